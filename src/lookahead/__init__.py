@@ -1,0 +1,54 @@
+"""Lookahead: lossless acceleration of LLM inference (after arXiv 2312.12728).
+
+>>> from lookahead import Lookahead, LookaheadConfig
+>>> la = Lookahead(LookaheadConfig(decoding_length=16))
+>>> ids = model.generate(**inputs, custom_generate=la, max_new_tokens=256)  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lookahead.config import DraftMode, LookaheadConfig
+    from lookahead.drafting.token_trie import TokenTrie
+    from lookahead.drafting.tree import DraftTree
+    from lookahead.errors import LookaheadError
+    from lookahead.hf.embedded import load_embedded
+    from lookahead.hf.lookahead import Lookahead
+    from lookahead.stats import GenerationStats
+
+__version__ = "0.1.0"
+
+# Where each public name lives: loaded on first use, so that `import lookahead` imports no torch.
+_HOMES = {
+    "DraftMode": "lookahead.config",
+    "DraftTree": "lookahead.drafting.tree",
+    "GenerationStats": "lookahead.stats",
+    "Lookahead": "lookahead.hf.lookahead",
+    "LookaheadConfig": "lookahead.config",
+    "LookaheadError": "lookahead.errors",
+    "TokenTrie": "lookahead.drafting.token_trie",
+    "load_embedded": "lookahead.hf.embedded",
+}
+
+__all__ = [
+    "DraftMode",
+    "DraftTree",
+    "GenerationStats",
+    "Lookahead",
+    "LookaheadConfig",
+    "LookaheadError",
+    "TokenTrie",
+    "load_embedded",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        message = f"module 'lookahead' has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,50 @@
+"""What a generation did, in counts and seconds."""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(kw_only=True)
+class GenerationStats:
+    """Counts and times of one or more requests.
+
+    Attributes:
+        requests: answers begun (prefills).
+        tokens: tokens emitted, the first of each answer included.
+        steps: forwards after prefill, plain ones too.
+        draft_tokens: tokens drafted, that is verified beside the current one.
+        accepted_tokens: drafted tokens that the model itself would have produced.
+        prefill_s: seconds in prefill.
+        draft_s: seconds proposing drafts and learning what was emitted.
+        model_s: seconds in forwards after prefill, the cache's compaction included.
+        verify_s: seconds choosing tokens: processors, sampling, stopping criteria, streamers.
+    """
+
+    requests: int = 0
+    tokens: int = 0
+    steps: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    prefill_s: float = 0.0
+    draft_s: float = 0.0
+    model_s: float = 0.0
+    verify_s: float = 0.0
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """Tokens after the first ÷ forwards after prefill (the paper's EDL); 1.0 before any step."""
+        return (self.tokens - self.requests) / self.steps if self.steps else 1.0
+
+    @property
+    def decode_s(self) -> float:
+        """Seconds of decoding: everything but prefill."""
+        return self.draft_s + self.model_s + self.verify_s
+
+    def add(self, other: "GenerationStats") -> None:
+        """Add another's counts and seconds to this one's."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    def as_dict(self) -> dict[str, float]:
+        """All counts and seconds, and the mean acceptance length, by name."""
+        counts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**counts, "mean_acceptance_length": self.mean_acceptance_length}
