@@ -81,7 +81,9 @@ class DraftTree:
 
     def children_with_token(self, nodes: list[int], token_id: int) -> list[int]:
         """Return the children of any of `nodes` that carry `token_id` (several only in parallel drafts)."""
-        return [int(child) for child in np.flatnonzero(self.token_ids == token_id) if self.parents[child] in nodes]
+        return [
+            int(child) for child in np.flatnonzero(self.token_ids == token_id) if self.parents[child] in nodes
+        ]
 
     def path_to(self, node: int) -> list[int]:
         """Return the nodes from 0 down to `node`."""

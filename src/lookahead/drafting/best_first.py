@@ -1,0 +1,211 @@
+"""Growing a draft tree best first: the next node is always the most probable one not yet drafted.
+
+For given probabilities no tree of the same size expects more accepted tokens: the expectation is one plus
+the sum of the nodes' path probabilities, and a node is never more probable than its parent.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lookahead.drafting.compilation import kernel
+from lookahead.drafting.trie_nodes import Int32Array, NodePool, advance
+from lookahead.drafting.trie_retrieval import Candidates, Float64Array, new_candidates, predict
+
+FRONTIER = 2048
+"""Nodes waiting to be drafted; further ones are dropped."""
+LEAST_CHANCE = 1e-4
+"""A node less probable than this is not worth a place in the frontier."""
+
+SIZE, PUSHED = 0, 1
+
+
+class Frontier(NamedTuple):
+    """A binary heap of nodes not yet drafted: most probable first, then first come.
+
+    A row holds what is needed to draft the node and to look on from it: the draft node above it, the
+    contexts there, and the token.
+    """
+
+    chances: Float64Array
+    rows: Int32Array  # [FRONTIER, 5]: order of arrival, parent, token, own context, shared context
+    meta: npt.NDArray[np.int64]
+
+
+ARRIVAL, PARENT, TOKEN, OWN_CONTEXT, SHARED_CONTEXT = 0, 1, 2, 3, 4
+
+
+class Growth(NamedTuple):
+    """A draft tree under construction; the columns of a `DraftTree`, longer than needed."""
+
+    token_ids: Int32Array
+    parents: Int32Array
+    depths: Int32Array
+    probabilities: Float64Array
+
+
+@kernel
+def new_frontier() -> Frontier:
+    """Return an empty heap."""
+    return Frontier(np.empty(FRONTIER, np.float64), np.empty((FRONTIER, 5), np.int32), np.zeros(2, np.int64))
+
+
+@kernel
+def goes_before(frontier: Frontier, chance: float, arrival: int, place: int) -> bool:
+    """Return whether a node stands before the one at `place` in the order of the heap."""
+    other = frontier.chances[place]
+    return chance > other or (chance == other and arrival < frontier.rows[place, ARRIVAL])
+
+
+@kernel
+def push(frontier: Frontier, chance: float, parent: int, token: int, own: int, shared: int) -> None:
+    """Add a node, if there is room and it is worth it."""
+    place = frontier.meta[SIZE]
+    if chance < LEAST_CHANCE or place == FRONTIER:
+        return
+    arrival = frontier.meta[PUSHED]
+    frontier.meta[SIZE] += 1
+    frontier.meta[PUSHED] += 1
+    while place > 0:
+        above = (place - 1) // 2
+        if not goes_before(frontier, chance, arrival, above):
+            break
+        frontier.chances[place] = frontier.chances[above]
+        frontier.rows[place] = frontier.rows[above]
+        place = above
+    frontier.chances[place] = chance
+    row = frontier.rows[place]
+    row[ARRIVAL], row[PARENT], row[TOKEN] = arrival, parent, token
+    row[OWN_CONTEXT], row[SHARED_CONTEXT] = own, shared
+
+
+@kernel
+def remove_best(frontier: Frontier) -> None:
+    """Take the node at place 0 off the heap."""
+    frontier.meta[SIZE] -= 1
+    last = frontier.meta[SIZE]
+    chance = frontier.chances[last]
+    arrival = frontier.rows[last, ARRIVAL]
+    place = 0
+    while True:
+        below = 2 * place + 1
+        if below >= last:
+            break
+        right = below + 1
+        if right < last and goes_before(
+            frontier, frontier.chances[right], frontier.rows[right, ARRIVAL], below
+        ):
+            below = right
+        if goes_before(frontier, chance, arrival, below):
+            break
+        frontier.chances[place] = frontier.chances[below]
+        frontier.rows[place] = frontier.rows[below]
+        place = below
+    frontier.chances[place] = chance
+    frontier.rows[place] = frontier.rows[last]
+
+
+@kernel
+def push_candidates(
+    frontier: Frontier,
+    candidates: Candidates,
+    size: int,
+    widest: int,
+    chance: float,
+    parent: int,
+    own: int,
+    shared: int,
+) -> None:
+    """Push what may follow a draft node of probability `chance`; only the best one where `widest` is 1."""
+    if widest == 1 and size > 1:
+        best = np.argmax(candidates.chances[:size])
+        push(frontier, chance * candidates.chances[best], parent, candidates.tokens[best], own, shared)
+        return
+    for i in range(size):
+        push(frontier, chance * candidates.chances[i], parent, candidates.tokens[i], own, shared)
+
+
+@kernel
+def grow_tree(
+    pool: NodePool,
+    request: Int32Array,
+    deepest: int,
+    stop_words: Int32Array,
+    trust: Float64Array,
+    most_nodes: int,
+    deepest_draft: int,
+    widest: int,
+) -> Growth:
+    """Return the tree under a request's last token: at most `most_nodes` nodes, node 0 included.
+
+    `request` is [own root, own context, shared root, shared context, last token].
+    """
+    tree = Growth(
+        np.empty(most_nodes, np.int32),
+        np.empty(most_nodes, np.int32),
+        np.empty(most_nodes, np.int32),
+        np.empty(most_nodes, np.float64),
+    )
+    tree.token_ids[0], tree.parents[0], tree.depths[0], tree.probabilities[0] = request[4], -1, 0, 1.0
+    own_root, own, shared_root, shared = (
+        np.int64(request[0]),
+        np.int64(request[1]),
+        request[2],
+        np.int64(request[3]),
+    )
+    frontier = new_frontier()
+    candidates = new_candidates()
+    node = 0
+    while True:
+        if tree.depths[node] < deepest_draft:
+            size, _ = predict(pool, own, shared, deepest, stop_words, trust, candidates)
+            push_candidates(frontier, candidates, size, widest, tree.probabilities[node], node, own, shared)
+        node += 1
+        if node >= most_nodes or frontier.meta[SIZE] == 0:
+            break
+        row = frontier.rows[0]
+        tree.token_ids[node], tree.parents[node] = row[TOKEN], row[PARENT]
+        tree.depths[node] = tree.depths[row[PARENT]] + 1
+        tree.probabilities[node] = frontier.chances[0]
+        own = advance(pool, own_root, np.int64(row[OWN_CONTEXT]), row[TOKEN], deepest, stop_words)
+        shared = advance(
+            pool, np.int64(shared_root), np.int64(row[SHARED_CONTEXT]), row[TOKEN], deepest, stop_words
+        )
+        remove_best(frontier)
+    return Growth(tree.token_ids[:node], tree.parents[:node], tree.depths[:node], tree.probabilities[:node])
+
+
+@kernel
+def side_by_side(tree: Growth, most_nodes: int) -> Growth:
+    """Return the tree's branches as independent chains, the most probable first, as far as they fit.
+
+    Each leaf's path is laid out whole under node 0, so that shared prefixes are repeated.
+    """
+    size = len(tree.token_ids)
+    is_leaf = np.ones(size, np.bool_)
+    for node in range(1, size):
+        is_leaf[tree.parents[node]] = False
+    laid = Growth(
+        np.empty(most_nodes, np.int32),
+        np.empty(most_nodes, np.int32),
+        np.empty(most_nodes, np.int32),
+        np.empty(most_nodes, np.float64),
+    )
+    laid.token_ids[0], laid.parents[0], laid.depths[0], laid.probabilities[0] = tree.token_ids[0], -1, 0, 1.0
+    end = 1
+    for leaf in range(1, size):  # in order of their probability
+        length = tree.depths[leaf]
+        if not is_leaf[leaf] or end == most_nodes:
+            continue
+        node = np.int64(leaf)
+        for depth in range(length, 0, -1):
+            place = end + depth - 1
+            if place < most_nodes:
+                laid.token_ids[place] = tree.token_ids[node]
+                laid.parents[place] = 0 if depth == 1 else place - 1
+                laid.depths[place] = depth
+                laid.probabilities[place] = tree.probabilities[node]
+            node = np.int64(tree.parents[node])
+        end = min(most_nodes, end + length)
+    return Growth(laid.token_ids[:end], laid.parents[:end], laid.depths[:end], laid.probabilities[:end])

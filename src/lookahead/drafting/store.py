@@ -1,0 +1,49 @@
+"""What every draft store offers: the protocol between the decoding loop and the memory."""
+
+from collections.abc import Hashable, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lookahead.config import DraftMode
+from lookahead.drafting.tree import DraftTree, Int32Array
+
+RequestId = Hashable
+TokenIds = Sequence[int] | Int32Array
+
+
+class Origin(StrEnum):
+    """Where tokens come from, which decides who may see them."""
+
+    PROMPT = "prompt"
+    """The user's: seen by this request alone and forgotten with it."""
+    OUTPUT = "output"
+    """The model's: seen by this request and, through the shared memory, by later ones."""
+
+
+class DraftStore(Protocol):
+    """A memory of token sequences that proposes drafts.
+
+    A request is opened by its first `insert` and closed by `forget`; its tokens are streamed in order, and
+    drafts continue after the last one.
+    """
+
+    def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
+        """Append tokens to a request's sequence and remember them."""
+
+    def propose(
+        self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
+    ) -> DraftTree:
+        """Return a draft of at most `decoding_length` nodes, node 0 included, and `branch_length` levels."""
+
+    def forget(self, request: RequestId) -> None:
+        """Close a request, ended or aborted: its prompt is gone. Forgetting an unknown one does nothing."""
+
+    def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return copies of what outlives requests, by name."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the memory takes."""

@@ -1,0 +1,298 @@
+"""TokenTrie: the paper's draft memory, a trie of token sequences (arXiv 2312.12728, section 4.2).
+
+Every sequence is inserted at each of its positions: a node is a run of up to `context_length + 1` tokens
+that was seen, with how often and how lately. Suffix links join a run to the same run without its first
+token, so that inserting a token and matching a context need no search, and a draft may go deeper than the
+trie (docs/design/token-trie.md says where this departs from the paper, and what it gives).
+"""
+
+import threading
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from lookahead.config import DraftMode
+from lookahead.drafting.best_first import grow_tree, side_by_side
+from lookahead.drafting.compilation import kernel, telling_the_user
+from lookahead.drafting.store import Origin, RequestId, TokenIds
+from lookahead.drafting.tree import DraftTree
+from lookahead.drafting.trie_nodes import (
+    FREE_COUNT,
+    USED,
+    Int32Array,
+    NodePool,
+    advance,
+    available,
+    extend,
+    grown_pool,
+    new_pool,
+    pool_bytes,
+    release_trie,
+    take_node,
+)
+from lookahead.drafting.trie_pruning import prune
+from lookahead.drafting.trie_retrieval import (
+    DEEPEST_TRIE,
+    Candidates,
+    Float64Array,
+    initial_trust,
+    learn_trust,
+    new_candidates,
+)
+from lookahead.errors import ConfigError
+
+OWN_ROOT, OWN_CONTEXT, SHARED_ROOT, SHARED_CONTEXT, LAST_TOKEN = 0, 1, 2, 3, 4
+"""What a request's row of five int32 holds."""
+
+_SMALLEST_POOL = 4096
+_PRUNED_SHARE = 0.25
+_LARGEST_TOKEN = 2**31 - 1
+
+
+@kernel
+def insert_tokens(
+    pool: NodePool,
+    request: Int32Array,
+    tokens: Int32Array,
+    is_output: bool,
+    deepest: int,
+    stop_words: Int32Array,
+    trust: Float64Array,
+) -> int:
+    """Insert tokens while nodes last; return how many were inserted.
+
+    Prompts go into the request's own trie alone, outputs into both.
+    """
+    candidates = new_candidates()
+    for i in range(len(tokens)):
+        if available(pool) < 2 * deepest:
+            return i
+        insert_token(pool, request, tokens[i], is_output, deepest, stop_words, trust, candidates)
+    return len(tokens)
+
+
+@kernel
+def insert_token(
+    pool: NodePool,
+    request: Int32Array,
+    token: int,
+    is_output: bool,
+    deepest: int,
+    stop_words: Int32Array,
+    trust: Float64Array,
+    candidates: Candidates,
+) -> None:
+    """Insert one token; there are nodes enough."""
+    own, shared = np.int64(request[OWN_CONTEXT]), np.int64(request[SHARED_CONTEXT])
+    own_root, shared_root = np.int64(request[OWN_ROOT]), np.int64(request[SHARED_ROOT])
+    if is_output:
+        learn_trust(pool, own, shared, deepest, stop_words, trust, candidates, token)
+        request[SHARED_CONTEXT] = extend(pool, shared_root, shared, token, deepest, stop_words)
+    else:
+        request[SHARED_CONTEXT] = shared_root  # what a user wrote is no context in what others may see
+    request[OWN_CONTEXT] = extend(pool, own_root, own, token, deepest, stop_words)
+    request[LAST_TOKEN] = token
+
+
+@kernel
+def follow_token(
+    pool: NodePool, request: Int32Array, token: int, is_output: bool, deepest: int, stop_words: Int32Array
+) -> None:
+    """Lead the request's contexts on without inserting: the memory is full."""
+    own_root, shared_root = np.int64(request[OWN_ROOT]), np.int64(request[SHARED_ROOT])
+    own, shared = np.int64(request[OWN_CONTEXT]), np.int64(request[SHARED_CONTEXT])
+    request[OWN_CONTEXT] = advance(pool, own_root, own, token, deepest, stop_words)
+    request[SHARED_CONTEXT] = (
+        advance(pool, shared_root, shared, token, deepest, stop_words) if is_output else shared_root
+    )
+    request[LAST_TOKEN] = token
+
+
+class TokenTrie:
+    """A draft memory of bounded size, safe under threads; the requests' prompts stay their own.
+
+    Args:
+        context_length: the longest run of tokens matched, 1 to 15. Longer ones cost memory and gain little.
+        memory_nodes: hard cap in nodes, those of live requests included.
+        memory_bytes: hard cap in bytes; the smaller of the two holds.
+        stop_words: token ids that alone are no context: nothing hangs from them, nothing is drafted after
+            them unless the tokens before them match as well.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        context_length: int = 7,
+        memory_nodes: int = 4_000_000,
+        memory_bytes: int = 256 * 2**20,
+        stop_words: frozenset[int] = frozenset(),
+    ) -> None:
+        if not 1 <= context_length < DEEPEST_TRIE:
+            message = f"context_length={context_length!r} is not allowed; give 1 to {DEEPEST_TRIE - 1}"
+            raise ConfigError(message)
+        self._deepest = context_length + 1
+        self._most_nodes = _affordable_nodes(memory_nodes, memory_bytes, least=4 * self._deepest)
+        self._stop_words = np.array(sorted(stop_words), np.int32)
+        self._trust = initial_trust()
+        self._lock = threading.Lock()
+        self._requests: dict[RequestId, Int32Array] = {}
+        with telling_the_user():
+            compile_kernels()
+        self._pool = new_pool(min(_SMALLEST_POOL, self._most_nodes))
+        self._shared_root = take_node(self._pool)
+
+    def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
+        """Append tokens to a request's sequence, opening the request if it is new.
+
+        Raises:
+            ValueError: a token id is negative or does not fit 31 bits; nothing is inserted.
+        """
+        tokens = _checked_tokens(token_ids)
+        is_output = origin is Origin.OUTPUT
+        with self._lock:
+            row = self._opened(request)
+            done = 0
+            while done < len(tokens):
+                done += insert_tokens(
+                    self._pool, row, tokens[done:], is_output, self._deepest, self._stop_words, self._trust
+                )
+                if done < len(tokens) and not self._make_room():
+                    follow_token(self._pool, row, tokens[done], is_output, self._deepest, self._stop_words)
+                    done += 1
+
+    def propose(
+        self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
+    ) -> DraftTree:
+        """Return the most probable draft after a request's last token.
+
+        Args:
+            request: one that has inserted at least one token.
+            decoding_length: the most nodes, node 0 (the last token) included.
+            branch_length: the most levels below node 0.
+            mode: how the draft is laid out.
+
+        Raises:
+            KeyError: the request is unknown, or has been forgotten.
+        """
+        widest = 1 if mode is DraftMode.SINGLE else 0
+        with self._lock:
+            tree = grow_tree(
+                self._pool,
+                self._requests[request],
+                self._deepest,
+                self._stop_words,
+                self._trust,
+                decoding_length,
+                branch_length,
+                widest,
+            )
+            if mode is DraftMode.PARALLEL:
+                tree = side_by_side(tree, decoding_length)
+        return DraftTree(tree.token_ids, tree.parents, tree.depths, tree.probabilities)
+
+    def forget(self, request: RequestId) -> None:
+        """Close a request: its own trie (prompt and answer) is freed, what the shared trie learned stays."""
+        with self._lock:
+            row = self._requests.pop(request, None)
+            if row is not None:
+                release_trie(self._pool, np.int64(row[OWN_ROOT]))
+
+    def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return copies of the pool's columns and the learned trust; live requests' nodes are among them."""
+        with self._lock:
+            columns = {name: column.copy() for name, column in self._pool._asdict().items()}
+            return {**columns, "trust": self._trust.copy()}
+
+    @property
+    def node_count(self) -> int:
+        """Nodes in use: shared, and of live requests."""
+        return int(self._pool.meta[USED] - self._pool.meta[FREE_COUNT])
+
+    @property
+    def most_nodes(self) -> int:
+        """The cap in nodes that both settings leave."""
+        return self._most_nodes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, the unused part included."""
+        return sum(array.nbytes for array in (*self._pool, self._trust, self._stop_words))
+
+    def _opened(self, request: RequestId) -> Int32Array:
+        if request not in self._requests:
+            if available(self._pool) < 1 and not self._make_room():
+                message = (
+                    f"the draft memory's {self._most_nodes} nodes are all taken by {len(self._requests)} live "
+                    "requests; raise memory_nodes or memory_bytes, or forget requests that have ended"
+                )
+                raise ConfigError(message)
+            root = take_node(self._pool)
+            self._requests[request] = np.array(
+                [root, root, self._shared_root, self._shared_root, -1], np.int32
+            )
+        return self._requests[request]
+
+    def _make_room(self) -> bool:
+        """Grow, or at the cap prune; return whether a token can be inserted now."""
+        capacity = len(self._pool.token)
+        if capacity < self._most_nodes:
+            self._pool = grown_pool(self._pool, min(2 * capacity, self._most_nodes))
+            return True
+        rows = list(self._requests.values())
+        contexts = np.array([row[SHARED_CONTEXT] for row in rows], np.int32)
+        prune(self._pool, self._shared_root, _PRUNED_SHARE, contexts)
+        for row, context in zip(rows, contexts, strict=True):
+            row[SHARED_CONTEXT] = context
+        return bool(available(self._pool) >= 2 * self._deepest)
+
+
+@cache
+def compile_kernels() -> None:
+    """Run every kernel once on a pool of its own, so that no request waits for the compiler."""
+    pool = new_pool(64)
+    trust, stop_words, no_words = initial_trust(), np.array([3], np.int32), np.zeros(0, np.int32)
+    shared_root, root = take_node(pool), take_node(pool)
+    request = np.array([root, root, shared_root, shared_root, -1], np.int32)
+    tokens = np.array([1, 2, 1, 2], np.int32)
+    for words in (stop_words, no_words):
+        insert_tokens(pool, request, tokens, True, 2, words, trust)
+        follow_token(pool, request, tokens[0], True, 2, words)
+    side_by_side(grow_tree(pool, request, 2, no_words, trust, 4, 2, 0), 4)
+    pool = grown_pool(pool, 128)
+    prune(pool, shared_root, 0.5, np.array([request[SHARED_CONTEXT]], np.int32))
+    available(pool)
+    release_trie(pool, np.int64(root))
+
+
+def _checked_tokens(token_ids: TokenIds) -> Int32Array:
+    tokens = np.asarray(token_ids, np.int64)
+    if tokens.ndim != 1:
+        message = f"token ids must be one sequence, not an array of shape {tokens.shape}"
+        raise ValueError(message)
+    if len(tokens) and not 0 <= tokens.min() <= tokens.max() <= _LARGEST_TOKEN:
+        message = f"token ids must be from 0 to {_LARGEST_TOKEN}; got {tokens.min()} to {tokens.max()}"
+        raise ValueError(message)
+    return tokens.astype(np.int32)
+
+
+def _affordable_nodes(memory_nodes: int, memory_bytes: int, *, least: int) -> int:
+    """Return the most nodes, up to `memory_nodes`, whose arrays fit `memory_bytes`."""
+    fixed = initial_trust().nbytes
+    low, high = 0, memory_nodes
+    while low < high:
+        middle = (low + high + 1) // 2
+        if pool_bytes(middle) + fixed <= memory_bytes:
+            low = middle
+        else:
+            high = middle - 1
+    if low < least:
+        message = (
+            f"memory_nodes={memory_nodes} and memory_bytes={memory_bytes} leave room for {low} nodes; "
+            f"at least {least} are needed"
+        )
+        raise ConfigError(message)
+    return low

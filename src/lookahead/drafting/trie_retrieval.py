@@ -1,0 +1,161 @@
+"""What may follow a context: both tries' matches, longest first, as probabilities (paper, section 4.2.2).
+
+Two tries speak: the request's own (its prompt and its answer so far) and the shared one (all answers).
+Contexts are asked longest first, the request's own before the shared one at equal length. Each spends a
+share of the probability that is left on the tokens it has seen and its betters have not: a shorter match
+adds to a longer one's tokens, never overwrites them ("multi-stage retrieval"). How large a share is
+learned while running: of the times when a context of this source, length and variety was asked, how often
+was the next token among those it added? This is prediction by partial matching with adaptive escapes.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lookahead.drafting.compilation import kernel
+from lookahead.drafting.trie_nodes import NONE, Int32Array, NodePool, is_context
+
+Float64Array = npt.NDArray[np.float64]
+
+OWN, SHARED = 0, 1
+DEEPEST_TRIE = 16
+"""The most levels a trie may have: contexts of up to 15 tokens."""
+SCAN = 24
+"""Children looked at in one context, the most recently seen first."""
+MOST_CANDIDATES = 64
+LEAST_SHARE = 0.005
+"""Probability left at which shorter contexts are no longer asked."""
+VARIETIES = 4
+TRIALS, HITS = 0, 1
+
+
+class Candidates(NamedTuple):
+    """Scratch space of one prediction.
+
+    Attributes:
+        tokens: int32 [MOST_CANDIDATES], the tokens that may follow.
+        chances: float64 [MOST_CANDIDATES], the probability of each.
+        buckets: int32 [contexts], the trust bucket of each context that was asked, in order.
+        ends: int32 [contexts], how many candidates there were once it had been asked.
+    """
+
+    tokens: Int32Array
+    chances: Float64Array
+    buckets: Int32Array
+    ends: Int32Array
+
+
+@kernel
+def new_candidates() -> Candidates:
+    """Return empty scratch space."""
+    return Candidates(
+        np.empty(MOST_CANDIDATES, np.int32),
+        np.empty(MOST_CANDIDATES, np.float64),
+        np.empty(2 * DEEPEST_TRIE, np.int32),
+        np.empty(2 * DEEPEST_TRIE, np.int32),
+    )
+
+
+def initial_trust() -> Float64Array:
+    """Return Beta counts (trials, hits) [buckets, 2] worth ten trials: longer matches are believed more."""
+    depths = np.repeat(np.tile(np.arange(DEEPEST_TRIE), 2), VARIETIES)
+    trials = 10.0
+    return np.stack([np.full(len(depths), trials), trials * np.minimum(0.95, 0.25 + 0.1 * depths)], axis=1)
+
+
+@kernel
+def trust_bucket(source: int, depth: int, offered: int) -> int:
+    """Return the bucket of a context: its source, its length, and how many new tokens it offers."""
+    if offered <= 2:
+        variety = offered - 1
+    else:
+        variety = 2 if offered <= 5 else 3
+    return (source * DEEPEST_TRIE + depth) * VARIETIES + variety
+
+
+@kernel
+def add_children(pool: NodePool, context: int, candidates: Candidates, size: int) -> tuple[int, float]:
+    """Add the context's tokens that are not yet candidates, weighted by their counts.
+
+    Returns the new number of candidates and the sum of the added weights.
+    """
+    known = candidates.tokens[:size]
+    total = 0.0
+    child = pool.first_child[context]
+    for _ in range(SCAN):
+        if child == NONE or size == MOST_CANDIDATES:
+            break
+        token = pool.token[child]
+        if not (known == token).any():
+            candidates.tokens[size] = token
+            candidates.chances[size] = pool.count[child]
+            total += pool.count[child]
+            size += 1
+        child = pool.next_sibling[child]
+    return size, total
+
+
+@kernel
+def predict(
+    pool: NodePool,
+    own: int,
+    shared: int,
+    deepest: int,
+    stop_words: Int32Array,
+    trust: Float64Array,
+    candidates: Candidates,
+) -> tuple[int, int]:
+    """Estimate the next token after the contexts `own` and `shared` (nodes of the two tries).
+
+    Fills `candidates`; returns how many there are and how many contexts were asked.
+    """
+    left = 1.0
+    size = 0
+    asked = 0
+    while left > LEAST_SHARE and size < MOST_CANDIDATES:
+        own_is_next = pool.depth[own] >= pool.depth[shared]
+        context = own if own_is_next else shared
+        if pool.depth[context] == 0:
+            break
+        if own_is_next:
+            own = np.int64(pool.suffix[own])
+        else:
+            shared = np.int64(pool.suffix[shared])
+        if not is_context(pool, context, deepest, stop_words):
+            continue
+        before = size
+        size, total = add_children(pool, context, candidates, size)
+        if size == before:
+            continue
+        bucket = trust_bucket(OWN if own_is_next else SHARED, pool.depth[context], size - before)
+        share = left * (trust[bucket, HITS] / trust[bucket, TRIALS])
+        candidates.chances[before:size] *= share / total
+        left -= share
+        candidates.buckets[asked] = bucket
+        candidates.ends[asked] = size
+        asked += 1
+    return size, asked
+
+
+@kernel
+def learn_trust(
+    pool: NodePool,
+    own: int,
+    shared: int,
+    deepest: int,
+    stop_words: Int32Array,
+    trust: Float64Array,
+    candidates: Candidates,
+    token: int,
+) -> None:
+    """Compare what would be predicted with the `token` that came, context by context down to the first hit."""
+    _, asked = predict(pool, own, shared, deepest, stop_words, trust, candidates)
+    begin = 0
+    for i in range(asked):
+        bucket = candidates.buckets[i]
+        trust[bucket, TRIALS] += 1.0
+        if (candidates.tokens[begin : candidates.ends[i]] == token).any():
+            trust[bucket, HITS] += 1.0
+            break
+        begin = candidates.ends[i]
