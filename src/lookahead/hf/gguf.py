@@ -1,0 +1,65 @@
+"""Reading a GGUF file with transformers: unpacked to plain weights, and without noise."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from lookahead.errors import MissingDependencyError
+
+
+def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and tokenizer in a GGUF file, the weights unpacked to `dtype`, the model in eval mode.
+
+    Raises:
+        MissingDependencyError: `gguf` or `accelerate` is not installed.
+    """
+    check_gguf_packages()
+    source: dict[str, Any] = {
+        "pretrained_model_name_or_path": str(path.parent),
+        "gguf_file": path.name,
+        "local_files_only": True,
+    }
+    # The bar of the conversion is tqdm's own, which only the stream it writes to can silence.
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, **_unpacked())
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+    return model.eval(), tokenizer
+
+
+def check_gguf_packages() -> None:
+    """Raise `MissingDependencyError` unless the packages that read GGUF files are installed."""
+    missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
+    if missing:
+        message = (
+            f"reading a GGUF file needs {' and '.join(missing)}; install with: pip install 'lookahead-llm[gguf]'"
+        )
+        raise MissingDependencyError(message)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hold back transformers' progress bars and warnings while something is loaded."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _unpacked() -> dict[str, Any]:
+    """The argument that has the weights unpacked; releases without it always unpack them."""
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
