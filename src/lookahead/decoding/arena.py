@@ -1,0 +1,129 @@
+"""The KV cache's memory: allocated ahead, appended in place, compacted in place.
+
+A library cache that concatenates copies everything it holds at every step, and cannot keep a path out of
+the middle. Here all layers of one shape lie in one tensor, so that appending writes only the new tokens,
+and keeping the accepted path of a draft tree is one gather for the whole model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class _Slab:
+    """Keys and values of all layers of one shape, dtype and device: [layers, B, heads, capacity, width]."""
+
+    keys: Tensor
+    values: Tensor
+    layers: int = 0
+
+    def resized(self, capacity: int, length: int) -> None:
+        """Move to tensors of another capacity, keeping the first `length` slots of the layers in use."""
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = old.new_empty((*old.shape[:3], capacity, old.shape[4]))
+            new[: self.layers, ..., :length, :] = old[: self.layers, ..., :length, :]
+            setattr(self, name, new)
+
+    def gather(self, start: int, slots: Tensor) -> None:
+        """Copy `slots` to the slots from `start` on, in every layer."""
+        end = start + len(slots)
+        for tensor in (self.keys, self.values):
+            used = tensor[: self.layers]
+            used[..., start:end, :] = used.index_select(3, slots.to(tensor.device))
+
+
+@dataclass(eq=False)
+class KVArena:
+    """Keys and values of a whole model, growing by appends and shrinking by keeping a path.
+
+    Args:
+        layer_count: layers of the model; those whose tensors differ in shape share no tensor.
+        capacity: tokens to allocate for; doubled whenever it does not suffice.
+    """
+
+    layer_count: int
+    capacity: int
+    _slabs: dict[tuple[object, ...], _Slab] = field(default_factory=dict, init=False)
+    _homes: dict[int, tuple[_Slab, int]] = field(default_factory=dict, init=False)
+    _lengths: dict[int, int] = field(default_factory=dict, init=False)
+
+    def length(self, layer: int) -> int:
+        """Return how many tokens a layer holds; 0 for one that has seen none."""
+        return self._lengths.get(layer, 0)
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a layer's new keys and values behind the others, and return views of all of them.
+
+        Args:
+            layer: index of the layer.
+            keys: [B, heads, T, key width].
+            values: [B, heads, T, value width].
+
+        Returns:
+            Keys [B, heads, length, key width] and values [B, heads, length, value width].
+        """
+        start = self.length(layer)
+        end = start + keys.shape[2]
+        if end > self.capacity:
+            self._grow(end)
+        slab, place = self._home(layer, keys, values)
+        layer_keys, layer_values = slab.keys[place], slab.values[place]
+        layer_keys[:, :, start:end] = keys
+        layer_values[:, :, start:end] = values
+        self._lengths[layer] = end
+        return layer_keys[:, :, :end], layer_values[:, :, :end]
+
+    def keep(self, start: int, slots: Sequence[int]) -> None:
+        """Keep, of all tokens from `start` on, only those at `start + slots`, moved together.
+
+        Args:
+            start: length before the tree was appended.
+            slots: strictly increasing places in the tree, those of the accepted path.
+        """
+        moved = [index for index, slot in enumerate(slots) if slot != index]
+        if moved:  # the leading nodes of a chain are in their place already
+            first = moved[0]
+            sources = torch.tensor([start + slot for slot in slots[first:]])
+            for slab in self._slabs.values():
+                slab.gather(start + first, sources)
+        self.truncate(start + len(slots))
+
+    def truncate(self, length: int) -> None:
+        """Forget every token from `length` on."""
+        for layer, held in self._lengths.items():
+            self._lengths[layer] = min(held, length)
+
+    def view(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return views of the keys and values that a layer holds."""
+        slab, place = self._homes[layer]
+        end = self.length(layer)
+        return slab.keys[place][:, :, :end], slab.values[place][:, :, :end]
+
+    def _home(self, layer: int, keys: Tensor, values: Tensor) -> tuple[_Slab, int]:
+        if layer not in self._homes:
+            shape = (*keys.shape[:2], keys.shape[3], *values.shape[:2], values.shape[3])
+            kind = (shape, keys.dtype, values.dtype, keys.device, values.device)
+            if kind not in self._slabs:
+                self._slabs[kind] = self._new_slab(keys, values)
+            slab = self._slabs[kind]
+            self._homes[layer] = (slab, slab.layers)
+            slab.layers += 1
+        return self._homes[layer]
+
+    def _new_slab(self, keys: Tensor, values: Tensor) -> _Slab:
+        layers = self.layer_count - len(self._homes)
+
+        def allocated(like: Tensor) -> Tensor:
+            return like.new_empty((layers, *like.shape[:2], self.capacity, like.shape[3]))
+
+        return _Slab(allocated(keys), allocated(values))
+
+    def _grow(self, needed: int) -> None:
+        self.capacity = max(needed, 2 * self.capacity)
+        held = max(self._lengths.values(), default=0)
+        for slab in self._slabs.values():
+            slab.resized(self.capacity, held)

@@ -1,0 +1,1 @@
+"""Every touch of Hugging Face transformers."""

@@ -1,0 +1,62 @@
+"""The library's cache interface over Lookahead's arena."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from lookahead.decoding.arena import KVArena
+
+
+class ArenaLayer(DynamicLayer):
+    """One layer's keys and values, kept in the arena.
+
+    It holds every token, sliding windows too: what a token may not see is the mask's business.
+    """
+
+    def __init__(self, arena: KVArena, layer: int) -> None:
+        super().__init__()
+        self._arena = arena
+        self._layer = layer
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append keys and values [B, heads, T, width]; return all of them."""
+        self.keys, self.values = self._arena.append(self._layer, key_states, value_states)
+        if not self.is_initialized:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.is_initialized = True
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """Return how many tokens the layer holds."""
+        return self._arena.length(self._layer)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens; the count is given as a negative number, as everywhere in the library."""
+        if tokens_to_remove != 0 and self.is_initialized:
+            self._arena.truncate(self.get_seq_length() - abs(tokens_to_remove))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Let `keys` and `values` show what the arena now holds."""
+        if self.is_initialized:
+            self.keys, self.values = self._arena.view(self._layer)
+
+
+class ArenaCache(Cache):
+    """A cache whose layers share one arena."""
+
+    def __init__(self, layer_count: int, capacity: int) -> None:
+        self.arena = KVArena(layer_count, capacity)
+        super().__init__(layers=[ArenaLayer(self.arena, layer) for layer in range(layer_count)])
+
+    def keep(self, start: int, path: list[int]) -> None:
+        """Keep, of the tokens from `start` on, only those at the places of `path`."""
+        self.arena.keep(start, path)
+
+    def refresh(self) -> None:
+        """Bring every layer's `keys` and `values` up to date, before the cache is handed out."""
+        for layer in self.layers:
+            layer.refresh()

@@ -1,0 +1,137 @@
+"""What Lookahead knows of transformers' internals, and nobody else here does (5.16.1 to 5.23)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from lookahead.decoding.tree_attention import folded_tree_attention
+from lookahead.errors import UnsupportedModelError
+
+FOLDED_ATTENTION = "lookahead_folded"
+"""Name under which the grouped-query tree attention is registered with the library."""
+
+# RoPE types whose frequencies depend on the largest position in a forward: a draft would change them.
+LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
+
+
+@dataclass(frozen=True)
+class AttentionLayout:
+    """How a model's layers see the past.
+
+    Attributes:
+        layer_count: layers in the cache.
+        windows: by layer type, the sliding window in tokens, or None for full attention.
+    """
+
+    layer_count: int
+    windows: dict[str, int | None]
+
+
+def text_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """Return the configuration of the model's decoder."""
+    config: PreTrainedConfig = model.config.get_text_config(decoder=True)
+    return config
+
+
+def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
+    """Read off the cache that `generate` made how the model's layers see the past.
+
+    Raises:
+        UnsupportedModelError: the model keeps something other than keys and values of attention layers.
+    """
+    if not isinstance(cache, Cache) or not cache.layers:
+        message = (
+            f"{type(model).__name__} keeps no key-value cache that Lookahead can use; "
+            "decoder-only attention models are supported, call model.generate without Lookahead for this one"
+        )
+        raise UnsupportedModelError(message)
+    types = getattr(text_config(model), "layer_types", None) or [_type_of(layer) for layer in cache.layers]
+    windows: dict[str, int | None] = {}
+    for layer_type, layer in zip(types, cache.layers, strict=True):
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or layer_type not in (
+            "full_attention",
+            "sliding_attention",
+        ):
+            message = (
+                f"{type(model).__name__} has layers of type {layer_type!r} ({type(layer).__name__}); Lookahead "
+                "supports full and sliding attention, call model.generate without Lookahead for this model"
+            )
+            raise UnsupportedModelError(message)
+        windows[layer_type] = getattr(layer, "sliding_window", None)
+    return AttentionLayout(len(cache.layers), windows)
+
+
+def _type_of(layer: object) -> str:
+    return "sliding_attention" if isinstance(layer, DynamicSlidingWindowLayer) else "full_attention"
+
+
+def rope_depends_on_length(model: PreTrainedModel) -> bool:
+    """Return whether the rotary frequencies depend on the largest position in a forward."""
+    parameters = getattr(text_config(model), "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    return any(entry.get("rope_type") in LENGTH_DEPENDENT_ROPE for entry in [parameters, *nested])
+
+
+def takes_positions(model: PreTrainedModel) -> bool:
+    """Return whether the model can be told each token's position, which a tree needs."""
+    return "position_ids" in signature(model.forward).parameters
+
+
+def prefill(
+    model: PreTrainedModel, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any]
+) -> Tensor:
+    """Read the prompt exactly as `generate` does; return the logits [V] of the first token."""
+    outputs = model._prefill(input_ids, generation_config, model_kwargs)  # noqa: SLF001
+    logits: Tensor = outputs.logits[0, -1]
+    return logits
+
+
+@contextmanager
+def folded_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Within, an SDPA model with grouped queries verifies trees without repeating its keys and values."""
+    config = text_config(model)
+    if config._attn_implementation != "sdpa":  # noqa: SLF001
+        yield
+        return
+    _register_folded_attention()
+    config._attn_implementation = FOLDED_ATTENTION  # noqa: SLF001
+    try:
+        yield
+    finally:
+        config._attn_implementation = "sdpa"  # noqa: SLF001
+
+
+def _register_folded_attention() -> None:
+    """Tell the library of the attention function, on first use: importing Lookahead changes nothing."""
+    if FOLDED_ATTENTION not in AttentionInterface():
+        AttentionInterface.register(FOLDED_ATTENTION, _folded_attention_forward)
+        AttentionMaskInterface.register(FOLDED_ATTENTION, sdpa_mask)
+
+
+def _folded_attention_forward(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    plain = query.shape[2] == 1 or attention_mask is None or attention_mask.shape[1] != 1
+    if plain or dropout or kwargs.get("position_bias") is not None:
+        attended, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return attended, None
+    attended = folded_tree_attention(query, key, value, attention_mask, scaling=scaling)
+    return attended.transpose(1, 2).contiguous(), None

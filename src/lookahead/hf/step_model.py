@@ -1,0 +1,105 @@
+"""A transformers model as the loop sees it: prefill, verify a tree, keep a path."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lookahead.decoding.tree_attention import tree_mask, tree_positions
+from lookahead.drafting.tree import DraftTree
+from lookahead.hf.cache import ArenaCache
+from lookahead.hf.compat import AttentionLayout, folded_attention, prefill, takes_positions
+
+_FIRST_CAPACITY = 512
+"""Tokens of answer allocated for at first; the arena doubles when they are used up."""
+
+
+class TransformersStepModel:
+    """One sequence's forwards and cache.
+
+    Args:
+        model: a decoder-only model.
+        layout: how its layers see the past.
+        input_ids: int64 [1, L], the prompt.
+        generation_config: as `generate` prepared it.
+        model_kwargs: as `generate` prepared them; their cache is replaced by an arena.
+        most_new_tokens: tokens that will be emitted at most.
+        decoding_length: the most nodes of a draft tree.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layout: AttentionLayout,
+        input_ids: Tensor,
+        generation_config: Any,
+        model_kwargs: dict[str, Any],
+        *,
+        most_new_tokens: int,
+        decoding_length: int,
+    ) -> None:
+        self._model = model
+        self._layout = layout
+        self._input_ids = input_ids
+        self._generation_config = generation_config
+        self._model_kwargs = model_kwargs
+        self._takes_positions = takes_positions(model)
+        self._padding: Tensor | None = model_kwargs.get("attention_mask")
+        self._prefix_length = 0
+        positions = model_kwargs.get("position_ids")
+        self._next_position = None if positions is None else int(positions[..., -1].max()) + 1
+        prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
+        capacity = prompt_length + min(most_new_tokens, _FIRST_CAPACITY) + decoding_length
+        self.cache = ArenaCache(layout.layer_count, capacity)
+
+    def prefill(self) -> Tensor:
+        """Read the prompt; return the logits [V] of the first token."""
+        self._model_kwargs["past_key_values"] = self.cache
+        logits = prefill(self._model, self._input_ids, self._generation_config, self._model_kwargs)
+        self._prefix_length = self.cache.get_seq_length()
+        if self._next_position is None:
+            self._next_position = self._prefix_length
+        return logits
+
+    def forward(self, tree: DraftTree) -> Tensor:
+        """Verify a draft tree behind what the cache holds; return logits [n, V]."""
+        device = self._model.device
+        tokens = torch.from_numpy(tree.token_ids.astype("int64"))[None].to(device)
+        inputs: dict[str, Any] = {"past_key_values": self.cache, "use_cache": True, "return_dict": True}
+        if self._takes_positions:
+            assert self._next_position is not None  # prefill has run
+            inputs["position_ids"] = tree_positions(tree, self._next_position)[None].to(device)
+        inputs["attention_mask"] = self._mask(tree)
+        if len(tree) == 1:
+            outputs = self._model(input_ids=tokens, **inputs)
+        else:
+            with folded_attention(self._model):
+                outputs = self._model(input_ids=tokens, **inputs)
+        logits: Tensor = outputs.logits[0]
+        return logits
+
+    def keep(self, path: list[int]) -> None:
+        """Keep in the cache, of the tree just forwarded, only the nodes of `path`."""
+        self.cache.keep(self._prefix_length, path)
+        self._prefix_length += len(path)
+        assert self._next_position is not None  # prefill has run
+        self._next_position += len(path)
+
+    def _mask(self, tree: DraftTree) -> Tensor | dict[str, Tensor] | None:
+        """Return what the model takes as `attention_mask`: for a plain step exactly what `generate` gives."""
+        if len(tree) == 1:
+            if self._padding is None:
+                return None
+            ones = self._padding.new_ones(1, self._prefix_length + 1 - self._padding.shape[1])
+            return torch.cat([self._padding, ones], dim=1)
+        masks = {name: self._window_mask(tree, window) for name, window in self._layout.windows.items()}
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _window_mask(self, tree: DraftTree, window: int | None) -> Tensor:
+        model = self._model
+        mask = tree_mask(tree, self._prefix_length, model.dtype, window=window)
+        if self._padding is not None:
+            padded = self._padding.shape[1]
+            mask[:, :padded].masked_fill_(self._padding.cpu() == 0, torch.finfo(model.dtype).min)
+        return mask[None, None].to(model.device)
