@@ -1,0 +1,91 @@
+"""Greedy and sampling, every draft mode, every state of the memory: the text of `generate`."""
+
+import pytest
+import torch
+from parity.memories import STATES, prepared
+from tiny_models import FAMILIES, PLAIN_ONLY, prompt, tiny_model
+
+from lookahead import DraftMode, Lookahead, LookaheadConfig
+
+GREEDY = {"max_new_tokens": 40, "do_sample": False}
+SAMPLING = {
+    "max_new_tokens": 40,
+    "do_sample": True,
+    "temperature": 0.8,
+    "top_p": 0.95,
+    "repetition_penalty": 1.1,
+}
+PROMPTS = [prompt(seed) for seed in range(2)]
+
+
+def assert_same_text(model, lookahead, token_ids, **generation):
+    torch.manual_seed(5)
+    expected = model.generate(token_ids, **generation)
+    torch.manual_seed(5)
+    actual = model.generate(token_ids, custom_generate=lookahead, **generation)
+    assert actual.tolist() == expected.tolist()
+    assert torch.equal(torch.rand(1), _next_random_after(model, token_ids, **generation))
+
+
+def _next_random_after(model, token_ids, **generation):
+    torch.manual_seed(5)
+    model.generate(token_ids, **generation)
+    return torch.rand(1)
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("mode", list(DraftMode))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_text(family, mode, state):
+    model = tiny_model(family)
+    lookahead = prepared(LookaheadConfig(mode=mode), state, model, PROMPTS, **GREEDY)
+    for token_ids in PROMPTS:
+        assert_same_text(model, lookahead, token_ids, **GREEDY)
+        assert_same_text(model, lookahead, token_ids, **SAMPLING)
+    if state == "warm":
+        assert lookahead.stats.mean_acceptance_length > 1.5  # drafts were accepted, so something was tested
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_text_in_float64(family):
+    model = tiny_model(family, torch.float64)
+    lookahead = prepared(LookaheadConfig(), "warm", model, PROMPTS, **GREEDY)
+    for generation in (GREEDY, SAMPLING):
+        assert_same_text(model, lookahead, PROMPTS[0], **generation)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_same_text_with_either_attention(implementation):
+    model = tiny_model("llama")
+    model.set_attn_implementation(implementation)
+    lookahead = prepared(LookaheadConfig(), "warm", model, PROMPTS, **GREEDY)
+    assert_same_text(model, lookahead, PROMPTS[0], **GREEDY)
+    assert model.config._attn_implementation == implementation
+
+
+@pytest.mark.parametrize("family", PLAIN_ONLY)
+def test_what_cannot_branch_is_decoded_in_plain_steps_with_one_warning(family):
+    model = tiny_model(family)
+    lookahead = Lookahead()
+    with pytest.warns(UserWarning, match="plain steps, without drafts"):
+        actual = lookahead.generate(model, PROMPTS[0], **GREEDY)
+    assert actual.tolist() == model.generate(PROMPTS[0], **GREEDY).tolist()
+    assert lookahead.stats.mean_acceptance_length == 1.0
+    lookahead.generate(model, PROMPTS[0], **GREEDY)  # a second warning would fail the test
+
+
+@pytest.mark.parametrize("decoding_length", [1, 2, 3, 64])
+@pytest.mark.parametrize("branch_length", [1, 5])
+def test_any_size_of_draft(decoding_length, branch_length):
+    model = tiny_model("llama")
+    config = LookaheadConfig(decoding_length=decoding_length, branch_length=branch_length)
+    lookahead = prepared(config, "warm", model, PROMPTS, **GREEDY)
+    assert_same_text(model, lookahead, PROMPTS[0], **GREEDY)
+    assert lookahead.stats.mean_acceptance_length <= min(decoding_length, branch_length + 1)
+
+
+def test_a_second_run_of_the_same_prompt_is_accepted_almost_whole():
+    model = tiny_model("llama")
+    lookahead = prepared(LookaheadConfig(), "warm", model, PROMPTS, **GREEDY)
+    lookahead.generate(model, PROMPTS[0], **GREEDY)
+    assert lookahead.last_stats.mean_acceptance_length > 4

@@ -1,0 +1,138 @@
+"""What Lookahead cannot do raises before anything is generated or learned; what breaks leaves no trace."""
+
+import pytest
+import torch
+from tiny_models import prompt, tiny_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    DynamicCache,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+
+from lookahead import Lookahead
+from lookahead.errors import (
+    LookaheadError,
+    PromptTooLongError,
+    UnsupportedGenerationError,
+    UnsupportedModelError,
+    VocabularyMismatchError,
+)
+
+PROMPT = prompt(0)
+GREEDY = {"max_new_tokens": 30, "do_sample": False}
+
+
+@pytest.fixture
+def model():
+    return tiny_model("llama")
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"num_beams": 2}, "num_beams=2"),
+        ({"use_cache": False}, "use_cache=False"),
+        ({"num_return_sequences": 2, "do_sample": True}, "batch size=2"),
+        ({"output_attentions": True, "return_dict_in_generate": True}, "output_attentions=True"),
+        ({"output_hidden_states": True, "return_dict_in_generate": True}, "output_hidden_states=True"),
+        ({"cache_implementation": "static"}, "cache_implementation='static'"),
+        ({"past_key_values": DynamicCache()}, "past_key_values='DynamicCache'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_impossible_calls_are_refused_by_name(model, setting, named):
+    lookahead = Lookahead()
+    nodes = lookahead.memory.node_count
+    if "output_attentions" in setting:
+        model.set_attn_implementation("eager")
+    with pytest.raises(UnsupportedGenerationError, match=named):
+        model.generate(PROMPT, custom_generate=lookahead, **{**GREEDY, **setting})
+    assert lookahead.memory.node_count == nodes
+    assert lookahead.stats.tokens == 0
+
+
+def test_batches_are_refused_by_name(model):
+    with pytest.raises(UnsupportedGenerationError, match="batch size=2"):
+        Lookahead().generate(model, PROMPT.repeat(2, 1), **GREEDY)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(model):
+    with pytest.raises(PromptTooLongError, match=r"300 tokens.*context is 256"):
+        Lookahead().generate(model, prompt(1, 300), **GREEDY)
+
+
+def test_an_encoder_decoder_is_refused():
+    config = AutoConfig.for_model(
+        "t5", vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
+    model = AutoModelForSeq2SeqLM.from_config(config).eval()
+    for generate in (
+        lambda **kwargs: Lookahead().generate(model, PROMPT, **kwargs),
+        lambda **kwargs: model.generate(PROMPT, custom_generate=Lookahead(), **kwargs),
+    ):
+        with pytest.raises(UnsupportedModelError, match="encoder-decoder"):
+            generate(**GREEDY)
+
+
+def test_a_model_without_a_key_value_cache_is_refused():
+    config = AutoConfig.for_model(
+        "mamba", vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4, pad_token_id=0
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(UnsupportedModelError, match="MambaForCausalLM"):
+        Lookahead().generate(model, PROMPT, **GREEDY)
+
+
+def test_another_vocabulary_is_refused(model):
+    lookahead = Lookahead()
+    lookahead.generate(model, PROMPT, **GREEDY)
+    config = AutoConfig.for_model("gpt2", vocab_size=99, n_embd=8, n_layer=1, n_head=1, n_positions=64)
+    other = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(VocabularyMismatchError, match=r"64.*99"):
+        lookahead.generate(other, PROMPT, **GREEDY)
+
+
+def test_every_refusal_is_a_lookahead_error():
+    for error in (UnsupportedModelError, UnsupportedGenerationError, PromptTooLongError, VocabularyMismatchError):
+        assert issubclass(error, LookaheadError)
+
+
+class Breaking(LogitsProcessor):
+    def __init__(self, error, after):
+        self.error, self.left = error, after
+
+    def __call__(self, _input_ids, scores):
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return scores
+
+
+@pytest.mark.parametrize("error", [ValueError("broken callback"), KeyboardInterrupt()])
+@pytest.mark.parametrize("after", [0, 1, 7])
+def test_an_exception_forgets_the_prompt_and_leaves_everything_usable(model, error, after):
+    lookahead = Lookahead()
+    lookahead.generate(model, PROMPT, **GREEDY)
+    implementation = model.config._attn_implementation
+    with pytest.raises(type(error)):
+        lookahead.generate(
+            model, prompt(9), **GREEDY, logits_processor=LogitsProcessorList([Breaking(error, after)])
+        )
+    assert lookahead.memory._requests == {}
+    assert lookahead.last_stats.tokens <= after
+    assert model.config._attn_implementation == implementation
+    expected = model.generate(PROMPT, **GREEDY)
+    assert lookahead.generate(model, PROMPT, **GREEDY).tolist() == expected.tolist()
+
+
+def test_a_prompt_never_shows_in_another_requests_drafts(model):
+    secret = torch.full((1, 12), 40)
+    secret[:, ::2] = 41
+    lookahead = Lookahead()
+    lookahead.generate(model, secret, max_new_tokens=1, do_sample=False)
+    learned = lookahead.memory.snapshot()
+    tokens = learned["token"][learned["parent"] >= 0]
+    assert 41 not in tokens.tolist() or model.generate(secret, max_new_tokens=1)[0, -1] == 41

@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from lookahead.decoding.arena import KVArena
+
+
+def states(start: int, count: int, width: int = 3) -> torch.Tensor:
+    """[1, 2, count, width]: token t is filled with t, so that one sees where it went."""
+    return torch.arange(start, start + count, dtype=torch.float32)[None, None, :, None].expand(1, 2, count, width)
+
+
+def held(arena: KVArena, layer: int = 0) -> list[float]:
+    keys, values = arena.view(layer)
+    assert torch.equal(keys[..., 0], values[..., 0])
+    return keys[0, 0, :, 0].tolist()
+
+
+def filled(layers: int = 2, capacity: int = 32, prefix: int = 4, tree: int = 6) -> KVArena:
+    arena = KVArena(layers, capacity)
+    for start, count in ((0, prefix), (prefix, tree)):
+        for layer in range(layers):
+            arena.append(layer, states(start, count), states(start, count))
+    return arena
+
+
+def test_append_returns_everything_held():
+    arena = KVArena(1, 16)
+    arena.append(0, states(0, 4), states(0, 4))
+    keys, values = arena.append(0, states(4, 2), states(4, 2))
+    assert keys.shape == (1, 2, 6, 3)
+    assert keys[0, 0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert torch.equal(keys, values)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ([], [0, 1, 2, 3]),
+        ([0], [0, 1, 2, 3, 4]),
+        ([0, 1, 2], [0, 1, 2, 3, 4, 5, 6]),
+        ([0, 2, 5], [0, 1, 2, 3, 4, 6, 9]),
+        ([0, 1, 4, 5], [0, 1, 2, 3, 4, 5, 8, 9]),
+    ],
+)
+def test_keep_leaves_the_path_in_every_layer(path, expected):
+    arena = filled()
+    arena.keep(4, path)
+    assert held(arena, 0) == held(arena, 1) == expected
+    assert arena.length(0) == arena.length(1) == len(expected)
+
+
+def test_nothing_is_copied_when_appending_within_capacity():
+    arena = KVArena(1, 16)
+    before, _ = arena.append(0, states(0, 4), states(0, 4))
+    after, _ = arena.append(0, states(4, 2), states(4, 2))
+    assert before.data_ptr() == after.data_ptr()
+
+
+def test_grows_beyond_its_capacity_and_loses_nothing():
+    arena = filled(capacity=5, prefix=4, tree=20)
+    assert held(arena, 0) == held(arena, 1) == list(range(24))
+    arena.keep(4, [0, 7])
+    assert held(arena, 1) == [0, 1, 2, 3, 4, 11]
+
+
+def test_layers_of_different_shape_are_kept_apart():
+    arena = KVArena(3, 16)
+    for layer, width in enumerate((3, 5, 3)):
+        arena.append(layer, states(0, 4, width), states(0, 4, width))
+        arena.append(layer, states(4, 4, width), states(4, 4, width))
+    arena.keep(4, [0, 3])
+    assert [arena.view(layer)[0].shape[-1] for layer in range(3)] == [3, 5, 3]
+    assert all(held(arena, layer) == [0, 1, 2, 3, 4, 7] for layer in range(3))
+
+
+def test_keys_and_values_may_differ_in_width():
+    arena = KVArena(1, 8)
+    keys, values = arena.append(0, states(0, 2, 3), states(0, 2, 7))
+    assert (keys.shape[-1], values.shape[-1]) == (3, 7)
+
+
+def test_truncate_then_append_overwrites():
+    arena = filled()
+    arena.truncate(3)
+    for layer in range(2):
+        arena.append(layer, states(50, 1), states(50, 1))
+    assert held(arena) == [0, 1, 2, 50]

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from lookahead.decoding.tree_attention import folded_tree_attention, tree_mask, tree_positions
+from lookahead.drafting.tree import DraftTree
+
+#        0
+#      /   \
+#     1     3
+#     |    / \
+#     2   4   5
+TREE = DraftTree(
+    np.array([9, 8, 7, 6, 5, 4], np.int32),
+    np.array([-1, 0, 1, 0, 3, 3], np.int32),
+    np.array([0, 1, 2, 1, 2, 2], np.int32),
+    np.array([1, 0.9, 0.8, 0.7, 0.6, 0.5]),
+)
+SEES = [
+    [1, 0, 0, 0, 0, 0],
+    [1, 1, 0, 0, 0, 0],
+    [1, 1, 1, 0, 0, 0],
+    [1, 0, 0, 1, 0, 0],
+    [1, 0, 0, 1, 1, 0],
+    [1, 0, 0, 1, 0, 1],
+]
+
+
+def test_positions_are_depths_behind_the_prefix():
+    assert tree_positions(TREE, 10).tolist() == [10, 11, 12, 11, 12, 12]
+
+
+def test_a_node_sees_the_prefix_itself_and_its_ancestors():
+    visible = tree_mask(TREE, 3, torch.float32) == 0
+    assert visible[:, :3].all()
+    assert visible[:, 3:].int().tolist() == SEES
+
+
+def test_what_is_hidden_is_the_dtypes_lowest_value():
+    mask = tree_mask(TREE, 1, torch.bfloat16)
+    assert mask.dtype == torch.bfloat16
+    assert set(mask.unique().tolist()) == {0.0, torch.finfo(torch.bfloat16).min}
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5])
+def test_a_window_counts_positions_along_the_branch(window):
+    prefix = 4
+    visible = tree_mask(TREE, prefix, torch.float32, window=window) == 0
+    positions = [0, 1, 2, 3, 4, 5, 6, 5, 6, 6]
+    for node in range(6):
+        for slot in range(10):
+            on_branch = slot < prefix or SEES[node][slot - prefix]
+            near = positions[slot] > positions[prefix + node] - window
+            assert visible[node, slot] == (on_branch and near)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_folded_attention_equals_attention_with_repeated_heads(groups):
+    torch.manual_seed(0)
+    query = torch.randn(1, 2 * groups, 6, 8, dtype=torch.float64)
+    keys = torch.randn(1, 2, 9, 8, dtype=torch.float64)
+    values = torch.randn(1, 2, 9, 5, dtype=torch.float64)
+    mask = tree_mask(TREE, 3, torch.float64)[None, None]
+    repeated = [tensor.repeat_interleave(groups, dim=1) for tensor in (keys, values)]
+    expected = scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3)
+    actual = folded_tree_attention(query, keys, values, mask, scaling=0.3)
+    torch.testing.assert_close(actual, expected)
