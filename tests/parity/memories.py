@@ -28,5 +28,5 @@ def prepared(config: LookaheadConfig, state: str, model, prompts, **generation) 
         for answer in torch.randint(0, vocabulary, (40, 100), generator=generator).tolist():
             lookahead.memory.insert("junk", answer, Origin.OUTPUT)
             lookahead.memory.forget("junk")
-        assert lookahead.memory.node_count > 3000
+        assert lookahead.memory.node_count > 2000
     return lookahead
