@@ -55,8 +55,9 @@ def test_a_window_counts_positions_along_the_branch(window):
             assert visible[node, slot] == (on_branch and near)
 
 
+@pytest.mark.parametrize("mask_is_repeated", [False, True])
 @pytest.mark.parametrize("groups", [1, 3])
-def test_folded_attention_equals_attention_with_repeated_heads(groups):
+def test_folded_attention_equals_attention_with_repeated_heads(groups, mask_is_repeated):
     torch.manual_seed(0)
     query = torch.randn(1, 2 * groups, 6, 8, dtype=torch.float64)
     keys = torch.randn(1, 2, 9, 8, dtype=torch.float64)
@@ -64,5 +65,7 @@ def test_folded_attention_equals_attention_with_repeated_heads(groups):
     mask = tree_mask(TREE, 3, torch.float64)[None, None]
     repeated = [tensor.repeat_interleave(groups, dim=1) for tensor in (keys, values)]
     expected = scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3)
+    if mask_is_repeated:
+        mask = mask.repeat(1, 1, groups, 1)
     actual = folded_tree_attention(query, keys, values, mask, scaling=0.3)
     torch.testing.assert_close(actual, expected)

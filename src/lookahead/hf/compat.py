@@ -95,6 +95,15 @@ def prefill(
     return logits
 
 
+def query_groups(model: PreTrainedModel) -> int:
+    """Return how many query heads share a key head where trees are verified folded, else 1."""
+    config = text_config(model)
+    if config._attn_implementation != "sdpa":  # noqa: SLF001
+        return 1
+    heads = getattr(config, "num_attention_heads", 1)
+    return max(1, heads // (getattr(config, "num_key_value_heads", None) or heads))
+
+
 @contextmanager
 def folded_attention(model: PreTrainedModel) -> Iterator[None]:
     """Within, an SDPA model with grouped queries verifies trees without repeating its keys and values."""

@@ -9,7 +9,13 @@ from transformers import PreTrainedModel
 from lookahead.decoding.tree_attention import tree_mask, tree_positions
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.cache import ArenaCache
-from lookahead.hf.compat import AttentionLayout, folded_attention, prefill, takes_positions
+from lookahead.hf.compat import (
+    AttentionLayout,
+    folded_attention,
+    prefill,
+    query_groups,
+    takes_positions,
+)
 
 _FIRST_CAPACITY = 512
 """Tokens of answer allocated for at first; the arena doubles when they are used up."""
@@ -44,6 +50,7 @@ class TransformersStepModel:
         self._input_ids = input_ids
         self._generation_config = generation_config
         self._model_kwargs = model_kwargs
+        self._query_groups = query_groups(model)
         self._takes_positions = takes_positions(model)
         self._padding: Tensor | None = model_kwargs.get("attention_mask")
         self._prefix_length = 0
@@ -102,4 +109,4 @@ class TransformersStepModel:
         if self._padding is not None:
             padded = self._padding.shape[1]
             mask[:, :padded].masked_fill_(self._padding.cpu() == 0, torch.finfo(model.dtype).min)
-        return mask[None, None].to(model.device)
+        return mask.repeat(self._query_groups, 1)[None, None].to(model.device)
