@@ -1,4 +1,4 @@
-"""Small random models of several families: real architectures, no weights to fetch, milliseconds a forward."""
+"""Small random models of several families: real architectures, nothing to fetch, milliseconds a forward."""
 
 import string
 

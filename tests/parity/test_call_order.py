@@ -4,12 +4,12 @@ import time
 
 import pytest
 import torch
-from parity.memories import prepared
-from tiny_models import prompt, tiny_model, tiny_tokenizer
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from lookahead import Lookahead, LookaheadConfig
+from parity.memories import prepared
+from tiny_models import prompt, tiny_model, tiny_tokenizer
 
 PROMPT = prompt(0)
 GREEDY = {"max_new_tokens": 40, "do_sample": False}

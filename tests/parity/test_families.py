@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from parity.memories import STATES, prepared
-from tiny_models import FAMILIES, PLAIN_ONLY, prompt, tiny_model
 
 from lookahead import DraftMode, Lookahead, LookaheadConfig
+from parity.memories import STATES, prepared
+from tiny_models import FAMILIES, PLAIN_ONLY, prompt, tiny_model
 
 GREEDY = {"max_new_tokens": 40, "do_sample": False}
 SAMPLING = {

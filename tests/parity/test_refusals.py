@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny_models import prompt, tiny_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,6 +19,7 @@ from lookahead.errors import (
     UnsupportedModelError,
     VocabularyMismatchError,
 )
+from tiny_models import prompt, tiny_model
 
 PROMPT = prompt(0)
 GREEDY = {"max_new_tokens": 30, "do_sample": False}
@@ -96,7 +96,12 @@ def test_another_vocabulary_is_refused(model):
 
 
 def test_every_refusal_is_a_lookahead_error():
-    for error in (UnsupportedModelError, UnsupportedGenerationError, PromptTooLongError, VocabularyMismatchError):
+    for error in (
+        UnsupportedModelError,
+        UnsupportedGenerationError,
+        PromptTooLongError,
+        VocabularyMismatchError,
+    ):
         assert issubclass(error, LookaheadError)
 
 

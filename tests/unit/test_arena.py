@@ -6,7 +6,9 @@ from lookahead.decoding.arena import KVArena
 
 def states(start: int, count: int, width: int = 3) -> torch.Tensor:
     """[1, 2, count, width]: token t is filled with t, so that one sees where it went."""
-    return torch.arange(start, start + count, dtype=torch.float32)[None, None, :, None].expand(1, 2, count, width)
+    return torch.arange(start, start + count, dtype=torch.float32)[None, None, :, None].expand(
+        1, 2, count, width
+    )
 
 
 def held(arena: KVArena, layer: int = 0) -> list[float]:

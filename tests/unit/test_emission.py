@@ -50,7 +50,9 @@ def test_a_processor_sees_float32_and_may_change_it_without_touching_the_logits(
 
 
 def test_views_handed_out_keep_their_content_while_the_answer_grows():
-    emission = Emission(torch.tensor([[5]]), max_length=10**6, process=ignore, is_finished=never, do_sample=False)
+    emission = Emission(
+        torch.tensor([[5]]), max_length=10**6, process=ignore, is_finished=never, do_sample=False
+    )
     views = []
     for step in range(600):
         views.append(emission.token_ids)

@@ -1,22 +1,16 @@
 """Choosing tokens exactly as `generate` does: one call of each callback for each emitted token, in order."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
-class LogitsProcessor(Protocol):
-    """Maps the tokens so far [1, L] and the next token's scores [1, V] to new scores [1, V]."""
+LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
+"""Maps the tokens so far [1, L] and the next token's scores [1, V] to new scores [1, V]."""
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, /) -> Tensor: ...
-
-
-class StoppingCriterion(Protocol):
-    """Tells, from the tokens so far [1, L] and the scores kept, whether the row is finished: bool [1]."""
-
-    def __call__(self, input_ids: Tensor, scores: tuple[Tensor, ...] | None, /) -> Tensor: ...
+StoppingCriterion = Callable[[Tensor, tuple[Tensor, ...] | None], Tensor]
+"""Tells, from the tokens so far [1, L] and the scores kept, whether the row is finished: bool [1]."""
 
 
 class Emission:
@@ -28,7 +22,7 @@ class Emission:
         process: all logits processors in order.
         is_finished: all stopping criteria; asked once after each token.
         do_sample: draw from the processed distribution, else take its maximum.
-        publish: called with each token, int64 [1] on the CPU, after the stopping criteria (a streamer's `put`).
+        publish: called with each token, int64 [1] on the CPU, once it is judged (a streamer's `put`).
         keep_scores: collect the processed scores of each token.
         keep_logits: collect the raw logits of each token.
     """

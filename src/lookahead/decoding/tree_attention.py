@@ -11,7 +11,9 @@ def tree_positions(tree: DraftTree, prefix_length: int) -> Tensor:
     return torch.from_numpy(tree.depths.astype("int64")) + prefix_length
 
 
-def tree_mask(tree: DraftTree, prefix_length: int, dtype: torch.dtype, *, window: int | None = None) -> Tensor:
+def tree_mask(
+    tree: DraftTree, prefix_length: int, dtype: torch.dtype, *, window: int | None = None
+) -> Tensor:
     """Return the additive attention mask of a draft tree behind a cached prefix.
 
     A node sees the whole prefix, itself and its ancestors; with a sliding window only those of them less

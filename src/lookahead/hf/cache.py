@@ -8,14 +8,14 @@ from transformers.cache_utils import Cache, DynamicLayer
 from lookahead.decoding.arena import KVArena
 
 
-class ArenaLayer(DynamicLayer):
+class ArenaLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # the library leaves its hooks untyped
     """One layer's keys and values, kept in the arena.
 
     It holds every token, sliding windows too: what a token may not see is the mask's business.
     """
 
     def __init__(self, arena: KVArena, layer: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._arena = arena
         self._layer = layer
 
@@ -50,7 +50,8 @@ class ArenaCache(Cache):
 
     def __init__(self, layer_count: int, capacity: int) -> None:
         self.arena = KVArena(layer_count, capacity)
-        super().__init__(layers=[ArenaLayer(self.arena, layer) for layer in range(layer_count)])
+        self._arena_layers = [ArenaLayer(self.arena, layer) for layer in range(layer_count)]
+        super().__init__(layers=[*self._arena_layers])
 
     def keep(self, start: int, path: list[int]) -> None:
         """Keep, of the tokens from `start` on, only those at the places of `path`."""
@@ -58,5 +59,5 @@ class ArenaCache(Cache):
 
     def refresh(self) -> None:
         """Bring every layer's `keys` and `values` up to date, before the cache is handed out."""
-        for layer in self.layers:
+        for layer in self._arena_layers:
             layer.refresh()

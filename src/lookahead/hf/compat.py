@@ -62,8 +62,8 @@ def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
             "sliding_attention",
         ):
             message = (
-                f"{type(model).__name__} has layers of type {layer_type!r} ({type(layer).__name__}); Lookahead "
-                "supports full and sliding attention, call model.generate without Lookahead for this model"
+                f"{type(model).__name__} has layers of type {layer_type!r} ({type(layer).__name__}); "
+                "Lookahead supports full and sliding attention, call model.generate without Lookahead for this model"
             )
             raise UnsupportedModelError(message)
         windows[layer_type] = getattr(layer, "sliding_window", None)
@@ -90,16 +90,17 @@ def prefill(
     model: PreTrainedModel, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any]
 ) -> Tensor:
     """Read the prompt exactly as `generate` does; return the logits [V] of the first token."""
-    outputs = model._prefill(input_ids, generation_config, model_kwargs)  # noqa: SLF001
+    untyped: Any = model  # the library's own types do not know its private method
+    outputs = untyped._prefill(input_ids, generation_config, model_kwargs)  # noqa: SLF001
     logits: Tensor = outputs.logits[0, -1]
     return logits
 
 
 def query_groups(model: PreTrainedModel) -> int:
     """Return how many query heads share a key head where trees are verified folded, else 1."""
-    config = text_config(model)
-    if config._attn_implementation != "sdpa":  # noqa: SLF001
+    if not _can_fold(model):
         return 1
+    config = text_config(model)
     heads = getattr(config, "num_attention_heads", 1)
     return max(1, heads // (getattr(config, "num_key_value_heads", None) or heads))
 
@@ -107,11 +108,11 @@ def query_groups(model: PreTrainedModel) -> int:
 @contextmanager
 def folded_attention(model: PreTrainedModel) -> Iterator[None]:
     """Within, an SDPA model with grouped queries verifies trees without repeating its keys and values."""
-    config = text_config(model)
-    if config._attn_implementation != "sdpa":  # noqa: SLF001
+    if not _can_fold(model):
         yield
         return
     _register_folded_attention()
+    config = text_config(model)
     config._attn_implementation = FOLDED_ATTENTION  # noqa: SLF001
     try:
         yield
@@ -119,9 +120,15 @@ def folded_attention(model: PreTrainedModel) -> Iterator[None]:
         config._attn_implementation = "sdpa"  # noqa: SLF001
 
 
+def _can_fold(model: PreTrainedModel) -> bool:
+    """Return whether the model looks its attention function up by name, and SDPA is the one in use."""
+    looks_up = getattr(model, "_supports_attention_backend", False)
+    return bool(looks_up) and text_config(model)._attn_implementation == "sdpa"  # noqa: SLF001
+
+
 def _register_folded_attention() -> None:
     """Tell the library of the attention function, on first use: importing Lookahead changes nothing."""
-    if FOLDED_ATTENTION not in AttentionInterface():
+    if FOLDED_ATTENTION not in AttentionInterface():  # type: ignore[no-untyped-call]
         AttentionInterface.register(FOLDED_ATTENTION, _folded_attention_forward)
         AttentionMaskInterface.register(FOLDED_ATTENTION, sdpa_mask)
 
@@ -136,8 +143,8 @@ def _folded_attention_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    plain = query.shape[2] == 1 or attention_mask is None or attention_mask.shape[1] != 1
-    if plain or dropout or kwargs.get("position_bias") is not None:
+    is_tree = query.shape[2] > 1 and attention_mask is not None and attention_mask.shape[1] == 1
+    if attention_mask is None or not is_tree or dropout or kwargs.get("position_bias") is not None:
         attended, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )

@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.generation import GenerateDecoderOnlyOutput, StopStringCriteria
+from transformers.generation.stopping_criteria import StopStringCriteria
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from lookahead.config import LookaheadConfig
 from lookahead.decoding.emission import Emission
@@ -84,7 +85,8 @@ class Lookahead:
                 raise ValueError(message)
             extra_criteria.append(StopStringCriteria(stop_strings=stop_strings, tokenizer=tokenizer))
         mode = partial(self._generate, streamer=kwargs.get("streamer"), extra_criteria=extra_criteria)
-        return model.generate(*args, custom_generate=mode, **kwargs)
+        untyped: Any = model
+        return untyped.generate(*args, custom_generate=mode, **kwargs)
 
     def __call__(self, model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> Any:
         """Decode as `generate` hands over: this is what `custom_generate=` calls.
@@ -147,12 +149,12 @@ class Lookahead:
         if not generation_config.return_dict_in_generate:
             return emission.token_ids.clone()
         step_model.cache.refresh()
-        return GenerateDecoderOnlyOutput(
-            sequences=emission.token_ids.clone(),
-            scores=emission.scores,
-            logits=emission.logits,
-            past_key_values=step_model.cache,
-        )
+        fields: dict[str, Any] = {  # the library's annotations ask for narrower tensors than it makes
+            "sequences": emission.token_ids.clone(),
+            "scores": emission.scores,
+            "logits": emission.logits,
+        }
+        return GenerateDecoderOnlyOutput(past_key_values=step_model.cache, **fields)
 
     def _decode(
         self, step_model: TransformersStepModel, emission: Emission, decoding_length: int, prompt: list[int]

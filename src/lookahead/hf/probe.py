@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lookahead.drafting.tree import DraftTree
-from lookahead.hf.compat import AttentionLayout, rope_depends_on_length, takes_positions
+from lookahead.hf.compat import AttentionLayout, rope_depends_on_length, takes_positions, text_config
 from lookahead.hf.step_model import TransformersStepModel
 
 logger = logging.getLogger("lookahead")
@@ -58,10 +58,14 @@ def probe(model: PreTrainedModel, layout: AttentionLayout) -> ProbeResult:
         with torch.no_grad():
             error, noise, spread = _differences(model, layout, tree)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as problem:
-        return ProbeResult(branches=False, reason=f"a tree forward raised {type(problem).__name__}: {problem}")
+        return ProbeResult(
+            branches=False, reason=f"a tree forward raised {type(problem).__name__}: {problem}"
+        )
     allowed = max(_RELATIVE_FLOOR, _ROUNDING_FACTOR * torch.finfo(model.dtype).eps) * spread
     if not noise <= allowed:
-        reason = f"a chain's logits differ from single steps' by {noise:.3g}, more than rounding ({allowed:.3g})"
+        reason = (
+            f"a chain's logits differ from single steps' by {noise:.3g}, more than rounding ({allowed:.3g})"
+        )
         return ProbeResult(branches=False, reason=reason)
     allowed = max(_NOISE_FACTOR * noise, _RELATIVE_FLOOR * spread)
     if not error <= allowed:
@@ -71,7 +75,7 @@ def probe(model: PreTrainedModel, layout: AttentionLayout) -> ProbeResult:
 
 
 def _probe_tree(model: PreTrainedModel) -> DraftTree:
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary: int = text_config(model).vocab_size
     depths = [0]
     for parent in _PARENTS[1:]:
         depths.append(depths[parent] + 1)
@@ -114,8 +118,10 @@ def _chain(tree: DraftTree, branch: list[int]) -> DraftTree:
     )
 
 
-def _prefilled(model: PreTrainedModel, layout: AttentionLayout, decoding_length: int) -> TransformersStepModel:
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+def _prefilled(
+    model: PreTrainedModel, layout: AttentionLayout, decoding_length: int
+) -> TransformersStepModel:
+    vocabulary: int = text_config(model).vocab_size
     prompt = (torch.arange(_PROMPT_LENGTH)[None] * 104729 + 5) % vocabulary
     model_kwargs: dict[str, Any] = {
         "attention_mask": None,

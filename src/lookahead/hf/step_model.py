@@ -55,7 +55,7 @@ class TransformersStepModel:
         self._padding: Tensor | None = model_kwargs.get("attention_mask")
         self._prefix_length = 0
         positions = model_kwargs.get("position_ids")
-        self._next_position = None if positions is None else int(positions[..., -1].max()) + 1
+        self._next_position = -1 if positions is None else int(positions[..., -1].max()) + 1
         prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
         capacity = prompt_length + min(most_new_tokens, _FIRST_CAPACITY) + decoding_length
         self.cache = ArenaCache(layout.layer_count, capacity)
@@ -65,7 +65,7 @@ class TransformersStepModel:
         self._model_kwargs["past_key_values"] = self.cache
         logits = prefill(self._model, self._input_ids, self._generation_config, self._model_kwargs)
         self._prefix_length = self.cache.get_seq_length()
-        if self._next_position is None:
+        if self._next_position < 0:  # `generate` made no positions, so none are padded
             self._next_position = self._prefix_length
         return logits
 
@@ -75,7 +75,6 @@ class TransformersStepModel:
         tokens = torch.from_numpy(tree.token_ids.astype("int64"))[None].to(device)
         inputs: dict[str, Any] = {"past_key_values": self.cache, "use_cache": True, "return_dict": True}
         if self._takes_positions:
-            assert self._next_position is not None  # prefill has run
             inputs["position_ids"] = tree_positions(tree, self._next_position)[None].to(device)
         inputs["attention_mask"] = self._mask(tree)
         if len(tree) == 1:
@@ -90,7 +89,6 @@ class TransformersStepModel:
         """Keep in the cache, of the tree just forwarded, only the nodes of `path`."""
         self.cache.keep(self._prefix_length, path)
         self._prefix_length += len(path)
-        assert self._next_position is not None  # prefill has run
         self._next_position += len(path)
 
     def _mask(self, tree: DraftTree) -> Tensor | dict[str, Tensor] | None:
