@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 """Maps the tokens so far [1, L] and the next token's scores [1, V] to new scores [1, V]."""
 

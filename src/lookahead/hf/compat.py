@@ -63,7 +63,7 @@ def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
         ):
             message = (
                 f"{type(model).__name__} has layers of type {layer_type!r} ({type(layer).__name__}); "
-                "Lookahead supports full and sliding attention, call model.generate without Lookahead for this model"
+                "Lookahead supports full and sliding attention: call model.generate without it"
             )
             raise UnsupportedModelError(message)
         windows[layer_type] = getattr(layer, "sliding_window", None)

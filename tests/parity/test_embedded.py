@@ -1,0 +1,96 @@
+"""A few real answers of the embedded model, end to end."""
+
+import pytest
+import torch
+from transformers import TextIteratorStreamer
+
+from lookahead import DraftMode, Lookahead, LookaheadConfig, load_embedded
+
+pytestmark = pytest.mark.model
+
+QUESTIONS = [
+    "Repeat this sentence twice: The ferry to Brenholm leaves at nine and returns at five.",
+    "Write a Python function that adds two numbers, and call it.",
+]
+GREEDY = {"max_new_tokens": 48, "do_sample": False}
+SAMPLING = {
+    "max_new_tokens": 48,
+    "do_sample": True,
+    "temperature": 0.8,
+    "top_p": 0.95,
+    "repetition_penalty": 1.1,
+}
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_embedded(dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def prompts(embedded):
+    _, tokenizer = embedded
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}],
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
+        for question in QUESTIONS
+    ]
+
+
+@pytest.fixture(scope="module")
+def greedy_answers(embedded, prompts):
+    model, _ = embedded
+    return [model.generate(**inputs, **GREEDY).tolist() for inputs in prompts]
+
+
+@pytest.mark.parametrize("mode", list(DraftMode))
+def test_greedy_text_is_the_same_cold_and_warm(embedded, prompts, greedy_answers, mode):
+    model, _ = embedded
+    lookahead = Lookahead(LookaheadConfig(mode=mode))
+    lengths = []
+    for _ in ("cold", "warm"):
+        lookahead.reset_stats()
+        for inputs, expected in zip(prompts, greedy_answers, strict=True):
+            assert model.generate(**inputs, custom_generate=lookahead, **GREEDY).tolist() == expected
+        lengths.append(lookahead.stats.mean_acceptance_length)
+    cold, warm = lengths
+    assert warm > cold > 1
+
+
+def test_sampled_text_is_the_same_with_the_same_seed(embedded, prompts):
+    model, _ = embedded
+    lookahead = Lookahead()
+    for inputs in prompts:
+        torch.manual_seed(11)
+        expected = model.generate(**inputs, **SAMPLING).tolist()
+        torch.manual_seed(11)
+        assert lookahead.generate(model, **inputs, **SAMPLING).tolist() == expected
+
+
+def test_streamed_text_is_the_text(embedded, prompts):
+    model, tokenizer = embedded
+    inputs = prompts[0]
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    ids = Lookahead().generate(model, **inputs, **GREEDY, streamer=streamer)
+    pieces = list(streamer)
+    answer = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert "".join(pieces) == answer
+    assert len(pieces) > 1
+
+
+def test_a_stop_string_of_real_text(embedded, prompts):
+    model, tokenizer = embedded
+    wanted = {**GREEDY, "stop_strings": ["Brenholm"], "tokenizer": tokenizer}
+    expected = model.generate(**prompts[0], **wanted).tolist()
+    assert Lookahead().generate(model, **prompts[0], **wanted).tolist() == expected
+
+
+def test_the_probe_trusts_the_embedded_model_in_bfloat16(prompts):
+    model, _ = load_embedded(dtype=torch.bfloat16)
+    lookahead = Lookahead()  # a fallback to plain steps would warn, and warnings are errors
+    lookahead.generate(model, **prompts[0], max_new_tokens=8, do_sample=False)
+    assert lookahead.stats.draft_tokens > 0
