@@ -31,3 +31,7 @@ class DataFormatError(LookaheadError, ValueError):
 
 class MissingDependencyError(LookaheadError, ImportError):
     """Something optional is not installed; the message says how to install it."""
+
+
+class NotFoundError(LookaheadError, FileNotFoundError):
+    """A file, folder or model that was named is not there or cannot be reached."""

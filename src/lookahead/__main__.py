@@ -1,0 +1,6 @@
+"""`python -m lookahead` is the command `lookahead`."""
+
+from lookahead.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The ways of generating that a benchmark compares: one protocol, one registry.
+
+To add one: write a class with a `name`, `generate` and `forget`, and give it a line in `METHODS`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
+
+from lookahead.config import LookaheadConfig
+from lookahead.errors import ConfigError
+from lookahead.hf.lookahead import Lookahead
+
+BASELINE = "transformers"
+PROMPT_LOOKUP = "prompt-lookup"
+LOOKAHEAD = "lookahead"
+LOOKAHEAD_PLAIN = "lookahead-plain"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a method made of a prompt.
+
+    Attributes:
+        sequences: prompt and answer, [1, L].
+        steps: forwards after prefill, where the method counts them itself; else the streamer's puts count.
+    """
+
+    sequences: torch.Tensor
+    steps: int | None = None
+
+
+class Method(Protocol):
+    """A way of generating greedily."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in options and reports."""
+
+    def generate(
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, torch.Tensor],
+        *,
+        max_new_tokens: int,
+        streamer: BaseStreamer,
+    ) -> Output:
+        """The greedy answer to one prompt, at most `max_new_tokens` long, streamed as it comes."""
+
+    def forget(self) -> None:
+        """Forget all that earlier answers taught; what was set up for the model stays."""
+
+
+@dataclass(frozen=True)
+class TransformersMethod:
+    """`model.generate` as it comes, with the library's own options, prompt lookup's for one."""
+
+    name: str
+    options: Mapping[str, Any]
+
+    def generate(
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, torch.Tensor],
+        *,
+        max_new_tokens: int,
+        streamer: BaseStreamer,
+    ) -> Output:
+        """The greedy answer of `model.generate`."""
+        sequences = model.generate(  # type: ignore[operator]  # the library's mixin hides its type
+            **inputs, **self.options, do_sample=False, max_new_tokens=max_new_tokens, streamer=streamer
+        )
+        return Output(sequences)
+
+    def forget(self) -> None:
+        """Nothing was learned."""
+
+
+class LookaheadMethod:
+    """Lookahead, with a memory of its own that starts empty and grows from prompt to prompt."""
+
+    def __init__(self, name: str, config: LookaheadConfig) -> None:
+        self.name = name
+        self._config = config
+        self._lookahead = Lookahead(config)
+
+    def generate(
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, torch.Tensor],
+        *,
+        max_new_tokens: int,
+        streamer: BaseStreamer,
+    ) -> Output:
+        """The greedy answer with Lookahead, and its number of forwards."""
+        sequences = self._lookahead.generate(
+            model, **inputs, do_sample=False, max_new_tokens=max_new_tokens, streamer=streamer
+        )
+        return Output(sequences, steps=self._lookahead.last_stats.steps)
+
+    def forget(self) -> None:
+        """Begin with an empty memory."""
+        self._lookahead.memory = Lookahead(self._config).memory
+
+
+METHODS: dict[str, Callable[[LookaheadConfig], Method]] = {
+    BASELINE: lambda _: TransformersMethod(BASELINE, {}),
+    PROMPT_LOOKUP: lambda _: TransformersMethod(
+        PROMPT_LOOKUP, {"prompt_lookup_num_tokens": 10, "max_matching_ngram_size": 3}
+    ),
+    LOOKAHEAD: lambda config: LookaheadMethod(LOOKAHEAD, config),
+    LOOKAHEAD_PLAIN: lambda config: LookaheadMethod(LOOKAHEAD_PLAIN, replace(config, decoding_length=1)),
+}
+
+
+def make_methods(names: Sequence[str], config: LookaheadConfig) -> list[Method]:
+    """Fresh methods of these names, each once, `transformers` always among them and first.
+
+    Args:
+        names: keys of `METHODS`; none means all of them.
+        config: settings of the Lookahead methods.
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    for name in names:
+        if name not in METHODS:
+            message = f"method {name!r} is unknown; choose from {', '.join(METHODS)}"
+            raise ConfigError(message)
+    chosen = dict.fromkeys([BASELINE, *(names or METHODS)])
+    return [METHODS[name](config) for name in chosen]

@@ -1,0 +1,52 @@
+"""The command `lookahead`: one file a command. Nothing here imports torch before a command runs."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import lookahead
+from lookahead.cli.bench import bench
+from lookahead.cli.demo import demo
+from lookahead.cli.generate import generate
+from lookahead.errors import LookaheadError
+
+app = typer.Typer(
+    name="lookahead",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo)
+app.command()(generate)
+app.command()(bench)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; Lookahead's own errors become one line on stderr and exit code 2."""
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except LookaheadError as error:
+        message = " ".join(str(error).split())
+        Console(stderr=True, soft_wrap=True).print(
+            f"error: {message}", style="red", markup=False, highlight=False
+        )
+        sys.exit(2)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lookahead {lookahead.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave."),
+    ] = False,
+) -> None:
+    """Several tokens a step from a draft memory, and the same text as without."""

@@ -1,0 +1,163 @@
+"""`lookahead bench`: measure the methods against each other on a file of prompts."""
+
+import hashlib
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lookahead.cli import options
+from lookahead.cli.setup import notices, prepare_model
+from lookahead.config import LookaheadConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lookahead.bench.datasets import Row
+    from lookahead.bench.runner import BenchmarkResult
+
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+
+
+Data = Annotated[Path, typer.Argument(help="Rows {id, category, turns} as .jsonl or .jsonl.gz.")]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="transformers (always measured), prompt-lookup, lookahead or lookahead-plain (its step without "
+        "drafts); repeatable.",
+        show_default="all",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(help="Measure so many rows, an equal share of each category.", show_default="all"),
+]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write every figure, raw and summed up, here.")]
+
+
+def bench(
+    file: Data,
+    method: Methods = None,
+    limit: Limit = None,
+    model: options.Model = "embedded",
+    dtype: options.Dtype = options.DtypeName.BFLOAT16,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    max_new_tokens: MaxNewTokens = 192,
+    decoding_length: options.DecodingLength = options.DEFAULTS.decoding_length,
+    branch_length: options.BranchLength = options.DEFAULTS.branch_length,
+    mode: options.Mode = options.DEFAULTS.mode,
+    json: Json = None,
+) -> None:
+    """Measure tokens per second of each method, prompt by prompt on the same model.
+
+    Greedy; the draft memory starts empty and grows from row to row.
+    """
+    config = LookaheadConfig(decoding_length=decoding_length, branch_length=branch_length, mode=mode)
+    from lookahead.bench.datasets import limit_rows, read_rows
+    from lookahead.bench.environment import describe_environment, load_average
+    from lookahead.bench.methods import make_methods
+    from lookahead.bench.report import check_can_write
+
+    rows = limit_rows(read_rows(file), limit)
+    names = [made.name for made in make_methods(method or [], config)]
+    if json is not None:
+        check_can_write(json)
+    load_at_start = load_average()
+    loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
+    environment = describe_environment(loaded, model, load_at_start)
+    _warn_when_busy(environment)
+    settings = {**_describe_data(file, rows, limit), "methods": names, "max_new_tokens": max_new_tokens}
+    settings |= {"decoding_length": decoding_length, "branch_length": branch_length, "mode": mode.value}
+    about = _about(settings, environment)
+    benchmark = _run_with_progress(loaded, tokenizer, rows, names, config, max_new_tokens)
+    _report(benchmark, about, json)
+
+
+def _about(settings: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
+    """When, how and on what: what a report says beside its figures."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["lookahead", *sys.argv[1:]]),
+        "settings": settings,
+        "environment": environment,
+    }
+
+
+def _report(benchmark: "BenchmarkResult", about: dict[str, Any], json: Path | None) -> None:
+    """Show the figures and, where asked to, write them; after Ctrl-C leave as it would have."""
+    from lookahead.bench.report import summarise, write_json
+
+    summary = summarise(benchmark)
+    if json is not None:
+        write_json(json, {**about, **summary})
+    _print_tables(summary)
+    if benchmark.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _describe_data(file: Path, rows: "list[Row]", limit: int | None) -> dict[str, Any]:
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return {"data": file.name, "data_sha256": digest, "rows": len(rows), "limit": limit}
+
+
+def _run_with_progress(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: "list[Row]",
+    names: list[str],
+    config: LookaheadConfig,
+    max_new_tokens: int,
+) -> "BenchmarkResult":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lookahead.bench.runner import run_benchmark
+
+    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # Redrawn between prompts only: a thread that draws while something is measured takes its time from it.
+    with Progress(*columns, console=notices, auto_refresh=False) as progress:
+        task = progress.add_task("measuring", total=len(rows))
+
+        def advance() -> None:
+            progress.update(task, advance=1, refresh=True)
+
+        return run_benchmark(
+            model,
+            tokenizer,
+            rows,
+            methods=names,
+            config=config,
+            max_new_tokens=max_new_tokens,
+            on_row_done=advance,
+        )
+
+
+def _warn_when_busy(environment: dict[str, Any]) -> None:
+    load, threads = environment["load_average_at_start"], environment["threads"]
+    if load is not None and load > threads:
+        notices.print(
+            f"warning: the load average is {load}, above the {threads} threads used: other processes are "
+            "running, and the figures are not to be trusted",
+            style="yellow",
+        )
+
+
+def _print_tables(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from lookahead.bench.tables import category_table, method_table
+
+    console = Console()
+    if summary["interrupted"]:
+        notices.print("interrupted; this is what was measured", style="yellow")
+    if summary["skipped"]:
+        skipped = ", ".join(map(str, summary["skipped"]))
+        notices.print(f"skipped, too long for the model's context: {skipped}", style="yellow")
+    if summary["prompts"]["overall"]:
+        console.print(method_table(summary))
+        console.print()
+        console.print(category_table(summary))

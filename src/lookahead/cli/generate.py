@@ -1,0 +1,122 @@
+"""`lookahead generate`: answer one prompt, streaming."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lookahead.cli import options
+from lookahead.cli.setup import notices, prepare_model
+from lookahead.config import LookaheadConfig
+from lookahead.errors import ConfigError, DataFormatError, NotFoundError
+
+if TYPE_CHECKING:
+    from lookahead.stats import GenerationStats
+
+
+Prompt = Annotated[
+    str | None, typer.Argument(help="The prompt; without it and --file, stdin is read.", show_default=False)
+]
+
+
+def generate(
+    prompt: Prompt = None,
+    file: Annotated[Path | None, typer.Option(help="Read the prompt from this file.")] = None,
+    model: options.Model = "embedded",
+    dtype: options.Dtype = options.DtypeName.BFLOAT16,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
+    raw: Annotated[bool, typer.Option("--raw", help="Take the prompt as it is: no chat template.")] = False,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="Sample at this temperature; without it, or at 0, greedy.")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Sample from this much mass.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from this many tokens.")] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1 discourages what has been said already.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    decoding_length: options.DecodingLength = options.DEFAULTS.decoding_length,
+    branch_length: options.BranchLength = options.DEFAULTS.branch_length,
+    mode: options.Mode = options.DEFAULTS.mode,
+    stats: Annotated[bool, typer.Option("--stats", help="Then say on stderr how it went.")] = False,
+) -> None:
+    """Answer a prompt, from the argument, a file or stdin, streaming the text to stdout."""
+    config = LookaheadConfig(decoding_length=decoding_length, branch_length=branch_length, mode=mode)
+    sampling = _sampling_options(temperature, top_p, top_k, repetition_penalty)
+    text = _read_prompt(prompt, file)
+    loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
+
+    import torch
+    from transformers import TextStreamer
+
+    from lookahead.hf.lookahead import Lookahead
+    from lookahead.hf.prompts import encode_prompt
+
+    if seed is not None:
+        torch.manual_seed(seed)
+    inputs = encode_prompt(tokenizer, text, loaded, raw=raw)
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    lookahead = Lookahead(config)
+    lookahead.generate(loaded, **inputs, **sampling, max_new_tokens=max_new_tokens, streamer=streamer)
+    if stats:
+        _print_stats(lookahead.last_stats)
+
+
+def _sampling_options(
+    temperature: float | None, top_p: float | None, top_k: int | None, repetition_penalty: float | None
+) -> dict[str, Any]:
+    """What `generate` is to be told; greedy unless there is a temperature."""
+    given = {"top_p": top_p, "top_k": top_k}
+    narrowing = {name: value for name, value in given.items() if value is not None}
+    penalty = {} if repetition_penalty is None else {"repetition_penalty": repetition_penalty}
+    if repetition_penalty is not None and repetition_penalty <= 0:
+        message = f"repetition_penalty={repetition_penalty} is not allowed; give a number above 0"
+        raise ConfigError(message)
+    if temperature:
+        return {"do_sample": True, "temperature": temperature, **narrowing, **penalty}
+    if narrowing:
+        message = f"{' and '.join(narrowing)} without a temperature above 0 has no meaning; add --temperature"
+        raise ConfigError(message)
+    return {"do_sample": False, **penalty}
+
+
+def _read_prompt(prompt: str | None, file: Path | None) -> str:
+    """The prompt: exactly one of argument and file, or else what stdin gives."""
+    if prompt is not None and file is not None:
+        message = "both a prompt and --file were given; give one of them"
+        raise ConfigError(message)
+    text = prompt if file is None else _read_file(file)
+    if text is None:
+        if sys.stdin.isatty():
+            notices.print("reading the prompt from stdin; end it with Ctrl-D")
+        text = sys.stdin.read()
+    if not text.strip():
+        message = "the prompt is empty; give one as an argument, with --file, or on stdin"
+        raise ConfigError(message)
+    return text
+
+
+def _read_file(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        message = f"the file {file} cannot be read ({error.strerror}); give a text file"
+        raise NotFoundError(message) from error
+    except UnicodeDecodeError as error:
+        message = f"the file {file} is not UTF-8 text ({error}); give a text file"
+        raise DataFormatError(message) from error
+
+
+def _print_stats(stats: "GenerationStats") -> None:
+    seconds = stats.prefill_s + stats.decode_s
+    speed = stats.tokens / seconds if seconds else 0.0
+    notices.print(
+        f"{stats.tokens} tokens in {seconds:.2f} s ({speed:.1f} tokens/s); {stats.steps} steps, "
+        f"mean acceptance length {stats.mean_acceptance_length:.2f}; drafted {stats.draft_tokens} tokens, "
+        f"accepted {stats.accepted_tokens}; prefill {stats.prefill_s:.2f} s, model {stats.model_s:.2f} s, "
+        f"drafting {stats.draft_s:.3f} s, verifying {stats.verify_s:.3f} s",
+        highlight=False,
+    )

@@ -1,0 +1,38 @@
+"""Options that several commands have, and what they stand for."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from lookahead.config import DraftMode, LookaheadConfig
+
+DEFAULTS = LookaheadConfig()
+
+
+class DtypeName(StrEnum):
+    """The number formats a model can be loaded in."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    FLOAT64 = "float64"
+
+
+Model = Annotated[
+    str,
+    typer.Option(help="'embedded' (SmolLM2-135M-Instruct), a hub id, a folder or a .gguf file."),
+]
+Dtype = Annotated[DtypeName, typer.Option(help="Number format of the weights.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, …", show_default="cuda where there is one, else cpu")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, envvar="OMP_NUM_THREADS", help="CPU threads.", show_default="the physical cores"),
+]
+DecodingLength = Annotated[
+    int, typer.Option(help="Tokens that one forward verifies, the current one included; 1 drafts nothing.")
+]
+BranchLength = Annotated[int, typer.Option(help="The deepest a draft may go, in tokens.")]
+Mode = Annotated[DraftMode, typer.Option(help="How drafts are laid out.")]

@@ -1,0 +1,32 @@
+"""What every command does before its own work: threads, model, one console for answers and one for words."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+notices = Console(stderr=True)
+"""Where words about the work go, so that stdout carries only its result."""
+
+
+def prepare_model(
+    name: str, dtype: str, device: str | None, threads: int | None
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Set the number of CPU threads and load the model, with a spinner meanwhile.
+
+    Args:
+        name: as `lookahead.hf.loading.load_model` takes it.
+        dtype: the dtype's name.
+        device: a torch device, or None to choose.
+        threads: how many CPU threads; None takes the physical cores.
+    """
+    with notices.status(f"loading {name} in {dtype} (the first time takes a while)"):
+        import torch
+
+        from lookahead.bench.environment import physical_cores
+        from lookahead.hf.loading import load_model
+
+        torch.set_num_threads(threads or physical_cores())
+        return load_model(name, dtype, device)

@@ -1,0 +1,202 @@
+"""Measuring every method on every prompt."""
+
+import pytest
+import torch
+
+import tiny_models
+from lookahead.bench import runner
+from lookahead.bench.datasets import Row
+from lookahead.bench.environment import describe_environment, physical_cores
+from lookahead.bench.measuring import TimingStreamer, measure
+from lookahead.bench.methods import METHODS, Output, make_methods
+from lookahead.bench.runner import run_benchmark
+from lookahead.config import LookaheadConfig
+from lookahead.errors import ConfigError
+
+CONFIG = LookaheadConfig(memory_nodes=10_000)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_models.tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_models.tiny_tokenizer()
+
+
+def rows(*prompts):
+    return [Row(row_id=index, category="qa", prompt=prompt) for index, prompt in enumerate(prompts)]
+
+
+class ScriptedMethod:
+    """Streams given pieces after the prompt."""
+
+    name = "scripted"
+
+    def __init__(self, *pieces, steps=None):
+        self.pieces = pieces
+        self.steps = steps
+        self.forgotten = 0
+
+    def generate(self, _model, inputs, *, streamer, **_options):
+        streamer.put(inputs["input_ids"])
+        for piece in self.pieces:
+            streamer.put(torch.tensor(piece))
+        streamer.end()
+        answer = torch.tensor([[token for piece in self.pieces for token in piece]], dtype=torch.int64)
+        return Output(torch.cat([inputs["input_ids"], answer], dim=1), steps=self.steps)
+
+    def forget(self):
+        self.forgotten += 1
+
+
+class Recorder:
+    def __init__(self):
+        self.calls = []
+
+    def put(self, value):
+        self.calls.append(value.tolist())
+
+    def end(self):
+        self.calls.append("end")
+
+
+INPUTS = {"input_ids": torch.tensor([[5, 6, 7]])}
+
+
+def test_decoding_is_counted_after_the_first_forwards_tokens(model):
+    run = measure(ScriptedMethod([1, 2], [3], [4, 5, 6]), model, INPUTS, max_new_tokens=9)
+    assert run.output_ids == (1, 2, 3, 4, 5, 6)
+    assert (run.tokens, run.decode_tokens, run.steps) == (6, 4, 2)
+    assert 0 < run.decode_s < run.total_s
+
+
+def test_a_method_that_counts_its_forwards_is_believed(model):
+    run = measure(ScriptedMethod([1], [2], [3], steps=1), model, INPUTS, max_new_tokens=9)
+    assert (run.decode_tokens, run.steps) == (2, 1)
+
+
+def test_an_answer_that_ends_at_once_has_no_decoding(model):
+    run = measure(ScriptedMethod([2]), model, INPUTS, max_new_tokens=9)
+    assert (run.tokens, run.decode_tokens, run.steps) == (1, 0, 0)
+    nothing = measure(ScriptedMethod(), model, INPUTS, max_new_tokens=9)
+    assert (nothing.tokens, nothing.decode_tokens, nothing.decode_s, nothing.steps) == (0, 0, 0.0, 0)
+
+
+def test_the_timing_streamer_passes_everything_on():
+    recorder = Recorder()
+    streamer = TimingStreamer(recorder)
+    streamer.put(torch.tensor([[1, 2]]))
+    assert streamer.first_token_at is None
+    streamer.put(torch.tensor([3]))
+    streamer.end()
+    assert recorder.calls == [[[1, 2]], [3], "end"]
+    assert streamer.first_token_at is not None
+
+
+def test_every_method_gives_the_text_of_transformers(model, tokenizer):
+    benchmark = run_benchmark(
+        model, tokenizer, rows("HelloHelloHello", "abcabcab"), methods=[], config=CONFIG, max_new_tokens=24
+    )
+    assert len(benchmark.results) == 2
+    for result in benchmark.results:
+        assert set(result.runs) == set(METHODS)
+        reference = result.runs["transformers"]
+        assert reference.steps == 23
+        assert all(run.output_ids == reference.output_ids for run in result.runs.values())
+    plain, drafted = (
+        sum(result.runs[name].steps for result in benchmark.results)
+        for name in ("lookahead-plain", "lookahead")
+    )
+    assert plain == 46
+    assert drafted < plain
+
+
+def test_the_memory_starts_empty_and_grows_from_row_to_row(model, tokenizer):
+    lookahead = METHODS["lookahead"](CONFIG)
+    runner.warm_up([lookahead], model, tokenizer)
+    inputs = runner.encode_prompt(tokenizer, "HelloHello", model)
+    after_warm_up = measure(lookahead, model, inputs, max_new_tokens=24).steps
+    again = measure(lookahead, model, inputs, max_new_tokens=24).steps
+    fresh = measure(METHODS["lookahead"](CONFIG), model, inputs, max_new_tokens=24).steps
+    assert after_warm_up == fresh
+    assert again < fresh
+
+
+def test_the_order_of_the_methods_rotates(model, tokenizer, monkeypatch):
+    order = []
+    named = [ScriptedMethod([1]) for _ in range(3)]
+    for method, name in zip(named, ("a", "b", "c"), strict=True):
+        method.name = name
+    monkeypatch.setattr(runner, "make_methods", lambda *_: named)
+    real = runner.measure
+    monkeypatch.setattr(
+        runner, "measure", lambda method, *args, **kw: order.append(method.name) or real(method, *args, **kw)
+    )
+    done = []
+    run_benchmark(
+        model,
+        tokenizer,
+        rows("a", "b", "c", "d"),
+        methods=[],
+        config=CONFIG,
+        max_new_tokens=4,
+        on_row_done=lambda: done.append(True),
+    )
+    assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"  # the warm-up first
+    assert [method.forgotten for method in named] == [1, 1, 1]
+    assert len(done) == 4
+
+
+def test_a_row_too_long_for_the_context_is_skipped_and_named(model, tokenizer):
+    longest = model.config.max_position_embeddings - 8
+    benchmark = run_benchmark(
+        model,
+        tokenizer,
+        rows("a" * (longest + 1), "a" * longest),
+        methods=["lookahead-plain"],
+        config=CONFIG,
+        max_new_tokens=8,
+    )
+    assert benchmark.skipped == [0]
+    assert [result.row_id for result in benchmark.results] == [1]
+
+
+def test_an_interruption_keeps_what_was_measured(model, tokenizer):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    benchmark = run_benchmark(
+        model,
+        tokenizer,
+        rows("abc", "def"),
+        methods=["lookahead-plain"],
+        config=CONFIG,
+        max_new_tokens=4,
+        on_row_done=interrupt,
+    )
+    assert benchmark.interrupted
+    assert [result.row_id for result in benchmark.results] == [0]
+
+
+def test_transformers_is_always_measured_and_each_method_once():
+    names = [method.name for method in make_methods(["lookahead", "transformers", "lookahead"], CONFIG)]
+    assert names == ["transformers", "lookahead"]
+    assert [method.name for method in make_methods([], CONFIG)] == list(METHODS)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ConfigError, match="'magic' is unknown; choose from transformers, prompt-lookup"):
+        make_methods(["magic"], CONFIG)
+
+
+def test_the_environment_says_what_a_figure_depends_on(model):
+    environment = describe_environment(model, "tiny", 0.5)
+    assert environment["dtype"] == "float32"
+    assert environment["model"] == "tiny"
+    assert environment["load_average_at_start"] == 0.5
+    assert environment["threads"] == torch.get_num_threads()
+    assert all(environment[name] for name in ("python", "torch", "transformers", "numba", "cpu", "lookahead"))
+    assert physical_cores() >= 1
