@@ -19,8 +19,9 @@ from lookahead.decoding.loop import decode
 from lookahead.drafting.drafter import NoDrafter, RequestDrafter
 from lookahead.drafting.store import DraftStore
 from lookahead.drafting.token_trie import TokenTrie
+from lookahead.hf.cache import ArenaCache
 from lookahead.hf.checks import check_call, check_memory, check_model, check_prompt
-from lookahead.hf.compat import attention_layout
+from lookahead.hf.compat import AttentionLayout, attention_layout
 from lookahead.hf.probe import ProbeResult, probe
 from lookahead.hf.step_model import TransformersStepModel
 from lookahead.stats import GenerationStats
@@ -117,11 +118,7 @@ class Lookahead:
         extra_criteria: list[Any],
         **model_kwargs: Any,
     ) -> Any:
-        check_model(model)
-        check_call(input_ids, generation_config, model_kwargs)
-        check_prompt(model, input_ids)
-        self._vocabulary_size = check_memory(model, self._vocabulary_size)
-        layout = attention_layout(model, model_kwargs.get("past_key_values"))
+        layout = self._checked(model, input_ids, generation_config, model_kwargs)
         decoding_length = self.config.decoding_length if self._may_branch(model, layout) else 1
         stopping_criteria.extend(extra_criteria)
         emission = Emission(
@@ -148,13 +145,18 @@ class Lookahead:
             streamer.end()
         if not generation_config.return_dict_in_generate:
             return emission.token_ids.clone()
-        step_model.cache.refresh()
-        fields: dict[str, Any] = {  # the library's annotations ask for narrower tensors than it makes
-            "sequences": emission.token_ids.clone(),
-            "scores": emission.scores,
-            "logits": emission.logits,
-        }
-        return GenerateDecoderOnlyOutput(past_key_values=step_model.cache, **fields)
+        return _as_output(emission, step_model.cache)
+
+    def _checked(
+        self, model: PreTrainedModel, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any]
+    ) -> AttentionLayout:
+        """Refuse what cannot be served; return how the model's layers see the past."""
+        check_model(model)
+        check_call(input_ids, generation_config, model_kwargs)
+        check_prompt(model, input_ids)
+        layout = attention_layout(model, model_kwargs.get("past_key_values"))
+        self._vocabulary_size = check_memory(model, self._vocabulary_size)
+        return layout
 
     def _decode(
         self, step_model: TransformersStepModel, emission: Emission, decoding_length: int, prompt: list[int]
@@ -173,7 +175,7 @@ class Lookahead:
             self.last_stats = stats
             self.stats.add(stats)
 
-    def _may_branch(self, model: PreTrainedModel, layout: Any) -> bool:
+    def _may_branch(self, model: PreTrainedModel, layout: AttentionLayout) -> bool:
         """Return whether drafts are worth making; on a model's first use this asks the probe."""
         if self.config.decoding_length == 1:
             return False
@@ -184,6 +186,16 @@ class Lookahead:
                 message = f"{type(model).__name__} is decoded in plain steps, without drafts: {result.reason}"
                 warnings.warn(message, stacklevel=2)
         return self._probes[model].branches
+
+
+def _as_output(emission: Emission, cache: ArenaCache) -> GenerateDecoderOnlyOutput:
+    cache.refresh()
+    fields: dict[str, Any] = {  # the library's annotations ask for narrower tensors than it makes
+        "sequences": emission.token_ids.clone(),
+        "scores": emission.scores,
+        "logits": emission.logits,
+    }
+    return GenerateDecoderOnlyOutput(past_key_values=cache, **fields)
 
 
 def _unpadded(input_ids: Tensor, model_kwargs: dict[str, Any]) -> list[int]:
