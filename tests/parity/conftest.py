@@ -11,6 +11,12 @@ def quiet_library():
     transformers_logging.set_verbosity_error()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Small models gain nothing from threads, and spinning thread pools lose much on a shared machine."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
