@@ -24,7 +24,7 @@ class LookaheadConfig:
 
     Args:
         decoding_length: tokens that one forward verifies, the current token included; 1 drafts nothing.
-        branch_length: the deepest a draft may go, and how many tokens the memory follows each position with.
+        branch_length: the deepest a draft may go, in tokens under the current one.
         mode: `"hierarchical"`, `"parallel"` or `"single"`.
         memory_nodes: hard cap on the draft memory, in trie nodes.
         memory_bytes: hard cap on the draft memory, in bytes; the smaller of the two caps holds.
@@ -60,6 +60,9 @@ def _checked_mode(mode: str) -> DraftMode:
 
 
 def _checked_stop_words(stop_words: Iterable[int]) -> frozenset[int]:
+    if not isinstance(stop_words, Iterable):
+        message = f"stop_words={stop_words!r} is not allowed; give a set of token ids"
+        raise ConfigError(message)
     words = frozenset(stop_words)
     for word in words:
         _check_integer("stop_words: each", word, smallest=0, largest=2**31 - 1)

@@ -10,13 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.drafting.compilation import kernel
-from lookahead.drafting.trie_nodes import Int32Array, NodePool, advance
-from lookahead.drafting.trie_retrieval import Candidates, Float64Array, new_candidates, predict
+from lookahead.drafting.trie_nodes import Int32Array, Integer, NodePool, advance
+from lookahead.drafting.trie_retrieval import (
+    MOST_CANDIDATES,
+    Candidates,
+    Float64Array,
+    new_candidates,
+    predict,
+)
 
-FRONTIER = 2048
-"""Nodes waiting to be drafted; further ones are dropped."""
 LEAST_CHANCE = 1e-4
 """A node less probable than this is not worth a place in the frontier."""
+MOST_WAITING = round(1 / LEAST_CHANCE)
+"""No more nodes ever wait to be drafted: none is another's prefix, so that their chances sum to 1 at most."""
 
 SIZE, PUSHED = 0, 1
 
@@ -29,7 +35,7 @@ class Frontier(NamedTuple):
     """
 
     chances: Float64Array
-    rows: Int32Array  # [FRONTIER, 5]: order of arrival, parent, token, own context, shared context
+    rows: Int32Array  # [places, 5]: order of arrival, parent, token, own context, shared context
     meta: npt.NDArray[np.int64]
 
 
@@ -46,23 +52,45 @@ class Growth(NamedTuple):
 
 
 @kernel
-def new_frontier() -> Frontier:
-    """Return an empty heap."""
-    return Frontier(np.empty(FRONTIER, np.float64), np.empty((FRONTIER, 5), np.int32), np.zeros(2, np.int64))
+def new_growth(most_nodes: int, token: Integer) -> Growth:
+    """Return a tree of node 0 alone, with room for `most_nodes`."""
+    tree = Growth(
+        np.empty(most_nodes, np.int32),
+        np.empty(most_nodes, np.int32),
+        np.empty(most_nodes, np.int32),
+        np.empty(most_nodes, np.float64),
+    )
+    tree.token_ids[0], tree.parents[0], tree.depths[0], tree.probabilities[0] = token, -1, 0, 1.0
+    return tree
+
+
+@kernel
+def first_nodes(tree: Growth, size: int) -> Growth:
+    """Return the tree's first `size` nodes."""
+    return Growth(tree.token_ids[:size], tree.parents[:size], tree.depths[:size], tree.probabilities[:size])
+
+
+@kernel
+def new_frontier(most_nodes: int) -> Frontier:
+    """Return an empty heap with places enough to draft a tree of `most_nodes`."""
+    places = min(most_nodes * MOST_CANDIDATES, MOST_WAITING)
+    return Frontier(np.empty(places, np.float64), np.empty((places, 5), np.int32), np.zeros(2, np.int64))
 
 
 @kernel
 def goes_before(frontier: Frontier, chance: float, arrival: int, place: int) -> bool:
     """Return whether a node stands before the one at `place` in the order of the heap."""
     other = frontier.chances[place]
-    return chance > other or (chance == other and arrival < frontier.rows[place, ARRIVAL])
+    return bool(chance > other or (chance == other and arrival < frontier.rows[place, ARRIVAL]))
 
 
 @kernel
-def push(frontier: Frontier, chance: float, parent: int, token: int, own: int, shared: int) -> None:
-    """Add a node, if there is room and it is worth it."""
+def push(
+    frontier: Frontier, chance: float, parent: Integer, token: Integer, own: Integer, shared: Integer
+) -> None:
+    """Add a node, if it is worth it."""
     place = frontier.meta[SIZE]
-    if chance < LEAST_CHANCE or place == FRONTIER:
+    if chance < LEAST_CHANCE or place == len(frontier.chances):
         return
     arrival = frontier.meta[PUSHED]
     frontier.meta[SIZE] += 1
@@ -113,9 +141,9 @@ def push_candidates(
     size: int,
     widest: int,
     chance: float,
-    parent: int,
-    own: int,
-    shared: int,
+    parent: Integer,
+    own: Integer,
+    shared: Integer,
 ) -> None:
     """Push what may follow a draft node of probability `chance`; only the best one where `widest` is 1."""
     if widest == 1 and size > 1:
@@ -141,24 +169,15 @@ def grow_tree(
 
     `request` is [own root, own context, shared root, shared context, last token].
     """
-    tree = Growth(
-        np.empty(most_nodes, np.int32),
-        np.empty(most_nodes, np.int32),
-        np.empty(most_nodes, np.int32),
-        np.empty(most_nodes, np.float64),
-    )
-    tree.token_ids[0], tree.parents[0], tree.depths[0], tree.probabilities[0] = request[4], -1, 0, 1.0
-    own_root, own, shared_root, shared = (
-        np.int64(request[0]),
-        np.int64(request[1]),
-        request[2],
-        np.int64(request[3]),
-    )
-    frontier = new_frontier()
+    tree = new_growth(most_nodes, request[4])
+    own_root, shared_root = np.int64(request[0]), np.int64(request[2])
+    own: Integer = np.int64(request[1])
+    shared: Integer = np.int64(request[3])
+    frontier = new_frontier(most_nodes)
     candidates = new_candidates()
     node = 0
     while True:
-        if tree.depths[node] < deepest_draft:
+        if tree.depths[node] < deepest_draft and node + 1 < most_nodes:
             size, _ = predict(pool, own, shared, deepest, stop_words, trust, candidates)
             push_candidates(frontier, candidates, size, widest, tree.probabilities[node], node, own, shared)
         node += 1
@@ -169,11 +188,9 @@ def grow_tree(
         tree.depths[node] = tree.depths[row[PARENT]] + 1
         tree.probabilities[node] = frontier.chances[0]
         own = advance(pool, own_root, np.int64(row[OWN_CONTEXT]), row[TOKEN], deepest, stop_words)
-        shared = advance(
-            pool, np.int64(shared_root), np.int64(row[SHARED_CONTEXT]), row[TOKEN], deepest, stop_words
-        )
+        shared = advance(pool, shared_root, np.int64(row[SHARED_CONTEXT]), row[TOKEN], deepest, stop_words)
         remove_best(frontier)
-    return Growth(tree.token_ids[:node], tree.parents[:node], tree.depths[:node], tree.probabilities[:node])
+    return first_nodes(tree, node)
 
 
 @kernel
@@ -184,21 +201,14 @@ def side_by_side(tree: Growth, most_nodes: int) -> Growth:
     """
     size = len(tree.token_ids)
     is_leaf = np.ones(size, np.bool_)
-    for node in range(1, size):
-        is_leaf[tree.parents[node]] = False
-    laid = Growth(
-        np.empty(most_nodes, np.int32),
-        np.empty(most_nodes, np.int32),
-        np.empty(most_nodes, np.int32),
-        np.empty(most_nodes, np.float64),
-    )
-    laid.token_ids[0], laid.parents[0], laid.depths[0], laid.probabilities[0] = tree.token_ids[0], -1, 0, 1.0
+    is_leaf[tree.parents[1:]] = False
+    laid = new_growth(most_nodes, tree.token_ids[0])
     end = 1
     for leaf in range(1, size):  # in order of their probability
         length = tree.depths[leaf]
         if not is_leaf[leaf] or end == most_nodes:
             continue
-        node = np.int64(leaf)
+        node: Integer = np.int64(leaf)
         for depth in range(length, 0, -1):
             place = end + depth - 1
             if place < most_nodes:
@@ -207,5 +217,5 @@ def side_by_side(tree: Growth, most_nodes: int) -> Growth:
                 laid.depths[place] = depth
                 laid.probabilities[place] = tree.probabilities[node]
             node = np.int64(tree.parents[node])
-        end = min(most_nodes, end + length)
-    return Growth(laid.token_ids[:end], laid.parents[:end], laid.depths[:end], laid.probabilities[:end])
+        end = min(most_nodes, int(end + length))
+    return first_nodes(laid, end)

@@ -1,10 +1,13 @@
 """Compiling the draft kernels: once, cached on disk where that is possible, in memory where it is not."""
 
+import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -21,11 +24,25 @@ def kernel(function: Kernel) -> Kernel:
     The machine code is cached beside the source or in numba's cache folder. Where neither can be written
     (a read-only container) it is compiled in memory, at each start of the process.
     """
+    # Cached code holds that of the kernels it calls, but numba looks for changes in its own file alone:
+    # naming the cache's file after all kernels keeps an upgrade from running half of the old version.
+    function.__qualname__ += f"-{_kernels_digest()}"
     try:
-        compiled: Kernel = numba.njit(nogil=True, cache=True)(function)
+        compiled = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # numba found no folder that it may write to
         compiled = numba.njit(nogil=True)(function)
-    return compiled
+    return cast("Kernel", compiled)
+
+
+@cache
+def _kernels_digest() -> str:
+    """Return a digest of this package's modules that define kernels."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        source = path.read_bytes()
+        if b"@kernel" in source:
+            digest.update(source)
+    return digest.hexdigest()[:12]
 
 
 @contextmanager

@@ -20,7 +20,11 @@ class RequestDrafter:
         self._memory = memory
         self._config = config
         self._request = object()
-        memory.insert(self._request, np.array(prompt, np.int32), Origin.PROMPT)
+        try:
+            memory.insert(self._request, np.array(prompt, np.int32), Origin.PROMPT)
+        except BaseException:  # Ctrl-C too: nobody holds this drafter yet, so that nobody else could close it
+            memory.forget(self._request)
+            raise
 
     def propose(self, most_levels: int) -> DraftTree:
         """Return a draft after the last token learned, at most `most_levels` deep."""

@@ -18,9 +18,12 @@ from lookahead.drafting.compilation import kernel, telling_the_user
 from lookahead.drafting.store import Origin, RequestId, TokenIds
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie_nodes import (
+    CLOCK,
     FREE_COUNT,
+    NONE,
     USED,
     Int32Array,
+    Integer,
     NodePool,
     advance,
     available,
@@ -31,7 +34,7 @@ from lookahead.drafting.trie_nodes import (
     release_trie,
     take_node,
 )
-from lookahead.drafting.trie_pruning import prune
+from lookahead.drafting.trie_pruning import LATEST_CLOCK, collect_trie, prune, rebase_clock
 from lookahead.drafting.trie_retrieval import (
     DEEPEST_TRIE,
     Candidates,
@@ -76,7 +79,7 @@ def insert_tokens(
 def insert_token(
     pool: NodePool,
     request: Int32Array,
-    token: int,
+    token: Integer,
     is_output: bool,
     deepest: int,
     stop_words: Int32Array,
@@ -97,7 +100,7 @@ def insert_token(
 
 @kernel
 def follow_token(
-    pool: NodePool, request: Int32Array, token: int, is_output: bool, deepest: int, stop_words: Int32Array
+    pool: NodePool, request: Int32Array, token: Integer, is_output: bool, deepest: int, stop_words: Int32Array
 ) -> None:
     """Lead the request's contexts on without inserting: the memory is full."""
     own_root, shared_root = np.int64(request[OWN_ROOT]), np.int64(request[SHARED_ROOT])
@@ -114,7 +117,8 @@ class TokenTrie:
 
     Args:
         context_length: the longest run of tokens matched, 1 to 15. Longer ones cost memory and gain little.
-        memory_nodes: hard cap in nodes, those of live requests included.
+        memory_nodes: hard cap in nodes, those of live requests included. Where they fill it alone, further
+            tokens are matched but not remembered.
         memory_bytes: hard cap in bytes; the smaller of the two holds.
         stop_words: token ids that alone are no context: nothing hangs from them, nothing is drafted after
             them unless the tokens before them match as well.
@@ -135,25 +139,35 @@ class TokenTrie:
             message = f"context_length={context_length!r} is not allowed; give 1 to {DEEPEST_TRIE - 1}"
             raise ConfigError(message)
         self._deepest = context_length + 1
-        self._most_nodes = _affordable_nodes(memory_nodes, memory_bytes, least=4 * self._deepest)
         self._stop_words = np.array(sorted(stop_words), np.int32)
         self._trust = initial_trust()
+        self._most_nodes = _affordable_nodes(
+            memory_nodes,
+            memory_bytes,
+            fixed_bytes=self._trust.nbytes + self._stop_words.nbytes,
+            least=4 * self._deepest,
+        )
         self._lock = threading.Lock()
         self._requests: dict[RequestId, Int32Array] = {}
         with telling_the_user():
             compile_kernels()
         self._pool = new_pool(min(_SMALLEST_POOL, self._most_nodes))
         self._shared_root = take_node(self._pool)
+        self._empty_root = take_node(self._pool)  # of requests that found no room for a trie of their own
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
-        """Append tokens to a request's sequence, opening the request if it is new.
+        """Append tokens to a request's sequence; the first ones open the request.
 
         Raises:
-            ValueError: a token id is negative or does not fit 31 bits; nothing is inserted.
+            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is inserted.
         """
         tokens = _checked_tokens(token_ids)
-        is_output = origin is Origin.OUTPUT
+        if len(tokens) == 0:
+            return
+        is_output = Origin(origin) is Origin.OUTPUT
         with self._lock:
+            if self._pool.meta[CLOCK] >= LATEST_CLOCK:
+                rebase_clock(self._pool, LATEST_CLOCK // 2)
             row = self._opened(request)
             done = 0
             while done < len(tokens):
@@ -171,13 +185,17 @@ class TokenTrie:
 
         Args:
             request: one that has inserted at least one token.
-            decoding_length: the most nodes, node 0 (the last token) included.
+            decoding_length: the most nodes, node 0 (the last token) included; 1 or more.
             branch_length: the most levels below node 0.
             mode: how the draft is laid out.
 
         Raises:
             KeyError: the request is unknown, or has been forgotten.
+            ValueError: `decoding_length` is less than 1.
         """
+        if decoding_length < 1:
+            message = f"decoding_length={decoding_length} leaves no room for node 0; give 1 or more"
+            raise ValueError(message)
         widest = 1 if mode is DraftMode.SINGLE else 0
         with self._lock:
             tree = grow_tree(
@@ -198,14 +216,29 @@ class TokenTrie:
         """Close a request: its own trie (prompt and answer) is freed, what the shared trie learned stays."""
         with self._lock:
             row = self._requests.pop(request, None)
-            if row is not None:
+            if row is not None and row[OWN_ROOT] != self._empty_root:
                 release_trie(self._pool, np.int64(row[OWN_ROOT]))
 
     def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return copies of the pool's columns and the learned trust; live requests' nodes are among them."""
+        """Return the shared trie and the learned trust as copies; nothing of live requests' own tries.
+
+        Node 0 is the root; the others follow parents first, siblings the most recently seen first.
+        """
         with self._lock:
-            columns = {name: column.copy() for name, column in self._pool._asdict().items()}
-            return {**columns, "trust": self._trust.copy()}
+            pool = self._pool
+            nodes = np.full(self.node_count, self._shared_root, np.int32)
+            nodes = nodes[: 1 + collect_trie(pool, self._shared_root, nodes[1:])]
+            numbers = np.full(len(pool.token), NONE, np.int32)
+            numbers[nodes] = np.arange(len(nodes))
+            parents = numbers[pool.parent[nodes]]
+            parents[0] = NONE
+            return {
+                "token": pool.token[nodes],
+                "parent": parents,
+                "seen": pool.seen[nodes],
+                "stamp": pool.stamp[nodes],
+                "trust": self._trust.copy(),
+            }
 
     @property
     def node_count(self) -> int:
@@ -223,31 +256,34 @@ class TokenTrie:
         return sum(array.nbytes for array in (*self._pool, self._trust, self._stop_words))
 
     def _opened(self, request: RequestId) -> Int32Array:
-        if request not in self._requests:
-            if available(self._pool) < 1 and not self._make_room():
-                message = (
-                    f"the draft memory's {self._most_nodes} nodes are all taken by {len(self._requests)} live "
-                    "requests; raise memory_nodes or memory_bytes, or forget requests that have ended"
-                )
-                raise ConfigError(message)
-            root = take_node(self._pool)
-            self._requests[request] = np.array(
-                [root, root, self._shared_root, self._shared_root, -1], np.int32
-            )
-        return self._requests[request]
+        row = self._requests.get(request)
+        if row is None:
+            empty, shared = self._empty_root, self._shared_root
+            row = self._requests[request] = np.array([empty, empty, shared, shared, NONE], np.int32)
+        if row[OWN_ROOT] == self._empty_root and self._make_room():
+            row[OWN_ROOT] = row[OWN_CONTEXT] = take_node(self._pool)
+        return row
 
     def _make_room(self) -> bool:
-        """Grow, or at the cap prune; return whether a token can be inserted now."""
-        capacity = len(self._pool.token)
-        if capacity < self._most_nodes:
-            self._pool = grown_pool(self._pool, min(2 * capacity, self._most_nodes))
-            return True
+        """Grow, and at the cap prune, until a token can be inserted; return whether that is so."""
+        while available(self._pool) < 2 * self._deepest:
+            capacity = len(self._pool.token)
+            if capacity < self._most_nodes:
+                self._pool = grown_pool(self._pool, min(2 * capacity, self._most_nodes))
+            elif not self._pruned_nodes():
+                return False
+        return True
+
+    def _pruned_nodes(self) -> int:
+        """Prune the shared trie; return how many nodes that freed."""
         rows = list(self._requests.values())
         contexts = np.array([row[SHARED_CONTEXT] for row in rows], np.int32)
-        prune(self._pool, self._shared_root, _PRUNED_SHARE, contexts)
+        for row in rows:  # should Ctrl-C come before the end, no context may hang on a freed node
+            row[SHARED_CONTEXT] = self._shared_root
+        freed = prune(self._pool, self._shared_root, _PRUNED_SHARE, contexts)
         for row, context in zip(rows, contexts, strict=True):
             row[SHARED_CONTEXT] = context
-        return bool(available(self._pool) >= 2 * self._deepest)
+        return freed
 
 
 @cache
@@ -263,15 +299,18 @@ def compile_kernels() -> None:
         follow_token(pool, request, tokens[0], True, 2, words)
     side_by_side(grow_tree(pool, request, 2, no_words, trust, 4, 2, 0), 4)
     pool = grown_pool(pool, 128)
+    collect_trie(pool, shared_root, np.empty(64, np.int32))
     prune(pool, shared_root, 0.5, np.array([request[SHARED_CONTEXT]], np.int32))
+    rebase_clock(pool, 1)
     available(pool)
     release_trie(pool, np.int64(root))
+    DraftTree.root_only(0).ancestors()
 
 
 def _checked_tokens(token_ids: TokenIds) -> Int32Array:
-    tokens = np.asarray(token_ids, np.int64)
-    if tokens.ndim != 1:
-        message = f"token ids must be one sequence, not an array of shape {tokens.shape}"
+    tokens = np.asarray(token_ids)
+    if tokens.ndim != 1 or (len(tokens) and tokens.dtype.kind not in "iu"):
+        message = f"token ids must be one sequence of integers, not {tokens.dtype} of shape {tokens.shape}"
         raise ValueError(message)
     if len(tokens) and not 0 <= tokens.min() <= tokens.max() <= _LARGEST_TOKEN:
         message = f"token ids must be from 0 to {_LARGEST_TOKEN}; got {tokens.min()} to {tokens.max()}"
@@ -279,13 +318,12 @@ def _checked_tokens(token_ids: TokenIds) -> Int32Array:
     return tokens.astype(np.int32)
 
 
-def _affordable_nodes(memory_nodes: int, memory_bytes: int, *, least: int) -> int:
-    """Return the most nodes, up to `memory_nodes`, whose arrays fit `memory_bytes`."""
-    fixed = initial_trust().nbytes
+def _affordable_nodes(memory_nodes: int, memory_bytes: int, *, fixed_bytes: int, least: int) -> int:
+    """Return the most nodes, up to `memory_nodes`, whose arrays fit `memory_bytes` beside `fixed_bytes`."""
     low, high = 0, memory_nodes
     while low < high:
         middle = (low + high + 1) // 2
-        if pool_bytes(middle) + fixed <= memory_bytes:
+        if pool_bytes(middle) + fixed_bytes <= memory_bytes:
             low = middle
         else:
             high = middle - 1

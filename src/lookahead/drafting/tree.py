@@ -5,12 +5,60 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lookahead.drafting.compilation import kernel
+
 Int32Array = npt.NDArray[np.int32]
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
+_NO_FAULT = -1
+_FAULTS = (
+    "a draft tree needs node 0 and arrays of one length",
+    "node 0 is the current token: parent -1, depth 0",
+    "a parent must stand before its children",
+    "a node's depth must be its parent's plus one",
+    "token ids must not be negative",
+    "a path is at most as probable as its prefix, and never less than impossible",
+)
 
-@dataclass(frozen=True, slots=True)
+
+@kernel
+def find_fault(
+    token_ids: Int32Array, parents: Int32Array, depths: Int32Array, probabilities: Float64Array
+) -> int:
+    """Return the place in `_FAULTS` of what is wrong with a draft tree's columns, or `_NO_FAULT`."""
+    size = len(token_ids)
+    if size == 0 or not size == len(parents) == len(depths) == len(probabilities):
+        return 0
+    fault = 1 if parents[0] != -1 or depths[0] != 0 else _NO_FAULT
+    for node in range(size):
+        if fault != _NO_FAULT:
+            break
+        parent = parents[node]
+        if node > 0 and not 0 <= parent < node:
+            fault = 2
+        elif node > 0 and depths[node] != depths[parent] + 1:
+            fault = 3
+        elif token_ids[node] < 0:
+            fault = 4
+        elif not 0.0 <= probabilities[node] <= (probabilities[parent] if node > 0 else 1.0):
+            fault = 5
+    return fault
+
+
+@kernel
+def ancestor_relation(parents: Int32Array) -> BoolArray:
+    """Return bool [n, n]: True at (i, j) where j is i itself or above it."""
+    size = len(parents)
+    above = np.zeros((size, size), np.bool_)
+    for node in range(size):
+        if node > 0:
+            above[node] = above[parents[node]]
+        above[node, node] = True
+    return above
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DraftTree:
     """Candidate tokens under the current token, which is node 0.
 
@@ -32,31 +80,13 @@ class DraftTree:
     probabilities: Float64Array
 
     def __post_init__(self) -> None:
-        size = len(self.token_ids)
-        if size == 0 or not size == len(self.parents) == len(self.depths) == len(self.probabilities):
-            message = "a draft tree needs node 0 and arrays of one length"
+        integers, floats = (self.token_ids, self.parents, self.depths), self.probabilities
+        if any(_is_no_column(array, np.int32) for array in integers) or _is_no_column(floats, np.float64):
+            message = "a draft tree's columns are int32, int32, int32 and float64, each of one dimension"
             raise ValueError(message)
-        if self.parents[0] != -1 or self.depths[0] != 0:
-            message = "node 0 is the current token: parent -1, depth 0"
-            raise ValueError(message)
-        if size > 1:
-            self._check_drafted()
-
-    def _check_drafted(self) -> None:
-        parents = self.parents[1:]
-        if (parents < 0).any() or (parents >= np.arange(1, len(self.parents))).any():
-            message = "a parent must stand before its children"
-            raise ValueError(message)
-        if (self.depths[1:] != self.depths[parents] + 1).any():
-            message = "a node's depth must be its parent's plus one"
-            raise ValueError(message)
-        if (self.token_ids < 0).any():
-            message = "token ids must not be negative"
-            raise ValueError(message)
-        chances = self.probabilities[1:]
-        if not ((chances >= 0) & (chances <= self.probabilities[parents])).all():
-            message = "a path is at most as probable as its prefix, and never less than impossible"
-            raise ValueError(message)
+        fault = find_fault(self.token_ids, self.parents, self.depths, self.probabilities)
+        if fault != _NO_FAULT:
+            raise ValueError(_FAULTS[fault])
 
     @classmethod
     def root_only(cls, token_id: int) -> "DraftTree":
@@ -73,11 +103,7 @@ class DraftTree:
 
     def ancestors(self) -> BoolArray:
         """Return bool [n, n]: True at (i, j) where j is i itself or above it."""
-        size = len(self)
-        visible = np.eye(size, dtype=np.bool_)
-        for node in range(1, size):
-            visible[node] |= visible[self.parents[node]]
-        return visible
+        return ancestor_relation(self.parents)
 
     def children_with_token(self, nodes: list[int], token_id: int) -> list[int]:
         """Return the children of any of `nodes` that carry `token_id` (several only in parallel drafts)."""
@@ -91,3 +117,7 @@ class DraftTree:
         while self.parents[path[-1]] >= 0:
             path.append(int(self.parents[path[-1]]))
         return path[::-1]
+
+
+def _is_no_column(array: npt.NDArray[np.generic], dtype: type[np.generic]) -> bool:
+    return array.ndim != 1 or array.dtype != dtype

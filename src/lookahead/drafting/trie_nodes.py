@@ -2,11 +2,11 @@
 
 One pool holds every trie: the shared one (outputs) and one for each live request (its prompt and its own
 output). A trie is named by its root, a node of depth 0. Siblings are linked most recently seen first.
-Each node's `suffix` is the node of the same sequence without its first token, so that from the longest
-context all shorter ones are one hop away (as in a suffix tree).
+Each node's `suffix` is the longest node of the same sequence without its first tokens (one of them, unless
+stop words are in the way), so that a context leads to all shorter ones by single hops, as in a suffix tree.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ import numpy.typing as npt
 from lookahead.drafting.compilation import kernel
 
 Int32Array = npt.NDArray[np.int32]
+Integer = int | np.integer[Any]
+"""A node or a token inside kernels, where arrays give numpy's integers and arguments Python's."""
 
 NONE = -1
 # Places in `meta`.
@@ -34,7 +36,7 @@ class NodePool(NamedTuple):
     first_child: Int32Array
     next_sibling: Int32Array
     previous_sibling: Int32Array
-    count: Int32Array
+    seen: Int32Array
     stamp: Int32Array
     depth: npt.NDArray[np.int8]
     table: Int32Array
@@ -56,10 +58,14 @@ def pool_bytes(capacity: int) -> int:
 
 def new_pool(capacity: int) -> NodePool:
     """Return an empty pool for `capacity` nodes."""
-    links = [np.full(capacity, NONE, np.int32) for _ in range(6)]
     return NodePool(
-        *links,
-        count=np.zeros(capacity, np.int32),
+        token=np.full(capacity, NONE, np.int32),
+        parent=np.full(capacity, NONE, np.int32),
+        suffix=np.full(capacity, NONE, np.int32),
+        first_child=np.full(capacity, NONE, np.int32),
+        next_sibling=np.full(capacity, NONE, np.int32),
+        previous_sibling=np.full(capacity, NONE, np.int32),
+        seen=np.zeros(capacity, np.int32),
         stamp=np.zeros(capacity, np.int32),
         depth=np.zeros(capacity, np.int8),
         table=np.full(table_size(capacity), NONE, np.int32),
@@ -70,15 +76,16 @@ def new_pool(capacity: int) -> NodePool:
 def grown_pool(pool: NodePool, capacity: int) -> NodePool:
     """Return a pool for `capacity` nodes with the same nodes under the same numbers."""
     larger = new_pool(capacity)
-    for old, new in zip(pool[:9], larger[:9], strict=True):
-        new[: len(old)] = old
+    for name in NodePool._fields:
+        if name not in ("table", "meta"):
+            getattr(larger, name)[: len(pool.token)] = getattr(pool, name)
     larger.meta[:] = pool.meta
     rehash(larger)
     return larger
 
 
 @kernel
-def slot_of(pool: NodePool, parent: int, token: int) -> int:
+def slot_of(pool: NodePool, parent: Integer, token: Integer) -> Integer:
     """Return the hash slot where the search for (parent, token) begins."""
     key = np.uint64(parent) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(token) * np.uint64(0xC2B2AE3D27D4EB4F)
     key ^= key >> np.uint64(29)
@@ -88,7 +95,7 @@ def slot_of(pool: NodePool, parent: int, token: int) -> int:
 
 
 @kernel
-def find_child(pool: NodePool, parent: int, token: int) -> int:
+def find_child(pool: NodePool, parent: Integer, token: Integer) -> Integer:
     """Return the child of `parent` that carries `token`, or NONE."""
     mask = len(pool.table) - 1
     slot = slot_of(pool, parent, token)
@@ -102,7 +109,7 @@ def find_child(pool: NodePool, parent: int, token: int) -> int:
 
 
 @kernel
-def hash_node(pool: NodePool, node: int) -> None:
+def hash_node(pool: NodePool, node: Integer) -> None:
     """Put `node` into the hash table."""
     mask = len(pool.table) - 1
     slot = slot_of(pool, pool.parent[node], pool.token[node])
@@ -112,7 +119,7 @@ def hash_node(pool: NodePool, node: int) -> None:
 
 
 @kernel
-def unhash_node(pool: NodePool, node: int) -> None:
+def unhash_node(pool: NodePool, node: Integer) -> None:
     """Take `node` out of the hash table, moving later entries back so that no gap hides them."""
     mask = len(pool.table) - 1
     slot = slot_of(pool, pool.parent[node], pool.token[node])
@@ -142,13 +149,13 @@ def rehash(pool: NodePool) -> None:
 @kernel
 def available(pool: NodePool) -> int:
     """Return how many nodes can still be taken."""
-    return len(pool.token) - pool.meta[USED] + pool.meta[FREE_COUNT]
+    return int(len(pool.token) - pool.meta[USED] + pool.meta[FREE_COUNT])
 
 
 @kernel
-def take_node(pool: NodePool) -> int:
+def take_node(pool: NodePool) -> Integer:
     """Return a fresh node; the caller has made sure that one is available."""
-    node = pool.meta[FREE_HEAD]
+    node: Integer = pool.meta[FREE_HEAD]
     if node != NONE:
         pool.meta[FREE_HEAD] = pool.next_sibling[node]
         pool.meta[FREE_COUNT] -= 1
@@ -161,14 +168,16 @@ def take_node(pool: NodePool) -> int:
     pool.next_sibling[node] = NONE
     pool.previous_sibling[node] = NONE
     pool.token[node] = NONE
-    pool.count[node] = 0
+    pool.seen[node] = 0
+    pool.stamp[node] = 0
     pool.depth[node] = 0
     return node
 
 
 @kernel
-def release_node(pool: NodePool, node: int) -> None:
-    """Give a node back; it must no longer be hashed or linked."""
+def release_node(pool: NodePool, node: Integer) -> None:
+    """Give a node back, its token wiped; it must no longer be hashed or linked."""
+    pool.token[node] = NONE
     pool.parent[node] = NONE
     pool.next_sibling[node] = pool.meta[FREE_HEAD]
     pool.meta[FREE_HEAD] = node
@@ -176,7 +185,7 @@ def release_node(pool: NodePool, node: int) -> None:
 
 
 @kernel
-def link_first(pool: NodePool, node: int) -> None:
+def link_first(pool: NodePool, node: Integer) -> None:
     """Put `node` in front of its siblings."""
     parent = pool.parent[node]
     head = pool.first_child[parent]
@@ -188,7 +197,7 @@ def link_first(pool: NodePool, node: int) -> None:
 
 
 @kernel
-def unlink(pool: NodePool, node: int) -> None:
+def unlink(pool: NodePool, node: Integer) -> None:
     """Take `node` out of its parent's list of children."""
     before = pool.previous_sibling[node]
     after = pool.next_sibling[node]
@@ -201,7 +210,7 @@ def unlink(pool: NodePool, node: int) -> None:
 
 
 @kernel
-def visit_child(pool: NodePool, parent: int, token: int) -> int:
+def visit_child(pool: NodePool, parent: Integer, token: Integer) -> Integer:
     """Count one more `token` after `parent`: find or make the child and put it in front."""
     node = find_child(pool, parent, token)
     if node == NONE:
@@ -214,20 +223,20 @@ def visit_child(pool: NodePool, parent: int, token: int) -> int:
     elif pool.first_child[parent] != node:
         unlink(pool, node)
         link_first(pool, node)
-    pool.count[node] += 1
+    pool.seen[node] += 1
     pool.stamp[node] = pool.meta[CLOCK]
     return node
 
 
 @kernel
-def contains(sorted_words: Int32Array, token: int) -> bool:
+def contains(sorted_words: Int32Array, token: Integer) -> bool:
     """Return whether a sorted array holds `token`."""
     place = np.searchsorted(sorted_words, token)
-    return place < len(sorted_words) and sorted_words[place] == token
+    return bool(place < len(sorted_words) and sorted_words[place] == token)
 
 
 @kernel
-def is_context(pool: NodePool, node: int, deepest: int, stop_words: Int32Array) -> bool:
+def is_context(pool: NodePool, node: Integer, deepest: int, stop_words: Int32Array) -> bool:
     """Return whether branches hang from `node`: not too deep, and not a stop word alone."""
     depth = pool.depth[node]
     if depth >= deepest:
@@ -236,14 +245,16 @@ def is_context(pool: NodePool, node: int, deepest: int, stop_words: Int32Array) 
 
 
 @kernel
-def extend(pool: NodePool, root: int, tip: int, token: int, deepest: int, stop_words: Int32Array) -> int:
+def extend(
+    pool: NodePool, root: Integer, tip: Integer, token: Integer, deepest: int, stop_words: Int32Array
+) -> Integer:
     """Insert `token` after the context `tip` and all its suffixes; return the new longest context.
 
     Takes at most `deepest` nodes.
     """
     pool.meta[CLOCK] += 1
-    longest = NONE
-    longer = NONE
+    longest: Integer = NONE
+    longer: Integer = NONE
     context = tip
     while True:
         if is_context(pool, context, deepest, stop_words):
@@ -261,7 +272,9 @@ def extend(pool: NodePool, root: int, tip: int, token: int, deepest: int, stop_w
 
 
 @kernel
-def advance(pool: NodePool, root: int, tip: int, token: int, deepest: int, stop_words: Int32Array) -> int:
+def advance(
+    pool: NodePool, root: Integer, tip: Integer, token: Integer, deepest: int, stop_words: Int32Array
+) -> Integer:
     """Return the longest context that the trie knows after `tip` and `token`; nothing is inserted."""
     context = tip
     while True:
@@ -275,7 +288,7 @@ def advance(pool: NodePool, root: int, tip: int, token: int, deepest: int, stop_
 
 
 @kernel
-def release_trie(pool: NodePool, root: int) -> int:
+def release_trie(pool: NodePool, root: Integer) -> int:
     """Free a whole trie, its root included; return how many nodes came back."""
     released = 0
     node = root

@@ -8,15 +8,19 @@ from lookahead.drafting.trie_nodes import (
     NONE,
     USED,
     Int32Array,
+    Integer,
     NodePool,
     release_node,
     unhash_node,
     unlink,
 )
 
+LATEST_CLOCK = 2**30
+"""When the clock reads this it is due to be set back; stamps and counts are int32."""
+
 
 @kernel
-def collect_trie(pool: NodePool, root: int, nodes: Int32Array) -> int:
+def collect_trie(pool: NodePool, root: Integer, nodes: Int32Array) -> int:
     """Write the trie's nodes, root left out, parents first, to `nodes`; return how many there are."""
     size = 0
     child = pool.first_child[root]
@@ -36,17 +40,17 @@ def collect_trie(pool: NodePool, root: int, nodes: Int32Array) -> int:
 
 
 @kernel
-def strength(pool: NodePool, node: int) -> int:
+def strength(pool: NodePool, node: Integer) -> int:
     """Return what a node is kept by: how often it was seen, then how lately.
 
-    No node is stronger than its parent or its suffix, so dropping the weakest leaves no orphan.
+    No node is stronger than its suffix, but it can be stronger than its parent, which is never seen later.
     """
-    return (np.int64(pool.count[node]) << 32) | np.int64(pool.stamp[node])
+    return int((np.int64(pool.seen[node]) << 32) | np.int64(pool.stamp[node]))
 
 
 @kernel
-def prune(pool: NodePool, root: int, share: float, tips: Int32Array) -> int:
-    """Drop at least `share` of the trie's nodes, the weakest; halve the counts of the others.
+def prune(pool: NodePool, root: Integer, share: float, tips: Int32Array) -> int:
+    """Drop at least `share` of the trie's nodes, the weakest and what hangs from them; halve other counts.
 
     `tips`, contexts of live requests in this trie, are moved to their longest suffix that is left.
     Returns how many nodes were freed.
@@ -60,25 +64,33 @@ def prune(pool: NodePool, root: int, share: float, tips: Int32Array) -> int:
         strengths[i] = strength(pool, nodes[i])
     drop = min(size, max(1, int(np.ceil(size * share))))
     threshold = np.partition(strengths, drop - 1)[drop - 1]
+    for i in range(size):  # parents before their children; a count of 0 marks what goes
+        node, parent = nodes[i], pool.parent[nodes[i]]
+        if strengths[i] <= threshold or (parent != root and pool.seen[parent] == 0):
+            pool.seen[node] = 0
+        else:
+            pool.seen[node] = max(1, pool.seen[node] // 2)
     for i in range(len(tips)):
-        while tips[i] != root and strength(pool, tips[i]) <= threshold:
+        while tips[i] != root and pool.seen[tips[i]] == 0:
             tips[i] = pool.suffix[tips[i]]
     released = 0
     for i in range(size - 1, -1, -1):  # children before their parents
-        node = np.int64(nodes[i])
-        if strengths[i] <= threshold:
-            unhash_node(pool, node)
-            unlink(pool, node)
-            release_node(pool, node)
+        node = nodes[i]
+        if pool.seen[node] == 0:
+            unhash_node(pool, np.int64(node))
+            unlink(pool, np.int64(node))
+            release_node(pool, np.int64(node))
             released += 1
-        else:
-            pool.count[node] = max(1, pool.count[node] // 2)
     return released
 
 
 @kernel
 def rebase_clock(pool: NodePool, elapsed: int) -> None:
-    """Set the clock back by `elapsed` tokens, and every stamp with it, so that it never outgrows 31 bits."""
+    """Set the clock and every stamp back by `elapsed` tokens and halve the counts.
+
+    Called now and then, it keeps them all within 31 bits.
+    """
     pool.meta[CLOCK] -= elapsed
     for node in range(pool.meta[USED]):
         pool.stamp[node] = max(0, pool.stamp[node] - elapsed)
+        pool.seen[node] = (pool.seen[node] + 1) // 2

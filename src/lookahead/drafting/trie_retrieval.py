@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.drafting.compilation import kernel
-from lookahead.drafting.trie_nodes import NONE, Int32Array, NodePool, is_context
+from lookahead.drafting.trie_nodes import NONE, Int32Array, Integer, NodePool, is_context
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -67,15 +67,12 @@ def initial_trust() -> Float64Array:
 @kernel
 def trust_bucket(source: int, depth: int, offered: int) -> int:
     """Return the bucket of a context: its source, its length, and how many new tokens it offers."""
-    if offered <= 2:
-        variety = offered - 1
-    else:
-        variety = 2 if offered <= 5 else 3
+    variety = offered - 1 if offered <= 2 else 2 if offered <= 5 else 3
     return (source * DEEPEST_TRIE + depth) * VARIETIES + variety
 
 
 @kernel
-def add_children(pool: NodePool, context: int, candidates: Candidates, size: int) -> tuple[int, float]:
+def add_children(pool: NodePool, context: Integer, candidates: Candidates, size: int) -> tuple[int, float]:
     """Add the context's tokens that are not yet candidates, weighted by their counts.
 
     Returns the new number of candidates and the sum of the added weights.
@@ -89,8 +86,8 @@ def add_children(pool: NodePool, context: int, candidates: Candidates, size: int
         token = pool.token[child]
         if not (known == token).any():
             candidates.tokens[size] = token
-            candidates.chances[size] = pool.count[child]
-            total += pool.count[child]
+            candidates.chances[size] = pool.seen[child]
+            total += pool.seen[child]
             size += 1
         child = pool.next_sibling[child]
     return size, total
@@ -99,8 +96,8 @@ def add_children(pool: NodePool, context: int, candidates: Candidates, size: int
 @kernel
 def predict(
     pool: NodePool,
-    own: int,
-    shared: int,
+    own: Integer,
+    shared: Integer,
     deepest: int,
     stop_words: Int32Array,
     trust: Float64Array,
@@ -141,15 +138,15 @@ def predict(
 @kernel
 def learn_trust(
     pool: NodePool,
-    own: int,
-    shared: int,
+    own: Integer,
+    shared: Integer,
     deepest: int,
     stop_words: Int32Array,
     trust: Float64Array,
     candidates: Candidates,
-    token: int,
+    token: Integer,
 ) -> None:
-    """Compare what would be predicted with the `token` that came, context by context down to the first hit."""
+    """Compare what would be predicted with the `token` that came, context by context to the first hit."""
     _, asked = predict(pool, own, shared, deepest, stop_words, trust, candidates)
     begin = 0
     for i in range(asked):

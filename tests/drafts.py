@@ -1,0 +1,24 @@
+"""Memories to draft from by hand, and drafts as lists of branches."""
+
+from lookahead.config import DraftMode
+from lookahead.drafting.store import Origin
+from lookahead.drafting.token_trie import TokenTrie
+
+
+def memory_of(*answers, **settings):
+    """A memory that has seen these answers, each in a request that has ended."""
+    trie = TokenTrie(**settings)
+    for answer in answers:
+        trie.insert("earlier", answer, Origin.OUTPUT)
+        trie.forget("earlier")
+    return trie
+
+
+def propose(trie, request="now", *, length=16, depth=12, mode=DraftMode.HIERARCHICAL):
+    return trie.propose(request, decoding_length=length, branch_length=depth, mode=mode)
+
+
+def branches(draft):
+    """The drafted branches, from below node 0 down to each leaf, the most probable first."""
+    leaves = [node for node in range(1, len(draft)) if node not in draft.parents]
+    return [[int(draft.token_ids[node]) for node in draft.path_to(leaf)[1:]] for leaf in leaves]

@@ -1,0 +1,43 @@
+"""Counts of a generation, and the ratios made of them."""
+
+import pytest
+
+from lookahead.stats import GenerationStats
+
+
+def test_mean_acceptance_length_counts_what_follows_the_first_tokens():
+    # two answers of 11 tokens, their first from prefill: 20 tokens from 8 forwards
+    assert GenerationStats(requests=2, tokens=22, steps=8).mean_acceptance_length == 2.5
+
+
+def test_before_any_step_the_mean_acceptance_length_is_one():
+    assert GenerationStats().mean_acceptance_length == 1.0
+    assert GenerationStats(requests=1, tokens=1).mean_acceptance_length == 1.0
+
+
+def test_decoding_is_everything_but_prefill():
+    assert GenerationStats(prefill_s=8.0, draft_s=0.5, model_s=2.0, verify_s=0.25).decode_s == 2.75
+
+
+def test_adding_adds_every_count_and_leaves_the_other_as_it_was():
+    total = GenerationStats(requests=1, tokens=5, steps=2, draft_tokens=9, accepted_tokens=2, draft_s=0.5)
+    other = GenerationStats(requests=1, tokens=6, steps=3, draft_tokens=7, accepted_tokens=2, model_s=1.5)
+    total.add(other)
+    assert total == GenerationStats(
+        requests=2, tokens=11, steps=5, draft_tokens=16, accepted_tokens=4, draft_s=0.5, model_s=1.5
+    )
+    assert other.tokens == 6
+
+
+def test_as_dict_names_every_count():
+    counts = GenerationStats(requests=1, tokens=7, steps=3).as_dict()
+    assert counts["mean_acceptance_length"] == 2.0
+    assert set(counts) == {
+        *("requests", "tokens", "steps", "draft_tokens", "accepted_tokens"),
+        *("prefill_s", "draft_s", "model_s", "verify_s", "mean_acceptance_length"),
+    }
+
+
+def test_counts_are_given_by_name():
+    with pytest.raises(TypeError):
+        GenerationStats(1, 2)
