@@ -20,6 +20,7 @@ import lookahead
 from lookahead import DraftMode, Lookahead, LookaheadConfig, load_embedded
 from lookahead.bench.datasets import limit_rows, read_rows
 from lookahead.drafting.store import Origin
+from lookahead.hf.prompts import encode_prompt
 
 STATES = ("empty", "warm", "junk")
 SAMPLING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 0, "repetition_penalty": 1.1}
@@ -52,15 +53,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model, tokenizer = load_embedded(dtype=torch.float32)
-    prompts = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": row.turns[0]}],
-            add_generation_prompt=True,
-            return_tensors="pt",
-            return_dict=True,
-        )
-        for row in limit_rows(read_rows(arguments.rows), arguments.prompts)
-    ]
+    rows = limit_rows(read_rows(arguments.rows), arguments.prompts)
+    prompts = [encode_prompt(tokenizer, row.prompt, model) for row in rows]
     settings = {"max_new_tokens": arguments.new_tokens}
     results = []
 
@@ -84,9 +78,7 @@ def main() -> None:
         return texts
 
     greedy = answered(do_sample=False)
-    answers = [
-        text[inputs["input_ids"].shape[1] :] for text, inputs in zip(greedy, prompts, strict=True)
-    ]
+    answers = [text[inputs["input_ids"].shape[1] :] for text, inputs in zip(greedy, prompts, strict=True)]
     for mode in DraftMode:
         for state in STATES:
             la = prepared(mode, state, answers, model.config.vocab_size)

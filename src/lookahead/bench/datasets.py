@@ -4,10 +4,10 @@ import gzip
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from lookahead.errors import ConfigError, DataFormatError, NotFoundError
 
@@ -15,6 +15,8 @@ MT_BENCH = "mt_bench"
 MT_BENCH_CATEGORIES = frozenset(
     {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
 )
+
+Record = TypeVar("Record")
 
 _EXPECTED = 'expected a JSON object such as {"id": 1, "category": "qa", "turns": ["the user\'s message"]}'
 
@@ -41,15 +43,40 @@ def read_rows(path: Path) -> list[Row]:
         NotFoundError: there is no such file.
         DataFormatError: a line is not as it should be, or there is none; the message names file and line.
     """
+    return read_records(path, _row, _EXPECTED)
+
+
+def read_records(
+    path: Path, convert: Callable[[dict[str, Any]], Record | str], expected: str
+) -> list[Record]:
+    """What the lines of a `.jsonl` or `.jsonl.gz` file hold, in order; empty lines are passed over.
+
+    Args:
+        path: the file; each line a JSON object with an `id` and a `category`.
+        convert: makes a record of a parsed line, or says in words what is wrong with it.
+        expected: what a line should look like, for the error message.
+
+    Raises:
+        NotFoundError: there is no such file.
+        DataFormatError: a line is not as it should be, or there is none; the message names file and line.
+    """
     if not path.is_file():
-        message = f"there is no file {path}; give a .jsonl or .jsonl.gz file, {_EXPECTED} a line"
+        message = f"there is no file {path}; give a .jsonl or .jsonl.gz file, {expected} a line"
         raise NotFoundError(message)
+    records = []
     with _open(path) as file:
-        rows = [_parse(line, f"{path}, line {number}") for number, line in _lines(file, path) if line.strip()]
-    if not rows:
-        message = f"{path} has no rows; {_EXPECTED} a line"
+        for number, line in _lines(file, path):
+            if line.strip():
+                records.append(_parse(line, f"{path}, line {number}", convert, expected))
+    if not records:
+        message = f"{path} has no rows; {expected} a line"
         raise DataFormatError(message)
-    return rows
+    return records
+
+
+def category_in_report(category: str) -> str:
+    """MT-bench's eight small categories count as one."""
+    return MT_BENCH if category in MT_BENCH_CATEGORIES else category
 
 
 def limit_rows(rows: Sequence[Row], limit: int | None) -> list[Row]:
@@ -104,35 +131,37 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataFormatError(message) from error
 
 
-def _parse(line: bytes, place: str) -> Row:
+def _parse(
+    line: bytes, place: str, convert: Callable[[dict[str, Any]], Record | str], expected: str
+) -> Record:
     try:
-        record = json.loads(line)
+        parsed = json.loads(line)
     except ValueError as error:  # malformed JSON, or not UTF-8
-        message = f"{place}: not JSON ({error}); {_EXPECTED}"
+        message = f"{place}: not JSON ({error}); {expected}"
         raise DataFormatError(message) from error
-    fault = _fault(record)
-    if fault:
-        message = f"{place}: {fault}; {_EXPECTED}"
+    converted = _fault(parsed) or convert(parsed)
+    if isinstance(converted, str):
+        message = f"{place}: {converted}; {expected}"
         raise DataFormatError(message)
-    category = record["category"]
-    return Row(
-        row_id=record["id"],
-        category=MT_BENCH if category in MT_BENCH_CATEGORIES else category,
-        prompt=record["turns"][0],
-    )
+    return converted
 
 
-def _fault(record: Any) -> str | None:
-    """What is wrong with a parsed line, or None."""
-    if not isinstance(record, dict):
-        return f"a JSON object is wanted, not {record!r:.40}"
-    row_id, category, turns = record.get("id"), record.get("category"), record.get("turns")
+def _fault(parsed: Any) -> str | None:
+    """What is wrong with what every line needs, or None."""
+    if not isinstance(parsed, dict):
+        return f"a JSON object is wanted, not {parsed!r:.40}"
+    row_id, category = parsed.get("id"), parsed.get("category")
     if not isinstance(row_id, str | int) or isinstance(row_id, bool):
         return f"'id' must be a string or an integer, not {row_id!r:.40}"
     if not isinstance(category, str) or not category:
         return f"'category' must be a non-empty string, not {category!r:.40}"
+    return None
+
+
+def _row(parsed: dict[str, Any]) -> Row | str:
+    turns = parsed.get("turns")
     if not isinstance(turns, list) or not turns:
         return f"'turns' must be a non-empty list of strings, not {turns!r:.40}"
     if not all(isinstance(turn, str) for turn in turns) or not turns[0].strip():
         return "'turns' must hold strings, the first of them not empty"
-    return None
+    return Row(row_id=parsed["id"], category=category_in_report(parsed["category"]), prompt=turns[0])

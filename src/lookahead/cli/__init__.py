@@ -11,6 +11,7 @@ import lookahead
 from lookahead.cli.bench import bench
 from lookahead.cli.demo import demo
 from lookahead.cli.generate import generate
+from lookahead.cli.replay import replay
 from lookahead.errors import LookaheadError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(generate)
 app.command()(bench)
+app.command()(replay)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from lookahead.decoding.arena import KVArena
 
 
-class ArenaLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # the library leaves its hooks untyped
+class ArenaLayer(DynamicLayer):
     """One layer's keys and values, kept in the arena.
 
     It holds every token, sliding windows too: what a token may not see is the mask's business.

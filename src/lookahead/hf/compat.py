@@ -128,7 +128,7 @@ def _can_fold(model: PreTrainedModel) -> bool:
 
 def _register_folded_attention() -> None:
     """Tell the library of the attention function, on first use: importing Lookahead changes nothing."""
-    if FOLDED_ATTENTION not in AttentionInterface():  # type: ignore[no-untyped-call]
+    if FOLDED_ATTENTION not in AttentionInterface():
         AttentionInterface.register(FOLDED_ATTENTION, _folded_attention_forward)
         AttentionMaskInterface.register(FOLDED_ATTENTION, sdpa_mask)
 
