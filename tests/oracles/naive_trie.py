@@ -11,10 +11,11 @@ import numpy as np
 
 from lookahead.config import DraftMode
 from lookahead.drafting.best_first import LEAST_CHANCE
+from lookahead.drafting.candidates import LEAST_SHARE, MOST_CANDIDATES
 from lookahead.drafting.store import Origin
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie_pruning import LATEST_CLOCK
-from lookahead.drafting.trie_retrieval import LEAST_SHARE, MOST_CANDIDATES, SCAN
+from lookahead.drafting.trie_retrieval import SCAN
 
 Run = tuple[int, ...]
 OWN, SHARED = 0, 1

@@ -1,4 +1,4 @@
-"""Growing a draft tree best first: the next node is always the most probable one not yet drafted.
+"""Drafting best first: the next node is always the most probable one not yet drafted.
 
 For given probabilities no tree of the same size expects more accepted tokens: the expectation is one plus
 the sum of the nodes' path probabilities, and a node is never more probable than its parent.
@@ -9,15 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lookahead.drafting.candidates import MOST_CANDIDATES, Candidates, Float64Array
 from lookahead.drafting.compilation import kernel
-from lookahead.drafting.trie_nodes import Int32Array, Integer, NodePool, advance
-from lookahead.drafting.trie_retrieval import (
-    MOST_CANDIDATES,
-    Candidates,
-    Float64Array,
-    new_candidates,
-    predict,
-)
+from lookahead.drafting.trie_nodes import Int32Array, Integer
 
 LEAST_CHANCE = 1e-4
 """A node less probable than this is not worth a place in the frontier."""
@@ -155,42 +149,12 @@ def push_candidates(
 
 
 @kernel
-def grow_tree(
-    pool: NodePool,
-    request: Int32Array,
-    deepest: int,
-    stop_words: Int32Array,
-    trust: Float64Array,
-    most_nodes: int,
-    deepest_draft: int,
-    widest: int,
-) -> Growth:
-    """Return the tree under a request's last token: at most `most_nodes` nodes, node 0 included.
-
-    `request` is [own root, own context, shared root, shared context, last token].
-    """
-    tree = new_growth(most_nodes, request[4])
-    own_root, shared_root = np.int64(request[0]), np.int64(request[2])
-    own: Integer = np.int64(request[1])
-    shared: Integer = np.int64(request[3])
-    frontier = new_frontier(most_nodes)
-    candidates = new_candidates()
-    node = 0
-    while True:
-        if tree.depths[node] < deepest_draft and node + 1 < most_nodes:
-            size, _ = predict(pool, own, shared, deepest, stop_words, trust, candidates)
-            push_candidates(frontier, candidates, size, widest, tree.probabilities[node], node, own, shared)
-        node += 1
-        if node >= most_nodes or frontier.meta[SIZE] == 0:
-            break
-        row = frontier.rows[0]
-        tree.token_ids[node], tree.parents[node] = row[TOKEN], row[PARENT]
-        tree.depths[node] = tree.depths[row[PARENT]] + 1
-        tree.probabilities[node] = frontier.chances[0]
-        own = advance(pool, own_root, np.int64(row[OWN_CONTEXT]), row[TOKEN], deepest, stop_words)
-        shared = advance(pool, shared_root, np.int64(row[SHARED_CONTEXT]), row[TOKEN], deepest, stop_words)
-        remove_best(frontier)
-    return first_nodes(tree, node)
+def draft_best(frontier: Frontier, tree: Growth, node: Integer) -> None:
+    """Write the most probable waiting node into the tree's place `node`; it stays on the heap."""
+    row = frontier.rows[0]
+    tree.token_ids[node], tree.parents[node] = row[TOKEN], row[PARENT]
+    tree.depths[node] = tree.depths[row[PARENT]] + 1
+    tree.probabilities[node] = frontier.chances[0]
 
 
 @kernel

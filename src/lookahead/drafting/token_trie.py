@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.config import DraftMode
-from lookahead.drafting.best_first import grow_tree, side_by_side
+from lookahead.drafting.best_first import side_by_side
+from lookahead.drafting.candidates import Candidates, Float64Array, new_candidates
 from lookahead.drafting.compilation import kernel, telling_the_user
 from lookahead.drafting.store import Origin, RequestId, TokenIds
 from lookahead.drafting.tree import DraftTree
+from lookahead.drafting.trie_growth import grow_tree
 from lookahead.drafting.trie_nodes import (
     CLOCK,
     FREE_COUNT,
@@ -35,14 +37,7 @@ from lookahead.drafting.trie_nodes import (
     take_node,
 )
 from lookahead.drafting.trie_pruning import LATEST_CLOCK, collect_trie, prune, rebase_clock
-from lookahead.drafting.trie_retrieval import (
-    DEEPEST_TRIE,
-    Candidates,
-    Float64Array,
-    initial_trust,
-    learn_trust,
-    new_candidates,
-)
+from lookahead.drafting.trie_retrieval import DEEPEST_TRIE, initial_trust, learn_trust
 from lookahead.errors import ConfigError
 
 OWN_ROOT, OWN_CONTEXT, SHARED_ROOT, SHARED_CONTEXT, LAST_TOKEN = 0, 1, 2, 3, 4

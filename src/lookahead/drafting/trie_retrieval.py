@@ -8,53 +8,27 @@ learned while running: of the times when a context of this source, length and va
 was the next token among those it added? This is prediction by partial matching with adaptive escapes.
 """
 
-from typing import NamedTuple
-
 import numpy as np
-import numpy.typing as npt
 
+from lookahead.drafting.candidates import (
+    HITS,
+    LEAST_SHARE,
+    MOST_CANDIDATES,
+    OWN,
+    SHARED,
+    TRIALS,
+    Candidates,
+    Float64Array,
+    credit,
+)
 from lookahead.drafting.compilation import kernel
 from lookahead.drafting.trie_nodes import NONE, Int32Array, Integer, NodePool, is_context
 
-Float64Array = npt.NDArray[np.float64]
-
-OWN, SHARED = 0, 1
 DEEPEST_TRIE = 16
 """The most levels a trie may have: contexts of up to 15 tokens."""
 SCAN = 24
 """Children looked at in one context, the most recently seen first."""
-MOST_CANDIDATES = 64
-LEAST_SHARE = 0.005
-"""Probability left at which shorter contexts are no longer asked."""
 VARIETIES = 4
-TRIALS, HITS = 0, 1
-
-
-class Candidates(NamedTuple):
-    """Scratch space of one prediction.
-
-    Attributes:
-        tokens: int32 [MOST_CANDIDATES], the tokens that may follow.
-        chances: float64 [MOST_CANDIDATES], the probability of each.
-        buckets: int32 [contexts], the trust bucket of each context that was asked, in order.
-        ends: int32 [contexts], how many candidates there were once it had been asked.
-    """
-
-    tokens: Int32Array
-    chances: Float64Array
-    buckets: Int32Array
-    ends: Int32Array
-
-
-@kernel
-def new_candidates() -> Candidates:
-    """Return empty scratch space."""
-    return Candidates(
-        np.empty(MOST_CANDIDATES, np.int32),
-        np.empty(MOST_CANDIDATES, np.float64),
-        np.empty(2 * DEEPEST_TRIE, np.int32),
-        np.empty(2 * DEEPEST_TRIE, np.int32),
-    )
 
 
 def initial_trust() -> Float64Array:
@@ -148,11 +122,4 @@ def learn_trust(
 ) -> None:
     """Compare what would be predicted with the `token` that came, context by context to the first hit."""
     _, asked = predict(pool, own, shared, deepest, stop_words, trust, candidates)
-    begin = 0
-    for i in range(asked):
-        bucket = candidates.buckets[i]
-        trust[bucket, TRIALS] += 1.0
-        if (candidates.tokens[begin : candidates.ends[i]] == token).any():
-            trust[bucket, HITS] += 1.0
-            break
-        begin = candidates.ends[i]
+    credit(candidates, asked, trust, token)

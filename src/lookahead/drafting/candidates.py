@@ -1,0 +1,66 @@
+"""What may come next, as probabilities, and how the sources that say so earn their trust."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lookahead.drafting.compilation import kernel
+from lookahead.drafting.trie_nodes import Int32Array, Integer
+
+Float64Array = npt.NDArray[np.float64]
+
+OWN, SHARED = 0, 1
+"""Sources: the request itself, and the memory that all requests share."""
+MOST_CANDIDATES = 64
+MOST_ASKED = 64
+LEAST_SHARE = 0.005
+"""Probability left at which weaker sources are no longer asked."""
+TRIALS, HITS = 0, 1
+
+
+class Candidates(NamedTuple):
+    """Scratch space of one prediction.
+
+    Attributes:
+        tokens: int32 [MOST_CANDIDATES], the tokens that may follow.
+        chances: float64 [MOST_CANDIDATES], the probability of each.
+        buckets: int32 [MOST_ASKED], the trust bucket of each source that was asked, in order.
+        ends: int32 [MOST_ASKED], how many candidates there were once it had been asked.
+    """
+
+    tokens: Int32Array
+    chances: Float64Array
+    buckets: Int32Array
+    ends: Int32Array
+
+
+@kernel
+def new_candidates() -> Candidates:
+    """Return empty scratch space."""
+    return Candidates(
+        np.empty(MOST_CANDIDATES, np.int32),
+        np.empty(MOST_CANDIDATES, np.float64),
+        np.empty(MOST_ASKED, np.int32),
+        np.empty(MOST_ASKED, np.int32),
+    )
+
+
+@kernel
+def credit(candidates: Candidates, asked: int, trust: Float64Array, token: Integer) -> None:
+    """Compare a prediction with the `token` that came, source by source down to the first that had it.
+
+    Args:
+        candidates: the prediction.
+        asked: how many sources it asked.
+        trust: Beta counts (trials, hits) [buckets, 2], brought up to date.
+        token: what came.
+    """
+    begin = 0
+    for i in range(asked):
+        bucket = candidates.buckets[i]
+        trust[bucket, TRIALS] += 1.0
+        if (candidates.tokens[begin : candidates.ends[i]] == token).any():
+            trust[bucket, HITS] += 1.0
+            break
+        begin = candidates.ends[i]
