@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lookahead.config import DraftMode, LookaheadConfig
+    from lookahead.drafting.token_log import TokenLog
     from lookahead.drafting.token_trie import TokenTrie
     from lookahead.drafting.tree import DraftTree
     from lookahead.errors import LookaheadError
@@ -27,6 +28,7 @@ _HOMES = {
     "Lookahead": "lookahead.hf.lookahead",
     "LookaheadConfig": "lookahead.config",
     "LookaheadError": "lookahead.errors",
+    "TokenLog": "lookahead.drafting.token_log",
     "TokenTrie": "lookahead.drafting.token_trie",
     "load_embedded": "lookahead.hf.embedded",
 }
@@ -38,6 +40,7 @@ __all__ = [
     "Lookahead",
     "LookaheadConfig",
     "LookaheadError",
+    "TokenLog",
     "TokenTrie",
     "load_embedded",
 ]

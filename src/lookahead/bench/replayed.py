@@ -10,6 +10,7 @@ import numpy as np
 from lookahead.bench.replay import ReplayedDrafter
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.drafting.store import DraftStore, Origin
+from lookahead.drafting.token_log import TokenLog
 from lookahead.drafting.token_trie import TokenTrie
 from lookahead.drafting.tree import DraftTree, Int32Array
 from lookahead.errors import ConfigError
@@ -121,7 +122,12 @@ def _trie(mode: DraftMode) -> Callable[[LookaheadConfig], ReplayedDrafter]:
     return made
 
 
+def _log(config: LookaheadConfig) -> ReplayedDrafter:
+    return StoreDrafter(TokenLog(memory_bytes=config.memory_bytes), config)
+
+
 REPLAYED: dict[str, Callable[[LookaheadConfig], ReplayedDrafter]] = {
+    "log": _log,
     "trie": _trie(DraftMode.HIERARCHICAL),
     "trie-parallel": _trie(DraftMode.PARALLEL),
     "trie-single": _trie(DraftMode.SINGLE),

@@ -15,7 +15,9 @@ Data = Annotated[
 ]
 Stores = Annotated[
     list[str] | None,
-    typer.Option(help="trie, trie-parallel, trie-single or prompt-lookup; repeatable.", show_default="trie"),
+    typer.Option(
+        help="log, trie, trie-parallel, trie-single or prompt-lookup; repeatable.", show_default="trie"
+    ),
 ]
 Sizes = Annotated[
     str, typer.Option(help="Draft tokens a step, the current one not counted; several by commas.")

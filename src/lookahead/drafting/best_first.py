@@ -18,22 +18,27 @@ LEAST_CHANCE = 1e-4
 MOST_WAITING = round(1 / LEAST_CHANCE)
 """No more nodes ever wait to be drafted: none is another's prefix, so that their chances sum to 1 at most."""
 
-SIZE, PUSHED = 0, 1
+SIZE, ARRIVED = 0, 1
 
 
 class Frontier(NamedTuple):
-    """A binary heap of nodes not yet drafted: most probable first, then first come.
+    """The nodes that wait to be drafted: a binary heap, most probable first, then first come.
 
-    A row holds what is needed to draft the node and to look on from it: the draft node above it, the
-    contexts there, and the token.
+    Attributes:
+        chances: float64 [places], by order of arrival.
+        nodes: int32 [places, 4], by order of arrival: the draft node above, the token, and the contexts
+            there, for stores that keep such.
+        heap: int32 [places], orders of arrival.
+        meta: int64 [2], how many wait, and how many ever arrived.
     """
 
     chances: Float64Array
-    rows: Int32Array  # [places, 5]: order of arrival, parent, token, own context, shared context
+    nodes: Int32Array
+    heap: Int32Array
     meta: npt.NDArray[np.int64]
 
 
-ARRIVAL, PARENT, TOKEN, OWN_CONTEXT, SHARED_CONTEXT = 0, 1, 2, 3, 4
+PARENT, TOKEN, OWN_CONTEXT, SHARED_CONTEXT = 0, 1, 2, 3
 
 
 class Growth(NamedTuple):
@@ -67,15 +72,20 @@ def first_nodes(tree: Growth, size: int) -> Growth:
 @kernel
 def new_frontier(most_nodes: int) -> Frontier:
     """Return an empty heap with places enough to draft a tree of `most_nodes`."""
-    places = min(most_nodes * MOST_CANDIDATES, MOST_WAITING)
-    return Frontier(np.empty(places, np.float64), np.empty((places, 5), np.int32), np.zeros(2, np.int64))
+    places = min(most_nodes * MOST_CANDIDATES, most_nodes + MOST_WAITING)
+    return Frontier(
+        np.empty(places, np.float64),
+        np.empty((places, 4), np.int32),
+        np.empty(places, np.int32),
+        np.zeros(2, np.int64),
+    )
 
 
 @kernel
-def goes_before(frontier: Frontier, chance: float, arrival: int, place: int) -> bool:
-    """Return whether a node stands before the one at `place` in the order of the heap."""
-    other = frontier.chances[place]
-    return bool(chance > other or (chance == other and arrival < frontier.rows[place, ARRIVAL]))
+def goes_before(frontier: Frontier, first: Integer, second: Integer) -> bool:
+    """Return whether one node, by order of arrival, stands before another in the order of the heap."""
+    chance, other = frontier.chances[first], frontier.chances[second]
+    return bool(chance > other or (chance == other and first < second))
 
 
 @kernel
@@ -83,49 +93,46 @@ def push(
     frontier: Frontier, chance: float, parent: Integer, token: Integer, own: Integer, shared: Integer
 ) -> None:
     """Add a node, if it is worth it."""
-    place = frontier.meta[SIZE]
-    if chance < LEAST_CHANCE or place == len(frontier.chances):
+    arrival = frontier.meta[ARRIVED]
+    if chance < LEAST_CHANCE or arrival == len(frontier.chances):
         return
-    arrival = frontier.meta[PUSHED]
+    frontier.chances[arrival] = chance
+    frontier.nodes[arrival, PARENT] = parent
+    frontier.nodes[arrival, TOKEN] = token
+    frontier.nodes[arrival, OWN_CONTEXT] = own
+    frontier.nodes[arrival, SHARED_CONTEXT] = shared
+    place = frontier.meta[SIZE]
     frontier.meta[SIZE] += 1
-    frontier.meta[PUSHED] += 1
+    frontier.meta[ARRIVED] += 1
     while place > 0:
         above = (place - 1) // 2
-        if not goes_before(frontier, chance, arrival, above):
+        if not goes_before(frontier, arrival, frontier.heap[above]):
             break
-        frontier.chances[place] = frontier.chances[above]
-        frontier.rows[place] = frontier.rows[above]
+        frontier.heap[place] = frontier.heap[above]
         place = above
-    frontier.chances[place] = chance
-    row = frontier.rows[place]
-    row[ARRIVAL], row[PARENT], row[TOKEN] = arrival, parent, token
-    row[OWN_CONTEXT], row[SHARED_CONTEXT] = own, shared
+    frontier.heap[place] = arrival
 
 
 @kernel
-def remove_best(frontier: Frontier) -> None:
-    """Take the node at place 0 off the heap."""
+def pop(frontier: Frontier) -> Integer:
+    """Take the most probable node off the heap; return its order of arrival."""
+    best = np.int64(frontier.heap[0])
     frontier.meta[SIZE] -= 1
-    last = frontier.meta[SIZE]
-    chance = frontier.chances[last]
-    arrival = frontier.rows[last, ARRIVAL]
+    size = frontier.meta[SIZE]
+    last = frontier.heap[size]
     place = 0
     while True:
         below = 2 * place + 1
-        if below >= last:
+        if below >= size:
             break
-        right = below + 1
-        if right < last and goes_before(
-            frontier, frontier.chances[right], frontier.rows[right, ARRIVAL], below
-        ):
-            below = right
-        if goes_before(frontier, chance, arrival, below):
+        if below + 1 < size and goes_before(frontier, frontier.heap[below + 1], frontier.heap[below]):
+            below += 1
+        if goes_before(frontier, last, frontier.heap[below]):
             break
-        frontier.chances[place] = frontier.chances[below]
-        frontier.rows[place] = frontier.rows[below]
+        frontier.heap[place] = frontier.heap[below]
         place = below
-    frontier.chances[place] = chance
-    frontier.rows[place] = frontier.rows[last]
+    frontier.heap[place] = last
+    return best
 
 
 @kernel
@@ -149,12 +156,14 @@ def push_candidates(
 
 
 @kernel
-def draft_best(frontier: Frontier, tree: Growth, node: Integer) -> None:
-    """Write the most probable waiting node into the tree's place `node`; it stays on the heap."""
-    row = frontier.rows[0]
-    tree.token_ids[node], tree.parents[node] = row[TOKEN], row[PARENT]
-    tree.depths[node] = tree.depths[row[PARENT]] + 1
-    tree.probabilities[node] = frontier.chances[0]
+def draft_best(frontier: Frontier, tree: Growth, node: Integer) -> Integer:
+    """Write the most probable waiting node to the tree's place `node`; return its order of arrival."""
+    arrival = pop(frontier)
+    parent = frontier.nodes[arrival, PARENT]
+    tree.token_ids[node], tree.parents[node] = frontier.nodes[arrival, TOKEN], parent
+    tree.depths[node] = tree.depths[parent] + 1
+    tree.probabilities[node] = frontier.chances[arrival]
+    return arrival
 
 
 @kernel

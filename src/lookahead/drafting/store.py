@@ -13,6 +13,8 @@ from lookahead.drafting.tree import DraftTree, Int32Array
 RequestId = Hashable
 TokenIds = Sequence[int] | Int32Array
 
+_LARGEST_TOKEN = 2**31 - 1
+
 
 class Origin(StrEnum):
     """Where tokens come from, which decides who may see them."""
@@ -47,3 +49,19 @@ class DraftStore(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes the memory takes."""
+
+
+def checked_tokens(token_ids: TokenIds) -> Int32Array:
+    """Return token ids as an int32 array of one dimension.
+
+    Raises:
+        ValueError: one is negative, no integer, or does not fit 31 bits.
+    """
+    tokens = np.asarray(token_ids)
+    if tokens.ndim != 1 or (len(tokens) and tokens.dtype.kind not in "iu"):
+        message = f"token ids must be one sequence of integers, not {tokens.dtype} of shape {tokens.shape}"
+        raise ValueError(message)
+    if len(tokens) and not 0 <= tokens.min() <= tokens.max() <= _LARGEST_TOKEN:
+        message = f"token ids must be from 0 to {_LARGEST_TOKEN}; got {tokens.min()} to {tokens.max()}"
+        raise ValueError(message)
+    return tokens.astype(np.int32)

@@ -16,7 +16,7 @@ from lookahead.config import DraftMode
 from lookahead.drafting.best_first import side_by_side
 from lookahead.drafting.candidates import Candidates, Float64Array, new_candidates
 from lookahead.drafting.compilation import kernel, telling_the_user
-from lookahead.drafting.store import Origin, RequestId, TokenIds
+from lookahead.drafting.store import Origin, RequestId, TokenIds, checked_tokens
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie_growth import grow_tree
 from lookahead.drafting.trie_nodes import (
@@ -45,7 +45,6 @@ OWN_ROOT, OWN_CONTEXT, SHARED_ROOT, SHARED_CONTEXT, LAST_TOKEN = 0, 1, 2, 3, 4
 
 _SMALLEST_POOL = 4096
 _PRUNED_SHARE = 0.25
-_LARGEST_TOKEN = 2**31 - 1
 
 
 @kernel
@@ -156,7 +155,7 @@ class TokenTrie:
         Raises:
             ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is inserted.
         """
-        tokens = _checked_tokens(token_ids)
+        tokens = checked_tokens(token_ids)
         if len(tokens) == 0:
             return
         is_output = Origin(origin) is Origin.OUTPUT
@@ -300,17 +299,6 @@ def compile_kernels() -> None:
     available(pool)
     release_trie(pool, np.int64(root))
     DraftTree.root_only(0).ancestors()
-
-
-def _checked_tokens(token_ids: TokenIds) -> Int32Array:
-    tokens = np.asarray(token_ids)
-    if tokens.ndim != 1 or (len(tokens) and tokens.dtype.kind not in "iu"):
-        message = f"token ids must be one sequence of integers, not {tokens.dtype} of shape {tokens.shape}"
-        raise ValueError(message)
-    if len(tokens) and not 0 <= tokens.min() <= tokens.max() <= _LARGEST_TOKEN:
-        message = f"token ids must be from 0 to {_LARGEST_TOKEN}; got {tokens.min()} to {tokens.max()}"
-        raise ValueError(message)
-    return tokens.astype(np.int32)
 
 
 def _affordable_nodes(memory_nodes: int, memory_bytes: int, *, fixed_bytes: int, least: int) -> int:

@@ -13,7 +13,6 @@ from lookahead.drafting.best_first import (
     new_frontier,
     new_growth,
     push_candidates,
-    remove_best,
 )
 from lookahead.drafting.candidates import Float64Array, new_candidates
 from lookahead.drafting.compilation import kernel
@@ -50,9 +49,8 @@ def grow_tree(
         node += 1
         if node >= most_nodes or frontier.meta[SIZE] == 0:
             break
-        draft_best(frontier, tree, node)
-        row = frontier.rows[0]
-        own = advance(pool, own_root, np.int64(row[OWN_CONTEXT]), row[TOKEN], deepest, stop_words)
-        shared = advance(pool, shared_root, np.int64(row[SHARED_CONTEXT]), row[TOKEN], deepest, stop_words)
-        remove_best(frontier)
+        drafted = frontier.nodes[draft_best(frontier, tree, node)]
+        token = drafted[TOKEN]
+        own = advance(pool, own_root, np.int64(drafted[OWN_CONTEXT]), token, deepest, stop_words)
+        shared = advance(pool, shared_root, np.int64(drafted[SHARED_CONTEXT]), token, deepest, stop_words)
     return first_nodes(tree, node)

@@ -46,6 +46,15 @@ def trust_bucket(source: int, depth: int, offered: int) -> int:
 
 
 @kernel
+def holds(tokens: Int32Array, token: Integer) -> bool:
+    """Return whether `token` is among `tokens`."""
+    for other in tokens:  # noqa: SIM110  # compiled, a plain loop is what is fast
+        if other == token:
+            return True
+    return False
+
+
+@kernel
 def add_children(pool: NodePool, context: Integer, candidates: Candidates, size: int) -> tuple[int, float]:
     """Add the context's tokens that are not yet candidates, weighted by their counts.
 
@@ -58,7 +67,7 @@ def add_children(pool: NodePool, context: Integer, candidates: Candidates, size:
         if child == NONE or size == MOST_CANDIDATES:
             break
         token = pool.token[child]
-        if not (known == token).any():
+        if not holds(known, token):
             candidates.tokens[size] = token
             candidates.chances[size] = pool.seen[child]
             total += pool.seen[child]
