@@ -2,20 +2,25 @@
 
 from lookahead.config import DraftMode
 from lookahead.drafting.store import Origin
+from lookahead.drafting.token_log import TokenLog
 from lookahead.drafting.token_trie import TokenTrie
 
 
-def memory_of(*answers, **settings):
+def memory_of(*answers, store=TokenTrie, **settings):
     """A memory that has seen these answers, each in a request that has ended."""
-    trie = TokenTrie(**settings)
+    memory = store(**settings)
     for answer in answers:
-        trie.insert("earlier", answer, Origin.OUTPUT)
-        trie.forget("earlier")
-    return trie
+        memory.insert("earlier", answer, Origin.OUTPUT)
+        memory.forget("earlier")
+    return memory
 
 
-def propose(trie, request="now", *, length=16, depth=12, mode=DraftMode.HIERARCHICAL):
-    return trie.propose(request, decoding_length=length, branch_length=depth, mode=mode)
+def log_of(*answers, **settings):
+    return memory_of(*answers, store=TokenLog, **settings)
+
+
+def propose(memory, request="now", *, length=16, depth=12, mode=DraftMode.HIERARCHICAL):
+    return memory.propose(request, decoding_length=length, branch_length=depth, mode=mode)
 
 
 def branches(draft):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lookahead import DraftMode, Lookahead, LookaheadConfig
+from lookahead import DraftMode, Lookahead, LookaheadConfig, TokenLog
 from parity.memories import STATES, prepared
 from tiny_models import FAMILIES, PLAIN_ONLY, prompt, tiny_model
 
@@ -52,6 +52,18 @@ def test_same_text_in_float64(family):
     lookahead = prepared(LookaheadConfig(), "warm", model, PROMPTS, **GREEDY)
     for generation in (GREEDY, SAMPLING):
         assert_same_text(model, lookahead, PROMPTS[0], **generation)
+
+
+@pytest.mark.parametrize("mode", list(DraftMode))
+@pytest.mark.parametrize("family", ["llama", "gemma3-hybrid"])
+def test_same_text_with_a_token_log(family, mode):
+    model = tiny_model(family)
+    lookahead = Lookahead(LookaheadConfig(mode=mode), memory=TokenLog())
+    for _ in ("cold", "warm"):
+        for token_ids in PROMPTS:
+            assert_same_text(model, lookahead, token_ids, **GREEDY)
+            assert_same_text(model, lookahead, token_ids, **SAMPLING)
+    assert lookahead.stats.mean_acceptance_length > 1.5
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

@@ -16,7 +16,7 @@ Data = Annotated[
 Stores = Annotated[
     list[str] | None,
     typer.Option(
-        help="log, trie, trie-parallel, trie-single or prompt-lookup; repeatable.", show_default="trie"
+        help="log, trie, trie-parallel, trie-single, prompt-lookup; repeatable.", show_default="trie"
     ),
 ]
 Sizes = Annotated[
