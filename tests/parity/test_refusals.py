@@ -11,7 +11,7 @@ from transformers import (
     LogitsProcessorList,
 )
 
-from lookahead import Lookahead
+from lookahead import Lookahead, LookaheadConfig, TokenLog
 from lookahead.errors import (
     LookaheadError,
     PromptTooLongError,
@@ -19,7 +19,7 @@ from lookahead.errors import (
     UnsupportedModelError,
     VocabularyMismatchError,
 )
-from tiny_models import prompt, tiny_model
+from tiny_models import FAMILIES, prompt, tiny_model
 
 PROMPT = prompt(0)
 GREEDY = {"max_new_tokens": 30, "do_sample": False}
@@ -131,6 +131,72 @@ def test_an_exception_forgets_the_prompt_and_leaves_everything_usable(model, err
     assert model.config._attn_implementation == implementation
     expected = model.generate(PROMPT, **GREEDY)
     assert lookahead.generate(model, PROMPT, **GREEDY).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupt_while_the_prompt_is_read_forgets_it(model, monkeypatch, error):
+    lookahead = Lookahead()
+    insert = lookahead.memory.insert
+
+    def interrupted(request, tokens, origin):
+        insert(request, tokens, origin)
+        raise error
+
+    lookahead.generate(model, PROMPT, max_new_tokens=1)
+    nodes = lookahead.memory.node_count
+    monkeypatch.setattr(lookahead.memory, "insert", interrupted)
+    with pytest.raises(error):
+        lookahead.generate(model, PROMPT, **GREEDY)
+    assert lookahead.memory._requests == {}
+    assert lookahead.memory.node_count == nodes
+
+
+def test_a_memory_serves_one_vocabulary_whoever_holds_it(model):
+    memory = TokenLog()
+    Lookahead(memory=memory).generate(model, PROMPT, **GREEDY)
+    config = AutoConfig.for_model("gpt2", vocab_size=99, n_embd=8, n_layer=1, n_head=1, n_positions=64)
+    other = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(VocabularyMismatchError, match=r"64.*99"):
+        Lookahead(memory=memory).generate(other, PROMPT, **GREEDY)
+
+
+def test_a_cache_that_holds_something_is_refused(model):
+    cache = model(PROMPT, use_cache=True).past_key_values
+    with pytest.raises(UnsupportedGenerationError, match="past_key_values"):
+        Lookahead().generate(model, PROMPT, past_key_values=cache, **GREEDY)
+
+
+def test_inputs_that_every_forward_would_need_are_refused():
+    model = tiny_model("gpt2")
+    with pytest.raises(UnsupportedGenerationError, match="token_type_ids"):
+        Lookahead().generate(model, PROMPT, token_type_ids=torch.ones_like(PROMPT), **GREEDY)
+
+
+def test_too_long_embeddings_are_refused(model):
+    embeddings = model.get_input_embeddings()(prompt(1, 300))
+    with pytest.raises(PromptTooLongError, match="300 tokens"):
+        Lookahead().generate(model, inputs_embeds=embeddings, **GREEDY)
+
+
+def test_an_answer_across_the_length_where_longrope_changes_is_refused():
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [2.0] * 4,
+        "original_max_position_embeddings": 20,
+    }
+    config = AutoConfig.for_model(
+        "phi3", **{**FAMILIES["phi3"][1], "rope_parameters": rope, "original_max_position_embeddings": 20}
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    lookahead = Lookahead(LookaheadConfig(decoding_length=1))
+    within = {"max_new_tokens": 8, "do_sample": False}
+    expected = model.generate(PROMPT, **within)
+    assert lookahead.generate(model, PROMPT, **within).tolist() == expected.tolist()
+    with pytest.raises(UnsupportedGenerationError, match="within 20"):
+        lookahead.generate(model, PROMPT, **GREEDY)
 
 
 def test_a_prompt_never_shows_in_another_requests_drafts(model):

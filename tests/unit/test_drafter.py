@@ -1,14 +1,13 @@
 """One request's view of the memory: its prompt comes with it and goes with it."""
 
-import pytest
-
 from lookahead.config import LookaheadConfig
 from lookahead.drafting.drafter import NoDrafter, RequestDrafter
 from lookahead.drafting.token_trie import TokenTrie
 
 
 def test_drafts_from_the_prompt_and_from_what_was_learned():
-    drafter = RequestDrafter(TokenTrie(), LookaheadConfig(decoding_length=8), prompt=[1, 2, 3])
+    drafter = RequestDrafter(TokenTrie(), LookaheadConfig(decoding_length=8))
+    drafter.read([1, 2, 3])
     drafter.learn([4, 1])
     assert drafter.propose(most_levels=3).token_ids.tolist() == [1, 2, 3, 4]
     assert len(drafter.propose(most_levels=0)) == 1
@@ -16,7 +15,8 @@ def test_drafts_from_the_prompt_and_from_what_was_learned():
 
 def test_drafts_keep_to_the_settings():
     config = LookaheadConfig(decoding_length=4, branch_length=2)
-    drafter = RequestDrafter(TokenTrie(), config, prompt=[1, 2, 3, 1, 4, 5, 1])
+    drafter = RequestDrafter(TokenTrie(), config)
+    drafter.read([1, 2, 3, 1, 4, 5, 1])
     draft = drafter.propose(most_levels=100)
     assert len(draft) == 4
     assert draft.depths.max() <= 2
@@ -24,31 +24,17 @@ def test_drafts_keep_to_the_settings():
 
 def test_closing_forgets_the_prompt_and_keeps_the_answer():
     memory = TokenTrie()
-    drafter = RequestDrafter(memory, LookaheadConfig(), prompt=[50, 51])
+    drafter = RequestDrafter(memory, LookaheadConfig())
+    drafter.read([50, 51])
     drafter.learn([1, 2, 3])
     drafter.close()
     assert sorted(set(memory.snapshot()["token"].tolist())) == [-1, 1, 2, 3]
     assert memory._requests == {}
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_interrupted_prompt_is_forgotten(monkeypatch, error):
-    memory = TokenTrie()
-    before = memory.node_count
-    insert = memory.insert
-
-    def interrupted(request, tokens, origin):
-        insert(request, tokens, origin)
-        raise error
-
-    monkeypatch.setattr(memory, "insert", interrupted)
-    with pytest.raises(error):
-        RequestDrafter(memory, LookaheadConfig(), prompt=[1, 2, 3])
-    assert memory.node_count == before
-
-
 def test_without_a_memory_every_step_is_plain():
     drafter = NoDrafter()
+    drafter.read([1, 2])
     drafter.learn([3, 4])
     assert drafter.propose(most_levels=5).token_ids.tolist() == [4]
     drafter.close()

@@ -18,6 +18,7 @@ class CountingModel:
         self.first = first
         self.cache: list[int] = []
         self.kept: list[list[int]] = []
+        self.levels_left = 99
 
     def _logits(self, tokens):
         return torch.nn.functional.one_hot(torch.as_tensor(tokens).long() + 1, VOCABULARY).float()
@@ -59,8 +60,9 @@ class ChainDrafter:
         self.learned += tokens
 
 
-def run(drafter, new_tokens):
+def run(drafter, new_tokens, levels_left=99):
     model = CountingModel(first=3)
+    model.levels_left = levels_left
     emission = Emission(
         torch.tensor([[3]]),
         max_length=1 + new_tokens,
@@ -94,6 +96,12 @@ def test_drafts_never_reach_past_the_length_limit():
     assert len(tokens) == 8
     assert drafter.asked == [5]
     assert drafter.learned == tokens[1:]
+
+
+def test_drafts_never_reach_past_the_models_positions():
+    drafter = ChainDrafter(levels=9, wrong_from=99)
+    run(drafter, new_tokens=7, levels_left=2)
+    assert drafter.asked == [2, 2]
 
 
 def test_one_token_needs_no_step():

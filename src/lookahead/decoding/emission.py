@@ -21,7 +21,8 @@ class Emission:
         process: all logits processors in order.
         is_finished: all stopping criteria; asked once after each token.
         do_sample: draw from the processed distribution, else take its maximum.
-        publish: called with each token, int64 [1] on the CPU, once it is judged (a streamer's `put`).
+        publish: called with each token, int64 [1] on the CPU (a streamer's `put`).
+        publish_first: publish a token before the stopping criteria judge it, not after.
         keep_scores: collect the processed scores of each token.
         keep_logits: collect the raw logits of each token.
     """
@@ -35,6 +36,7 @@ class Emission:
         is_finished: StoppingCriterion,
         do_sample: bool,
         publish: Callable[[Tensor], object] | None = None,
+        publish_first: bool = False,
         keep_scores: bool = False,
         keep_logits: bool = False,
     ) -> None:
@@ -44,6 +46,7 @@ class Emission:
         self._is_finished = is_finished
         self._do_sample = do_sample
         self._publish = publish
+        self._publish_first = publish_first
         self._ids = _with_room(prompt_ids, self._length + 256)
         self.scores: tuple[Tensor, ...] | None = () if keep_scores else None
         self.logits: tuple[Tensor, ...] | None = () if keep_logits else None
@@ -73,8 +76,10 @@ class Emission:
         else:
             token = torch.argmax(scores, dim=-1)
         self._append(token)
+        if self._publish is not None and self._publish_first:
+            self._publish(token.cpu())
         self.finished = bool(self._is_finished(self.token_ids, self.scores).item()) or self.remaining <= 0
-        if self._publish is not None:
+        if self._publish is not None and not self._publish_first:
             self._publish(token.cpu())
         return int(token.item())
 

@@ -20,6 +20,10 @@ class StepModel(Protocol):
     def forward(self, tree: DraftTree) -> Tensor:
         """Verify a draft tree behind what the cache holds; return logits [n, V]."""
 
+    @property
+    def levels_left(self) -> int:
+        """How deep a draft may go before the model runs out of positions."""
+
     def keep(self, path: list[int]) -> None:
         """Keep in the cache, of the tree just forwarded, only the nodes of `path`."""
 
@@ -44,7 +48,7 @@ def decode(model: StepModel, drafter: Drafter, emission: Emission, stats: Genera
     stats.tokens += 1
     clock.charge("verify_s")
     while not emission.finished:
-        draft = drafter.propose(most_levels=emission.remaining - 1)
+        draft = drafter.propose(most_levels=min(emission.remaining - 1, model.levels_left))
         clock.charge("draft_s")
         logits = model.forward(draft)
         clock.charge("model_s")

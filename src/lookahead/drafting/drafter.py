@@ -13,18 +13,16 @@ class RequestDrafter:
     Args:
         memory: the store.
         config: how large and how deep drafts are, and how they are laid out.
-        prompt: the request's prompt, remembered until `close`.
     """
 
-    def __init__(self, memory: DraftStore, config: LookaheadConfig, *, prompt: list[int]) -> None:
+    def __init__(self, memory: DraftStore, config: LookaheadConfig) -> None:
         self._memory = memory
         self._config = config
         self._request = object()
-        try:
-            memory.insert(self._request, np.array(prompt, np.int32), Origin.PROMPT)
-        except BaseException:  # Ctrl-C too: nobody holds this drafter yet, so that nobody else could close it
-            memory.forget(self._request)
-            raise
+
+    def read(self, prompt: list[int]) -> None:
+        """Remember the request's prompt until `close`."""
+        self._memory.insert(self._request, np.array(prompt, np.int32), Origin.PROMPT)
 
     def propose(self, most_levels: int) -> DraftTree:
         """Return a draft after the last token learned, at most `most_levels` deep."""
@@ -49,6 +47,9 @@ class NoDrafter:
 
     def __init__(self) -> None:
         self._last_token = 0
+
+    def read(self, prompt: list[int]) -> None:
+        """Do nothing."""
 
     def propose(self, most_levels: int) -> DraftTree:  # noqa: ARG002
         """Return the last token alone."""

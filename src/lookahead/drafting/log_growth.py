@@ -87,10 +87,7 @@ def grow_from_log(
     deepest_draft: int,
     widest: int,
 ) -> Growth:
-    """Return the tree under the last token of `tail`: at most `most_nodes` nodes, node 0 included.
-
-    `tail` holds the request's last tokens, LONGEST_MATCH at most, one at least.
-    """
+    """Return the tree under the last of the tokens `tail` (1 to LONGEST_MATCH), at most `most_nodes`."""
     tree = new_growth(most_nodes, tail[-1])
     frontier = new_frontier(most_nodes)
     candidates = new_candidates()

@@ -30,7 +30,12 @@ class DraftStore(Protocol):
 
     A request is opened by its first `insert` and closed by `forget`; its tokens are streamed in order, and
     drafts continue after the last one.
+
+    Attributes:
+        vocabulary_size: of the model it serves; None until the first one binds it.
     """
+
+    vocabulary_size: int | None
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
         """Append tokens to a request's sequence and remember them."""

@@ -98,6 +98,7 @@ class TokenLog:
         self._most_shared = _affordable_tokens(budget)
         self._own_budget = budget
         self._lock = threading.Lock()
+        self.vocabulary_size: int | None = None
         self._requests: dict[RequestId, _Request] = {}
         with telling_the_user():
             compile_log_kernels()

@@ -142,6 +142,7 @@ class TokenTrie:
             least=4 * self._deepest,
         )
         self._lock = threading.Lock()
+        self.vocabulary_size: int | None = None
         self._requests: dict[RequestId, Int32Array] = {}
         with telling_the_user():
             compile_kernels()

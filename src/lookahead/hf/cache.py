@@ -3,7 +3,8 @@
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from lookahead.decoding.arena import KVArena
 
@@ -33,31 +34,22 @@ class ArenaLayer(DynamicLayer):
         """Return how many tokens the layer holds."""
         return self._arena.length(self._layer)
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens; the count is given as a negative number, as everywhere in the library."""
-        if tokens_to_remove != 0 and self.is_initialized:
-            self._arena.truncate(self.get_seq_length() - abs(tokens_to_remove))
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Let `keys` and `values` show what the arena now holds."""
-        if self.is_initialized:
-            self.keys, self.values = self._arena.view(self._layer)
-
 
 class ArenaCache(Cache):
     """A cache whose layers share one arena."""
 
     def __init__(self, layer_count: int, capacity: int) -> None:
         self.arena = KVArena(layer_count, capacity)
-        self._arena_layers = [ArenaLayer(self.arena, layer) for layer in range(layer_count)]
-        super().__init__(layers=[*self._arena_layers])
+        super().__init__(layers=[ArenaLayer(self.arena, layer) for layer in range(layer_count)])
 
     def keep(self, start: int, path: list[int]) -> None:
         """Keep, of the tokens from `start` on, only those at the places of `path`."""
         self.arena.keep(start, path)
 
-    def refresh(self) -> None:
-        """Bring every layer's `keys` and `values` up to date, before the cache is handed out."""
-        for layer in self._arena_layers:
-            layer.refresh()
+    def as_dynamic(self, config: PreTrainedConfig) -> DynamicCache:
+        """Return the library's own kind of cache with copies of what this one holds."""
+        dynamic = DynamicCache(config=config)
+        for layer in range(len(self.layers)):
+            keys, values = self.arena.view(layer)
+            dynamic.update(keys.clone(), values.clone(), layer)
+        return dynamic

@@ -4,14 +4,16 @@ from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
+from lookahead.drafting.store import DraftStore
 from lookahead.errors import (
     PromptTooLongError,
     UnsupportedGenerationError,
     UnsupportedModelError,
     VocabularyMismatchError,
 )
-from lookahead.hf.compat import text_config
+from lookahead.hf.compat import context_length, rope_switches_at, text_config
 
 _WITHOUT = "or call model.generate without Lookahead"
 
@@ -30,7 +32,14 @@ def check_model(model: PreTrainedModel) -> None:
         raise UnsupportedModelError(message)
 
 
-def check_call(input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any]) -> None:
+_SERVED_INPUTS = frozenset(
+    {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "inputs_embeds"}
+)
+
+
+def check_call(
+    model: PreTrainedModel, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any]
+) -> None:
     """Refuse what a call to `generate` may ask for and Lookahead cannot give.
 
     Raises:
@@ -45,11 +54,31 @@ def check_call(input_ids: Tensor, generation_config: Any, model_kwargs: dict[str
     for setting in ("output_attentions", "output_hidden_states"):
         if getattr(generation_config, setting, False):
             _refuse(setting, value=True, remedy=f"set {setting}=False")
-    cache = model_kwargs.get("past_key_values")
     if generation_config.cache_implementation not in (None, "dynamic"):
         _refuse("cache_implementation", generation_config.cache_implementation, "leave it unset")
-    if cache is not None and getattr(cache, "_is_user_defined", False):
+    switch = rope_switches_at(model)
+    if switch is not None and input_ids.shape[1] <= switch < generation_config.max_length:
+        _refuse("max_length", generation_config.max_length, f"stay within {switch}, where its RoPE changes")
+
+
+def check_inputs(model_kwargs: dict[str, Any]) -> None:
+    """Refuse inputs that every forward would have to be given anew, or that we would lose.
+
+    Raises:
+        UnsupportedGenerationError: names the input.
+    """
+    cache = model_kwargs.get("past_key_values")
+    is_callers = getattr(cache, "_is_user_defined", False) or (
+        isinstance(cache, Cache) and cache.get_seq_length() > 0
+    )
+    if is_callers:
         _refuse("past_key_values", type(cache).__name__, "leave it out: Lookahead keeps a cache of its own")
+    positions = model_kwargs.get("position_ids")
+    if positions is not None and positions.ndim > 2:
+        _refuse("position_ids of several axes", list(positions.shape), "use a model with one axis")
+    for name, value in model_kwargs.items():
+        if value is not None and name not in _SERVED_INPUTS:
+            _refuse(f"the model input {name}", type(value).__name__, "leave it out")
 
 
 def _refuse(setting: str, value: object, remedy: str) -> None:
@@ -57,32 +86,34 @@ def _refuse(setting: str, value: object, remedy: str) -> None:
     raise UnsupportedGenerationError(message)
 
 
-def check_prompt(model: PreTrainedModel, input_ids: Tensor) -> None:
-    """Refuse a prompt that the model has no positions for.
+def check_prompt(model: PreTrainedModel, input_ids: Tensor, embeddings: Tensor | None) -> None:
+    """Refuse a prompt, tokens or embeddings, that the model has no positions for.
 
     Raises:
         PromptTooLongError: says how long it is and how long it may be.
     """
-    context = getattr(text_config(model), "max_position_embeddings", None)
-    if context is not None and input_ids.shape[1] > context:
+    context = context_length(model)
+    length = input_ids.shape[1] if embeddings is None else embeddings.shape[1]
+    if context is not None and length > context:
         message = (
-            f"the prompt has {input_ids.shape[1]} tokens, {type(model).__name__}'s context is {context}; "
+            f"the prompt has {length} tokens, {type(model).__name__}'s context is {context}; "
             "shorten the prompt"
         )
         raise PromptTooLongError(message)
 
 
-def check_memory(model: PreTrainedModel, vocabulary_size: int | None) -> int:
-    """Return the model's vocabulary size; refuse a model whose tokens are not those of the memory.
+def check_memory(model: PreTrainedModel, memory: DraftStore) -> None:
+    """Bind a fresh memory to the model's vocabulary; refuse one that holds tokens of another.
 
     Raises:
         VocabularyMismatchError: the memory has learned from a vocabulary of another size.
     """
     size: int = text_config(model).vocab_size
-    if vocabulary_size is not None and size != vocabulary_size:
+    if memory.vocabulary_size is None:
+        memory.vocabulary_size = size
+    if size != memory.vocabulary_size:
         message = (
-            f"this Lookahead's memory holds tokens of a vocabulary of {vocabulary_size}, "
-            f"{type(model).__name__} has one of {size}; use a Lookahead of its own for each vocabulary"
+            f"this draft memory holds tokens of a vocabulary of {memory.vocabulary_size}, "
+            f"{type(model).__name__} has one of {size}; use a memory of its own for each vocabulary"
         )
         raise VocabularyMismatchError(message)
-    return size

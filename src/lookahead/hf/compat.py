@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation import utils as generation_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -40,6 +41,12 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
     """Return the configuration of the model's decoder."""
     config: PreTrainedConfig = model.config.get_text_config(decoder=True)
     return config
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Return how many positions the model was made for, or None where it does not say."""
+    length: int | None = getattr(text_config(model), "max_position_embeddings", None)
+    return length
 
 
 def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
@@ -74,11 +81,35 @@ def _type_of(layer: object) -> str:
     return "sliding_attention" if isinstance(layer, DynamicSlidingWindowLayer) else "full_attention"
 
 
+def rope_switches_at(model: PreTrainedModel) -> int | None:
+    """Return the length at which a longrope model changes its frequencies and starts its cache anew."""
+    for entry in _rope_entries(model):
+        if entry.get("rope_type") == "longrope":
+            found = entry.get("original_max_position_embeddings")
+            length: int | None = found or getattr(
+                text_config(model), "original_max_position_embeddings", None
+            )
+            return length
+    return None
+
+
 def rope_depends_on_length(model: PreTrainedModel) -> bool:
     """Return whether the rotary frequencies depend on the largest position in a forward."""
+    return any(entry.get("rope_type") in LENGTH_DEPENDENT_ROPE for entry in _rope_entries(model))
+
+
+def _rope_entries(model: PreTrainedModel) -> list[dict[str, Any]]:
+    """Return the rotary settings, where layer types have their own also those."""
     parameters = getattr(text_config(model), "rope_parameters", None) or {}
-    nested = [value for value in parameters.values() if isinstance(value, dict)]
-    return any(entry.get("rope_type") in LENGTH_DEPENDENT_ROPE for entry in [parameters, *nested])
+    return [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+
+
+def streamers_come_first() -> bool:
+    """Return whether `generate` hands a token to the streamer before it asks the stopping criteria.
+
+    It did so in 5.16; 5.23 asks first.
+    """
+    return not hasattr(generation_utils, "StopCheck")
 
 
 def takes_positions(model: PreTrainedModel) -> bool:

@@ -1,5 +1,6 @@
 """`Lookahead`: a generation mode of transformers, one line to turn on."""
 
+import copy
 import logging
 import warnings
 from functools import partial
@@ -10,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
 from transformers.generation.stopping_criteria import StopStringCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
@@ -19,9 +21,8 @@ from lookahead.decoding.loop import decode
 from lookahead.drafting.drafter import NoDrafter, RequestDrafter
 from lookahead.drafting.store import DraftStore
 from lookahead.drafting.token_trie import TokenTrie
-from lookahead.hf.cache import ArenaCache
 from lookahead.hf.checks import check_call, check_memory, check_model, check_prompt
-from lookahead.hf.compat import AttentionLayout, attention_layout
+from lookahead.hf.compat import AttentionLayout, attention_layout, streamers_come_first, text_config
 from lookahead.hf.probe import ProbeResult, probe
 from lookahead.hf.step_model import TransformersStepModel
 from lookahead.stats import GenerationStats
@@ -51,15 +52,10 @@ class Lookahead:
 
     def __init__(self, config: LookaheadConfig | None = None, *, memory: DraftStore | None = None) -> None:
         self.config = config or LookaheadConfig()
-        self.memory: DraftStore = memory or TokenTrie(
-            memory_nodes=self.config.memory_nodes,
-            memory_bytes=self.config.memory_bytes,
-            stop_words=self.config.stop_words,
-        )
+        self.memory: DraftStore = _new_memory(self.config) if memory is None else memory
         self.stats = GenerationStats()
         self.last_stats = GenerationStats()
-        self._vocabulary_size: int | None = None
-        self._probes: WeakKeyDictionary[PreTrainedModel, ProbeResult] = WeakKeyDictionary()
+        self._probes: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = WeakKeyDictionary()
 
     def reset_stats(self) -> None:
         """Begin counting anew."""
@@ -77,20 +73,16 @@ class Lookahead:
             ValueError: as `model.generate` does.
         """
         check_model(model)
-        stop_strings = kwargs.pop("stop_strings", None)
-        tokenizer = kwargs.pop("tokenizer", None)
-        extra_criteria = []
-        if stop_strings is not None:
-            if tokenizer is None:
-                message = "stop_strings need the model's tokenizer: pass tokenizer=…"
-                raise ValueError(message)
-            extra_criteria.append(StopStringCriteria(stop_strings=stop_strings, tokenizer=tokenizer))
+        extra_criteria = _taken_stop_strings(kwargs)
         mode = partial(self._generate, streamer=kwargs.get("streamer"), extra_criteria=extra_criteria)
         untyped: Any = model
         return untyped.generate(*args, custom_generate=mode, **kwargs)
 
     def __call__(self, model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> Any:
         """Decode as `generate` hands over: this is what `custom_generate=` calls.
+
+        The library gives it no streamer: one passed to `model.generate` beside it would wait for ever, so
+        stream with `generate` of this class.
 
         Args:
             model: the model that `generate` was called on.
@@ -123,11 +115,12 @@ class Lookahead:
         stopping_criteria.extend(extra_criteria)
         emission = Emission(
             input_ids,
-            max_length=generation_config.max_length,
+            max_length=stopping_criteria.max_length or generation_config.max_length,
             process=logits_processor,
             is_finished=stopping_criteria,
             do_sample=generation_config.do_sample,
             publish=None if streamer is None else streamer.put,
+            publish_first=streamers_come_first(),
             keep_scores=generation_config.return_dict_in_generate and generation_config.output_scores,
             keep_logits=generation_config.return_dict_in_generate and generation_config.output_logits,
         )
@@ -145,17 +138,17 @@ class Lookahead:
             streamer.end()
         if not generation_config.return_dict_in_generate:
             return emission.token_ids.clone()
-        return _as_output(emission, step_model.cache)
+        return _as_output(emission, step_model.cache.as_dynamic(text_config(model)))
 
     def _checked(
         self, model: PreTrainedModel, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any]
     ) -> AttentionLayout:
         """Refuse what cannot be served; return how the model's layers see the past."""
         check_model(model)
-        check_call(input_ids, generation_config, model_kwargs)
-        check_prompt(model, input_ids)
+        check_call(model, input_ids, generation_config, model_kwargs)
+        check_prompt(model, input_ids, model_kwargs.get("inputs_embeds"))
         layout = attention_layout(model, model_kwargs.get("past_key_values"))
-        self._vocabulary_size = check_memory(model, self._vocabulary_size)
+        check_memory(model, self.memory)
         return layout
 
     def _decode(
@@ -163,12 +156,11 @@ class Lookahead:
     ) -> None:
         """Run the loop; whatever happens in it, the prompt is forgotten and the counts are kept."""
         stats = GenerationStats()
-        started = perf_counter()
-        drafter = (
-            NoDrafter() if decoding_length == 1 else RequestDrafter(self.memory, self.config, prompt=prompt)
-        )
-        stats.draft_s += perf_counter() - started
+        drafter = NoDrafter() if decoding_length == 1 else RequestDrafter(self.memory, self.config)
         try:
+            started = perf_counter()
+            drafter.read(prompt)
+            stats.draft_s += perf_counter() - started
             decode(step_model, drafter, emission, stats)
         finally:
             drafter.close()
@@ -177,19 +169,46 @@ class Lookahead:
 
     def _may_branch(self, model: PreTrainedModel, layout: AttentionLayout) -> bool:
         """Return whether drafts are worth making; on a model's first use this asks the probe."""
-        if self.config.decoding_length == 1:
+        if self.config.decoding_length == 1 or model.training:  # dropout draws for each forward it sees
             return False
-        if model not in self._probes:
-            result = probe(model, layout)
-            self._probes[model] = result
-            if not result.branches:
-                message = f"{type(model).__name__} is decoded in plain steps, without drafts: {result.reason}"
+        setting = (model.dtype, model.device, text_config(model)._attn_implementation)  # noqa: SLF001
+        results = self._probes.setdefault(model, {})
+        if setting not in results:
+            results[setting] = probe(model, layout)
+            if not results[setting].branches:
+                reason = results[setting].reason
+                message = f"{type(model).__name__} is decoded in plain steps, without drafts: {reason}"
                 warnings.warn(message, stacklevel=2)
-        return self._probes[model].branches
+        return results[setting].branches
 
 
-def _as_output(emission: Emission, cache: ArenaCache) -> GenerateDecoderOnlyOutput:
-    cache.refresh()
+def _new_memory(config: LookaheadConfig) -> DraftStore:
+    return TokenTrie(
+        memory_nodes=config.memory_nodes, memory_bytes=config.memory_bytes, stop_words=config.stop_words
+    )
+
+
+def _taken_stop_strings(kwargs: dict[str, Any]) -> list[StopStringCriteria]:
+    """Take stop strings and their tokenizer out of a call's arguments, as a criterion of our own.
+
+    The library would make the same one, but hands a custom callable's call no tokenizer to make it with.
+    """
+    tokenizer = kwargs.pop("tokenizer", None)
+    stop_strings = kwargs.pop("stop_strings", None)
+    generation_config = kwargs.get("generation_config")
+    if stop_strings is None and getattr(generation_config, "stop_strings", None) is not None:
+        stop_strings = generation_config.stop_strings
+        kwargs["generation_config"] = copy.deepcopy(generation_config)
+        kwargs["generation_config"].stop_strings = None
+    if stop_strings is None:
+        return []
+    if tokenizer is None:
+        message = "stop_strings need the model's tokenizer: pass tokenizer=…"
+        raise ValueError(message)
+    return [StopStringCriteria(stop_strings=stop_strings, tokenizer=tokenizer)]
+
+
+def _as_output(emission: Emission, cache: DynamicCache) -> GenerateDecoderOnlyOutput:
     fields: dict[str, Any] = {  # the library's annotations ask for narrower tensors than it makes
         "sequences": emission.token_ids.clone(),
         "scores": emission.scores,

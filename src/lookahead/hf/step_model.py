@@ -11,6 +11,7 @@ from lookahead.drafting.tree import DraftTree
 from lookahead.hf.cache import ArenaCache
 from lookahead.hf.compat import (
     AttentionLayout,
+    context_length,
     folded_attention,
     prefill,
     query_groups,
@@ -50,6 +51,8 @@ class TransformersStepModel:
         self._input_ids = input_ids
         self._generation_config = generation_config
         self._model_kwargs = model_kwargs
+        self._context = context_length(model)
+        self._most_levels = most_new_tokens
         self._query_groups = query_groups(model)
         self._takes_positions = takes_positions(model)
         self._padding: Tensor | None = model_kwargs.get("attention_mask")
@@ -85,6 +88,11 @@ class TransformersStepModel:
         logits: Tensor = outputs.logits[0]
         return logits
 
+    @property
+    def levels_left(self) -> int:
+        """How deep a draft may go within the model's positions; beyond them steps are plain ones."""
+        return self._most_levels if self._context is None else max(0, self._context - 1 - self._next_position)
+
     def keep(self, path: list[int]) -> None:
         """Keep in the cache, of the tree just forwarded, only the nodes of `path`."""
         self.cache.keep(self._prefix_length, path)
@@ -97,7 +105,7 @@ class TransformersStepModel:
             if self._padding is None:
                 return None
             ones = self._padding.new_ones(1, self._prefix_length + 1 - self._padding.shape[1])
-            return torch.cat([self._padding, ones], dim=1)
+            return torch.cat([self._padding, ones], dim=1).to(self._model.device)
         masks = {name: self._window_mask(tree, window) for name, window in self._layout.windows.items()}
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
