@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-DATA ?= ../shared/data
+ROWS ?= ../shared/data/spec_bench_dev.jsonl
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-quick lint format bench clean
@@ -39,8 +39,8 @@ format: $(INSTALLED)  ## let ruff put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## measure against transformers and prompt lookup on Spec-Bench rows (DATA=folder)
-	$(BIN)/lookahead bench $(DATA)/spec_bench_dev.jsonl --dtype bfloat16 --limit 60
+bench: $(INSTALLED)  ## measure against transformers and prompt lookup (ROWS=your.jsonl)
+	$(BIN)/lookahead bench $(ROWS) --dtype bfloat16 --limit 60
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

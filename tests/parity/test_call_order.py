@@ -195,8 +195,9 @@ def test_a_returned_cache_is_the_librarys_own(model, warm):
 
 def test_a_callers_own_length_limit(model, warm):
     criteria = StoppingCriteriaList([MaxLengthCriteria(PROMPT.shape[1] + 31)])
-    expected = model.generate(PROMPT, stopping_criteria=criteria, do_sample=False)
-    actual = warm.generate(model, PROMPT, stopping_criteria=criteria, do_sample=False)
+    settings = {"max_new_tokens": 5, "do_sample": False, "stopping_criteria": criteria}
+    expected = model.generate(PROMPT, **settings)
+    actual = warm.generate(model, PROMPT, **settings)
     assert actual.tolist() == expected.tolist()
     assert actual.shape[1] == PROMPT.shape[1] + 31
 

@@ -37,9 +37,7 @@ _SERVED_INPUTS = frozenset(
 )
 
 
-def check_call(
-    model: PreTrainedModel, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any]
-) -> None:
+def check_call(model: PreTrainedModel, input_ids: Tensor, generation_config: Any) -> None:
     """Refuse what a call to `generate` may ask for and Lookahead cannot give.
 
     Raises:
@@ -61,18 +59,25 @@ def check_call(
         _refuse("max_length", generation_config.max_length, f"stay within {switch}, where its RoPE changes")
 
 
-def check_inputs(model_kwargs: dict[str, Any]) -> None:
-    """Refuse inputs that every forward would have to be given anew, or that we would lose.
+def check_cache(cache: object) -> None:
+    """Refuse a cache that the caller made: what `generate` made itself is empty and nobody's yet.
 
     Raises:
-        UnsupportedGenerationError: names the input.
+        UnsupportedGenerationError: names it.
     """
-    cache = model_kwargs.get("past_key_values")
     is_callers = getattr(cache, "_is_user_defined", False) or (
         isinstance(cache, Cache) and cache.get_seq_length() > 0
     )
     if is_callers:
         _refuse("past_key_values", type(cache).__name__, "leave it out: Lookahead keeps a cache of its own")
+
+
+def check_inputs(model_kwargs: dict[str, Any]) -> None:
+    """Refuse inputs that every forward would have to be given anew, of which Lookahead gives only the usual ones.
+
+    Raises:
+        UnsupportedGenerationError: names the input.
+    """
     positions = model_kwargs.get("position_ids")
     if positions is not None and positions.ndim > 2:
         _refuse("position_ids of several axes", list(positions.shape), "use a model with one axis")

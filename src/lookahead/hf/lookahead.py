@@ -21,7 +21,7 @@ from lookahead.decoding.loop import decode
 from lookahead.drafting.drafter import NoDrafter, RequestDrafter
 from lookahead.drafting.store import DraftStore
 from lookahead.drafting.token_trie import TokenTrie
-from lookahead.hf.checks import check_call, check_memory, check_model, check_prompt
+from lookahead.hf.checks import check_cache, check_call, check_inputs, check_memory, check_model, check_prompt
 from lookahead.hf.compat import AttentionLayout, attention_layout, streamers_come_first, text_config
 from lookahead.hf.probe import ProbeResult, probe
 from lookahead.hf.step_model import TransformersStepModel
@@ -145,9 +145,11 @@ class Lookahead:
     ) -> AttentionLayout:
         """Refuse what cannot be served; return how the model's layers see the past."""
         check_model(model)
-        check_call(model, input_ids, generation_config, model_kwargs)
+        check_call(model, input_ids, generation_config)
         check_prompt(model, input_ids, model_kwargs.get("inputs_embeds"))
+        check_cache(model_kwargs.get("past_key_values"))
         layout = attention_layout(model, model_kwargs.get("past_key_values"))
+        check_inputs(model_kwargs)
         check_memory(model, self.memory)
         return layout
 
@@ -196,7 +198,7 @@ def _taken_stop_strings(kwargs: dict[str, Any]) -> list[StopStringCriteria]:
     tokenizer = kwargs.pop("tokenizer", None)
     stop_strings = kwargs.pop("stop_strings", None)
     generation_config = kwargs.get("generation_config")
-    if stop_strings is None and getattr(generation_config, "stop_strings", None) is not None:
+    if stop_strings is None and generation_config is not None and generation_config.stop_strings is not None:
         stop_strings = generation_config.stop_strings
         kwargs["generation_config"] = copy.deepcopy(generation_config)
         kwargs["generation_config"].stop_strings = None
