@@ -73,7 +73,7 @@ def check_cache(cache: object) -> None:
 
 
 def check_inputs(model_kwargs: dict[str, Any]) -> None:
-    """Refuse inputs that every forward would have to be given anew, of which Lookahead gives only the usual ones.
+    """Refuse inputs beyond the usual ones: every forward would have to be given them anew.
 
     Raises:
         UnsupportedGenerationError: names the input.
