@@ -65,8 +65,9 @@ def check_cache(cache: object) -> None:
     Raises:
         UnsupportedGenerationError: names it.
     """
+    # In 5.16 callers' caches bear no mark; but `generate` makes its own with layers, and empty.
     is_callers = getattr(cache, "_is_user_defined", False) or (
-        isinstance(cache, Cache) and cache.get_seq_length() > 0
+        isinstance(cache, Cache) and (not cache.layers or cache.get_seq_length() > 0)
     )
     if is_callers:
         _refuse("past_key_values", type(cache).__name__, "leave it out: Lookahead keeps a cache of its own")
