@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lookahead.config import DraftMode
 from lookahead.drafting.candidates import MOST_CANDIDATES, Candidates, Float64Array
 from lookahead.drafting.compilation import kernel
+from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 
 LEAST_CHANCE = 1e-4
@@ -192,3 +194,10 @@ def side_by_side(tree: Growth, most_nodes: int) -> Growth:
             node = np.int64(tree.parents[node])
         end = min(most_nodes, int(end + length))
     return first_nodes(laid, end)
+
+
+def as_draft_tree(tree: Growth, decoding_length: int, mode: DraftMode) -> DraftTree:
+    """Return what was grown as a draft tree, its branches side by side where the mode says so."""
+    if mode is DraftMode.PARALLEL:
+        tree = side_by_side(tree, decoding_length)
+    return DraftTree(tree.token_ids, tree.parents, tree.depths, tree.probabilities)

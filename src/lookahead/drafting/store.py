@@ -56,6 +56,17 @@ class DraftStore(Protocol):
         """Bytes the memory takes."""
 
 
+def check_decoding_length(decoding_length: int) -> None:
+    """Refuse a draft without room for node 0.
+
+    Raises:
+        ValueError: `decoding_length` is less than 1.
+    """
+    if decoding_length < 1:
+        message = f"decoding_length={decoding_length} leaves no room for node 0; give 1 or more"
+        raise ValueError(message)
+
+
 def checked_tokens(token_ids: TokenIds) -> Int32Array:
     """Return token ids as an int32 array of one dimension.
 

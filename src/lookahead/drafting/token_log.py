@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.config import DraftMode
-from lookahead.drafting.best_first import side_by_side
+from lookahead.drafting.best_first import as_draft_tree, side_by_side
 from lookahead.drafting.candidates import Float64Array, credit, new_candidates
 from lookahead.drafting.compilation import kernel, telling_the_user
 from lookahead.drafting.log_growth import grow_from_log
@@ -37,7 +37,7 @@ from lookahead.drafting.log_ring import (
     rewritten,
     ring_bytes,
 )
-from lookahead.drafting.store import Origin, RequestId, TokenIds, checked_tokens
+from lookahead.drafting.store import Origin, RequestId, TokenIds, check_decoding_length, checked_tokens
 from lookahead.drafting.tree import DraftTree, Int32Array
 from lookahead.errors import ConfigError
 
@@ -145,18 +145,14 @@ class TokenLog:
             KeyError: the request is unknown, or has been forgotten.
             ValueError: `decoding_length` is less than 1.
         """
-        if decoding_length < 1:
-            message = f"decoding_length={decoding_length} leaves no room for node 0; give 1 or more"
-            raise ValueError(message)
+        check_decoding_length(decoding_length)
         widest = 1 if mode is DraftMode.SINGLE else 0
         with self._lock:
             live = self._requests[request]
             tree = grow_from_log(
                 live.own, self._shared, live.tail, self._trust, decoding_length, branch_length, widest
             )
-        if mode is DraftMode.PARALLEL:
-            tree = side_by_side(tree, decoding_length)
-        return DraftTree(tree.token_ids, tree.parents, tree.depths, tree.probabilities)
+        return as_draft_tree(tree, decoding_length, mode)
 
     def forget(self, request: RequestId) -> None:
         """Close a request: its own log is gone, its answer goes into the shared log."""

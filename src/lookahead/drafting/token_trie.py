@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.config import DraftMode
-from lookahead.drafting.best_first import side_by_side
+from lookahead.drafting.best_first import as_draft_tree, side_by_side
 from lookahead.drafting.candidates import Candidates, Float64Array, new_candidates
 from lookahead.drafting.compilation import kernel, telling_the_user
-from lookahead.drafting.store import Origin, RequestId, TokenIds, checked_tokens
+from lookahead.drafting.store import Origin, RequestId, TokenIds, check_decoding_length, checked_tokens
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie_growth import grow_tree
 from lookahead.drafting.trie_nodes import (
@@ -188,9 +188,7 @@ class TokenTrie:
             KeyError: the request is unknown, or has been forgotten.
             ValueError: `decoding_length` is less than 1.
         """
-        if decoding_length < 1:
-            message = f"decoding_length={decoding_length} leaves no room for node 0; give 1 or more"
-            raise ValueError(message)
+        check_decoding_length(decoding_length)
         widest = 1 if mode is DraftMode.SINGLE else 0
         with self._lock:
             tree = grow_tree(
@@ -203,9 +201,7 @@ class TokenTrie:
                 branch_length,
                 widest,
             )
-            if mode is DraftMode.PARALLEL:
-                tree = side_by_side(tree, decoding_length)
-        return DraftTree(tree.token_ids, tree.parents, tree.depths, tree.probabilities)
+        return as_draft_tree(tree, decoding_length, mode)
 
     def forget(self, request: RequestId) -> None:
         """Close a request: its own trie (prompt and answer) is freed, what the shared trie learned stays."""
