@@ -9,6 +9,7 @@ from lookahead.bench.datasets import Row
 from lookahead.bench.measuring import Run, measure
 from lookahead.bench.methods import Method, make_methods
 from lookahead.config import LookaheadConfig
+from lookahead.hf.compat import context_length
 from lookahead.hf.prompts import encode_prompt
 
 WARM_UP_PROMPT = "Count from one to ten, then from one to ten again."
@@ -103,7 +104,7 @@ def _measure_row(
 ) -> PromptResult | None:
     inputs = encode_prompt(tokenizer, row.prompt, model)
     prompt_tokens = inputs["input_ids"].shape[1]
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_length(model)
     if context is not None and prompt_tokens + max_new_tokens > context:
         return None
     runs = {method.name: measure(method, model, inputs, max_new_tokens=max_new_tokens) for method in methods}

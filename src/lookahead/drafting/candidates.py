@@ -47,6 +47,41 @@ def new_candidates() -> Candidates:
 
 
 @kernel
+def spend(
+    candidates: Candidates,
+    begin: int,
+    end: int,
+    total: float,
+    bucket: Integer,
+    trust: Float64Array,
+    left: float,
+    asked: int,
+) -> float:
+    """Spend a source's share of the probability that is left on the candidates it added.
+
+    Args:
+        candidates: those from `begin` to `end` are new; their chances are weights so far.
+        begin: the first one added.
+        end: how many there are now.
+        total: the sum of the added weights.
+        bucket: the source's trust bucket.
+        trust: Beta counts (trials, hits) [buckets, 2].
+        left: the probability that was left.
+        asked: how many sources were asked before this one.
+
+    Returns:
+        The probability that is left now.
+    """
+    chances = candidates.chances
+    share = left * (trust[bucket, HITS] / trust[bucket, TRIALS])
+    for i in range(begin, end):
+        chances[i] *= share / total
+    candidates.buckets[asked] = bucket
+    candidates.ends[asked] = end
+    return float(left - share)
+
+
+@kernel
 def credit(candidates: Candidates, asked: int, trust: Float64Array, token: Integer) -> None:
     """Compare a prediction with the `token` that came, source by source down to the first that had it.
 

@@ -12,15 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.drafting.candidates import (
-    HITS,
     LEAST_SHARE,
     MOST_ASKED,
     MOST_CANDIDATES,
     OWN,
     SHARED,
-    TRIALS,
     Candidates,
     Float64Array,
+    spend,
 )
 from lookahead.drafting.compilation import kernel
 from lookahead.drafting.log_ring import GAP, NOWHERE, ORDERS, TokenRing, oldest_place, slot_of_run
@@ -217,12 +216,7 @@ def predict_next(
             continue
         source = OWN if ranks[begin] % 2 == 1 else SHARED
         bucket = match_bucket(source, ranks[begin] // 2 + depth, size - before, votes)
-        share = left * (trust[bucket, HITS] / trust[bucket, TRIALS])
-        for i in range(before, size):
-            chances[i] *= share / votes
-        left -= share
-        candidates.buckets[asked] = bucket
-        candidates.ends[asked] = size
+        left = spend(candidates, before, size, votes, bucket, trust, left, asked)
         asked += 1
     return size, asked
 

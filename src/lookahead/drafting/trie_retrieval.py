@@ -11,15 +11,14 @@ was the next token among those it added? This is prediction by partial matching 
 import numpy as np
 
 from lookahead.drafting.candidates import (
-    HITS,
     LEAST_SHARE,
     MOST_CANDIDATES,
     OWN,
     SHARED,
-    TRIALS,
     Candidates,
     Float64Array,
     credit,
+    spend,
 )
 from lookahead.drafting.compilation import kernel
 from lookahead.drafting.trie_nodes import NONE, Int32Array, Integer, NodePool, is_context
@@ -109,11 +108,7 @@ def predict(
         if size == before:
             continue
         bucket = trust_bucket(OWN if own_is_next else SHARED, pool.depth[context], size - before)
-        share = left * (trust[bucket, HITS] / trust[bucket, TRIALS])
-        candidates.chances[before:size] *= share / total
-        left -= share
-        candidates.buckets[asked] = bucket
-        candidates.ends[asked] = size
+        left = spend(candidates, before, size, total, bucket, trust, left, asked)
         asked += 1
     return size, asked
 

@@ -1,7 +1,6 @@
 """`Lookahead`: a generation mode of transformers, one line to turn on."""
 
 import copy
-import logging
 import warnings
 from functools import partial
 from time import perf_counter
@@ -26,8 +25,6 @@ from lookahead.hf.compat import AttentionLayout, attention_layout, streamers_com
 from lookahead.hf.probe import ProbeResult, probe
 from lookahead.hf.step_model import TransformersStepModel
 from lookahead.stats import GenerationStats
-
-logger = logging.getLogger("lookahead")
 
 
 class Lookahead:

@@ -3,7 +3,6 @@
 An architecture that nobody here has seen should be slow, not wrong.
 """
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,6 @@ from transformers import PreTrainedModel
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.compat import AttentionLayout, rope_depends_on_length, takes_positions, text_config
 from lookahead.hf.step_model import TransformersStepModel
-
-logger = logging.getLogger("lookahead")
 
 _NOISE_FACTOR = 8.0
 """A tree may differ from its branches by this many times what a branch differs from single steps."""
