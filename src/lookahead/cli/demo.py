@@ -1,6 +1,6 @@
 """`lookahead demo`: the same questions answered by plain `generate` and by Lookahead, one after the other."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +14,12 @@ from lookahead.cli.setup import notices, prepare_model
 from lookahead.config import LookaheadConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lookahead.bench.measuring import Run
     from lookahead.bench.methods import Method
+    from lookahead.bench.runner import PromptResult
 
 QUESTIONS = (
     ("equipment.md", "How do I report a stolen device? List the steps."),
@@ -27,34 +29,6 @@ QUESTIONS = (
     ("leave.md", "How many days of annual leave do I have?"),
 )
 INSTRUCTION = "Read the document and answer the question by quoting it."
-
-
-@dataclass
-class Tally:
-    """What one method did over all questions."""
-
-    runs: "list[Run]" = field(default_factory=list)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all answers."""
-        return sum(run.tokens for run in self.runs)
-
-    @property
-    def total_s(self) -> float:
-        """Seconds of all answers, prefill included."""
-        return sum(run.total_s for run in self.runs)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Σ tokens ÷ Σ seconds."""
-        return self.tokens / self.total_s
-
-    @property
-    def mean_acceptance_length(self) -> float | None:
-        """Tokens after the first ÷ forwards after prefill."""
-        steps = sum(run.steps for run in self.runs)
-        return sum(run.decode_tokens for run in self.runs) / steps if steps else None
 
 
 def demo(
@@ -68,22 +42,26 @@ def demo(
     loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
 
     from lookahead.bench.methods import LOOKAHEAD, make_methods
-    from lookahead.bench.runner import warm_up
+    from lookahead.bench.runner import PromptResult, warm_up
+    from lookahead.hf.prompts import encode_prompt
 
     methods = make_methods([LOOKAHEAD], LookaheadConfig())
     with notices.status("warming up"):
         warm_up(methods, loaded, tokenizer)
-    tallies = {method.name: Tally() for method in methods}
+    results = []
     console = Console()
     for number, (document, question) in enumerate(QUESTIONS, start=1):
         title = f"question {number} of {len(QUESTIONS)}, about {document}"
         console.print(Panel(question, title=title, title_align="left"))
-        for method in methods:
-            prompt = _prompt(document, question)
-            run = _answer(console, loaded, tokenizer, method, prompt, max_new_tokens)
-            tallies[method.name].runs.append(run)
-    console.print(_table(tallies))
-    _explain(console, tallies, dtype.value)
+        inputs = encode_prompt(tokenizer, _prompt(document, question), loaded)
+        runs = {
+            method.name: _answer(console, loaded, tokenizer, method, inputs, max_new_tokens)
+            for method in methods
+        }
+        prompt_tokens = inputs["input_ids"].shape[1]
+        results.append(PromptResult(row_id=number, category="demo", prompt_tokens=prompt_tokens, runs=runs))
+    console.print(_table(results))
+    _explain(console, results, dtype.value)
 
 
 def _prompt(document: str, question: str) -> str:
@@ -96,55 +74,52 @@ def _answer(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     method: "Method",
-    prompt: str,
+    inputs: "Mapping[str, Tensor]",
     max_new_tokens: int,
 ) -> "Run":
     """Stream one method's answer under its label, then say how fast it was."""
     from transformers import TextStreamer
 
     from lookahead.bench.measuring import measure
-    from lookahead.hf.prompts import encode_prompt
 
     console.print(f"[bold]{method.name}[/bold]")
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    inputs = encode_prompt(tokenizer, prompt, model)
     run = measure(method, model, inputs, max_new_tokens=max_new_tokens, listener=streamer)
     speed = run.tokens / run.total_s
     console.print(f"{run.tokens} tokens in {run.total_s:.1f} s: {speed:.1f} tokens/s\n", style="dim")
     return run
 
 
-def _table(tallies: dict[str, Tally]) -> Table:
+def _table(results: "list[PromptResult]") -> Table:
     from lookahead.bench.methods import BASELINE
+    from lookahead.bench.report import identical_prompts, mean_acceptance_length, tokens_per_second
     from lookahead.bench.tables import NOTHING, compact_table, number, times
 
     table = compact_table("All questions, prefill included", "method")
     for heading in ("tokens", "seconds", "tokens/s", "speedup", "mean acceptance\nlength", "identical"):
         table.add_column(heading, justify="right")
-    plain = tallies[BASELINE]
-    for name, tally in tallies.items():
+    plain_speed = tokens_per_second(results, BASELINE)
+    for name in results[0].runs:
         is_plain = name == BASELINE
+        runs = [result.runs[name] for result in results]
+        speed = tokens_per_second(results, name)
         table.add_row(
             name,
-            str(tally.tokens),
-            number(tally.total_s, decimals=1),
-            number(tally.tokens_per_second, decimals=1),
-            times(None if is_plain else tally.tokens_per_second / plain.tokens_per_second),
-            number(tally.mean_acceptance_length),
-            NOTHING if is_plain else f"{_identical(tally, plain)} of {len(plain.runs)}",
+            str(sum(run.tokens for run in runs)),
+            number(sum(run.total_s for run in runs), decimals=1),
+            number(speed, decimals=1),
+            times(None if is_plain or not speed or not plain_speed else speed / plain_speed),
+            number(mean_acceptance_length(results, name)),
+            NOTHING if is_plain else f"{identical_prompts(results, name)} of {len(results)}",
         )
     return table
 
 
-def _identical(tally: Tally, plain: Tally) -> int:
-    pairs = zip(tally.runs, plain.runs, strict=True)
-    return sum(run.output_ids == reference.output_ids for run, reference in pairs)
-
-
-def _explain(console: Console, tallies: dict[str, Tally], dtype: str) -> None:
+def _explain(console: Console, results: "list[PromptResult]", dtype: str) -> None:
     """Where answers differ, say why; they do not in float32."""
-    plain, *others = tallies.values()
-    if all(_identical(tally, plain) == len(plain.runs) for tally in others):
+    from lookahead.bench.report import identical_prompts
+
+    if all(identical_prompts(results, name) == len(results) for name in results[0].runs):
         return
     console.print(
         f"Not all answers are identical: in {dtype} a forward of several tokens rounds differently from "
