@@ -45,6 +45,15 @@ class DraftStore(Protocol):
     ) -> DraftTree:
         """Return a draft of at most `decoding_length` nodes, node 0 included, and `branch_length` levels."""
 
+    def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
+        """Remember what the model itself holds most likely after tokens, whether it went that way or not.
+
+        Args:
+            request: one that has inserted at least one token.
+            token_ids: m tokens that the model has just read.
+            successors: int32 [m, k], the likeliest next tokens after each, likeliest first.
+        """
+
     def forget(self, request: RequestId) -> None:
         """Close a request, ended or aborted: its prompt is gone. Forgetting an unknown one does nothing."""
 

@@ -154,6 +154,9 @@ class TokenLog:
             )
         return as_draft_tree(tree, decoding_length, mode)
 
+    def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
+        """Remember nothing: this store drafts from tokens that came."""
+
     def forget(self, request: RequestId) -> None:
         """Close a request: its own log is gone, its answer goes into the shared log."""
         with self._lock:

@@ -203,6 +203,9 @@ class TokenTrie:
             )
         return as_draft_tree(tree, decoding_length, mode)
 
+    def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
+        """Remember nothing: this store drafts from tokens that came."""
+
     def forget(self, request: RequestId) -> None:
         """Close a request: its own trie (prompt and answer) is freed, what the shared trie learned stays."""
         with self._lock:
