@@ -10,33 +10,32 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.config import DraftMode
-from lookahead.drafting.candidates import MOST_CANDIDATES, Candidates, Float64Array
+from lookahead.drafting.candidates import Candidates, Float64Array
 from lookahead.drafting.compilation import kernel
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 
 LEAST_CHANCE = 1e-4
 """A node less probable than this is not worth a place in the frontier."""
-MOST_WAITING = round(1 / LEAST_CHANCE)
-"""No more nodes ever wait to be drafted: none is another's prefix, so that their chances sum to 1 at most."""
-
-SIZE, ARRIVED = 0, 1
+BEGIN, END = 0, 1
 
 
 class Frontier(NamedTuple):
-    """The nodes that wait to be drafted: a binary heap, most probable first, then first come.
+    """The nodes that wait to be drafted, most probable first, then first come.
+
+    There are places for as many as will be drafted: a node that as many others go before never will be, so
+    that it is refused, or loses its place to a better one.
 
     Attributes:
-        chances: float64 [places], by order of arrival.
-        nodes: int32 [places, 4], by order of arrival: the draft node above, the token, and the contexts
-            there, for stores that keep such.
-        heap: int32 [places], orders of arrival.
-        meta: int64 [2], how many wait, and how many ever arrived.
+        chances: float64 [places], sorted.
+        order: int32 [places], where each one's row of `nodes` is.
+        nodes: int32 [places, 4]: the draft node above, the token, and two numbers that a store keeps of it.
+        meta: int64 [2], the places where those that wait begin and end; before them are those drafted.
     """
 
     chances: Float64Array
+    order: Int32Array
     nodes: Int32Array
-    heap: Int32Array
     meta: npt.NDArray[np.int64]
 
 
@@ -73,21 +72,28 @@ def first_nodes(tree: Growth, size: int) -> Growth:
 
 @kernel
 def new_frontier(most_nodes: int) -> Frontier:
-    """Return an empty heap with places enough to draft a tree of `most_nodes`."""
-    places = min(most_nodes * MOST_CANDIDATES, most_nodes + MOST_WAITING)
+    """Return an empty frontier for a tree of `most_nodes`, node 0 included."""
+    places = most_nodes - 1
     return Frontier(
         np.empty(places, np.float64),
-        np.empty((places, 4), np.int32),
         np.empty(places, np.int32),
+        np.empty((places, 4), np.int32),
         np.zeros(2, np.int64),
     )
 
 
 @kernel
-def goes_before(frontier: Frontier, first: Integer, second: Integer) -> bool:
-    """Return whether one node, by order of arrival, stands before another in the order of the heap."""
-    chance, other = frontier.chances[first], frontier.chances[second]
-    return bool(chance > other or (chance == other and first < second))
+def is_waiting(frontier: Frontier) -> bool:
+    """Return whether there is a node to draft."""
+    return bool(frontier.meta[BEGIN] < frontier.meta[END])
+
+
+@kernel
+def may_wait(frontier: Frontier, chance: float) -> bool:
+    """Return whether a node of this probability would be given a place now."""
+    chances = frontier.chances
+    is_full = frontier.meta[END] == len(chances)
+    return chance >= LEAST_CHANCE and not (is_full and (len(chances) == 0 or chance <= chances[-1]))
 
 
 @kernel
@@ -95,46 +101,22 @@ def push(
     frontier: Frontier, chance: float, parent: Integer, token: Integer, own: Integer, shared: Integer
 ) -> None:
     """Add a node, if it is worth it."""
-    arrival = frontier.meta[ARRIVED]
-    if chance < LEAST_CHANCE or arrival == len(frontier.chances):
+    if not may_wait(frontier, chance):
         return
-    frontier.chances[arrival] = chance
-    frontier.nodes[arrival, PARENT] = parent
-    frontier.nodes[arrival, TOKEN] = token
-    frontier.nodes[arrival, OWN_CONTEXT] = own
-    frontier.nodes[arrival, SHARED_CONTEXT] = shared
-    place = frontier.meta[SIZE]
-    frontier.meta[SIZE] += 1
-    frontier.meta[ARRIVED] += 1
-    while place > 0:
-        above = (place - 1) // 2
-        if not goes_before(frontier, arrival, frontier.heap[above]):
-            break
-        frontier.heap[place] = frontier.heap[above]
-        place = above
-    frontier.heap[place] = arrival
-
-
-@kernel
-def pop(frontier: Frontier) -> Integer:
-    """Take the most probable node off the heap; return its order of arrival."""
-    best = np.int64(frontier.heap[0])
-    frontier.meta[SIZE] -= 1
-    size = frontier.meta[SIZE]
-    last = frontier.heap[size]
-    place = 0
-    while True:
-        below = 2 * place + 1
-        if below >= size:
-            break
-        if below + 1 < size and goes_before(frontier, frontier.heap[below + 1], frontier.heap[below]):
-            below += 1
-        if goes_before(frontier, last, frontier.heap[below]):
-            break
-        frontier.heap[place] = frontier.heap[below]
-        place = below
-    frontier.heap[place] = last
-    return best
+    chances, order, nodes = frontier.chances, frontier.order, frontier.nodes
+    begin, place = frontier.meta[BEGIN], frontier.meta[END]
+    if place < len(chances):
+        row = place
+        frontier.meta[END] += 1
+    else:
+        place -= 1
+        row = np.int64(order[place])  # of the one that loses its place
+    nodes[row, PARENT], nodes[row, TOKEN] = parent, token
+    nodes[row, OWN_CONTEXT], nodes[row, SHARED_CONTEXT] = own, shared
+    while place > begin and chances[place - 1] < chance:
+        chances[place], order[place] = chances[place - 1], order[place - 1]
+        place -= 1
+    chances[place], order[place] = chance, row
 
 
 @kernel
@@ -159,13 +141,15 @@ def push_candidates(
 
 @kernel
 def draft_best(frontier: Frontier, tree: Growth, node: Integer) -> Integer:
-    """Write the most probable waiting node to the tree's place `node`; return its order of arrival."""
-    arrival = pop(frontier)
-    parent = frontier.nodes[arrival, PARENT]
-    tree.token_ids[node], tree.parents[node] = frontier.nodes[arrival, TOKEN], parent
+    """Write the most probable waiting node to the tree's place `node`; return its row of the frontier."""
+    place = frontier.meta[BEGIN]
+    frontier.meta[BEGIN] += 1
+    row = frontier.order[place]
+    parent = frontier.nodes[row, PARENT]
+    tree.token_ids[node], tree.parents[node] = frontier.nodes[row, TOKEN], parent
     tree.depths[node] = tree.depths[parent] + 1
-    tree.probabilities[node] = frontier.chances[arrival]
-    return arrival
+    tree.probabilities[node] = frontier.chances[place]
+    return row
 
 
 @kernel

@@ -10,8 +10,8 @@ from lookahead.drafting.trie_nodes import Int32Array, Integer
 
 Float64Array = npt.NDArray[np.float64]
 
-OWN, SHARED = 0, 1
-"""Sources: the request itself, and the memory that all requests share."""
+OWN, SHARED, RECYCLED = 0, 1, 2
+"""Sources: the request itself, the memory that requests share, and the model's own recycled logits."""
 MOST_CANDIDATES = 64
 MOST_ASKED = 64
 LEAST_SHARE = 0.005

@@ -12,17 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.drafting.candidates import (
-    LEAST_SHARE,
-    MOST_ASKED,
     MOST_CANDIDATES,
     OWN,
     SHARED,
-    Candidates,
     Float64Array,
-    spend,
 )
 from lookahead.drafting.compilation import kernel
 from lookahead.drafting.log_ring import GAP, NOWHERE, ORDERS, TokenRing, oldest_place, slot_of_run
+from lookahead.drafting.successors import SUCCESSORS
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 
 LONGEST_MATCH = 16
@@ -32,36 +29,62 @@ MOST_OWN, MOST_SHARED = 24, 32
 MOST_WALKED = 64
 """Places looked at in one chain."""
 
+AHEAD = 24
+"""Tokens copied from behind a match; a draft that goes deeper looks afresh."""
+NOBODY = 0
+"""The owner of all tokens in a request's own log."""
+
 LENGTHS = LONGEST_MATCH + 1
 VARIETIES = 4
 CROWDS = 4
+BUCKETS_A_SOURCE = LENGTHS * VARIETIES * CROWDS
 
 
 class Matches(NamedTuple):
-    """Matches found so far, as seen from node 0: at a node of depth d add d to places and lengths.
+    """Matches found so far, as seen from node 0: at a node of depth d add d to lengths.
+
+    What followed each is copied out of the log, so that growing a draft touches the log no more.
 
     Attributes:
-        places: int32 [most], the place of the token that followed.
-        lengths: int32 [most], how many tokens before it agree.
-        sources: int8 [most], OWN or SHARED.
+        following: int32 [most, AHEAD], the tokens that followed; after a GAP there is nothing.
+        lengths: int32 [most], how many tokens before them agree.
+        origins: int32 [most], the depth of the node that each was found for.
+        sources: int32 [most], OWN or SHARED.
     """
 
-    places: Int32Array
+    following: Int32Array
     lengths: Int32Array
-    sources: npt.NDArray[np.int8]
+    origins: Int32Array
+    sources: Int32Array
+
+
+def new_matches(most: int) -> Matches:
+    """Return room for `most` matches."""
+    return Matches(
+        np.empty((most, AHEAD), np.int32),
+        np.empty(most, np.int32),
+        np.empty(most, np.int32),
+        np.empty(most, np.int32),
+    )
 
 
 @kernel
-def new_matches(most: int) -> Matches:
-    """Return room for `most` matches."""
-    return Matches(np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.int8))
+def following_at(matches: Matches, match: Integer, depth: Integer) -> int:
+    """Return the token that a match goes on with at a node of this depth; GAP where it ends."""
+    ahead = depth - matches.origins[match]
+    return int(matches.following[match, ahead]) if ahead < AHEAD else GAP
 
 
 def initial_log_trust() -> Float64Array:
-    """Return Beta counts (trials, hits) [buckets, 2] worth three trials: longer matches are believed more."""
+    """Return Beta counts (trials, hits) [buckets, 2]: longer matches are believed more, and better ranks.
+
+    Those of matches are worth three trials, those of recycled successors ten.
+    """
     lengths = np.repeat(np.tile(np.arange(LENGTHS), 2), VARIETIES * CROWDS)
-    trials = 3.0
-    return np.stack([np.full(len(lengths), trials), trials * np.minimum(0.95, 0.25 + 0.1 * lengths)], axis=1)
+    of_matches = 3.0 * np.stack([np.ones(len(lengths)), np.minimum(0.95, 0.25 + 0.1 * lengths)], axis=1)
+    ranks = np.arange(SUCCESSORS)
+    of_ranks = 10.0 * np.stack([np.ones(SUCCESSORS), 0.35 / (ranks + 1.5)], axis=1)
+    return np.concatenate([of_matches, of_ranks])
 
 
 @kernel
@@ -91,80 +114,80 @@ def agreement(tokens: Int32Array, last: Integer, oldest: Integer, run: Int32Arra
 
 
 @kernel
+def copy_ahead(tokens: Int32Array, place: Integer, end: Integer, ahead: Int32Array) -> None:
+    """Copy the tokens from a place on, up to a GAP or the end of the ring, where a GAP is written."""
+    mask = len(tokens) - 1
+    for i in range(len(ahead)):
+        token = tokens[(place + i) & mask] if place + i < end else GAP
+        ahead[i] = token
+        if token == GAP:
+            break
+
+
+@kernel
 def find_matches(
-    ring: TokenRing, run: Int32Array, source: int, depth: int, most: int, matches: Matches, size: int
+    ring: TokenRing,
+    owner: Integer,
+    run: Int32Array,
+    source: int,
+    depth: int,
+    most: int,
+    matches: Matches,
+    size: int,
 ) -> int:
-    """Add places of `ring` that follow the end of `run`, at most `most`; return how many matches there are.
+    """Add places of `ring` that follow the end of an owner's `run`, at most `most`; return how many there are.
 
     Each place is found in the chain of the longest order that it matches, and passed over in the others.
     """
-    tokens, previous = ring.tokens, ring.previous
-    places, lengths, sources = matches.places, matches.lengths, matches.sources
+    tokens, owners, previous = ring.tokens, ring.owners, ring.previous
+    following, lengths, origins, sources = matches
     mask, end, oldest = len(tokens) - 1, ring.end[0], oldest_place(ring)
-    enough = min(size + most, len(places))
+    enough = min(size + most, len(lengths))
     for i in range(len(ORDERS)):
-        slot = slot_of_run(run, ORDERS[i], ring.heads.shape[1])
+        slot = slot_of_run(run, owner, ORDERS[i], ring.heads.shape[1])
         if slot == NOWHERE:
             continue
         place = np.int64(ring.heads[i, slot])
         for _ in range(MOST_WALKED):
             if place < oldest or place == NOWHERE or size >= enough:
                 break
-            if place + 1 < end and tokens[(place + 1) & mask] != GAP:
+            goes_on = place + 1 < end and tokens[(place + 1) & mask] != GAP
+            if goes_on and owners[place & mask] == owner:
                 length = agreement(tokens, place, oldest, run)
                 if length >= ORDERS[i] and (i == 0 or length < ORDERS[i - 1]):
-                    places[size], lengths[size], sources[size] = place + 1 - depth, length - depth, source
+                    copy_ahead(tokens, place + 1, end, following[size])
+                    lengths[size], origins[size], sources[size] = length - depth, depth, source
                     size += 1
             place = np.int64(previous[i, place & mask])
     return size
 
 
 @kernel
-def ranks_of(matches: Matches, listed: Int32Array, ranks: Int32Array) -> None:
-    """Write what matches are ordered by: twice their length, and one more for the request's own."""
-    lengths, sources = matches.lengths, matches.sources
-    for i in range(len(listed)):
-        match = listed[i]
-        ranks[i] = 2 * lengths[match] + (1 if sources[match] == OWN else 0)
+def find_all(
+    own: TokenRing, shared: TokenRing, readable: Int32Array, run: Int32Array, depth: int, matches: Matches, size: int
+) -> int:
+    """Add the matches of `run` in the request's own log, and in the shared one those of the owners it may read.
+
+    Returns how many matches there are.
+    """
+    size = find_matches(own, NOBODY, run, OWN, depth, MOST_OWN, matches, size)
+    most = size + MOST_SHARED
+    for i in range(len(readable)):
+        size = find_matches(shared, np.int64(readable[i]), run, SHARED, depth, most - size, matches, size)
+    return size
 
 
 @kernel
 def list_by_rank(matches: Matches, begin: int, end: int, listed: Int32Array) -> None:
-    """Write the matches from `begin` to `end` to `listed`, highest rank first, else in the order found."""
-    size = end - begin
-    ranks = np.empty(size, np.int32)
-    ranks_of(matches, np.arange(begin, end).astype(np.int32), ranks)
-    order = np.empty(size, np.int32)
-    for i in range(size):
-        place = i
-        while place > 0 and ranks[order[place - 1]] < ranks[i]:
-            order[place] = order[place - 1]
+    """Write the matches from `begin` to `end` to `listed`: longest first, the request's own before shared ones."""
+    lengths, sources = matches.lengths, matches.sources
+    for i in range(begin, end):
+        match, place = i, i - begin
+        rank = 2 * lengths[match] - sources[match]
+        while place > 0 and 2 * lengths[listed[place - 1]] - sources[listed[place - 1]] < rank:
+            listed[place] = listed[place - 1]
             place -= 1
-        order[place] = i
-    for i in range(size):
-        listed[i] = begin + order[i]
-
-
-@kernel
-def continuations(
-    own: TokenRing,
-    shared: TokenRing,
-    matches: Matches,
-    listed: Int32Array,
-    depth: Integer,
-    following: Int32Array,
-) -> None:
-    """Write the token that each match goes on with at a node of this depth; GAP where its sequence ends."""
-    places, sources = matches.places, matches.sources
-    own_tokens, own_end, own_mask = own.tokens, own.end[0], len(own.tokens) - 1
-    shared_tokens, shared_end, shared_mask = shared.tokens, shared.end[0], len(shared.tokens) - 1
-    for i in range(len(listed)):
-        match = listed[i]
-        place = places[match] + depth
-        if sources[match] == OWN:
-            following[i] = own_tokens[place & own_mask] if place < own_end else GAP
-        else:
-            following[i] = shared_tokens[place & shared_mask] if place < shared_end else GAP
+        listed[place] = match
 
 
 @kernel
@@ -191,40 +214,3 @@ def count_votes(
     return size, votes
 
 
-@kernel
-def predict_next(
-    own: TokenRing,
-    shared: TokenRing,
-    matches: Matches,
-    listed: Int32Array,
-    depth: Integer,
-    trust: Float64Array,
-    candidates: Candidates,
-) -> tuple[int, int]:
-    """Estimate the next token from matches `listed` by rank; return how many candidates and ranks asked."""
-    following, ranks = np.empty(len(listed), np.int32), np.empty(len(listed), np.int32)
-    continuations(own, shared, matches, listed, depth, following)
-    ranks_of(matches, listed, ranks)
-    tokens, chances = candidates.tokens, candidates.chances
-    left, size, asked, end = 1.0, 0, 0, 0
-    while end < len(listed) and left > LEAST_SHARE and asked < MOST_ASKED:
-        before, begin = size, end
-        while end < len(listed) and ranks[end] == ranks[begin]:
-            end += 1
-        size, votes = count_votes(following, begin, end, tokens, chances, size)
-        if size == before:
-            continue
-        source = OWN if ranks[begin] % 2 == 1 else SHARED
-        bucket = match_bucket(source, ranks[begin] // 2 + depth, size - before, votes)
-        left = spend(candidates, before, size, votes, bucket, trust, left, asked)
-        asked += 1
-    return size, asked
-
-
-@kernel
-def find_all(
-    own: TokenRing, shared: TokenRing, run: Int32Array, depth: int, matches: Matches, size: int
-) -> int:
-    """Add the matches of `run` in both logs; return how many matches there are."""
-    size = find_matches(own, run, OWN, depth, MOST_OWN, matches, size)
-    return find_matches(shared, run, SHARED, depth, MOST_SHARED, matches, size)

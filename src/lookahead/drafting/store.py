@@ -2,17 +2,19 @@
 
 from collections.abc import Hashable, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lookahead.config import DraftMode
+from lookahead.drafting.compilation import kernel
 from lookahead.drafting.tree import DraftTree, Int32Array
 
 RequestId = Hashable
 TokenIds = Sequence[int] | Int32Array
 
+DEFAULT_NAMESPACE = "default"
 _LARGEST_TOKEN = 2**31 - 1
 
 
@@ -65,6 +67,15 @@ class DraftStore(Protocol):
         """Bytes the memory takes."""
 
 
+@kernel
+def are_tokens(tokens: npt.NDArray[Any]) -> bool:
+    """Return whether all are token ids."""
+    for i in range(len(tokens)):
+        if not 0 <= tokens[i] <= _LARGEST_TOKEN:
+            return False
+    return True
+
+
 def check_decoding_length(decoding_length: int) -> None:
     """Refuse a draft without room for node 0.
 
@@ -86,7 +97,7 @@ def checked_tokens(token_ids: TokenIds) -> Int32Array:
     if tokens.ndim != 1 or (len(tokens) and tokens.dtype.kind not in "iu"):
         message = f"token ids must be one sequence of integers, not {tokens.dtype} of shape {tokens.shape}"
         raise ValueError(message)
-    if len(tokens) and not 0 <= tokens.min() <= tokens.max() <= _LARGEST_TOKEN:
+    if len(tokens) and not are_tokens(tokens):
         message = f"token ids must be from 0 to {_LARGEST_TOKEN}; got {tokens.min()} to {tokens.max()}"
         raise ValueError(message)
-    return tokens.astype(np.int32)
+    return tokens.astype(np.int32, copy=False)

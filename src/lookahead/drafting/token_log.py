@@ -1,11 +1,12 @@
-"""TokenLog: a draft memory that is nothing but a log of tokens and hash chains through it.
+"""TokenLog: a draft memory that stores the text itself, and finds again where the last tokens stood.
 
-It answers the paper's open question whether anything is more efficient than a trie: 28 bytes a token, an
-insertion of a few links, and the trie of continuations is built at each proposal, only as far as the draft
-needs it.
+A ring of tokens with hash chains (`log_ring`); its matches' continuations are the trie (`log_matches`), built
+best first and only as far as it is needed (`log_growth`). What the model itself held likely is kept beside it
+(`successors`). See docs/design/token-log.md.
 """
 
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -13,100 +14,145 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.config import DraftMode
-from lookahead.drafting.best_first import as_draft_tree, side_by_side
-from lookahead.drafting.candidates import Float64Array, credit, new_candidates
+from lookahead.drafting.best_first import Growth, as_draft_tree, side_by_side
 from lookahead.drafting.compilation import kernel, telling_the_user
-from lookahead.drafting.log_growth import grow_from_log
-from lookahead.drafting.log_matches import (
-    LONGEST_MATCH,
-    MOST_OWN,
-    MOST_SHARED,
-    find_all,
-    initial_log_trust,
-    list_by_rank,
-    new_matches,
-    predict_next,
-)
+from lookahead.drafting.log_growth import Sketch, grow_from_log, learn_from_draft, new_sketch
+from lookahead.drafting.log_matches import LONGEST_MATCH, NOBODY, initial_log_trust
+from lookahead.drafting.log_prediction import Beliefs
 from lookahead.drafting.log_ring import (
     GAP,
     SMALLEST_RING,
     TokenRing,
     append_all,
+    append_owned,
     new_ring,
     newest_tokens,
     rewritten,
     ring_bytes,
 )
-from lookahead.drafting.store import Origin, RequestId, TokenIds, check_decoding_length, checked_tokens
+from lookahead.drafting.store import (
+    DEFAULT_NAMESPACE,
+    Origin,
+    RequestId,
+    TokenIds,
+    check_decoding_length,
+    checked_tokens,
+)
+from lookahead.drafting.successors import (
+    EMPTY,
+    SMALLEST_TABLE,
+    copy_since,
+    new_table,
+    table_bytes,
+    with_room,
+    without_owner,
+    write_all,
+)
 from lookahead.drafting.tree import DraftTree, Int32Array
+from lookahead.drafting.weighing import Weights, initial_weights
 from lookahead.errors import ConfigError
 
 _FIRST_RING = 4096
+_FIRST_TABLE = 4096
 _LATEST_PLACE = 2**30
 """Where a ring's places are counted anew; they are int32."""
 
 
 @kernel
-def learn_outputs(
-    own: TokenRing, shared: TokenRing, tail: Int32Array, tokens: Int32Array, trust: Float64Array
+def stream_in(
+    own: TokenRing, has_room: bool, tail: Int32Array, tokens: Int32Array, sketch: Sketch, beliefs: Beliefs, is_output: bool
 ) -> None:
-    """Append an answer's tokens to the request's own log, comparing each with what would be predicted."""
-    run = np.concatenate((tail, tokens))
-    matches = new_matches(MOST_OWN + MOST_SHARED)
-    listed = np.empty(MOST_OWN + MOST_SHARED, np.int32)
-    candidates = new_candidates()
-    for i in range(len(tokens)):
-        before = run[max(0, len(tail) + i - LONGEST_MATCH) : len(tail) + i]
-        found = find_all(own, shared, before, 0, matches, 0)
-        list_by_rank(matches, 0, found, listed)
-        _, asked = predict_next(own, shared, matches, listed[:found], 0, trust, candidates)
-        credit(candidates, asked, trust, tokens[i])
-        append_all(own, tokens[i : i + 1])
+    """Append a request's tokens to its own log and its tail, having compared the answer's with the last draft."""
+    if is_output:
+        learn_from_draft(sketch, tokens, beliefs)
+    sketch.size[0] = 0  # it was drawn before these tokens
+    if has_room:
+        append_all(own, tokens, NOBODY)
+    kept = max(0, len(tail) - len(tokens))
+    for i in range(kept):
+        tail[i] = tail[len(tail) - kept + i]
+    tail[kept:] = tokens[max(0, len(tokens) - len(tail)) :]
 
 
 @dataclass(eq=False)
 class _Request:
-    """A live request: its own log, its last tokens, and its answer, which the shared log gets at its end."""
+    """A live request.
 
+    Attributes:
+        owner: the number of its namespace.
+        readable: int32, the namespaces that it reads, its own first.
+        own: its own log.
+        sketch: its last draft.
+        tail: int32 [LONGEST_MATCH], its last tokens, at the end.
+        length: tokens so far.
+        kept: what the shared log gets at its end.
+    """
+
+    owner: int
+    readable: Int32Array
     own: TokenRing
-    tail: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
-    answer: list[Int32Array] = field(default_factory=list)
+    sketch: Sketch
+    tail: Int32Array = field(default_factory=lambda: np.full(LONGEST_MATCH, GAP, np.int32))
+    length: int = 0
+    kept: list[Int32Array] = field(default_factory=list)
 
 
 class TokenLog:
-    """A draft memory of bounded size, safe under threads; the requests' prompts stay their own.
+    """A draft memory of bounded size, safe under threads; nothing crosses from one namespace to another.
 
-    A request's tokens are in its own log while it lives; at its end its answer goes into the shared log,
-    whole, where the oldest tokens make room for it.
+    A request's tokens are in its own log while it lives; at its end its answer goes into the log that all
+    share, whole, under its namespace, where the oldest tokens make room for it.
 
     Args:
-        memory_bytes: hard cap in bytes: half of it for the shared log, half for those of live requests,
-            each rounded down to a power of two of tokens.
+        memory_bytes: hard cap in bytes: half of it for the shared log, a quarter for those of live requests,
+            a quarter for the model's recycled logits, each rounded down to a power of two of entries.
+        remember_prompts: keep prompts as well as answers when a request ends.
 
     Raises:
         ConfigError: the cap leaves no room.
     """
 
-    def __init__(self, *, memory_bytes: int = 256 * 2**20) -> None:
-        self._trust = initial_log_trust()
-        budget = (memory_bytes - self._trust.nbytes) // 2
-        least_half = 2 * ring_bytes(SMALLEST_RING)  # one live request's, and the one that has no room
-        if budget < least_half:
-            least = 2 * least_half + self._trust.nbytes
-            message = f"memory_bytes={memory_bytes} leaves no room for a log; give at least {least}"
+    def __init__(self, *, memory_bytes: int = 256 * 2**20, remember_prompts: bool = False) -> None:
+        self._beliefs = Beliefs(initial_log_trust(), initial_weights())
+        budget = memory_bytes - _beliefs_bytes(self._beliefs)
+        self._own_budget = budget // 4
+        self._most_shared = _affordable_tokens(budget // 2)
+        self._most_places = _affordable_places(budget // 4)
+        least = 4 * max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
+        if budget < least:
+            message = (
+                f"memory_bytes={memory_bytes} leaves no room for a log; "
+                f"give at least {least + _beliefs_bytes(self._beliefs)}"
+            )
             raise ConfigError(message)
-        self._most_shared = _affordable_tokens(budget)
-        self._own_budget = budget
+        self._remember_prompts = remember_prompts
         self._lock = threading.Lock()
         self.vocabulary_size: int | None = None
+        self._owners: dict[str, int] = {}
+        self._next_owner = NOBODY + 1
         self._requests: dict[RequestId, _Request] = {}
         with telling_the_user():
             compile_log_kernels()
         self._shared = new_ring(min(_FIRST_RING, self._most_shared))
+        self._table = new_table(min(_FIRST_TABLE, self._most_places))
         self._no_room = new_ring(SMALLEST_RING)
+        self._no_draft = new_sketch(1)
+
+    def open(
+        self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
+    ) -> None:
+        """Open a request in a namespace, from which it drafts and to which its answer will belong.
+
+        Args:
+            request: a new one.
+            namespace: the one it belongs to.
+            reads: further namespaces to draft from.
+        """
+        with self._lock:
+            self._opened(request, namespace, reads)
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
-        """Append tokens to a request's sequence; the first ones open the request.
+        """Append tokens to a request's sequence; one not opened before is opened in the default namespace.
 
         Raises:
             ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is inserted.
@@ -118,17 +164,14 @@ class TokenLog:
         with self._lock:
             live = self._requests.get(request)
             if live is None:
-                live = self._requests[request] = _Request(self._no_room)
-            self._give_room(live, len(tokens))
-            if live.own is self._no_room:
-                pass  # live requests fill their half of the memory: this one drafts from the shared log
-            elif is_output:
-                learn_outputs(live.own, self._shared, live.tail, tokens, self._trust)
-            else:
-                append_all(live.own, tokens)
-            if is_output:
-                live.answer.append(tokens)
-            live.tail = np.concatenate([live.tail, tokens])[-LONGEST_MATCH:]
+                live = self._opened(request, DEFAULT_NAMESPACE, ())
+            if live.own is self._no_room or live.own.end[0] + len(tokens) > len(live.own.tokens):
+                self._give_room(live, len(tokens))
+            has_room = live.own is not self._no_room
+            stream_in(live.own, has_room, live.tail, tokens, live.sketch, self._beliefs, is_output)
+            live.length += len(tokens)
+            if is_output or self._remember_prompts:
+                live.kept.append(tokens)
 
     def propose(
         self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
@@ -149,38 +192,158 @@ class TokenLog:
         widest = 1 if mode is DraftMode.SINGLE else 0
         with self._lock:
             live = self._requests[request]
-            tree = grow_from_log(
-                live.own, self._shared, live.tail, self._trust, decoding_length, branch_length, widest
+            if len(live.sketch.sources) < decoding_length:
+                live.sketch = new_sketch(decoding_length)
+            size = grow_from_log(
+                live.own,
+                self._shared,
+                self._table,
+                live.readable,
+                live.tail[-min(live.length, LONGEST_MATCH) :],
+                self._beliefs,
+                live.sketch,
+                decoding_length,
+                branch_length,
+                widest,
             )
+            tree = Growth(*(column[:size].copy() for column in live.sketch.tree))
         return as_draft_tree(tree, decoding_length, mode)
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
-        """Remember nothing: this store drafts from tokens that came."""
+        """Remember what the model itself holds most likely after tokens, in the request's namespace.
+
+        Args:
+            request: one that has inserted at least one token.
+            token_ids: m tokens that the model has just read.
+            successors: int32 [m, k], the likeliest next tokens after each, likeliest first; 8 are kept.
+
+        Raises:
+            KeyError: the request is unknown, or has been forgotten.
+            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
+        """
+        tokens = checked_tokens(token_ids)
+        likeliest = checked_tokens(np.ravel(successors)).reshape(len(tokens), -1)
+        with self._lock:
+            self._write(self._requests[request].owner, tokens, likeliest)
 
     def forget(self, request: RequestId) -> None:
         """Close a request: its own log is gone, its answer goes into the shared log."""
         with self._lock:
             live = self._requests.pop(request, None)
-            if live is not None and live.answer:
-                answer = np.concatenate([*live.answer, np.array([GAP], np.int32)])
-                self._shared = _with_room(self._shared, len(answer), self._most_shared)
-                append_all(self._shared, answer)
+            if live is not None and live.kept:
+                self._remember(np.concatenate(live.kept), live.owner)
+
+    def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
+        """Remember a text as if it had been an answer in a namespace.
+
+        Raises:
+            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
+        """
+        tokens = checked_tokens(token_ids)
+        if len(tokens):
+            with self._lock:
+                self._remember(tokens, self._owner(namespace))
+
+    def forget_namespace(self, namespace: str) -> None:
+        """Forget all that a namespace holds; its live requests go on. An unknown one is nothing to forget."""
+        with self._lock:
+            owner = self._owners.get(namespace)
+            if owner is not None:
+                self._shared.tokens[self._shared.owners == owner] = GAP
+                self._table = without_owner(self._table, owner)
 
     def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return what outlives requests: the answers, a gap (-1) after each, and the learned trust."""
+        """Return what outlives requests, as copies.
+
+        Returns:
+            `names`, the namespaces, and `owners_named`, their numbers; `tokens`, oldest first, a gap (-1) after
+            each answer, and `owners`, whose they are; `keys`, `successors`, the model's recycled logits, oldest
+            first; `trust`, `weights`, `squares`, what was learned of the sources.
+        """
         with self._lock:
-            tokens = newest_tokens(self._shared, len(self._shared.tokens))
-            return {"tokens": tokens, "trust": self._trust.copy()}
+            tokens, owners = newest_tokens(self._shared, len(self._shared.tokens))
+            used = np.flatnonzero(self._table.keys != EMPTY)
+            used = used[np.argsort(self._table.stamps[used], kind="stable")]
+            return {
+                "names": np.array(list(self._owners), np.str_),
+                "owners_named": np.array(list(self._owners.values()), np.int32),
+                "tokens": tokens,
+                "owners": owners,
+                "keys": self._table.keys[used],
+                "successors": self._table.successors[used],
+                "trust": self._beliefs.trust.copy(),
+                "weights": self._beliefs.weights.values.copy(),
+                "squares": self._beliefs.weights.squares.copy(),
+            }
+
+    def absorb(self, snapshot: dict[str, npt.NDArray[np.generic]], *, beliefs: bool) -> None:
+        """Take in another log's snapshot, namespace by namespace, as newer than what is here.
+
+        Args:
+            snapshot: of a log with the same vocabulary.
+            beliefs: take over what it learned of its sources, too.
+        """
+        with self._lock:
+            numbers = np.zeros(1 + max(snapshot["owners_named"], default=0), np.int32)
+            for name, owner in zip(snapshot["names"], snapshot["owners_named"], strict=True):
+                numbers[owner] = self._owner(str(name))
+            tokens = snapshot["tokens"].astype(np.int32)
+            if len(tokens):
+                self._shared = _with_room(self._shared, len(tokens), self._most_shared)
+                append_owned(self._shared, tokens, numbers[snapshot["owners"]])
+            keys = snapshot["keys"].astype(np.int64)
+            for key, successors in zip(keys, snapshot["successors"].astype(np.int32), strict=True):
+                self._write(numbers[key >> 31], np.array([key & (2**31 - 1)], np.int32), successors[None])
+            if beliefs:
+                mine = (self._beliefs.trust, self._beliefs.weights.values, self._beliefs.weights.squares)
+                for array, name in zip(mine, ("trust", "weights", "squares"), strict=True):
+                    array[:] = snapshot[name]
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Names of all namespaces that were opened, in the order of their first use."""
+        return tuple(self._owners)
+
+    def tokens_in(self, namespace: str) -> int:
+        """Return how many tokens of a namespace the shared log holds."""
+        owner = self._owners.get(namespace, NOBODY)
+        return int(((self._shared.owners == owner) & (self._shared.tokens != GAP)).sum())
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays, the unused part included."""
+        """Bytes of the logs, the recycled logits and what was learned, the unused part included."""
         rings = [self._shared, self._no_room, *(live.own for live in self._requests.values())]
         own = {id(ring): ring for ring in rings}
-        return sum(array.nbytes for ring in own.values() for array in ring) + self._trust.nbytes
+        in_rings = sum(array.nbytes for ring in own.values() for array in ring)
+        return in_rings + table_bytes(len(self._table.keys)) + _beliefs_bytes(self._beliefs)
+
+    def _opened(self, request: RequestId, namespace: str, reads: Sequence[str]) -> _Request:
+        owner = self._owner(namespace)
+        others = (self._owners.get(name) for name in dict.fromkeys(reads) if name != namespace)
+        readable = np.array([owner, *(number for number in others if number is not None)], np.int32)
+        live = _Request(owner, readable, self._no_room, self._no_draft)
+        self._requests[request] = live
+        return live
+
+    def _owner(self, namespace: str) -> int:
+        if namespace not in self._owners:
+            self._owners[namespace] = self._next_owner
+            self._next_owner += 1
+        return self._owners[namespace]
+
+    def _remember(self, tokens: Int32Array, owner: int) -> None:
+        text = np.append(tokens, np.int32(GAP))
+        self._shared = _with_room(self._shared, len(text), self._most_shared)
+        append_all(self._shared, text, owner)
+
+    def _write(self, owner: int, tokens: Int32Array, likeliest: Int32Array) -> None:
+        done = write_all(self._table, owner, tokens, likeliest)
+        while done < len(tokens):
+            self._table = with_room(self._table, self._most_places)
+            done += write_all(self._table, owner, tokens[done:], likeliest[done:])
 
     def _give_room(self, live: _Request, count: int) -> None:
-        """Let a request's own log grow for `count` more tokens, as far as its half of the memory allows."""
+        """Let a request's own log grow for `count` more tokens, as far as their share of the memory allows."""
         others = sum(
             ring_bytes(len(other.own.tokens))
             for other in self._requests.values()
@@ -205,20 +368,39 @@ def _with_room(ring: TokenRing, count: int, most: int) -> TokenRing:
 
 def _affordable_tokens(budget: int) -> int:
     """Return the largest power of two of tokens whose ring fits `budget` bytes; 0 where none does."""
-    tokens = SMALLEST_RING
-    if ring_bytes(tokens) > budget:
+    return _largest(SMALLEST_RING, budget, ring_bytes)
+
+
+def _affordable_places(budget: int) -> int:
+    """Return the largest power of two of places whose table of successors fits `budget` bytes; 0 if none."""
+    return _largest(SMALLEST_TABLE, budget, table_bytes)
+
+
+def _largest(smallest: int, budget: int, bytes_of: Callable[[int], int]) -> int:
+    size = smallest
+    if bytes_of(size) > budget:
         return 0
-    while ring_bytes(2 * tokens) <= budget:
-        tokens *= 2
-    return tokens
+    while bytes_of(2 * size) <= budget:
+        size *= 2
+    return size
+
+
+def _beliefs_bytes(beliefs: Beliefs) -> int:
+    return beliefs.trust.nbytes + beliefs.weights.values.nbytes + beliefs.weights.squares.nbytes
 
 
 @cache
 def compile_log_kernels() -> None:
     """Run every kernel once, so that no request waits for the compiler."""
-    own, shared, trust = new_ring(SMALLEST_RING), new_ring(SMALLEST_RING), initial_log_trust()
-    tokens = np.array([1, 2, 1, 2, 1], np.int32)
-    append_all(shared, tokens)
-    learn_outputs(own, shared, tokens[:1], tokens, trust)
-    side_by_side(grow_from_log(own, shared, tokens, trust, 4, 2, 0), 4)
+    own, shared, table = new_ring(SMALLEST_RING), new_ring(SMALLEST_RING), new_table(SMALLEST_TABLE)
+    beliefs, sketch = Beliefs(initial_log_trust(), initial_weights()), new_sketch(4)
+    tokens, readable = np.array([1, 2, 1, 2, 1], np.int32), np.array([1], np.int32)
+    append_owned(shared, tokens, np.ones(5, np.int32))
+    write_all(table, 1, tokens, np.array([[2, 3]] * 5, np.int32))
+    copy_since(table, 0, new_table(SMALLEST_TABLE))
+    tail = np.zeros(LONGEST_MATCH, np.int32)
+    stream_in(own, True, tail, checked_tokens(tokens), sketch, beliefs, True)
+    checked_tokens([1, 2])
+    size = grow_from_log(own, shared, table, readable, tail, beliefs, sketch, 4, 2, 0)
+    side_by_side(Growth(*(column[:size].copy() for column in sketch.tree)), 4)
     DraftTree.root_only(0).ancestors()

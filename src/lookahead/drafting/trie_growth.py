@@ -5,11 +5,11 @@ import numpy as np
 from lookahead.drafting.best_first import (
     OWN_CONTEXT,
     SHARED_CONTEXT,
-    SIZE,
     TOKEN,
     Growth,
     draft_best,
     first_nodes,
+    is_waiting,
     new_frontier,
     new_growth,
     push_candidates,
@@ -47,7 +47,7 @@ def grow_tree(
             size, _ = predict(pool, own, shared, deepest, stop_words, trust, candidates)
             push_candidates(frontier, candidates, size, widest, tree.probabilities[node], node, own, shared)
         node += 1
-        if node >= most_nodes or frontier.meta[SIZE] == 0:
+        if node >= most_nodes or not is_waiting(frontier):
             break
         drafted = frontier.nodes[draft_best(frontier, tree, node)]
         token = drafted[TOKEN]

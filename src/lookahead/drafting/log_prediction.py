@@ -1,0 +1,268 @@
+"""What may come next at a draft node: the logs' matches and the model's recycled logits, weighed together.
+
+Matches of one length and source vote. Longer ones are asked first, a request's own before the shared ones at
+equal length; each such group spends a share of the probability that is left on the tokens that no better group
+has named, and how large a share is learned while running (`candidates.credit`). Then the model's own successors
+of the token are asked, rank by rank, in the same way. What comes of it is evidence, which is weighed with what
+else is known of each candidate (`weighing`).
+
+Everything said is kept until the next draft: what came is compared with it, so that learning costs no search.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from lookahead.drafting.candidates import (
+    LEAST_SHARE,
+    MOST_ASKED,
+    MOST_CANDIDATES,
+    RECYCLED,
+    Candidates,
+    Float64Array,
+    credit,
+    spend,
+)
+from lookahead.drafting.compilation import kernel
+from lookahead.drafting.log_matches import (
+    BUCKETS_A_SOURCE,
+    NOBODY,
+    Matches,
+    count_votes,
+    following_at,
+    match_bucket,
+)
+from lookahead.drafting.log_ring import NOWHERE, ORDERS, TokenRing, oldest_place, slot_of_run
+from lookahead.drafting.successors import NO_TOKEN, SUCCESSORS, SuccessorTable, key_of, place_of
+from lookahead.drafting.trie_nodes import Int32Array, Integer
+from lookahead.drafting.weighing import (
+    LEAST_EVIDENCE,
+    NO_SUCCESSORS,
+    UNRANKED,
+    Weights,
+    feature_of,
+    learn_weights,
+    weigh,
+)
+
+ROOM_A_NODE = MOST_CANDIDATES + SUCCESSORS
+
+CANDIDATES_BEGIN, CANDIDATES_END, GROUPS_BEGIN, GROUPS_END = 0, 1, 2, 3
+
+
+class Beliefs(NamedTuple):
+    """What a namespace has learned of its sources.
+
+    Attributes:
+        trust: float64 [buckets, 2], Beta counts (trials, hits): how often a group had the token that came.
+        weights: values and squared gradients, see `weighing.Weights`.
+    """
+
+    trust: Float64Array
+    weights: Weights
+
+
+class Predictions(NamedTuple):
+    """What was said at each node of a draft.
+
+    Attributes:
+        tokens: int32 [room], candidates, node after node.
+        features: int32 [room], what is known of each, see `weighing`.
+        evidence: float64 [room], the logarithm of its share.
+        chances: float64 [room], its probability.
+        buckets: int32 [room], the trust bucket of each group that was asked, node after node.
+        ends: int32 [room], where the group's candidates end, counted from the node's first.
+        nodes: int32 [nodes, 4], where each node's candidates begin and end, and its groups; empty where
+            nothing was said.
+        rests: float64 [nodes], the logarithm of the share that was left.
+    """
+
+    tokens: Int32Array
+    features: Int32Array
+    evidence: Float64Array
+    chances: Float64Array
+    buckets: Int32Array
+    ends: Int32Array
+    nodes: Int32Array
+    rests: Float64Array
+
+
+def new_predictions(most_nodes: int) -> Predictions:
+    """Return room for what is said at `most_nodes` nodes: 32 candidates each on average, and no node without."""
+    room = 32 * most_nodes + ROOM_A_NODE
+    return Predictions(
+        np.empty(room, np.int32),
+        np.empty(room, np.int32),
+        np.empty(room, np.float64),
+        np.empty(room, np.float64),
+        np.empty(room, np.int32),
+        np.empty(room, np.int32),
+        np.zeros((most_nodes, 4), np.int32),
+        np.zeros(most_nodes, np.float64),
+    )
+
+
+@kernel
+def at_node(said: Predictions, node: Integer) -> Candidates:
+    """Return a view of the candidates and groups of a node."""
+    these = slice(said.nodes[node, CANDIDATES_BEGIN], said.nodes[node, CANDIDATES_END])
+    groups = slice(said.nodes[node, GROUPS_BEGIN], said.nodes[node, GROUPS_END])
+    return Candidates(said.tokens[these], said.evidence[these], said.buckets[groups], said.ends[groups])
+
+
+@kernel
+def ask_matches(
+    matches: Matches, listed: Int32Array, depth: Integer, trust: Float64Array, candidates: Candidates
+) -> tuple[int, int, float]:
+    """Ask the matches `listed` by rank; return how many candidates and groups there are, and what is left."""
+    lengths, sources = matches.lengths, matches.sources
+    following = np.empty(len(listed), np.int32)
+    for i in range(len(listed)):
+        following[i] = following_at(matches, listed[i], depth)
+    tokens, chances = candidates.tokens, candidates.chances
+    left, size, asked, end = 1.0, 0, 0, 0
+    while end < len(listed) and left > LEAST_SHARE and asked < MOST_ASKED:
+        before, begin, first = size, end, listed[end]
+        while end < len(listed) and (
+            lengths[listed[end]] == lengths[first] and sources[listed[end]] == sources[first]
+        ):
+            end += 1
+        size, votes = count_votes(following, begin, end, tokens, chances, size)
+        if size > before:
+            bucket = match_bucket(sources[first], lengths[first] + depth, size - before, votes)
+            left = spend(candidates, before, size, votes, bucket, trust, left, asked)
+            asked += 1
+    return size, asked, left
+
+
+@kernel
+def ask_successors(
+    successors: Int32Array, trust: Float64Array, candidates: Candidates, size: int, asked: int, left: float
+) -> tuple[int, int, float]:
+    """Ask the model's recycled successors rank by rank; return as `ask_matches` does."""
+    tokens, chances = candidates.tokens, candidates.chances
+    named = size
+    for rank in range(len(successors)):
+        token = successors[rank]
+        if token == NO_TOKEN:
+            break
+        if not (tokens[:named] == token).any():
+            tokens[size], chances[size] = token, 1.0
+            left = spend(candidates, size, size + 1, 1.0, RECYCLED * BUCKETS_A_SOURCE + rank, trust, left, asked)
+            size += 1
+            asked += 1
+    return size, asked, left
+
+
+@kernel
+def rank_among(successors: Int32Array, token: Integer) -> int:
+    """Return a token's rank among the model's successors, where there are any."""
+    if successors[0] == NO_TOKEN:
+        return NO_SUCCESSORS
+    for rank in range(len(successors)):
+        if successors[rank] == token:
+            return rank
+    return UNRANKED
+
+
+@kernel
+def age_of(own: TokenRing, token: Integer, run: Int32Array) -> int:
+    """Return how long ago the request saw a token: 0 never, as far as is known, else 1 (long ago) to 4."""
+    run[0] = token
+    last = len(ORDERS) - 1  # the order of single tokens
+    place = np.int64(own.heads[last, slot_of_run(run, NOBODY, 1, own.heads.shape[1])])
+    if place == NOWHERE or place < oldest_place(own) or own.tokens[place & (len(own.tokens) - 1)] != token:
+        return 0
+    age = own.end[0] - place
+    return 4 if age <= 16 else 3 if age <= 64 else 2 if age <= 256 else 1
+
+
+@kernel
+def successors_of(table: SuccessorTable, readable: Int32Array, token: Integer, found: Int32Array) -> None:
+    """Write the successors of a token that the first of the `readable` owners to know any holds."""
+    found[0] = NO_TOKEN
+    for i in range(len(readable)):
+        place = place_of(table.keys, key_of(readable[i], token))
+        found[:] = table.successors[place]  # NO_TOKEN in an empty place
+        if found[0] != NO_TOKEN:
+            return
+
+
+@kernel
+def said_nothing(said: Predictions, node: Integer) -> None:
+    """Note that a node was not asked; nodes are asked in order."""
+    candidates = said.nodes[node - 1, CANDIDATES_END] if node else np.int32(0)
+    groups = said.nodes[node - 1, GROUPS_END] if node else np.int32(0)
+    said.nodes[node, CANDIDATES_BEGIN] = said.nodes[node, CANDIDATES_END] = candidates
+    said.nodes[node, GROUPS_BEGIN] = said.nodes[node, GROUPS_END] = groups
+
+
+@kernel
+def predict_at(
+    said: Predictions,
+    node: Integer,
+    own: TokenRing,
+    matches: Matches,
+    listed: Int32Array,
+    successors: Int32Array,
+    depth: Integer,
+    beliefs: Beliefs,
+) -> None:
+    """Estimate what follows a node from the matches `listed` there and the model's successors of its token.
+
+    Nodes are asked in order; where no room is left nothing is said.
+    """
+    said_nothing(said, node)
+    begin, groups_begin = said.nodes[node, CANDIDATES_BEGIN], said.nodes[node, GROUPS_BEGIN]
+    if begin + ROOM_A_NODE > len(said.tokens) or groups_begin + MOST_ASKED + SUCCESSORS > len(said.ends):
+        return
+    candidates = Candidates(
+        said.tokens[begin : begin + ROOM_A_NODE],
+        said.evidence[begin : begin + ROOM_A_NODE],
+        said.buckets[groups_begin:],
+        said.ends[groups_begin:],
+    )
+    size, asked, left = ask_matches(matches, listed, depth, beliefs.trust, candidates)
+    if left > LEAST_SHARE:
+        size, asked, left = ask_successors(successors, beliefs.trust, candidates, size, asked, left)
+    said.nodes[node, CANDIDATES_END], said.nodes[node, GROUPS_END] = begin + size, groups_begin + asked
+    said.rests[node] = math.log(max(left, LEAST_EVIDENCE))
+    describe(said, node, own, successors)
+    these = slice(begin, begin + size)
+    weigh(said.features[these], said.evidence[these], said.rests[node], beliefs.weights, said.chances[these])
+
+
+@kernel
+def describe(said: Predictions, node: Integer, own: TokenRing, successors: Int32Array) -> None:
+    """Write the features of a node's candidates, and turn their shares into evidence."""
+    begin = candidate = said.nodes[node, CANDIDATES_BEGIN]
+    tokens, features, evidence = said.tokens, said.features, said.evidence
+    run = np.empty(1, np.int32)
+    for i in range(said.nodes[node, GROUPS_BEGIN], said.nodes[node, GROUPS_END]):
+        source = said.buckets[i] // BUCKETS_A_SOURCE
+        while candidate < begin + said.ends[i]:
+            token = tokens[candidate]
+            rank, age = rank_among(successors, token), age_of(own, token, run)
+            features[candidate] = feature_of(source, rank, age)
+            evidence[candidate] = math.log(max(evidence[candidate], LEAST_EVIDENCE))
+            candidate += 1
+
+
+@kernel
+def learn_at(said: Predictions, node: Integer, token: Integer, beliefs: Beliefs) -> None:
+    """Compare what was said at a node with the `token` that came; nothing is learned where nothing was said."""
+    begin, end = said.nodes[node, CANDIDATES_BEGIN], said.nodes[node, CANDIDATES_END]
+    if begin == end:
+        return
+    candidates = at_node(said, node)
+    learn_weights(
+        candidates.tokens,
+        said.features[begin:end],
+        candidates.chances,
+        said.rests[node],
+        said.chances[begin:end],
+        beliefs.weights,
+        token,
+    )
+    credit(candidates, len(candidates.buckets), beliefs.trust, token)

@@ -1,0 +1,120 @@
+"""Weighing the evidence: from what the sources say to probabilities that hold what they promise.
+
+Each candidate comes with the logarithm of the share that the sources gave it, and with what else is known of
+it: its source, whether the model itself named it the last time it read the token before (its rank there), and
+how long ago this request saw it. A softmax over the candidates, and "none of them", turns that into
+probabilities; its few weights are learned from every token that comes (stochastic gradient descent on the
+log loss, with AdaGrad's step sizes), so that they stay calibrated while running.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from lookahead.drafting.candidates import Float64Array
+from lookahead.drafting.compilation import kernel
+from lookahead.drafting.successors import SUCCESSORS
+from lookahead.drafting.trie_nodes import Int32Array, Integer
+
+SOURCES = 3
+RANKS = SUCCESSORS + 2
+UNRANKED, NO_SUCCESSORS = SUCCESSORS, SUCCESSORS + 1
+"""Ranks of a token that is not among the model's successors, and of one where none are known."""
+AGES = 5
+FEATURES = SOURCES * RANKS * AGES
+
+NONE_BIAS, NONE_SLOPE, SLOPES = 0, 1, 2
+BIASES = SLOPES + SOURCES
+
+LEARNING_RATE = 0.4
+LEAST_EVIDENCE = 1e-5
+
+
+class Weights(NamedTuple):
+    """The weights, and the sums of their squared gradients.
+
+    Attributes:
+        values: float64 [5 + FEATURES]: bias and slope of "none of them", a slope a source, a bias a feature.
+        squares: float64 [5 + FEATURES].
+    """
+
+    values: Float64Array
+    squares: Float64Array
+
+
+def initial_weights() -> Weights:
+    """Return weights that believe the sources' shares as they are."""
+    values = np.zeros(BIASES + FEATURES)
+    values[NONE_SLOPE:BIASES] = 1.0
+    return Weights(values, np.ones(BIASES + FEATURES))
+
+
+@kernel
+def feature_of(source: Integer, rank: Integer, age: Integer) -> Integer:
+    """Return the number of a feature."""
+    return (source * RANKS + rank) * AGES + age
+
+
+@kernel
+def source_of(feature: Integer) -> Integer:
+    """Return the source of a candidate with this feature."""
+    return feature // (RANKS * AGES)
+
+
+@kernel
+def weigh(features: Int32Array, evidence: Float64Array, none: float, weights: Weights, chances: Float64Array) -> None:
+    """Write the probability of each candidate.
+
+    Args:
+        features: int32 [n].
+        evidence: float64 [n], the logarithms of the shares.
+        none: the logarithm of the share that is left.
+        weights: as learned so far.
+        chances: float64 [n], written.
+    """
+    values = weights.values
+    none_score = values[NONE_BIAS] + values[NONE_SLOPE] * none
+    highest = none_score
+    for i in range(len(features)):
+        feature = features[i]
+        score = values[SLOPES + source_of(feature)] * evidence[i] + values[BIASES + feature]
+        chances[i] = score
+        highest = max(highest, score)
+    total = math.exp(none_score - highest)
+    for i in range(len(features)):
+        chances[i] = math.exp(chances[i] - highest)
+        total += chances[i]
+    for i in range(len(features)):
+        chances[i] /= total
+
+
+@kernel
+def step(weights: Weights, place: Integer, gradient: float) -> None:
+    """Move a weight."""
+    weights.squares[place] += gradient * gradient
+    weights.values[place] += LEARNING_RATE * gradient / math.sqrt(weights.squares[place])
+
+
+@kernel
+def learn_weights(
+    tokens: Int32Array,
+    features: Int32Array,
+    evidence: Float64Array,
+    none: float,
+    chances: Float64Array,
+    weights: Weights,
+    token: Integer,
+) -> None:
+    """Move the weights towards having predicted the `token` that came; `chances` as they were weighed."""
+    rest, missed = 1.0, 1.0
+    for i in range(len(tokens)):
+        rest -= chances[i]
+        came = 1.0 if tokens[i] == token else 0.0
+        missed -= came
+        error = came - chances[i]
+        step(weights, SLOPES + source_of(features[i]), error * evidence[i])
+        step(weights, BIASES + features[i], error)
+    error = missed - rest
+    step(weights, NONE_SLOPE, error * none)
+    step(weights, NONE_BIAS, error)
