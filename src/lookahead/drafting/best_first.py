@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lookahead.config import DraftMode
 from lookahead.drafting.candidates import Candidates, Float64Array
-from lookahead.drafting.compilation import kernel
+from lookahead.drafting.compilation import lean_kernel, kernel
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 
@@ -30,13 +30,13 @@ class Frontier(NamedTuple):
         chances: float64 [places], sorted.
         order: int32 [places], where each one's row of `nodes` is.
         nodes: int32 [places, 4]: the draft node above, the token, and two numbers that a store keeps of it.
-        meta: int64 [2], the places where those that wait begin and end; before them are those drafted.
+        meta: int32 [2], the places where those that wait begin and end; before them are those drafted.
     """
 
     chances: Float64Array
     order: Int32Array
     nodes: Int32Array
-    meta: npt.NDArray[np.int64]
+    meta: Int32Array
 
 
 PARENT, TOKEN, OWN_CONTEXT, SHARED_CONTEXT = 0, 1, 2, 3
@@ -78,17 +78,24 @@ def new_frontier(most_nodes: int) -> Frontier:
         np.empty(places, np.float64),
         np.empty(places, np.int32),
         np.empty((places, 4), np.int32),
-        np.zeros(2, np.int64),
+        np.zeros(2, np.int32),
     )
 
 
-@kernel
+@lean_kernel
+def emptied(frontier: Frontier, most_nodes: int) -> Frontier:
+    """Return a frontier without what waited there, for a tree of at most as many nodes as it was made for."""
+    frontier.meta[BEGIN] = frontier.meta[END] = 0
+    return Frontier(frontier.chances[: most_nodes - 1], frontier.order, frontier.nodes, frontier.meta)
+
+
+@lean_kernel
 def is_waiting(frontier: Frontier) -> bool:
     """Return whether there is a node to draft."""
     return bool(frontier.meta[BEGIN] < frontier.meta[END])
 
 
-@kernel
+@lean_kernel
 def may_wait(frontier: Frontier, chance: float) -> bool:
     """Return whether a node of this probability would be given a place now."""
     chances = frontier.chances
@@ -96,7 +103,7 @@ def may_wait(frontier: Frontier, chance: float) -> bool:
     return chance >= LEAST_CHANCE and not (is_full and (len(chances) == 0 or chance <= chances[-1]))
 
 
-@kernel
+@lean_kernel
 def push(
     frontier: Frontier, chance: float, parent: Integer, token: Integer, own: Integer, shared: Integer
 ) -> None:
@@ -119,7 +126,7 @@ def push(
     chances[place], order[place] = chance, row
 
 
-@kernel
+@lean_kernel
 def push_candidates(
     frontier: Frontier,
     candidates: Candidates,
@@ -139,7 +146,7 @@ def push_candidates(
         push(frontier, chance * candidates.chances[i], parent, candidates.tokens[i], own, shared)
 
 
-@kernel
+@lean_kernel
 def draft_best(frontier: Frontier, tree: Growth, node: Integer) -> Integer:
     """Write the most probable waiting node to the tree's place `node`; return its row of the frontier."""
     place = frontier.meta[BEGIN]

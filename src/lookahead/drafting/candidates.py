@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lookahead.drafting.compilation import kernel
+from lookahead.drafting.compilation import lean_kernel, kernel
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 
 Float64Array = npt.NDArray[np.float64]
@@ -46,7 +46,16 @@ def new_candidates() -> Candidates:
     )
 
 
-@kernel
+@lean_kernel
+def holds(tokens: Int32Array, begin: Integer, end: Integer, token: Integer) -> bool:
+    """Return whether a token is among those from `begin` to `end`."""
+    for i in range(begin, end):
+        if tokens[i] == token:
+            return True
+    return False
+
+
+@lean_kernel
 def spend(
     candidates: Candidates,
     begin: int,
@@ -81,7 +90,7 @@ def spend(
     return float(left - share)
 
 
-@kernel
+@lean_kernel
 def credit(candidates: Candidates, asked: int, trust: Float64Array, token: Integer) -> None:
     """Compare a prediction with the `token` that came, source by source down to the first that had it.
 
@@ -95,7 +104,7 @@ def credit(candidates: Candidates, asked: int, trust: Float64Array, token: Integ
     for i in range(asked):
         bucket = candidates.buckets[i]
         trust[bucket, TRIALS] += 1.0
-        if (candidates.tokens[begin : candidates.ends[i]] == token).any():
+        if holds(candidates.tokens, begin, candidates.ends[i], token):
             trust[bucket, HITS] += 1.0
             break
         begin = candidates.ends[i]

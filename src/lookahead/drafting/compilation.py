@@ -24,13 +24,25 @@ def kernel(function: Kernel) -> Kernel:
     The machine code is cached beside the source or in numba's cache folder. Where neither can be written
     (a read-only container) it is compiled in memory, at each start of the process.
     """
+    return _compiled(function)
+
+
+def lean_kernel(function: Kernel) -> Kernel:
+    """Compile a kernel that allocates nothing, and is called by Python only if it returns no array either.
+
+    It counts no references to arrays, which would cost several times what it does.
+    """
+    return _compiled(function, _nrt=False)
+
+
+def _compiled(function: Kernel, **options: bool) -> Kernel:
     # Cached code holds that of the kernels it calls, but numba looks for changes in its own file alone:
     # naming the cache's file after all kernels keeps an upgrade from running half of the old version.
     function.__qualname__ += f"-{_kernels_digest()}"
     try:
-        compiled = numba.njit(nogil=True, cache=True)(function)
+        compiled = numba.njit(nogil=True, cache=True, **options)(function)
     except RuntimeError:  # numba found no folder that it may write to
-        compiled = numba.njit(nogil=True)(function)
+        compiled = numba.njit(nogil=True, **options)(function)
     return cast("Kernel", compiled)
 
 
@@ -40,7 +52,7 @@ def _kernels_digest() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         source = path.read_bytes()
-        if b"@kernel" in source:
+        if b"kernel\n" in source:
             digest.update(source)
     return digest.hexdigest()[:12]
 

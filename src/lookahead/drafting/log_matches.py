@@ -17,8 +17,8 @@ from lookahead.drafting.candidates import (
     SHARED,
     Float64Array,
 )
-from lookahead.drafting.compilation import kernel
-from lookahead.drafting.log_ring import GAP, NOWHERE, ORDERS, TokenRing, oldest_place, slot_of_run
+from lookahead.drafting.compilation import lean_kernel
+from lookahead.drafting.log_ring import GAP, NOWHERE, ORDERS, TokenRing, oldest_place, slots_of_run
 from lookahead.drafting.successors import SUCCESSORS
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 
@@ -26,6 +26,9 @@ LONGEST_MATCH = 16
 """Tokens that a match is verified backwards at most."""
 MOST_OWN, MOST_SHARED = 24, 32
 """Matches kept from a request's own log and from the shared one, longest orders and newest first."""
+ORDERS_OF_A_LOOK = 3
+MOST_WALKED_IN_A_LOOK = 12
+MOST_AT_ONCE = MOST_OWN + MOST_SHARED
 MOST_WALKED = 64
 """Places looked at in one chain."""
 
@@ -58,17 +61,7 @@ class Matches(NamedTuple):
     sources: Int32Array
 
 
-def new_matches(most: int) -> Matches:
-    """Return room for `most` matches."""
-    return Matches(
-        np.empty((most, AHEAD), np.int32),
-        np.empty(most, np.int32),
-        np.empty(most, np.int32),
-        np.empty(most, np.int32),
-    )
-
-
-@kernel
+@lean_kernel
 def following_at(matches: Matches, match: Integer, depth: Integer) -> int:
     """Return the token that a match goes on with at a node of this depth; GAP where it ends."""
     ahead = depth - matches.origins[match]
@@ -87,7 +80,7 @@ def initial_log_trust() -> Float64Array:
     return np.concatenate([of_matches, of_ranks])
 
 
-@kernel
+@lean_kernel
 def match_bucket(source: Integer, length: Integer, offered: int, votes: float) -> int:
     """Return the trust bucket of matches: their source, length, how many new tokens they offer, how many."""
     variety = offered - 1 if offered <= 2 else 2 if offered <= 5 else 3
@@ -95,7 +88,7 @@ def match_bucket(source: Integer, length: Integer, offered: int, votes: float) -
     return int(((source * LENGTHS + min(length, LONGEST_MATCH)) * VARIETIES + variety) * CROWDS + crowd)
 
 
-@kernel
+@lean_kernel
 def agreement(tokens: Int32Array, last: Integer, oldest: Integer, run: Int32Array) -> int:
     """Return how many of a ring's tokens before and at the place `last` agree with the end of `run`."""
     mask = len(tokens) - 1
@@ -113,7 +106,7 @@ def agreement(tokens: Int32Array, last: Integer, oldest: Integer, run: Int32Arra
 # count references, which costs several times what the loop does.
 
 
-@kernel
+@lean_kernel
 def copy_ahead(tokens: Int32Array, place: Integer, end: Integer, ahead: Int32Array) -> None:
     """Copy the tokens from a place on, up to a GAP or the end of the ring, where a GAP is written."""
     mask = len(tokens) - 1
@@ -124,7 +117,7 @@ def copy_ahead(tokens: Int32Array, place: Integer, end: Integer, ahead: Int32Arr
             break
 
 
-@kernel
+@lean_kernel
 def find_matches(
     ring: TokenRing,
     owner: Integer,
@@ -139,16 +132,16 @@ def find_matches(
 
     Each place is found in the chain of the longest order that it matches, and passed over in the others.
     """
-    tokens, owners, previous = ring.tokens, ring.owners, ring.previous
+    tokens, owners, previous, heads, ends = ring
     following, lengths, origins, sources = matches
-    mask, end, oldest = len(tokens) - 1, ring.end[0], oldest_place(ring)
+    mask, end, oldest = len(tokens) - 1, ends[0], oldest_place(ring)
     enough = min(size + most, len(lengths))
-    for i in range(len(ORDERS)):
-        slot = slot_of_run(run, owner, ORDERS[i], ring.heads.shape[1])
-        if slot == NOWHERE:
+    slots = slots_of_run(run, owner, heads.shape[1])
+    for i in range(len(ORDERS) if depth == 0 else ORDERS_OF_A_LOOK):
+        if slots[i] == NOWHERE:
             continue
-        place = np.int64(ring.heads[i, slot])
-        for _ in range(MOST_WALKED):
+        place = np.int64(heads[i, slots[i]])
+        for _ in range(MOST_WALKED if depth == 0 else MOST_WALKED_IN_A_LOOK):
             if place < oldest or place == NOWHERE or size >= enough:
                 break
             goes_on = place + 1 < end and tokens[(place + 1) & mask] != GAP
@@ -162,7 +155,7 @@ def find_matches(
     return size
 
 
-@kernel
+@lean_kernel
 def find_all(
     own: TokenRing, shared: TokenRing, readable: Int32Array, run: Int32Array, depth: int, matches: Matches, size: int
 ) -> int:
@@ -177,7 +170,7 @@ def find_all(
     return size
 
 
-@kernel
+@lean_kernel
 def list_by_rank(matches: Matches, begin: int, end: int, listed: Int32Array) -> None:
     """Write the matches from `begin` to `end` to `listed`: longest first, the request's own before shared ones."""
     lengths, sources = matches.lengths, matches.sources
@@ -190,7 +183,7 @@ def list_by_rank(matches: Matches, begin: int, end: int, listed: Int32Array) -> 
         listed[place] = match
 
 
-@kernel
+@lean_kernel
 def count_votes(
     following: Int32Array, begin: int, end: int, tokens: Int32Array, chances: Float64Array, size: int
 ) -> tuple[int, float]:

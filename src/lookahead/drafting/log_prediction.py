@@ -22,25 +22,24 @@ from lookahead.drafting.candidates import (
     Candidates,
     Float64Array,
     credit,
+    holds,
     spend,
 )
-from lookahead.drafting.compilation import kernel
+from lookahead.drafting.compilation import lean_kernel
 from lookahead.drafting.log_matches import (
     BUCKETS_A_SOURCE,
     NOBODY,
     Matches,
     count_votes,
-    following_at,
     match_bucket,
 )
-from lookahead.drafting.log_ring import NOWHERE, ORDERS, TokenRing, oldest_place, slot_of_run
-from lookahead.drafting.successors import NO_TOKEN, SUCCESSORS, SuccessorTable, key_of, place_of
+from lookahead.drafting.log_ring import NOWHERE, Int64Array, TokenRing, newest_of_token
+from lookahead.drafting.successors import NO_TOKEN, SUCCESSORS, key_of, place_of
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 from lookahead.drafting.weighing import (
     LEAST_EVIDENCE,
     NO_SUCCESSORS,
     UNRANKED,
-    Weights,
     feature_of,
     learn_weights,
     weigh,
@@ -56,11 +55,11 @@ class Beliefs(NamedTuple):
 
     Attributes:
         trust: float64 [buckets, 2], Beta counts (trials, hits): how often a group had the token that came.
-        weights: values and squared gradients, see `weighing.Weights`.
+        weights: float64, see `weighing.initial_weights`.
     """
 
     trust: Float64Array
-    weights: Weights
+    weights: Float64Array
 
 
 class Predictions(NamedTuple):
@@ -88,22 +87,7 @@ class Predictions(NamedTuple):
     rests: Float64Array
 
 
-def new_predictions(most_nodes: int) -> Predictions:
-    """Return room for what is said at `most_nodes` nodes: 32 candidates each on average, and no node without."""
-    room = 32 * most_nodes + ROOM_A_NODE
-    return Predictions(
-        np.empty(room, np.int32),
-        np.empty(room, np.int32),
-        np.empty(room, np.float64),
-        np.empty(room, np.float64),
-        np.empty(room, np.int32),
-        np.empty(room, np.int32),
-        np.zeros((most_nodes, 4), np.int32),
-        np.zeros(most_nodes, np.float64),
-    )
-
-
-@kernel
+@lean_kernel
 def at_node(said: Predictions, node: Integer) -> Candidates:
     """Return a view of the candidates and groups of a node."""
     these = slice(said.nodes[node, CANDIDATES_BEGIN], said.nodes[node, CANDIDATES_END])
@@ -111,15 +95,17 @@ def at_node(said: Predictions, node: Integer) -> Candidates:
     return Candidates(said.tokens[these], said.evidence[these], said.buckets[groups], said.ends[groups])
 
 
-@kernel
+@lean_kernel
 def ask_matches(
-    matches: Matches, listed: Int32Array, depth: Integer, trust: Float64Array, candidates: Candidates
+    matches: Matches,
+    listed: Int32Array,
+    depth: Integer,
+    following: Int32Array,
+    trust: Float64Array,
+    candidates: Candidates,
 ) -> tuple[int, int, float]:
-    """Ask the matches `listed` by rank; return how many candidates and groups there are, and what is left."""
+    """Ask the matches `listed` by rank, which go on with `following`; return how many candidates and groups there are, and what is left."""
     lengths, sources = matches.lengths, matches.sources
-    following = np.empty(len(listed), np.int32)
-    for i in range(len(listed)):
-        following[i] = following_at(matches, listed[i], depth)
     tokens, chances = candidates.tokens, candidates.chances
     left, size, asked, end = 1.0, 0, 0, 0
     while end < len(listed) and left > LEAST_SHARE and asked < MOST_ASKED:
@@ -136,7 +122,7 @@ def ask_matches(
     return size, asked, left
 
 
-@kernel
+@lean_kernel
 def ask_successors(
     successors: Int32Array, trust: Float64Array, candidates: Candidates, size: int, asked: int, left: float
 ) -> tuple[int, int, float]:
@@ -147,7 +133,7 @@ def ask_successors(
         token = successors[rank]
         if token == NO_TOKEN:
             break
-        if not (tokens[:named] == token).any():
+        if not holds(tokens, 0, named, token):
             tokens[size], chances[size] = token, 1.0
             left = spend(candidates, size, size + 1, 1.0, RECYCLED * BUCKETS_A_SOURCE + rank, trust, left, asked)
             size += 1
@@ -155,7 +141,7 @@ def ask_successors(
     return size, asked, left
 
 
-@kernel
+@lean_kernel
 def rank_among(successors: Int32Array, token: Integer) -> int:
     """Return a token's rank among the model's successors, where there are any."""
     if successors[0] == NO_TOKEN:
@@ -166,30 +152,31 @@ def rank_among(successors: Int32Array, token: Integer) -> int:
     return UNRANKED
 
 
-@kernel
-def age_of(own: TokenRing, token: Integer, run: Int32Array) -> int:
+@lean_kernel
+def age_of(own: TokenRing, token: Integer) -> int:
     """Return how long ago the request saw a token: 0 never, as far as is known, else 1 (long ago) to 4."""
-    run[0] = token
-    last = len(ORDERS) - 1  # the order of single tokens
-    place = np.int64(own.heads[last, slot_of_run(run, NOBODY, 1, own.heads.shape[1])])
-    if place == NOWHERE or place < oldest_place(own) or own.tokens[place & (len(own.tokens) - 1)] != token:
+    place = newest_of_token(own, NOBODY, token)
+    if place == NOWHERE:
         return 0
     age = own.end[0] - place
     return 4 if age <= 16 else 3 if age <= 64 else 2 if age <= 256 else 1
 
 
-@kernel
-def successors_of(table: SuccessorTable, readable: Int32Array, token: Integer, found: Int32Array) -> None:
+@lean_kernel
+def successors_of(
+    keys: Int64Array, successors: Int32Array, readable: Int32Array, token: Integer, found: Int32Array
+) -> None:
     """Write the successors of a token that the first of the `readable` owners to know any holds."""
     found[0] = NO_TOKEN
     for i in range(len(readable)):
-        place = place_of(table.keys, key_of(readable[i], token))
-        found[:] = table.successors[place]  # NO_TOKEN in an empty place
+        place = place_of(keys, key_of(readable[i], token))
+        for rank in range(SUCCESSORS):
+            found[rank] = successors[place, rank]  # NO_TOKEN in an empty place
         if found[0] != NO_TOKEN:
             return
 
 
-@kernel
+@lean_kernel
 def said_nothing(said: Predictions, node: Integer) -> None:
     """Note that a node was not asked; nodes are asked in order."""
     candidates = said.nodes[node - 1, CANDIDATES_END] if node else np.int32(0)
@@ -198,13 +185,14 @@ def said_nothing(said: Predictions, node: Integer) -> None:
     said.nodes[node, GROUPS_BEGIN] = said.nodes[node, GROUPS_END] = groups
 
 
-@kernel
+@lean_kernel
 def predict_at(
     said: Predictions,
     node: Integer,
     own: TokenRing,
     matches: Matches,
     listed: Int32Array,
+    following: Int32Array,
     successors: Int32Array,
     depth: Integer,
     beliefs: Beliefs,
@@ -223,7 +211,7 @@ def predict_at(
         said.buckets[groups_begin:],
         said.ends[groups_begin:],
     )
-    size, asked, left = ask_matches(matches, listed, depth, beliefs.trust, candidates)
+    size, asked, left = ask_matches(matches, listed, depth, following, beliefs.trust, candidates)
     if left > LEAST_SHARE:
         size, asked, left = ask_successors(successors, beliefs.trust, candidates, size, asked, left)
     said.nodes[node, CANDIDATES_END], said.nodes[node, GROUPS_END] = begin + size, groups_begin + asked
@@ -233,23 +221,22 @@ def predict_at(
     weigh(said.features[these], said.evidence[these], said.rests[node], beliefs.weights, said.chances[these])
 
 
-@kernel
+@lean_kernel
 def describe(said: Predictions, node: Integer, own: TokenRing, successors: Int32Array) -> None:
     """Write the features of a node's candidates, and turn their shares into evidence."""
     begin = candidate = said.nodes[node, CANDIDATES_BEGIN]
     tokens, features, evidence = said.tokens, said.features, said.evidence
-    run = np.empty(1, np.int32)
     for i in range(said.nodes[node, GROUPS_BEGIN], said.nodes[node, GROUPS_END]):
         source = said.buckets[i] // BUCKETS_A_SOURCE
         while candidate < begin + said.ends[i]:
             token = tokens[candidate]
-            rank, age = rank_among(successors, token), age_of(own, token, run)
+            rank, age = rank_among(successors, token), age_of(own, token)
             features[candidate] = feature_of(source, rank, age)
             evidence[candidate] = math.log(max(evidence[candidate], LEAST_EVIDENCE))
             candidate += 1
 
 
-@kernel
+@lean_kernel
 def learn_at(said: Predictions, node: Integer, token: Integer, beliefs: Beliefs) -> None:
     """Compare what was said at a node with the `token` that came; nothing is learned where nothing was said."""
     begin, end = said.nodes[node, CANDIDATES_BEGIN], said.nodes[node, CANDIDATES_END]

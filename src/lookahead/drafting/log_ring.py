@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lookahead.drafting.compilation import kernel
+from lookahead.drafting.compilation import lean_kernel
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 
 ORDERS = (6, 4, 2, 1)
@@ -24,10 +24,14 @@ GAP = -1
 """Stands between two sequences: nothing matches across it, nothing is drafted beyond it."""
 NOWHERE = -1
 SMALLEST_RING = 64
+LATEST_PLACE = 2**30
+"""Where a ring's places are counted anew; they are int32."""
+
+Int64Array = npt.NDArray[np.int64]
 
 
 class TokenRing(NamedTuple):
-    """A log of `capacity` tokens, a power of two.
+    """A log of `capacity` tokens, a power of two, as kernels see it.
 
     Attributes:
         tokens: int32 [capacity].
@@ -41,103 +45,164 @@ class TokenRing(NamedTuple):
     owners: Int32Array
     previous: Int32Array
     heads: Int32Array
-    end: npt.NDArray[np.int64]
+    end: Int64Array
+
+
+def _ring_in(cells: Int32Array, end: Int64Array) -> TokenRing:
+    """Return the ring that lies in int32 cells [8, capacity]: handing over few arrays takes less time."""
+    capacity = cells.shape[1]
+    orders = len(ORDERS)
+    return TokenRing(
+        cells[0], cells[1], cells[2 : 2 + orders], cells[2 + orders :].reshape((orders, capacity // 2)), end
+    )
+
+
+ring_in = lean_kernel(_ring_in)
+
+
+class RingMemory:
+    """The memory of a ring, and what is done with it from outside a draft.
+
+    Args:
+        capacity: tokens, a power of two from SMALLEST_RING on.
+
+    Attributes:
+        cells: int32 [8, capacity].
+        end: int64 [1].
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.cells = np.full((2 + len(ORDERS) + len(ORDERS) // 2, capacity), NOWHERE, np.int32)
+        self.end = np.zeros(1, np.int64)
+        self.capacity = capacity
+        self.tokens, self.owners = self.cells[0], self.cells[1]  # NOWHERE and GAP are the same number
+
+    @property
+    def written(self) -> int:
+        """Tokens ever written, gaps included."""
+        return int(self.end[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the ring."""
+        return self.cells.nbytes + self.end.nbytes
+
+    def append(self, tokens: Int32Array, owner: int) -> None:
+        """Write an owner's tokens in order; the first of them follows what the ring ends with."""
+        run = np.empty(ORDERS[0] - 1 + len(tokens), np.int32)
+        append_to(self.cells, self.end, tokens, owner, run)
+
+    def append_owned(self, tokens: Int32Array, owners: Int32Array) -> None:
+        """Write tokens of several owners, each one's texts ending in a GAP."""
+        borders = np.flatnonzero(np.diff(owners)) + 1
+        for part, of_part in zip(np.split(tokens, borders), np.split(owners, borders), strict=True):
+            if len(part):
+                self.append(part, int(of_part[0]))
+
+    def newest(self, most: int) -> tuple[Int32Array, Int32Array]:
+        """Return the newest tokens still held, at most so many, oldest first, and their owners."""
+        begin = max(0, self.written - min(most, self.capacity))
+        at = np.arange(begin, self.written) % self.capacity
+        return self.tokens[at], self.owners[at]
+
+    def with_room(self, count: int, most: int) -> "RingMemory":
+        """Return the ring, or a larger one of at most `most` tokens, with room for `count` more."""
+        wanted = self.capacity
+        while wanted < self.written + count and 2 * wanted <= most:
+            wanted *= 2
+        if wanted == self.capacity and self.written + count <= LATEST_PLACE:
+            return self
+        larger = RingMemory(wanted)  # whose places are counted anew
+        larger.append_owned(*self.newest(wanted))
+        return larger
 
 
 def ring_bytes(capacity: int) -> int:
     """Return the bytes of a ring: 32 a token."""
-    return 8 * capacity + len(ORDERS) * (4 * capacity + 4 * (capacity // 2)) + 8
+    return 4 * (2 + len(ORDERS) + len(ORDERS) // 2) * capacity + 8
 
 
-def new_ring(capacity: int) -> TokenRing:
-    """Return an empty log for `capacity` tokens, a power of two from SMALLEST_RING on."""
-    return TokenRing(
-        np.full(capacity, GAP, np.int32),
-        np.zeros(capacity, np.int32),
-        np.full((len(ORDERS), capacity), NOWHERE, np.int32),
-        np.full((len(ORDERS), capacity // 2), NOWHERE, np.int32),
-        np.zeros(1, np.int64),
-    )
-
-
-def rewritten(ring: TokenRing, capacity: int) -> TokenRing:
-    """Return a ring of another capacity with the newest tokens of this one, its places counted anew."""
-    larger = new_ring(capacity)
-    tokens, owners = newest_tokens(ring, capacity)
-    append_owned(larger, tokens, owners)
-    return larger
-
-
-def newest_tokens(ring: TokenRing, most: int) -> tuple[Int32Array, Int32Array]:
-    """Return the newest tokens that the ring still holds, at most so many, oldest first, and their owners."""
-    end = int(ring.end[0])
-    begin = max(0, end - min(most, len(ring.tokens)))
-    at = np.arange(begin, end) % len(ring.tokens)
-    return ring.tokens[at], ring.owners[at]
-
-
-@kernel
+@lean_kernel
 def oldest_place(ring: TokenRing) -> int:
     """Return the oldest place that has not been overwritten."""
     return int(max(0, ring.end[0] - len(ring.tokens)))
 
 
-@kernel
+@lean_kernel
 def token_at(ring: TokenRing, place: Integer) -> int:
     """Return the token at a place that the ring holds."""
     return int(ring.tokens[place & (len(ring.tokens) - 1)])
 
 
-@kernel
-def slot_of_run(run: Int32Array, owner: Integer, order: int, slots: int) -> Integer:
-    """Return the hash slot of an owner's run, the last `order` of `run`; NOWHERE across a gap or its begin."""
-    if len(run) < order:
-        return NOWHERE
+@lean_kernel
+def mixed(key: Integer, token: Integer) -> Integer:
+    """Return a hash of a hash and one more token."""
+    key = (key ^ np.uint64(token + 1)) * np.uint64(0x9E3779B97F4A7C15)
+    return key ^ (key >> np.uint64(29))
+
+
+@lean_kernel
+def slots_of_run(run: Int32Array, owner: Integer, slots: int) -> tuple[int, int, int, int]:
+    """Return the hash slots of an owner's last 6, 4, 2 and 1 tokens; NOWHERE across a gap or the begin of `run`."""
+    six, four, two, one = NOWHERE, NOWHERE, NOWHERE, NOWHERE
     key = np.uint64(owner)
-    for back in range(1, order + 1):
-        token = run[len(run) - back]
+    for length in range(1, min(ORDERS[0], len(run)) + 1):
+        token = run[len(run) - length]
         if token == GAP:
-            return NOWHERE
-        key = (key ^ np.uint64(token + 1)) * np.uint64(0x9E3779B97F4A7C15)
-        key ^= key >> np.uint64(29)
-    return np.int64(key & np.uint64(slots - 1))
+            break
+        key = mixed(key, token)
+        slot = np.int64(key & np.uint64(slots - 1))
+        if length == ORDERS[3]:
+            one = slot
+        elif length == ORDERS[2]:
+            two = slot
+        elif length == ORDERS[1]:
+            four = slot
+        elif length == ORDERS[0]:
+            six = slot
+    return six, four, two, one
 
 
-@kernel
+@lean_kernel
+def newest_of_token(ring: TokenRing, owner: Integer, token: Integer) -> Integer:
+    """Return the newest place where an owner's token stands; NOWHERE if another one has its slot since."""
+    orders, slots = ring.heads.shape
+    place = np.int64(ring.heads[orders - 1, np.int64(mixed(np.uint64(owner), token) & np.uint64(slots - 1))])
+    at = place & (len(ring.tokens) - 1)
+    if place < oldest_place(ring) or ring.tokens[at] != token or ring.owners[at] != owner:
+        return NOWHERE
+    return place
+
+
+@lean_kernel
 def append(ring: TokenRing, token: Integer, owner: Integer, run: Int32Array) -> None:
     """Write a token (or GAP) and link it into the chains; `run` ends in it, with the tokens before it."""
-    place = ring.end[0]
-    at = place & (len(ring.tokens) - 1)
-    ring.tokens[at] = token
-    ring.owners[at] = owner
-    ring.end[0] = place + 1
+    tokens, owners, previous, heads, end = ring
+    place = end[0]
+    at = place & (len(tokens) - 1)
+    tokens[at], owners[at] = token, owner
+    end[0] = place + 1
+    slots = slots_of_run(run, owner, heads.shape[1])
     for i in range(len(ORDERS)):
-        slot = slot_of_run(run, owner, ORDERS[i], ring.heads.shape[1])
-        if slot == NOWHERE:
-            ring.previous[i, at] = NOWHERE
-        else:
-            ring.previous[i, at] = ring.heads[i, slot]
-            ring.heads[i, slot] = place
+        previous[i, at] = NOWHERE
+        if slots[i] != NOWHERE:
+            previous[i, at] = heads[i, slots[i]]
+            heads[i, slots[i]] = place
 
 
-@kernel
-def append_all(ring: TokenRing, tokens: Int32Array, owner: Integer) -> None:
-    """Write an owner's tokens in order; the first of them follows what the ring ends with."""
+@lean_kernel
+def append_all(ring: TokenRing, tokens: Int32Array, owner: Integer, run: Int32Array) -> None:
+    """Write tokens as `RingMemory.append` does; `run` is scratch space, five places longer than `tokens`."""
     longest = ORDERS[0]
     before = min(longest - 1, ring.end[0] - oldest_place(ring))
-    run = np.empty(before + len(tokens), np.int32)
     for i in range(before):
         run[i] = token_at(ring, ring.end[0] - before + i)
-    run[before:] = tokens
     for i in range(len(tokens)):
+        run[before + i] = tokens[i]
         append(ring, tokens[i], owner, run[max(0, before + i + 1 - longest) : before + i + 1])
 
 
-@kernel
-def append_owned(ring: TokenRing, tokens: Int32Array, owners: Int32Array) -> None:
-    """Write tokens of several owners, each owner's ending in a GAP."""
-    begin = 0
-    for i in range(len(tokens)):
-        if i + 1 == len(tokens) or owners[i + 1] != owners[i]:
-            append_all(ring, tokens[begin : i + 1], np.int64(owners[i]))
-            begin = i + 1
+@lean_kernel
+def append_to(cells: Int32Array, end: Int64Array, tokens: Int32Array, owner: Integer, run: Int32Array) -> None:
+    """Write tokens to the ring that lies in `cells`, as `append_all` does."""
+    append_all(ring_in(cells, end), tokens, owner, run)

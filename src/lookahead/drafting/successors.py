@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lookahead.drafting.compilation import kernel
+from lookahead.drafting.compilation import lean_kernel, kernel
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 
 SUCCESSORS = 8
@@ -56,13 +56,13 @@ def new_table(places: int) -> SuccessorTable:
     )
 
 
-@kernel
+@lean_kernel
 def key_of(owner: Integer, token: Integer) -> Integer:
     """Return the key of an owner's token."""
     return (np.int64(owner) << np.int64(31)) | np.int64(token)
 
 
-@kernel
+@lean_kernel
 def place_of(keys: npt.NDArray[np.int64], key: Integer) -> Integer:
     """Return the place of a key, or the empty one where it belongs."""
     mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
@@ -73,16 +73,15 @@ def place_of(keys: npt.NDArray[np.int64], key: Integer) -> Integer:
     return place
 
 
-@kernel
+@lean_kernel
 def write_successors(table: SuccessorTable, key: Integer, successors: Int32Array, stamp: Integer) -> None:
     """Write one entry; there is room."""
     place = place_of(table.keys, key)
     if table.keys[place] == EMPTY:
         table.keys[place] = key
         table.meta[ENTRIES] += 1
-    kept = min(SUCCESSORS, len(successors))
-    table.successors[place, :kept] = successors[:kept]
-    table.successors[place, kept:] = NO_TOKEN
+    for rank in range(SUCCESSORS):
+        table.successors[place, rank] = successors[rank] if rank < len(successors) else NO_TOKEN
     table.stamps[place] = stamp
 
 

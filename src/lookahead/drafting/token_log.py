@@ -15,21 +15,22 @@ import numpy.typing as npt
 
 from lookahead.config import DraftMode
 from lookahead.drafting.best_first import Growth, as_draft_tree, side_by_side
-from lookahead.drafting.compilation import kernel, telling_the_user
-from lookahead.drafting.log_growth import Sketch, grow_from_log, learn_from_draft, new_sketch
+from lookahead.drafting.candidates import Float64Array
+from lookahead.drafting.compilation import lean_kernel, telling_the_user
+from lookahead.drafting.log_growth import grow_from_log, learn_from_draft
 from lookahead.drafting.log_matches import LONGEST_MATCH, NOBODY, initial_log_trust
 from lookahead.drafting.log_prediction import Beliefs
 from lookahead.drafting.log_ring import (
     GAP,
+    ORDERS,
     SMALLEST_RING,
-    TokenRing,
+    Int64Array,
+    RingMemory,
     append_all,
-    append_owned,
-    new_ring,
-    newest_tokens,
-    rewritten,
     ring_bytes,
+    ring_in,
 )
+from lookahead.drafting.log_sketch import SketchMemory, sketch_in
 from lookahead.drafting.store import (
     DEFAULT_NAMESPACE,
     Origin,
@@ -49,29 +50,73 @@ from lookahead.drafting.successors import (
     write_all,
 )
 from lookahead.drafting.tree import DraftTree, Int32Array
-from lookahead.drafting.weighing import Weights, initial_weights
+from lookahead.drafting.weighing import initial_weights
 from lookahead.errors import ConfigError
 
 _FIRST_RING = 4096
 _FIRST_TABLE = 4096
-_LATEST_PLACE = 2**30
-"""Where a ring's places are counted anew; they are int32."""
 
 
-@kernel
+@lean_kernel
+def draw(
+    own_cells: Int32Array,
+    own_end: Int64Array,
+    shared_cells: Int32Array,
+    shared_end: Int64Array,
+    keys: Int64Array,
+    successors: Int32Array,
+    readable: Int32Array,
+    tail: Int32Array,
+    trust: Float64Array,
+    weights: Float64Array,
+    integers: Int32Array,
+    floats: Float64Array,
+    room: int,
+    most_nodes: int,
+    deepest_draft: int,
+    widest: int,
+) -> int:
+    """Draw a draft into the sketch that lies in `integers` and `floats`, as `grow_from_log` does."""
+    return grow_from_log(
+        ring_in(own_cells, own_end),
+        ring_in(shared_cells, shared_end),
+        keys,
+        successors,
+        readable,
+        tail,
+        Beliefs(trust, weights),
+        sketch_in(integers, floats, room),
+        most_nodes,
+        deepest_draft,
+        widest,
+    )
+
+
+@lean_kernel
 def stream_in(
-    own: TokenRing, has_room: bool, tail: Int32Array, tokens: Int32Array, sketch: Sketch, beliefs: Beliefs, is_output: bool
+    own_cells: Int32Array,
+    own_end: Int64Array,
+    has_room: bool,
+    tail: Int32Array,
+    tokens: Int32Array,
+    run: Int32Array,
+    trust: Float64Array,
+    weights: Float64Array,
+    integers: Int32Array,
+    floats: Float64Array,
+    room: int,
+    is_output: bool,
 ) -> None:
     """Append a request's tokens to its own log and its tail, having compared the answer's with the last draft."""
+    sketch = sketch_in(integers, floats, room)
     if is_output:
-        learn_from_draft(sketch, tokens, beliefs)
+        learn_from_draft(sketch, tokens, Beliefs(trust, weights))
     sketch.size[0] = 0  # it was drawn before these tokens
     if has_room:
-        append_all(own, tokens, NOBODY)
+        append_all(ring_in(own_cells, own_end), tokens, NOBODY, run)
     kept = max(0, len(tail) - len(tokens))
-    for i in range(kept):
-        tail[i] = tail[len(tail) - kept + i]
-    tail[kept:] = tokens[max(0, len(tokens) - len(tail)) :]
+    for i in range(len(tail)):
+        tail[i] = tail[len(tail) - kept + i] if i < kept else tokens[len(tokens) - len(tail) + i]
 
 
 @dataclass(eq=False)
@@ -90,8 +135,8 @@ class _Request:
 
     owner: int
     readable: Int32Array
-    own: TokenRing
-    sketch: Sketch
+    own: RingMemory
+    memory: SketchMemory
     tail: Int32Array = field(default_factory=lambda: np.full(LONGEST_MATCH, GAP, np.int32))
     length: int = 0
     kept: list[Int32Array] = field(default_factory=list)
@@ -113,17 +158,15 @@ class TokenLog:
     """
 
     def __init__(self, *, memory_bytes: int = 256 * 2**20, remember_prompts: bool = False) -> None:
-        self._beliefs = Beliefs(initial_log_trust(), initial_weights())
-        budget = memory_bytes - _beliefs_bytes(self._beliefs)
+        self._trust, self._weights = initial_log_trust(), initial_weights()
+        fixed = self._trust.nbytes + self._weights.nbytes
+        budget = memory_bytes - fixed
         self._own_budget = budget // 4
         self._most_shared = _affordable_tokens(budget // 2)
         self._most_places = _affordable_places(budget // 4)
         least = 4 * max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
         if budget < least:
-            message = (
-                f"memory_bytes={memory_bytes} leaves no room for a log; "
-                f"give at least {least + _beliefs_bytes(self._beliefs)}"
-            )
+            message = f"memory_bytes={memory_bytes} leaves no room for a log; give at least {least + fixed}"
             raise ConfigError(message)
         self._remember_prompts = remember_prompts
         self._lock = threading.Lock()
@@ -133,10 +176,10 @@ class TokenLog:
         self._requests: dict[RequestId, _Request] = {}
         with telling_the_user():
             compile_log_kernels()
-        self._shared = new_ring(min(_FIRST_RING, self._most_shared))
+        self._shared = RingMemory(min(_FIRST_RING, self._most_shared))
         self._table = new_table(min(_FIRST_TABLE, self._most_places))
-        self._no_room = new_ring(SMALLEST_RING)
-        self._no_draft = new_sketch(1)
+        self._no_room = RingMemory(SMALLEST_RING)
+        self._no_draft = SketchMemory(1)
 
     def open(
         self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
@@ -165,10 +208,22 @@ class TokenLog:
             live = self._requests.get(request)
             if live is None:
                 live = self._opened(request, DEFAULT_NAMESPACE, ())
-            if live.own is self._no_room or live.own.end[0] + len(tokens) > len(live.own.tokens):
+            if live.own is self._no_room or live.own.written + len(tokens) > live.own.capacity:
                 self._give_room(live, len(tokens))
-            has_room = live.own is not self._no_room
-            stream_in(live.own, has_room, live.tail, tokens, live.sketch, self._beliefs, is_output)
+            stream_in(
+                live.own.cells,
+                live.own.end,
+                live.own is not self._no_room,
+                live.tail,
+                tokens,
+                np.empty(len(tokens) + ORDERS[0] - 1, np.int32),
+                self._trust,
+                self._weights,
+                live.memory.integers,
+                live.memory.floats,
+                live.memory.most_nodes,
+                is_output,
+            )
             live.length += len(tokens)
             if is_output or self._remember_prompts:
                 live.kept.append(tokens)
@@ -192,21 +247,27 @@ class TokenLog:
         widest = 1 if mode is DraftMode.SINGLE else 0
         with self._lock:
             live = self._requests[request]
-            if len(live.sketch.sources) < decoding_length:
-                live.sketch = new_sketch(decoding_length)
-            size = grow_from_log(
-                live.own,
-                self._shared,
-                self._table,
+            if live.memory.most_nodes < decoding_length:
+                live.memory = SketchMemory(decoding_length)
+            size = draw(
+                live.own.cells,
+                live.own.end,
+                self._shared.cells,
+                self._shared.end,
+                self._table.keys,
+                self._table.successors,
                 live.readable,
                 live.tail[-min(live.length, LONGEST_MATCH) :],
-                self._beliefs,
-                live.sketch,
+                self._trust,
+                self._weights,
+                live.memory.integers,
+                live.memory.floats,
+                live.memory.most_nodes,
                 decoding_length,
                 branch_length,
                 widest,
             )
-            tree = Growth(*(column[:size].copy() for column in live.sketch.tree))
+            tree = Growth(*(column[:size].copy() for column in live.memory.sketch.tree))
         return as_draft_tree(tree, decoding_length, mode)
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
@@ -258,10 +319,10 @@ class TokenLog:
         Returns:
             `names`, the namespaces, and `owners_named`, their numbers; `tokens`, oldest first, a gap (-1) after
             each answer, and `owners`, whose they are; `keys`, `successors`, the model's recycled logits, oldest
-            first; `trust`, `weights`, `squares`, what was learned of the sources.
+            first; `trust` and `weights`, what was learned of the sources.
         """
         with self._lock:
-            tokens, owners = newest_tokens(self._shared, len(self._shared.tokens))
+            tokens, owners = self._shared.newest(self._shared.capacity)
             used = np.flatnonzero(self._table.keys != EMPTY)
             used = used[np.argsort(self._table.stamps[used], kind="stable")]
             return {
@@ -271,9 +332,8 @@ class TokenLog:
                 "owners": owners,
                 "keys": self._table.keys[used],
                 "successors": self._table.successors[used],
-                "trust": self._beliefs.trust.copy(),
-                "weights": self._beliefs.weights.values.copy(),
-                "squares": self._beliefs.weights.squares.copy(),
+                "trust": self._trust.copy(),
+                "weights": self._weights.copy(),
             }
 
     def absorb(self, snapshot: dict[str, npt.NDArray[np.generic]], *, beliefs: bool) -> None:
@@ -289,15 +349,13 @@ class TokenLog:
                 numbers[owner] = self._owner(str(name))
             tokens = snapshot["tokens"].astype(np.int32)
             if len(tokens):
-                self._shared = _with_room(self._shared, len(tokens), self._most_shared)
-                append_owned(self._shared, tokens, numbers[snapshot["owners"]])
+                self._shared = self._shared.with_room(len(tokens), self._most_shared)
+                self._shared.append_owned(tokens, numbers[snapshot["owners"]])
             keys = snapshot["keys"].astype(np.int64)
             for key, successors in zip(keys, snapshot["successors"].astype(np.int32), strict=True):
                 self._write(numbers[key >> 31], np.array([key & (2**31 - 1)], np.int32), successors[None])
             if beliefs:
-                mine = (self._beliefs.trust, self._beliefs.weights.values, self._beliefs.weights.squares)
-                for array, name in zip(mine, ("trust", "weights", "squares"), strict=True):
-                    array[:] = snapshot[name]
+                self._trust[:], self._weights[:] = snapshot["trust"], snapshot["weights"]
 
     @property
     def namespaces(self) -> tuple[str, ...]:
@@ -312,10 +370,9 @@ class TokenLog:
     @property
     def nbytes(self) -> int:
         """Bytes of the logs, the recycled logits and what was learned, the unused part included."""
-        rings = [self._shared, self._no_room, *(live.own for live in self._requests.values())]
-        own = {id(ring): ring for ring in rings}
-        in_rings = sum(array.nbytes for ring in own.values() for array in ring)
-        return in_rings + table_bytes(len(self._table.keys)) + _beliefs_bytes(self._beliefs)
+        rings = {self._shared, self._no_room, *(live.own for live in self._requests.values())}
+        fixed = self._trust.nbytes + self._weights.nbytes
+        return sum(ring.nbytes for ring in rings) + table_bytes(len(self._table.keys)) + fixed
 
     def _opened(self, request: RequestId, namespace: str, reads: Sequence[str]) -> _Request:
         owner = self._owner(namespace)
@@ -333,8 +390,8 @@ class TokenLog:
 
     def _remember(self, tokens: Int32Array, owner: int) -> None:
         text = np.append(tokens, np.int32(GAP))
-        self._shared = _with_room(self._shared, len(text), self._most_shared)
-        append_all(self._shared, text, owner)
+        self._shared = self._shared.with_room(len(text), self._most_shared)
+        self._shared.append(text, owner)
 
     def _write(self, owner: int, tokens: Int32Array, likeliest: Int32Array) -> None:
         done = write_all(self._table, owner, tokens, likeliest)
@@ -345,7 +402,7 @@ class TokenLog:
     def _give_room(self, live: _Request, count: int) -> None:
         """Let a request's own log grow for `count` more tokens, as far as their share of the memory allows."""
         others = sum(
-            ring_bytes(len(other.own.tokens))
+            other.own.nbytes
             for other in self._requests.values()
             if other is not live and other.own is not self._no_room
         )
@@ -353,17 +410,8 @@ class TokenLog:
         if live.own is self._no_room:
             if most < SMALLEST_RING:
                 return
-            live.own = new_ring(SMALLEST_RING)
-        live.own = _with_room(live.own, count, most)
-
-
-def _with_room(ring: TokenRing, count: int, most: int) -> TokenRing:
-    """Return the ring, or a larger one of at most `most` tokens, with room for `count` more tokens."""
-    end, capacity = int(ring.end[0]), len(ring.tokens)
-    wanted = capacity
-    while wanted < end + count and 2 * wanted <= most:
-        wanted *= 2
-    return rewritten(ring, wanted) if wanted > capacity or end + count > _LATEST_PLACE else ring
+            live.own = RingMemory(SMALLEST_RING)
+        live.own = live.own.with_room(count, most)
 
 
 def _affordable_tokens(budget: int) -> int:
@@ -385,22 +433,19 @@ def _largest(smallest: int, budget: int, bytes_of: Callable[[int], int]) -> int:
     return size
 
 
-def _beliefs_bytes(beliefs: Beliefs) -> int:
-    return beliefs.trust.nbytes + beliefs.weights.values.nbytes + beliefs.weights.squares.nbytes
-
-
 @cache
 def compile_log_kernels() -> None:
     """Run every kernel once, so that no request waits for the compiler."""
-    own, shared, table = new_ring(SMALLEST_RING), new_ring(SMALLEST_RING), new_table(SMALLEST_TABLE)
-    beliefs, sketch = Beliefs(initial_log_trust(), initial_weights()), new_sketch(4)
-    tokens, readable = np.array([1, 2, 1, 2, 1], np.int32), np.array([1], np.int32)
-    append_owned(shared, tokens, np.ones(5, np.int32))
-    write_all(table, 1, tokens, np.array([[2, 3]] * 5, np.int32))
+    ring, drawing, table = RingMemory(SMALLEST_RING), SketchMemory(4), new_table(SMALLEST_TABLE)
+    tokens, tail = checked_tokens([1, 2, 1, 2, 1]), np.full(LONGEST_MATCH, GAP, np.int32)
+    checked_tokens(tokens)
+    write_all(table, 1, tokens, np.ones((5, 2), np.int32))
     copy_since(table, 0, new_table(SMALLEST_TABLE))
-    tail = np.zeros(LONGEST_MATCH, np.int32)
-    stream_in(own, True, tail, checked_tokens(tokens), sketch, beliefs, True)
-    checked_tokens([1, 2])
-    size = grow_from_log(own, shared, table, readable, tail, beliefs, sketch, 4, 2, 0)
-    side_by_side(Growth(*(column[:size].copy() for column in sketch.tree)), 4)
+    ring.append(tokens, NOBODY)
+    beliefs = (initial_log_trust(), initial_weights())
+    sketch = (drawing.integers, drawing.floats, drawing.most_nodes)
+    own, readable = (ring.cells, ring.end), np.array([1], np.int32)
+    stream_in(*own, True, tail, tokens, np.empty(10, np.int32), *beliefs, *sketch, True)
+    size = draw(*own, *own, table.keys, table.successors, readable, tail, *beliefs, *sketch, 4, 2, 0)
+    side_by_side(Growth(*(column[:size].copy() for column in drawing.sketch.tree)), 4)
     DraftTree.root_only(0).ancestors()

@@ -8,12 +8,11 @@ log loss, with AdaGrad's step sizes), so that they stay calibrated while running
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from lookahead.drafting.candidates import Float64Array
-from lookahead.drafting.compilation import kernel
+from lookahead.drafting.compilation import lean_kernel
 from lookahead.drafting.successors import SUCCESSORS
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 
@@ -31,39 +30,34 @@ LEARNING_RATE = 0.4
 LEAST_EVIDENCE = 1e-5
 
 
-class Weights(NamedTuple):
-    """The weights, and the sums of their squared gradients.
+VALUE, SQUARES = 0, 1
 
-    Attributes:
-        values: float64 [5 + FEATURES]: bias and slope of "none of them", a slope a source, a bias a feature.
-        squares: float64 [5 + FEATURES].
+
+def initial_weights() -> Float64Array:
+    """Return weights that believe the sources' shares as they are, and the sums of their squared gradients.
+
+    float64 [2, 5 + FEATURES]: bias and slope of "none of them", a slope a source, a bias a feature.
     """
-
-    values: Float64Array
-    squares: Float64Array
-
-
-def initial_weights() -> Weights:
-    """Return weights that believe the sources' shares as they are."""
-    values = np.zeros(BIASES + FEATURES)
-    values[NONE_SLOPE:BIASES] = 1.0
-    return Weights(values, np.ones(BIASES + FEATURES))
+    weights = np.zeros((2, BIASES + FEATURES))
+    weights[VALUE, NONE_SLOPE:BIASES] = 1.0
+    weights[SQUARES] = 1.0
+    return weights
 
 
-@kernel
+@lean_kernel
 def feature_of(source: Integer, rank: Integer, age: Integer) -> Integer:
     """Return the number of a feature."""
     return (source * RANKS + rank) * AGES + age
 
 
-@kernel
+@lean_kernel
 def source_of(feature: Integer) -> Integer:
     """Return the source of a candidate with this feature."""
     return feature // (RANKS * AGES)
 
 
-@kernel
-def weigh(features: Int32Array, evidence: Float64Array, none: float, weights: Weights, chances: Float64Array) -> None:
+@lean_kernel
+def weigh(features: Int32Array, evidence: Float64Array, none: float, weights: Float64Array, chances: Float64Array) -> None:
     """Write the probability of each candidate.
 
     Args:
@@ -73,7 +67,7 @@ def weigh(features: Int32Array, evidence: Float64Array, none: float, weights: We
         weights: as learned so far.
         chances: float64 [n], written.
     """
-    values = weights.values
+    values = weights[VALUE]
     none_score = values[NONE_BIAS] + values[NONE_SLOPE] * none
     highest = none_score
     for i in range(len(features)):
@@ -89,21 +83,21 @@ def weigh(features: Int32Array, evidence: Float64Array, none: float, weights: We
         chances[i] /= total
 
 
-@kernel
-def step(weights: Weights, place: Integer, gradient: float) -> None:
+@lean_kernel
+def step(weights: Float64Array, place: Integer, gradient: float) -> None:
     """Move a weight."""
-    weights.squares[place] += gradient * gradient
-    weights.values[place] += LEARNING_RATE * gradient / math.sqrt(weights.squares[place])
+    weights[SQUARES, place] += gradient * gradient
+    weights[VALUE, place] += LEARNING_RATE * gradient / math.sqrt(weights[SQUARES, place])
 
 
-@kernel
+@lean_kernel
 def learn_weights(
     tokens: Int32Array,
     features: Int32Array,
     evidence: Float64Array,
     none: float,
     chances: Float64Array,
-    weights: Weights,
+    weights: Float64Array,
     token: Integer,
 ) -> None:
     """Move the weights towards having predicted the `token` that came; `chances` as they were weighed."""
