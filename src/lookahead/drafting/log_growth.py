@@ -30,9 +30,9 @@ from lookahead.drafting.weighing import source_of
 
 FEW_MATCHES = 4
 """Where fewer than so many matches are left, shorter runs that end in the drafted path are looked for."""
-WORTH_A_LOOK = 0.1
+WORTH_A_LOOK = 0.3
 """… if the node is at least so probable: looking costs as much as drafting several nodes."""
-WORTH_ASKING = 0.3
+WORTH_ASKING = 0.25
 """What follows a node is asked only where a token half as probable as the node would still be drafted."""
 
 

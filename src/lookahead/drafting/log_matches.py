@@ -19,7 +19,6 @@ from lookahead.drafting.candidates import (
 )
 from lookahead.drafting.compilation import lean_kernel
 from lookahead.drafting.log_ring import GAP, NOWHERE, ORDERS, TokenRing, oldest_place, slots_of_run
-from lookahead.drafting.successors import SUCCESSORS
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 
 LONGEST_MATCH = 16
@@ -69,15 +68,9 @@ def following_at(matches: Matches, match: Integer, depth: Integer) -> int:
 
 
 def initial_log_trust() -> Float64Array:
-    """Return Beta counts (trials, hits) [buckets, 2]: longer matches are believed more, and better ranks.
-
-    Those of matches are worth three trials, those of recycled successors ten.
-    """
+    """Return Beta counts (trials, hits) [buckets, 2] worth three trials: longer matches are believed more."""
     lengths = np.repeat(np.tile(np.arange(LENGTHS), 2), VARIETIES * CROWDS)
-    of_matches = 3.0 * np.stack([np.ones(len(lengths)), np.minimum(0.95, 0.25 + 0.1 * lengths)], axis=1)
-    ranks = np.arange(SUCCESSORS)
-    of_ranks = 10.0 * np.stack([np.ones(SUCCESSORS), 0.35 / (ranks + 1.5)], axis=1)
-    return np.concatenate([of_matches, of_ranks])
+    return 3.0 * np.stack([np.ones(len(lengths)), np.minimum(0.95, 0.25 + 0.1 * lengths)], axis=1)
 
 
 @lean_kernel

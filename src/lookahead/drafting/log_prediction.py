@@ -123,22 +123,20 @@ def ask_matches(
 
 
 @lean_kernel
-def ask_successors(
-    successors: Int32Array, trust: Float64Array, candidates: Candidates, size: int, asked: int, left: float
-) -> tuple[int, int, float]:
-    """Ask the model's recycled successors rank by rank; return as `ask_matches` does."""
-    tokens, chances = candidates.tokens, candidates.chances
+def add_successors(successors: Int32Array, tokens: Int32Array, size: int) -> int:
+    """Add the model's successors that no match has named as candidates; return how many candidates there are.
+
+    What each rank is worth is in the weights, so that it spends nothing of what is left.
+    """
     named = size
     for rank in range(len(successors)):
         token = successors[rank]
         if token == NO_TOKEN:
             break
         if not holds(tokens, 0, named, token):
-            tokens[size], chances[size] = token, 1.0
-            left = spend(candidates, size, size + 1, 1.0, RECYCLED * BUCKETS_A_SOURCE + rank, trust, left, asked)
+            tokens[size] = token
             size += 1
-            asked += 1
-    return size, asked, left
+    return size
 
 
 @lean_kernel
@@ -203,7 +201,7 @@ def predict_at(
     """
     said_nothing(said, node)
     begin, groups_begin = said.nodes[node, CANDIDATES_BEGIN], said.nodes[node, GROUPS_BEGIN]
-    if begin + ROOM_A_NODE > len(said.tokens) or groups_begin + MOST_ASKED + SUCCESSORS > len(said.ends):
+    if begin + ROOM_A_NODE > len(said.tokens) or groups_begin + MOST_ASKED > len(said.ends):
         return
     candidates = Candidates(
         said.tokens[begin : begin + ROOM_A_NODE],
@@ -212,18 +210,20 @@ def predict_at(
         said.ends[groups_begin:],
     )
     size, asked, left = ask_matches(matches, listed, depth, following, beliefs.trust, candidates)
+    matched = size
     if left > LEAST_SHARE:
-        size, asked, left = ask_successors(successors, beliefs.trust, candidates, size, asked, left)
+        size = add_successors(successors, candidates.tokens, size)
     said.nodes[node, CANDIDATES_END], said.nodes[node, GROUPS_END] = begin + size, groups_begin + asked
     said.rests[node] = math.log(max(left, LEAST_EVIDENCE))
     describe(said, node, own, successors)
+    describe_successors(said, node, begin + matched, own, successors)
     these = slice(begin, begin + size)
     weigh(said.features[these], said.evidence[these], said.rests[node], beliefs.weights, said.chances[these])
 
 
 @lean_kernel
 def describe(said: Predictions, node: Integer, own: TokenRing, successors: Int32Array) -> None:
-    """Write the features of a node's candidates, and turn their shares into evidence."""
+    """Write the features of the candidates that matches named, and turn their shares into evidence."""
     begin = candidate = said.nodes[node, CANDIDATES_BEGIN]
     tokens, features, evidence = said.tokens, said.features, said.evidence
     for i in range(said.nodes[node, GROUPS_BEGIN], said.nodes[node, GROUPS_END]):
@@ -234,6 +234,20 @@ def describe(said: Predictions, node: Integer, own: TokenRing, successors: Int32
             features[candidate] = feature_of(source, rank, age)
             evidence[candidate] = math.log(max(evidence[candidate], LEAST_EVIDENCE))
             candidate += 1
+
+
+@lean_kernel
+def describe_successors(
+    said: Predictions, node: Integer, begin: Integer, own: TokenRing, successors: Int32Array
+) -> None:
+    """Write the features of the candidates that only the model named; what is left to them is their evidence."""
+    tokens, features, evidence = said.tokens, said.features, said.evidence
+    rank = 0
+    for candidate in range(begin, said.nodes[node, CANDIDATES_END]):
+        while successors[rank] != tokens[candidate]:
+            rank += 1
+        features[candidate] = feature_of(RECYCLED, rank, age_of(own, tokens[candidate]))
+        evidence[candidate] = said.rests[node]
 
 
 @lean_kernel

@@ -16,7 +16,7 @@ from lookahead.drafting.log_prediction import ROOM_A_NODE, Predictions
 from lookahead.drafting.successors import SUCCESSORS
 from lookahead.drafting.trie_nodes import Int32Array
 
-MOST_LOOKS = 16
+MOST_LOOKS = 8
 """Times that fresh matches are looked for at most."""
 
 _FIXED, _A_NODE, _A_MATCH, _SAID, _SAID_FLOATS = 3 + MOST_AT_ONCE + SUCCESSORS + LONGEST_MATCH, 15, AHEAD + 7, 4, 2

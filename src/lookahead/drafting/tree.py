@@ -11,6 +11,7 @@ Int32Array = npt.NDArray[np.int32]
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
+_COLUMNS = ((1, np.dtype(np.int32)),) * 3 + ((1, np.dtype(np.float64)),)
 _NO_FAULT = -1
 _FAULTS = (
     "a draft tree needs node 0 and arrays of one length",
@@ -80,8 +81,8 @@ class DraftTree:
     probabilities: Float64Array
 
     def __post_init__(self) -> None:
-        integers, floats = (self.token_ids, self.parents, self.depths), self.probabilities
-        if any(_is_no_column(array, np.int32) for array in integers) or _is_no_column(floats, np.float64):
+        columns = (self.token_ids, self.parents, self.depths, self.probabilities)
+        if tuple((array.ndim, array.dtype) for array in columns) != _COLUMNS:
             message = "a draft tree's columns are int32, int32, int32 and float64, each of one dimension"
             raise ValueError(message)
         fault = find_fault(self.token_ids, self.parents, self.depths, self.probabilities)
@@ -118,6 +119,3 @@ class DraftTree:
             path.append(int(self.parents[path[-1]]))
         return path[::-1]
 
-
-def _is_no_column(array: npt.NDArray[np.generic], dtype: type[np.generic]) -> bool:
-    return array.ndim != 1 or array.dtype != dtype

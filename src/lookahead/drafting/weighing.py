@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from lookahead.drafting.candidates import Float64Array
+from lookahead.drafting.candidates import RECYCLED, Float64Array
 from lookahead.drafting.compilation import lean_kernel
 from lookahead.drafting.successors import SUCCESSORS
 from lookahead.drafting.trie_nodes import Int32Array, Integer
@@ -34,12 +34,15 @@ VALUE, SQUARES = 0, 1
 
 
 def initial_weights() -> Float64Array:
-    """Return weights that believe the sources' shares as they are, and the sums of their squared gradients.
+    """Return weights that believe matches as they are and the model's ranks as is usual.
 
-    float64 [2, 5 + FEATURES]: bias and slope of "none of them", a slope a source, a bias a feature.
+    float64 [2, 5 + FEATURES]: bias and slope of "none of them", a slope a source, a bias a feature; below them
+    the sums of their squared gradients.
     """
     weights = np.zeros((2, BIASES + FEATURES))
     weights[VALUE, NONE_SLOPE:BIASES] = 1.0
+    by_rank = np.log(0.35 / (np.arange(SUCCESSORS) + 1.5))
+    weights[VALUE, BIASES:].reshape(SOURCES, RANKS, AGES)[RECYCLED, :SUCCESSORS] = by_rank[:, None]
     weights[SQUARES] = 1.0
     return weights
 
