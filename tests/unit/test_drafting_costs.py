@@ -11,14 +11,14 @@ from lookahead.bench.replayed import COSTED, REPLAYED
 from lookahead.bench.traces import Trace
 
 
-def trace(output):
+def trace(output, successors=0):
     tokens = np.array(output, np.int32)
     return Trace(
         trace_id=0,
         category="qa",
         prompt_ids=np.array([1, 2], np.int32),
         output_ids=tokens,
-        successor_ids=np.zeros((len(tokens), 0), np.int32),
+        successor_ids=np.repeat(tokens[:, None], successors, axis=1),
     )
 
 
@@ -57,7 +57,7 @@ class Counting:
         return chain_tree(0, np.zeros(0, np.int32))
 
     def recycle(self, token_ids, successors):
-        raise NotImplementedError
+        self.log.append(("recycle", token_ids.tolist(), successors.tolist()))
 
     def end(self):
         pass
@@ -66,12 +66,14 @@ class Counting:
 def test_every_store_is_filled_then_streams_three_tokens_and_drafts_at_each_size():
     made = []
     makers = {"counting": lambda _: made.append(Counting()) or made[0]}
-    rows = measure_costs(makers, [trace(range(100)), trace(range(11))], [4, 2], memory_tokens=5000)
+    rows = measure_costs(
+        makers, [trace(range(100)), trace(range(11), successors=1)], [4, 2], memory_tokens=5000
+    )
     assert [(row["draft_tokens"], row["bytes_per_token"]) for row in rows] == [(4, 1.0), (2, 1.0)]
     log = made[0].log
     assert log[:4] == [("begin", 1), ("learn", 100), ("begin", 1), ("learn", BULK_TOKENS)]
     steps = log[log.index(("begin", 2)) :]
-    assert steps[:3] == [("begin", 2), ("learn", 1), ("learn", 3)]
+    assert steps[:4] == [("begin", 2), ("learn", 1), ("learn", 3), ("recycle", [0, 1, 2], [[1], [2], [3]])]
     assert steps.count(("learn", 3)) == 3
     assert steps.count(("propose", 4)) == steps.count(("propose", 2)) == 3
 

@@ -247,7 +247,7 @@ def test_a_warm_memory_knows_what_it_was_warmed_with(tmp_path, capsys):
         lengths[memory] = told["results"][0]["mean_acceptance_length"]
     assert lengths["warm"] > 3 > lengths["cold"]
     assert told["warmed_with"]["data"] == path.name
-    assert told["warmed_with"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert told["warmed_with"]["data_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert "warm" in capsys.readouterr().out
 
 
@@ -273,6 +273,8 @@ def test_costs_and_calibration_are_told(tmp_path, capsys):
     assert run(written(tmp_path, *lines), *options, "--json", report, "--calibration", picture) == 0
     told = json.loads(report.read_text())
     assert told["memory_tokens"] == 5000
+    assert told["command"].startswith("lookahead ")
+    assert told["environment"]["logical_cores"] > 0
     assert [(row["store"], row["draft_tokens"]) for row in told["costs"]] == [("log", 2), ("log", 4)]
     assert all(row["calibration"]["bins"] for row in told["results"])
     assert "5,000 tokens in memory" in capsys.readouterr().out

@@ -41,6 +41,7 @@ class _Measured:
     bytes_per_token: float | None = None
     propose_s: dict[int, list[float]] = field(default_factory=dict)
     streaming_s: list[float] = field(default_factory=list)
+    recycle_s: list[float] = field(default_factory=list)
     bulk_s: list[float] = field(default_factory=list)
 
 
@@ -133,22 +134,27 @@ def _measure_bulk(stores: Sequence[_Measured], traces: Sequence[Trace]) -> None:
 
 def _measure_trace(stores: Sequence[_Measured], trace: Trace, sizes: Sequence[int]) -> None:
     """Replay a trace in steps of three tokens: each streams them in, and drafts at every size."""
-    output = trace.output_ids
+    output, successors = trace.output_ids, trace.successor_ids
     for store in stores:
         store.drafter.begin(trace.prompt_ids)
         store.drafter.learn(output[:1])
     for turn, place in enumerate(range(1, len(output) - STREAMED_TOKENS, STREAMED_TOKENS)):
-        left = len(output) - place - STREAMED_TOKENS
+        end = place + STREAMED_TOKENS
         for store in _in_turn(stores, turn):
-            started = perf_counter()
-            store.drafter.learn(output[place : place + STREAMED_TOKENS])
-            store.streaming_s.append(perf_counter() - started)
+            drafter = store.drafter
+            _timed(store.streaming_s, drafter.learn, output[place:end])
+            if successors.size:
+                _timed(store.recycle_s, drafter.recycle, output[place - 1 : end - 1], successors[place:end])
             for size in _in_turn(sizes, turn):
-                started = perf_counter()
-                store.drafter.propose(size, left)
-                store.propose_s[size].append(perf_counter() - started)
+                _timed(store.propose_s[size], drafter.propose, size, len(output) - end)
     for store in stores:
         store.drafter.end()
+
+
+def _timed(seconds: list[float], call: Callable[..., object], *arguments: object) -> None:
+    started = perf_counter()
+    call(*arguments)
+    seconds.append(perf_counter() - started)
 
 
 def _in_turn(items: Sequence[Item], turn: int) -> list[Item]:
@@ -171,6 +177,8 @@ def _row(name: str, size: int, store: _Measured) -> dict[str, Any]:
         "bulk_insert_us_per_token": round(1e6 * float(np.median(store.bulk_s)) / BULK_TOKENS, 3),
         "streaming_insert_us_p50": _microseconds(store.streaming_s, 50),
         "streaming_insert_us_p99": _microseconds(store.streaming_s, 99),
+        "recycle_us_p50": _microseconds(store.recycle_s, 50),
+        "recycle_us_p99": _microseconds(store.recycle_s, 99),
         "bytes_per_token": None if store.bytes_per_token is None else round(store.bytes_per_token, 1),
     }
 

@@ -9,19 +9,20 @@ from lookahead.bench.tables import NOTHING, compact_table, number
 
 _REPLAY_COSTS = {
     "draft_tokens": "draft\ntokens",
-    "propose_us_p50": "propose µs\nmedian",
-    "propose_us_p99": "propose µs\np99",
+    "propose_us_p50": "propose\nµs p50",
+    "propose_us_p99": "propose\nµs p99",
     "insert_us_per_token": "insert µs\na token",
     "recycle_us_per_token": "recycle µs\na token",
     "bytes_per_token": "bytes\na token",
 }
 _FULL_COSTS = {
     "draft_tokens": "draft\ntokens",
-    "propose_us_p50": "propose µs\nmedian",
-    "propose_us_p99": "propose µs\np99",
+    "propose_us_p50": "propose\nµs p50",
+    "propose_us_p99": "propose\nµs p99",
     "bulk_insert_us_per_token": "bulk µs\na token",
-    "streaming_insert_us_p50": "3 tokens µs\nmedian",
-    "streaming_insert_us_p99": "3 tokens µs\np99",
+    "streaming_insert_us_p50": "3 tokens\nµs p50",
+    "streaming_insert_us_p99": "3 tokens\nµs p99",
+    "recycle_us_p50": "recycle 3\nµs p50",
     "bytes_per_token": "bytes\na token",
 }
 

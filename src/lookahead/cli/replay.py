@@ -1,6 +1,5 @@
 """`lookahead replay`: how many tokens a step drafts would yield, from recorded answers, with no model."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import notices
+from lookahead.cli.setup import describe_call, describe_file, notices
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError
 
@@ -83,8 +82,7 @@ def replay(
         check_can_write(path)
     if calibration:
         check_can_draw(calibration)
-    report = {"data": file.name, "traces": len(traces), "recycling": recycling, **_memory(warm, len(warming))}
-    report |= {"branch_length": branch_length, "memory_nodes": memory_nodes}
+    report = {**_about(file, traces, warm, warming, config), "recycling": recycling}
     report["results"] = _replayed(makers, config, traces, warming, sizes, recycling=recycling)
     if costs:
         report |= {"memory_tokens": memory_tokens, "costs": _costs(costed, traces, sizes, memory_tokens)}
@@ -95,12 +93,17 @@ def replay(
         plot_calibration(report["results"], calibration)
 
 
-def _memory(warm: Path | None, traces: int) -> dict[str, Any]:
-    """Return what the report says of the memory before the first trace."""
-    if warm is None:
-        return {"memory": "cold"}
-    sha256 = hashlib.sha256(warm.read_bytes()).hexdigest()
-    return {"memory": "warm", "warmed_with": {"data": warm.name, "traces": traces, "sha256": sha256}}
+def _about(
+    file: Path, traces: "list[Trace]", warm: Path | None, warming: "list[Trace]", config: LookaheadConfig
+) -> dict[str, Any]:
+    """When, how and on what: what a report says beside its figures."""
+    from lookahead.bench.environment import describe_machine, load_average
+
+    about: dict[str, Any] = {**describe_call(), "environment": describe_machine(load_average())}
+    about |= {**describe_file(file), "traces": len(traces), "memory": "warm" if warm else "cold"}
+    if warm:
+        about["warmed_with"] = {**describe_file(warm), "traces": len(warming)}
+    return {**about, "branch_length": config.branch_length, "memory_nodes": config.memory_nodes}
 
 
 def _sizes(listed: str) -> list[int]:
