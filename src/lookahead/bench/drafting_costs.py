@@ -25,10 +25,9 @@ Item = TypeVar("Item")
 BULK_TOKENS = 4096
 STREAMED_TOKENS = 3
 
-UNCAPPED = LookaheadConfig(memory_nodes=2**30, memory_bytes=2**40)
-"""Every store holds all that it is filled with."""
-
 _BULK_CALLS = 16
+_LEAST_BYTES = 2**26
+_MOST_BYTES_PER_TOKEN = 2**10  # room enough that no store has to drop anything
 _MOST_TRACES = 32
 _UNDISGUISED = 256
 
@@ -62,10 +61,13 @@ def measure_costs(
         memory_tokens: how many tokens each memory holds before anything is measured.
         on_progress: told in words what is being done.
     """
+    roomy = LookaheadConfig(
+        memory_nodes=2**30, memory_bytes=_LEAST_BYTES + _MOST_BYTES_PER_TOKEN * memory_tokens
+    )
     stores = {}
     for name, make in makers.items():
         on_progress(f"filling {name} with {memory_tokens:,} tokens")
-        stores[name] = _filled(make(UNCAPPED), traces, sizes, memory_tokens)
+        stores[name] = _filled(make(roomy), traces, sizes, memory_tokens)
     on_progress("measuring what drafting costs")
     _measure_bulk(list(stores.values()), traces)
     for trace in _chosen(traces[1::2] or traces):

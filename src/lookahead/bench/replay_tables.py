@@ -22,7 +22,7 @@ _FULL_COSTS = {
     "bulk_insert_us_per_token": "bulk µs\na token",
     "streaming_insert_us_p50": "3 tokens\nµs p50",
     "streaming_insert_us_p99": "3 tokens\nµs p99",
-    "recycle_us_p50": "recycle 3\nµs p50",
+    "recycle_us_p50": "recycle\nµs p50",
     "bytes_per_token": "bytes\na token",
 }
 

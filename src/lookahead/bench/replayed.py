@@ -89,7 +89,7 @@ REPLAYED: dict[str, Callable[[LookaheadConfig], ReplayedDrafter]] = {
 }
 PEERS = ("prompt-lookup", "llma", "published-trie", "arctic", "arctic-default")
 """Other systems, in `REPLAYED`."""
-COSTED = frozenset({"log", "trie", "arctic"})
+COSTED = frozenset({"log", "trie", "arctic", "arctic-default"})
 """Those whose costs are measured with a full memory: each structure that can hold a million tokens."""
 
 
