@@ -1,13 +1,15 @@
 """Replay over hand-made traces: what is counted, and that no draft sees the future."""
 
 import gzip
+import hashlib
 import json
 
 import numpy as np
 import pytest
 
-from lookahead.bench.replay import accepted_length, replay, summarise_replay
-from lookahead.bench.replayed import REPLAYED, PromptLookup, chain_tree, make_replayed
+from lookahead.bench.peers.peer import chain_tree
+from lookahead.bench.replay import accepted_levels, replay, summarise_replay
+from lookahead.bench.replayed import REPLAYED, make_replayed
 from lookahead.bench.traces import Trace, read_traces, without_loop
 from lookahead.cli import main
 from lookahead.config import LookaheadConfig
@@ -18,12 +20,21 @@ def ids(*tokens):
     return np.array(tokens, np.int32)
 
 
-def trace(prompt, output, category="qa"):
-    return Trace(trace_id=0, category=category, prompt_ids=ids(*prompt), output_ids=ids(*output))
+def trace(prompt, output, category="qa", successors=None):
+    rows = np.zeros((len(output), 0)) if successors is None else np.array(successors)
+    return Trace(
+        trace_id=0,
+        category=category,
+        prompt_ids=ids(*prompt),
+        output_ids=ids(*output),
+        successor_ids=rows.astype(np.int32),
+    )
 
 
 class Spy:
     """Drafts what it is told to and remembers all that it was shown."""
+
+    calibrated = True
 
     def __init__(self, drafts):
         self.drafts = drafts
@@ -39,6 +50,9 @@ class Spy:
 
     def learn(self, token_ids):
         self.seen.append(("learn", token_ids.tolist()))
+
+    def recycle(self, token_ids, successors):
+        self.seen.append(("recycle", token_ids.tolist(), successors.tolist()))
 
     def end(self):
         self.seen.append(("end",))
@@ -64,6 +78,33 @@ def test_counts_what_greedy_verification_would_emit():
     assert row["by_category"] == {"qa": round(5 / 3, 4)}
 
 
+def test_successors_are_shown_once_the_token_they_chose_is_out():
+    successors = [[1, 11], [2, 12], [3, 13], [4, 14]]
+    spy = Spy([[2, 9], []])
+    result = replay(spy, [trace([5, 7], [1, 2, 3, 4], successors=successors)], draft_tokens=2)
+    assert [call for call in spy.seen if call[0] in {"learn", "recycle"}] == [
+        ("learn", [1]),
+        ("recycle", [7], [[1, 11]]),
+        ("learn", [2, 3]),
+        ("recycle", [1, 2], [[2, 12], [3, 13]]),
+        ("learn", [4]),
+        ("recycle", [3], [[4, 14]]),
+    ]
+    assert (result.recycled_tokens, len(result.recycle_s)) == (4, 3)
+
+
+def test_an_empty_prompt_has_no_last_token_to_recycle_for():
+    spy = Spy([[]])
+    replay(spy, [trace([], [1, 2], successors=[[1], [2]])], draft_tokens=2)
+    assert [call for call in spy.seen if call[0] == "recycle"] == [("recycle", [1], [[2]])]
+
+
+def test_recycling_can_be_left_out():
+    spy = Spy([[]])
+    replay(spy, [trace([7], [1, 2], successors=[[1], [2]])], draft_tokens=2, recycling=False)
+    assert not [call for call in spy.seen if call[0] == "recycle"]
+
+
 def test_halves_and_categories_are_kept_apart():
     spy = Spy([[2], [9], [9]])
     result = replay(spy, [trace([7], [1, 2, 3]), trace([7], [1, 2, 3], "rag")], draft_tokens=1)
@@ -73,11 +114,15 @@ def test_halves_and_categories_are_kept_apart():
 
 @pytest.mark.parametrize("name", REPLAYED)
 def test_a_changed_future_leaves_the_present_draft_as_it_was(name):
+    if name.startswith("arctic"):
+        pytest.importorskip("arctic_inference")
     rng = np.random.default_rng(0)
     prompt, output = rng.integers(0, 5, 30), rng.integers(0, 5, 40)
     other = np.concatenate([output[:20], (output[20:] + 1) % 5])
+    successors = rng.integers(0, 5, (40, 2))
+    other_successors = np.concatenate([successors[:20], (successors[20:] + 1) % 5])
 
-    def drafts(answer):
+    def drafts(answer, held_likely):
         drafter = REPLAYED[name](LookaheadConfig())
         made = []
         original = drafter.propose
@@ -92,28 +137,20 @@ def test_a_changed_future_leaves_the_present_draft_as_it_was(name):
         drafter.learn = lambda tokens: (learned.extend(tokens.tolist()), learn(tokens))[1]
         drafter.propose = propose
         position = lambda: len(learned)  # noqa: E731
-        replay(drafter, [trace(prompt, answer)], draft_tokens=6)
+        replay(drafter, [trace(prompt, answer, successors=held_likely)], draft_tokens=6)
         return made
 
-    first, second = drafts(output), drafts(other)
+    first, second = drafts(output, successors), drafts(other, other_successors)
     up_to_change = [draft for draft in first if draft[0] <= 20]
     assert len(up_to_change) > 3
     assert second[: len(up_to_change)] == up_to_change
 
 
-def test_prompt_lookup_copies_what_followed_the_first_occurrence():
-    lookup = PromptLookup(longest_match=2, most_tokens=3)
-    lookup.begin(ids(5, 6, 1, 2, 5, 6, 3, 4, 5))
-    lookup.learn(ids(6))
-    assert lookup.propose(8, 8).token_ids.tolist() == [6, 1, 2, 5]
-    assert lookup.propose(8, 1).token_ids.tolist() == [6, 1]
-
-
-def test_accepted_length_follows_the_tree():
+def test_accepted_levels_follow_the_tree():
     tree = chain_tree(0, ids(4, 5, 6))
-    assert accepted_length(tree, ids(4, 5, 9)) == 2
-    assert accepted_length(tree, ids(4, 5)) == 2
-    assert accepted_length(tree, ids()) == 0
+    assert accepted_levels(tree, ids(4, 5, 9)) == [[0], [1], [2]]
+    assert accepted_levels(tree, ids(4, 5)) == [[0], [1], [2]]
+    assert accepted_levels(tree, ids()) == [[0]]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +183,21 @@ def test_traces_are_read(tmp_path):
         [1, 2],
         [1, 2, 1, 2, 1],
     )
+    assert read.successor_ids.shape == (5, 0)
+
+
+def test_successors_are_read(tmp_path):
+    with_successors = json.dumps({**json.loads(GOOD), "top8_ids": [[1, 3]] * 5})
+    (read,) = read_traces(written(tmp_path, with_successors))
+    assert read.successor_ids.dtype == np.int32
+    assert read.successor_ids.tolist() == [[1, 3]] * 5
+
+
+@pytest.mark.parametrize("rows", [[], [[1]] * 4, [[1]] * 4 + [[1, 2]], [[-1]] * 5, [["a"]] * 5, [1] * 5, "x"])
+def test_malformed_successors_are_named_by_their_line(tmp_path, rows):
+    bad = json.dumps({**json.loads(GOOD), "top8_ids": rows})
+    with pytest.raises(DataFormatError, match=r"line 1: 'top8_ids' must be 5 lists of token ids"):
+        read_traces(written(tmp_path, bad))
 
 
 @pytest.mark.parametrize("output", [[], [1, -1], [1, "2"], [1.5], None, [2**31], [True]])
@@ -176,6 +228,67 @@ def test_the_command_writes_one_row_for_each_store_and_size(tmp_path, capsys):
     ]
     assert all(row["mean_acceptance_length"] > 1 for row in results)
     assert "Mean acceptance length" in capsys.readouterr().out
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["replay", *map(str, arguments)])
+    return ended.value.code
+
+
+def test_a_warm_memory_knows_what_it_was_warmed_with(tmp_path, capsys):
+    once = json.dumps({"id": 1, "category": "qa", "prompt_ids": [1], "output_ids": [*range(10, 40)]})
+    path, report = written(tmp_path, once), tmp_path / "report.json"
+    lengths = {}
+    for memory, options in {"cold": [], "warm": ["--warm", path]}.items():
+        assert run(path, "--store", "log", "--draft-tokens", 8, "--json", report, *options) == 0
+        told = json.loads(report.read_text())
+        assert told["memory"] == memory
+        lengths[memory] = told["results"][0]["mean_acceptance_length"]
+    assert lengths["warm"] > 3 > lengths["cold"]
+    assert told["warmed_with"]["data"] == path.name
+    assert told["warmed_with"]["data_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert "warm" in capsys.readouterr().out
+
+
+def test_peers_that_are_not_installed_are_left_out_with_one_notice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lookahead.bench.peers.arctic.find_spec", lambda _: None)
+    report = tmp_path / "report.json"
+    path = written(tmp_path, GOOD)
+    assert run(path, "--store", "log", "--peers", "--draft-tokens", 4, "--json", report) == 0
+    stores = [row["store"] for row in json.loads(report.read_text())["results"]]
+    assert stores == ["log", "prompt-lookup", "llma", "published-trie"]
+    assert capsys.readouterr().err.count("arctic-inference is not installed") == 1
+    assert run(path, "--store", "arctic") == 2
+    assert "pip install --no-deps arctic-inference" in capsys.readouterr().err
+
+
+def test_costs_and_calibration_are_told(tmp_path, capsys):
+    lines = [
+        json.dumps({"id": i, "category": "qa", "prompt_ids": [1, 2], "output_ids": [1, 2, 3, 4] * 4})
+        for i in range(2)
+    ]
+    report, picture = tmp_path / "report.json", tmp_path / "calibration.svg"
+    options = ["--store", "log", "--draft-tokens", "2,4", "--costs", "--memory-tokens", 5000]
+    assert run(written(tmp_path, *lines), *options, "--json", report, "--calibration", picture) == 0
+    told = json.loads(report.read_text())
+    assert told["memory_tokens"] == 5000
+    assert told["command"].startswith("lookahead ")
+    assert told["environment"]["logical_cores"] > 0
+    assert [(row["store"], row["draft_tokens"]) for row in told["costs"]] == [("log", 2), ("log", 4)]
+    assert all(row["calibration"]["bins"] for row in told["results"])
+    assert "5,000 tokens in memory" in capsys.readouterr().out
+    assert "<!-- log -->" in picture.read_text()
+
+
+def test_a_picture_of_no_known_format_is_refused_before_anything_is_measured(tmp_path, capsys):
+    assert run(written(tmp_path, GOOD), "--calibration", tmp_path / "picture.doc") == 2
+    assert ".svg, .png, .pdf" in capsys.readouterr().err
+
+
+def test_costs_of_what_has_none_are_refused(tmp_path, capsys):
+    assert run(written(tmp_path, GOOD), "--store", "llma", "--costs") == 2
+    assert "none of which is in llma" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("sizes", ["", "0", "4,x", "-1"])

@@ -21,21 +21,30 @@ def describe_environment(
     """Versions, hardware, threads and load, as JSON can hold them."""
     device = model.device
     return {
-        "lookahead": lookahead.__version__,
-        "lookahead_commit": source_commit(),
-        "python": platform.python_version(),
+        **describe_machine(load_average_at_start),
         "torch": torch.__version__,
         "transformers": _version("transformers"),
-        "numba": _version("numba"),
-        "system": platform.system(),
-        "cpu": cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "physical_cores": physical_cores(),
-        "logical_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "model": model_name,
         "dtype": dtype_name(model.dtype),
+    }
+
+
+def describe_machine(load_average_at_start: float | None) -> dict[str, Any]:
+    """What matters without a model: versions, processor, load."""
+    return {
+        "lookahead": lookahead.__version__,
+        "lookahead_commit": source_commit(),
+        "python": platform.python_version(),
+        "numpy": _version("numpy"),
+        "numba": _version("numba"),
+        "arctic_inference": _version("arctic-inference"),
+        "system": platform.system(),
+        "cpu": cpu_model(),
+        "physical_cores": physical_cores(),
+        "logical_cores": os.cpu_count(),
         "load_average_at_start": load_average_at_start,
     }
 

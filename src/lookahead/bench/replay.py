@@ -12,12 +12,19 @@ from typing import Protocol
 
 import numpy as np
 
+from lookahead.bench.calibration import Calibration
 from lookahead.bench.traces import Trace, without_loop
 from lookahead.drafting.tree import DraftTree, Int32Array
 
 
 class ReplayedDrafter(Protocol):
-    """Something that drafts for one request at a time."""
+    """Something that drafts for one request at a time.
+
+    Attributes:
+        calibrated: whether its drafts' probabilities claim to be true.
+    """
+
+    calibrated: bool
 
     def begin(self, prompt_ids: Int32Array) -> None:
         """Open a request."""
@@ -28,12 +35,20 @@ class ReplayedDrafter(Protocol):
     def learn(self, token_ids: Int32Array) -> None:
         """See the next tokens of the answer."""
 
+    def recycle(self, token_ids: Int32Array, successors: Int32Array) -> None:
+        """See what the model held likeliest after tokens of this request, once it has gone on.
+
+        Args:
+            token_ids: int32 [m], tokens already seen.
+            successors: int32 [m, k], the likeliest next tokens after each, likeliest first.
+        """
+
     def end(self) -> None:
         """Close the request."""
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of what is remembered from request to request; 0 where nothing is."""
+    def nbytes(self) -> int | None:
+        """Bytes of what is remembered from request to request; 0 where nothing is, None where unknown."""
 
 
 @dataclass
@@ -60,9 +75,12 @@ class ReplayResult:
         before_loops: steps taken before an answer began to repeat itself.
         propose_s: seconds of each proposal.
         insert_s: seconds of each call that learned tokens, the prompt's among them.
+        recycle_s: seconds of each call that recycled successors.
         inserted_tokens: tokens learned, prompts' included.
+        recycled_tokens: tokens whose successors were shown.
         output_tokens: tokens of answers.
-        nbytes: bytes remembered at the end.
+        nbytes: bytes remembered at the end; None where unknown.
+        calibration: the drafts' probabilities against what came; None where they claim nothing.
     """
 
     overall: Tally = field(default_factory=Tally)
@@ -71,9 +89,12 @@ class ReplayResult:
     before_loops: Tally = field(default_factory=Tally)
     propose_s: list[float] = field(default_factory=list)
     insert_s: list[float] = field(default_factory=list)
+    recycle_s: list[float] = field(default_factory=list)
     inserted_tokens: int = 0
+    recycled_tokens: int = 0
     output_tokens: int = 0
-    nbytes: int = 0
+    nbytes: int | None = 0
+    calibration: Calibration | None = None
 
 
 def replay(
@@ -81,45 +102,62 @@ def replay(
     traces: Sequence[Trace],
     *,
     draft_tokens: int,
+    recycling: bool = True,
     on_trace_done: Callable[[], None] = lambda: None,
 ) -> ReplayResult:
-    """Replay all traces in order; what the drafter remembers grows from one to the next."""
-    result = ReplayResult()
+    """Replay all traces in order; what the drafter remembers grows from one to the next.
+
+    Args:
+        drafter: it may have seen other traces before.
+        traces: recorded answers.
+        draft_tokens: the most tokens a draft has beside the current one.
+        recycling: whether the recorded successors are shown, where there are any.
+        on_trace_done: called after each trace.
+    """
+    result = ReplayResult(calibration=Calibration() if drafter.calibrated else None)
     for place, trace in enumerate(traces):
         tallies = [result.overall, result.by_category[trace.category], result.halves[place % 2]]
-        _replay_one(drafter, trace, draft_tokens, tallies, result)
+        _replay_one(drafter, trace, draft_tokens, tallies, result, recycling=recycling)
         on_trace_done()
     result.nbytes = drafter.nbytes
     return result
 
 
-def accepted_length(tree: DraftTree, continuation: Int32Array) -> int:
-    """Return how many drafted tokens in a row are those of the recording, from node 0 down."""
-    here = [0]
-    for level, token in enumerate(continuation):
-        here = tree.children_with_token(here, int(token))
+def accepted_levels(tree: DraftTree, continuation: Int32Array) -> list[list[int]]:
+    """Return the accepted nodes, level by level from node 0: those whose path is what the recording says."""
+    levels = [[0]]
+    for token in continuation:
+        here = tree.children_with_token(levels[-1], int(token))
         if not here:
-            return level
-    return len(continuation)
+            break
+        levels.append(here)
+    return levels
 
 
 def _replay_one(
-    drafter: ReplayedDrafter, trace: Trace, draft_tokens: int, tallies: list[Tally], result: ReplayResult
+    drafter: ReplayedDrafter,
+    trace: Trace,
+    draft_tokens: int,
+    tallies: list[Tally],
+    result: ReplayResult,
+    *,
+    recycling: bool,
 ) -> None:
     output = trace.output_ids
     loop_begins = len(without_loop(output))
     started = perf_counter()
     drafter.begin(trace.prompt_ids)
     _note_insert(result, len(trace.prompt_ids), started)
-    _learn(drafter, output[:1], result)
-    done = 1
     try:
+        _learn(drafter, output[:1], result)
+        done = 1
+        if recycling:
+            _recycle(drafter, trace, 0, done, result)
         while done < len(output):
-            started = perf_counter()
-            tree = drafter.propose(draft_tokens, len(output) - done - 1)
-            result.propose_s.append(perf_counter() - started)
-            emitted = 1 + accepted_length(tree, output[done:-1])
+            emitted = _step(drafter, output, done, draft_tokens, result)
             _learn(drafter, output[done : done + emitted], result)
+            if recycling:
+                _recycle(drafter, trace, done, done + emitted, result)
             counted = [*tallies, result.before_loops] if done < loop_begins else tallies
             for tally in counted:
                 tally.tokens += emitted
@@ -130,10 +168,37 @@ def _replay_one(
     result.output_tokens += len(output)
 
 
+def _step(
+    drafter: ReplayedDrafter, output: Int32Array, done: int, draft_tokens: int, result: ReplayResult
+) -> int:
+    """Draft after `done` tokens of the answer; return how many tokens the step emits."""
+    started = perf_counter()
+    tree = drafter.propose(draft_tokens, len(output) - done - 1)
+    result.propose_s.append(perf_counter() - started)
+    continuation = output[done:-1]
+    levels = accepted_levels(tree, continuation)
+    if result.calibration is not None:
+        result.calibration.note(tree, levels, continuation)
+    return len(levels)
+
+
 def _learn(drafter: ReplayedDrafter, tokens: Int32Array, result: ReplayResult) -> None:
     started = perf_counter()
     drafter.learn(tokens)
     _note_insert(result, len(tokens), started)
+
+
+def _recycle(drafter: ReplayedDrafter, trace: Trace, first: int, end: int, result: ReplayResult) -> None:
+    """Show what the model held likeliest where it chose the answer's tokens `first` to `end`, all emitted."""
+    before = trace.prompt_ids[-1:] if first == 0 else trace.output_ids[first - 1 : first]
+    tokens = np.concatenate([before, trace.output_ids[first : end - 1]])
+    successors = trace.successor_ids[end - len(tokens) : end]  # an empty prompt has no last token
+    if successors.size == 0:
+        return
+    started = perf_counter()
+    drafter.recycle(tokens, successors)
+    result.recycle_s.append(perf_counter() - started)
+    result.recycled_tokens += len(tokens)
 
 
 def _note_insert(result: ReplayResult, tokens: int, started: float) -> None:
@@ -144,6 +209,7 @@ def _note_insert(result: ReplayResult, tokens: int, started: float) -> None:
 def summarise_replay(name: str, draft_tokens: int, result: ReplayResult) -> dict[str, object]:
     """Return one row of figures, as JSON can hold them; times in microseconds."""
     propose_us = np.array(result.propose_s or [0.0]) * 1e6
+    nbytes, calibration = result.nbytes, result.calibration
     return {
         "store": name,
         "draft_tokens": draft_tokens,
@@ -155,7 +221,9 @@ def summarise_replay(name: str, draft_tokens: int, result: ReplayResult) -> dict
         "propose_us_p50": round(float(np.percentile(propose_us, 50)), 1),
         "propose_us_p99": round(float(np.percentile(propose_us, 99)), 1),
         "insert_us_per_token": round(sum(result.insert_s) * 1e6 / max(1, result.inserted_tokens), 2),
-        "bytes_per_token": round(result.nbytes / max(1, result.output_tokens), 1),
+        "recycle_us_per_token": round(sum(result.recycle_s) * 1e6 / max(1, result.recycled_tokens), 2),
+        "bytes_per_token": None if nbytes is None else round(nbytes / max(1, result.output_tokens), 1),
+        "calibration": None if calibration is None else calibration.summary(),
     }
 
 

@@ -11,6 +11,7 @@ from lookahead.bench.datasets import category_in_report, read_records
 from lookahead.drafting.tree import Int32Array
 
 _EXPECTED = 'expected {"id": 1, "category": "qa", "prompt_ids": [5, 6], "output_ids": [7, 8]}'
+_SUCCESSORS = "top8_ids"
 
 _LONGEST_PERIOD = 64
 _FEWEST_REPEATS = 3
@@ -25,12 +26,15 @@ class Trace:
         category: its category in the report.
         prompt_ids: int32 [L].
         output_ids: int32 [T], T at least 1.
+        successor_ids: int32 [T, k], the tokens the model held likeliest where it chose each token of the
+            answer, likeliest first: row j follows `output_ids[j - 1]`. k is 0 where none were recorded.
     """
 
     trace_id: str | int
     category: str
     prompt_ids: Int32Array
     output_ids: Int32Array
+    successor_ids: Int32Array
 
 
 def read_traces(path: Path) -> list[Trace]:
@@ -51,7 +55,28 @@ def _parse(record: dict[str, Any]) -> Trace | str:
         if not isinstance(tokens, list) or len(tokens) < fewest or not _are_tokens(tokens):
             return f"{name!r} must be a list of token ids, at least {fewest} long, not {tokens!r:.40}"
         columns[name] = np.array(tokens, np.int32)
-    return Trace(trace_id=record["id"], category=category_in_report(record["category"]), **columns)
+    successors = _successors(record.get(_SUCCESSORS), len(columns["output_ids"]))
+    if isinstance(successors, str):
+        return successors
+    return Trace(
+        trace_id=record["id"],
+        category=category_in_report(record["category"]),
+        successor_ids=successors,
+        **columns,
+    )
+
+
+def _successors(rows: object, size: int) -> Int32Array | str:
+    """Return the recorded successors as int32 [size, k], or in words what is wrong with them."""
+    if rows is None:
+        return np.zeros((size, 0), np.int32)
+    message = f"{_SUCCESSORS!r} must be {size} lists of token ids, all of one length, one for each output id"
+    if not isinstance(rows, list) or len(rows) != size:
+        return f"{message}, not {rows!r:.40}"
+    for row in rows:
+        if not isinstance(row, list) or len(row) != len(rows[0]) or not _are_tokens(row):
+            return f"{message}; one is {row!r:.40}"
+    return np.array(rows, np.int32)
 
 
 def _are_tokens(tokens: Sequence[object]) -> bool:

@@ -1,16 +1,12 @@
 """`lookahead bench`: measure the methods against each other on a file of prompts."""
 
-import hashlib
-import shlex
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import notices, prepare_model
+from lookahead.cli.setup import describe_call, describe_file, notices, prepare_model
 from lookahead.config import LookaheadConfig
 
 if TYPE_CHECKING:
@@ -80,12 +76,7 @@ def bench(
 
 def _about(settings: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
     """When, how and on what: what a report says beside its figures."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["lookahead", *sys.argv[1:]]),
-        "settings": settings,
-        "environment": environment,
-    }
+    return {**describe_call(), "settings": settings, "environment": environment}
 
 
 def _report(benchmark: "BenchmarkResult", about: dict[str, Any], json: Path | None) -> None:
@@ -101,8 +92,7 @@ def _report(benchmark: "BenchmarkResult", about: dict[str, Any], json: Path | No
 
 
 def _describe_data(file: Path, rows: "list[Row]", limit: int | None) -> dict[str, Any]:
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return {"data": file.name, "data_sha256": digest, "rows": len(rows), "limit": limit}
+    return {**describe_file(file), "rows": len(rows), "limit": limit}
 
 
 def _run_with_progress(

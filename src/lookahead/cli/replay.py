@@ -1,67 +1,109 @@
 """`lookahead replay`: how many tokens a step drafts would yield, from recorded answers, with no model."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import notices
+from lookahead.cli.setup import describe_call, describe_file, notices
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError
 
+if TYPE_CHECKING:
+    from lookahead.bench.replay import ReplayedDrafter
+    from lookahead.bench.traces import Trace
+
 Data = Annotated[
-    Path, typer.Argument(help="Traces {id, category, prompt_ids, output_ids}, .jsonl or .jsonl.gz.")
+    Path,
+    typer.Argument(help="Traces {id, category, prompt_ids, output_ids[, top8_ids]}, .jsonl or .jsonl.gz."),
 ]
 Stores = Annotated[
     list[str] | None,
     typer.Option(
-        help="log, trie, trie-parallel, trie-single, prompt-lookup; repeatable.", show_default="trie"
+        help="log, trie, trie-parallel, trie-single, or one of --peers; repeatable.", show_default="trie"
+    ),
+]
+Peers = Annotated[
+    bool,
+    typer.Option(
+        "--peers", help="Other systems too: prompt lookup, LLMA, the published trie, Arctic's suffix tree."
     ),
 ]
 Sizes = Annotated[
     str, typer.Option(help="Draft tokens a step, the current one not counted; several by commas.")
 ]
 MemoryNodes = Annotated[int, typer.Option(min=64, help="Hard cap on the draft memory, in trie nodes.")]
+Warm = Annotated[Path | None, typer.Option(help="Traces to replay first, unmeasured.", show_default="cold")]
+Recycling = Annotated[
+    bool, typer.Option("--recycling/--no-recycling", help="Show drafters the recorded top8_ids, once due.")
+]
+Costs = Annotated[bool, typer.Option("--costs", help="Measure what drafting costs with a full memory.")]
+MemoryTokens = Annotated[int, typer.Option(min=1, help="Tokens in memory for --costs.")]
+Picture = Annotated[
+    Path | None, typer.Option(help="Draw predicted against observed acceptance here: .svg, .png or .pdf.")
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Write every figure here.")]
+
+Makers = Mapping[str, Callable[[LookaheadConfig], "ReplayedDrafter"]]
 
 
 def replay(
     file: Data,
     store: Stores = None,
+    peers: Peers = False,
     draft_tokens: Sizes = "8,16,32,64",
     branch_length: options.BranchLength = options.DEFAULTS.branch_length,
     memory_nodes: MemoryNodes = options.DEFAULTS.memory_nodes,
+    warm: Warm = None,
+    recycling: Recycling = True,
+    costs: Costs = False,
+    memory_tokens: MemoryTokens = 1_000_000,
+    calibration: Picture = None,
     json: Json = None,
 ) -> None:
     """Replay recorded greedy answers through a draft store.
 
-    The memory starts empty and grows from trace to trace.
+    The memory starts empty, or warm, and grows from trace to trace.
     """
     config = LookaheadConfig(branch_length=branch_length, memory_nodes=memory_nodes)
     sizes = _sizes(draft_tokens)
 
-    from lookahead.bench.replay import replay as run_replay
-    from lookahead.bench.replay import summarise_replay
-    from lookahead.bench.replayed import make_replayed
+    from lookahead.bench.plots import check_can_draw, plot_calibration
     from lookahead.bench.report import check_can_write, write_json
     from lookahead.bench.traces import read_traces
 
-    makers = make_replayed(store or ["trie"])
+    makers = _makers(store or ["trie"], peers=peers)
+    costed = _costed(makers) if costs else {}
     traces = read_traces(file)
-    if json is not None:
-        check_can_write(json)
-    rows = []
-    with notices.status("replaying") as status:
-        for name, make in makers.items():
-            for size in sizes:
-                status.update(f"replaying {name} with {size} draft tokens")
-                result = run_replay(make(config), traces, draft_tokens=size)
-                rows.append(summarise_replay(name, size, result))
-    _print(rows)
-    if json is not None:
-        about = {"data": file.name, "traces": len(traces), "branch_length": branch_length, "memory": "cold"}
-        write_json(json, {**about, "memory_nodes": memory_nodes, "results": rows})
+    warming = read_traces(warm) if warm else []
+    for path in filter(None, (json, calibration)):
+        check_can_write(path)
+    if calibration:
+        check_can_draw(calibration)
+    report = {**_about(file, traces, warm, warming, config), "recycling": recycling}
+    report["results"] = _replayed(makers, config, traces, warming, sizes, recycling=recycling)
+    if costs:
+        report |= {"memory_tokens": memory_tokens, "costs": _costs(costed, traces, sizes, memory_tokens)}
+    _print(report)
+    if json:
+        write_json(json, report)
+    if calibration:
+        plot_calibration(report["results"], calibration)
+
+
+def _about(
+    file: Path, traces: "list[Trace]", warm: Path | None, warming: "list[Trace]", config: LookaheadConfig
+) -> dict[str, Any]:
+    """When, how and on what: what a report says beside its figures."""
+    from lookahead.bench.environment import describe_machine, load_average
+
+    about: dict[str, Any] = {**describe_call(), "environment": describe_machine(load_average())}
+    about |= {**describe_file(file), "traces": len(traces), "memory": "warm" if warm else "cold"}
+    if warm:
+        about["warmed_with"] = {**describe_file(warm), "traces": len(warming)}
+    return {**about, "branch_length": config.branch_length, "memory_nodes": config.memory_nodes}
 
 
 def _sizes(listed: str) -> list[int]:
@@ -77,31 +119,75 @@ def _sizes(listed: str) -> list[int]:
     return sizes
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
+def _makers(stores: list[str], *, peers: bool) -> Makers:
+    """Return the makers of what is replayed; says so where a peer is not installed."""
+    from lookahead.bench.peers.arctic import INSTALL, arctic_is_installed
+    from lookahead.bench.replayed import PEERS, make_replayed
+
+    asked = [*stores, *PEERS] if peers else stores
+    if peers and not arctic_is_installed():
+        notices.print(f"arctic-inference is not installed, its rows are left out; to have them: {INSTALL}")
+        asked = [name for name in asked if name in stores or not name.startswith("arctic")]
+    return make_replayed(asked)
+
+
+def _costed(makers: Makers) -> Makers:
+    """Return those of the makers whose costs are measured.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    from lookahead.bench.replayed import COSTED
+
+    costed = {name: make for name, make in makers.items() if name in COSTED}
+    if not costed:
+        message = f"--costs measures {', '.join(sorted(COSTED))}, none of which is in {', '.join(makers)}"
+        raise ConfigError(message)
+    return costed
+
+
+def _replayed(
+    makers: Makers,
+    config: LookaheadConfig,
+    traces: "list[Trace]",
+    warming: "list[Trace]",
+    sizes: list[int],
+    *,
+    recycling: bool,
+) -> list[dict[str, Any]]:
+    from lookahead.bench.replay import replay as run_replay
+    from lookahead.bench.replay import summarise_replay
+
+    rows = []
+    with notices.status("replaying") as status:
+        for name, make in makers.items():
+            for size in sizes:
+                status.update(f"replaying {name} with {size} draft tokens")
+                drafter = make(config)
+                run_replay(drafter, warming, draft_tokens=size, recycling=recycling)
+                result = run_replay(drafter, traces, draft_tokens=size, recycling=recycling)
+                rows.append(summarise_replay(name, size, result))
+    return rows
+
+
+def _costs(
+    costed: Makers, traces: "list[Trace]", sizes: list[int], memory_tokens: int
+) -> list[dict[str, Any]]:
+    from lookahead.bench.drafting_costs import measure_costs
+
+    with notices.status("measuring costs") as status:
+        return measure_costs(costed, traces, sizes, memory_tokens=memory_tokens, on_progress=status.update)
+
+
+def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from lookahead.bench.tables import compact_table, number
+    from lookahead.bench import replay_tables
 
     console = Console()
-    categories = list(rows[0]["by_category"])
-    table = compact_table("Mean acceptance length, memory growing from empty", "store")
-    for heading in ("draft\ntokens", "all", "no\nloops", *(name.replace("_", "\n") for name in categories)):
-        table.add_column(heading, justify="right", overflow="fold")
-    for row in rows:
-        lengths = [row["mean_acceptance_length"], row["without_loops"], *row["by_category"].values()]
-        table.add_row(row["store"], str(row["draft_tokens"]), *(number(length) for length in lengths))
-    console.print(table)
+    console.print(replay_tables.acceptance_table(report["results"], report["memory"]))
     console.print()
-    costs = compact_table("Cost", "store")
-    names = {
-        "draft_tokens": "draft\ntokens",
-        "propose_us_p50": "propose µs\nmedian",
-        "propose_us_p99": "propose µs\np99",
-        "insert_us_per_token": "insert µs\na token",
-        "bytes_per_token": "bytes\na token",
-    }
-    for heading in names.values():
-        costs.add_column(heading, justify="right")
-    for row in rows:
-        costs.add_row(row["store"], *(str(row[name]) for name in names))
-    console.print(costs)
+    console.print(replay_tables.replay_cost_table(report["results"]))
+    if report.get("costs"):
+        console.print()
+        console.print(replay_tables.full_cost_table(report["costs"], report["memory_tokens"]))

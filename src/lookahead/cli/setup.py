@@ -1,5 +1,10 @@
 """What every command does before its own work: threads, model, one console for answers and one for words."""
 
+import hashlib
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -9,6 +14,19 @@ if TYPE_CHECKING:
 
 notices = Console(stderr=True)
 """Where words about the work go, so that stdout carries only its result."""
+
+
+def describe_call() -> dict[str, str]:
+    """When a report was made, and by which command."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["lookahead", *sys.argv[1:]]),
+    }
+
+
+def describe_file(path: Path) -> dict[str, str]:
+    """Which data a report is about: the file's name and the SHA-256 of what is in it."""
+    return {"data": path.name, "data_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def prepare_model(
