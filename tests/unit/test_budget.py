@@ -126,6 +126,8 @@ def test_times_survive_json():
         {"sizes": [True, 2], "seconds": [0.1, 0.2]},
         {"sizes": [1, 2.5], "seconds": [0.1, 0.2]},
         {"sizes": [1, 2], "seconds": [0.1, None]},
+        {"sizes": [1, 10**400], "seconds": [0.1, 0.2]},
+        {"sizes": [1, 2], "seconds": [0.1, 10**400]},
         {"sizes": [2, 1], "seconds": [0.1, 0.2]},
     ],
 )

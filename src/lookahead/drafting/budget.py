@@ -20,6 +20,8 @@ _COMMON_WEIGHT = 0.1
 """How much of a surprise is put down to the whole machine, and moves every size alike."""
 _LOCAL_WEIGHT = 0.05
 """How much of it is put down to this size, and moves the grid points around it."""
+_LARGEST_NUMBER = 1e9
+"""No forward has so many tokens or takes so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +258,9 @@ def _never_descending(seconds: tuple[float, ...]) -> tuple[float, ...]:
 
 def _numbers(values: object, name: str) -> list[int | float]:
     found = values.get(name) if isinstance(values, dict) else None
-    if not isinstance(found, list) or any(type(number) not in (int, float) for number in found):
-        message = f"{name}={found!r} is not allowed; give a list of numbers"
+    if not isinstance(found, list) or not all(
+        type(number) in (int, float) and abs(number) < _LARGEST_NUMBER for number in found
+    ):
+        message = f"{name}={found!r} is not allowed; give a list of numbers below {_LARGEST_NUMBER:g}"
         raise ValueError(message)
     return found
