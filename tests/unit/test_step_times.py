@@ -41,9 +41,9 @@ class Machine:
         return measure_step_times(self.forward, sizes, clock=self.clock, **settings)
 
 
-def test_passes_go_over_all_sizes_after_a_warm_up():
+def test_passes_go_over_all_sizes_one_after_the_other():
     machine = Machine(cpu)
-    times = machine.measure((1, 8, 4, 2), repeats=2)
+    times = machine.measure((1, 8, 4, 2), passes=3)
     assert machine.forwards == [1, 8, 4, 2] * 3
     assert times.sizes == (1, 2, 4, 8)
     assert times.seconds == pytest.approx([cpu(size) for size in times.sizes])
@@ -51,7 +51,7 @@ def test_passes_go_over_all_sizes_after_a_warm_up():
 
 def test_warming_up_and_hiccups_do_not_count():
     machine = Machine(cpu, disturbances={0: 20, 1: 5, 4: 3, 8: 3})
-    times = machine.measure((1, 16, 4), repeats=2, limit_seconds=60)
+    times = machine.measure((1, 16, 4), passes=3, limit_seconds=60)
     assert times.seconds == pytest.approx([cpu(1), cpu(4), cpu(16)])
 
 
@@ -76,7 +76,7 @@ def test_a_long_warm_up_does_not_stand_for_a_measurement():
 
 def test_passes_that_would_take_too_long_are_left_out():
     machine = Machine(lambda _size: 0.3)
-    machine.measure((1, 4, 2), repeats=9, limit_seconds=3.0)
+    machine.measure((1, 4, 2), passes=10, limit_seconds=3.1)
     assert machine.forwards == [1, 4, 2] * 3
 
 

@@ -23,7 +23,7 @@ from lookahead.hf.user_cache import user_cache_folder, written_whole
 
 _FORMAT = 1
 """Number of the cache files' layout; files of another are measured anew."""
-_REPEATS = 2
+_PASSES = 3
 _LIMIT_SECONDS = 1.5
 _SMALLEST_BUCKET = 512
 
@@ -164,38 +164,40 @@ def measure_step_times(
     forward: Callable[[int], None],
     sizes: Sequence[int],
     *,
-    repeats: int = _REPEATS,
+    passes: int = _PASSES,
     limit_seconds: float = _LIMIT_SECONDS,
     clock: Callable[[], float] = perf_counter,
 ) -> StepTimes:
     """Time forwards of several sizes, in passes over all of them so that what drifts touches all alike.
 
-    The first pass warms up (memory, kernels chosen by shape) and is not counted, unless time runs out within
-    it. Of the repeats the fastest counts: whatever disturbs a forward makes it slower, and of two or three
-    the median would keep half of that.
+    For each size the fastest counts, since whatever disturbs a forward makes it slower: warming up (memory,
+    kernels loaded for a shape) as well as other processes. Of two or three the median would keep much of it.
 
     Args:
         forward: does a forward of so many tokens, and returns when it is done.
         sizes: in the order of their importance; the first two are measured however long they take.
-        repeats: passes after the first.
-        limit_seconds: the first pass stops there; and no pass is begun that would end later, but for one
-            repeat after a whole first pass, whose own seconds say nothing (loading kernels takes long).
+        passes: how many there are at most; the first one's seconds may be all warming up, so that wherever
+            it is completed a second follows.
+        limit_seconds: the first pass is cut short there, and no third is begun that would end later.
         clock: seconds, from anywhere.
     """
     began = clock()
-    warm: dict[int, float] = {}
+    fastest: dict[int, float] = {}
     for size in sizes:
-        if len(warm) >= 2 and clock() - began > limit_seconds:
-            break
-        warm[size] = _seconds_of(forward, size, clock)
-    best: dict[int, float] = {}
-    for _ in range(repeats if len(warm) == len(sizes) else 0):
-        if best and clock() - began + sum(best.values()) > limit_seconds:
+        if len(fastest) >= 2 and clock() - began > limit_seconds:
+            return _as_times(fastest)
+        fastest[size] = _seconds_of(forward, size, clock)
+    for done in range(1, passes):
+        if done >= 2 and clock() - began + sum(fastest.values()) > limit_seconds:
             break
         for size in sizes:
-            best[size] = min(best.get(size, float("inf")), _seconds_of(forward, size, clock))
-    measured = sorted((best or warm).items())
-    return StepTimes(tuple(size for size, _ in measured), tuple(seconds for _, seconds in measured))
+            fastest[size] = min(fastest[size], _seconds_of(forward, size, clock))
+    return _as_times(fastest)
+
+
+def _as_times(seconds: dict[int, float]) -> StepTimes:
+    sizes = tuple(sorted(seconds))
+    return StepTimes(sizes, tuple(seconds[size] for size in sizes))
 
 
 def _seconds_of(forward: Callable[[int], None], size: int, clock: Callable[[], float]) -> float:
