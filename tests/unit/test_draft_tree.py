@@ -92,6 +92,21 @@ def test_what_is_no_tree_in_topological_order_is_refused(malformed, message):
         draft(**malformed)
 
 
+@pytest.mark.parametrize("size", [1, 3, 6])
+def test_the_first_nodes_are_a_tree(size):
+    first = draft().first(size)
+    assert first.token_ids.tolist() == TOKENS[:size]
+    assert first.parents.tolist() == PARENTS[:size]
+    assert first.depths.tolist() == DEPTHS[:size]
+    assert first.probabilities.tolist() == CHANCES[:size]
+
+
+@pytest.mark.parametrize("size", [0, -1, 7])
+def test_no_node_or_more_than_there_are_cannot_be_kept(size):
+    with pytest.raises(ValueError, match=f"size={size} is not allowed; this tree has 1 to 6 nodes to keep"):
+        draft().first(size)
+
+
 def test_a_negative_current_token_is_refused():
     with pytest.raises(ValueError, match="token ids must not be negative"):
         DraftTree.root_only(-1)

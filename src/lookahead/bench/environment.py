@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 import lookahead
+from lookahead.hf.devices import cpu_model
 from lookahead.hf.dtypes import dtype_name
 
 
@@ -69,16 +70,6 @@ def physical_cores() -> int:
         return len({path.read_text() for path in siblings})
     except OSError:
         return len(allowed)
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def source_commit() -> str | None:

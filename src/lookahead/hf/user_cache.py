@@ -1,0 +1,31 @@
+"""The user's cache folder: what takes long to make is kept there, and whatever is missing is made again."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def user_cache_folder() -> Path | None:
+    """Return Lookahead's folder under the user's cache, there yet or not; None where the user has no home."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    try:
+        base = Path(root) if root else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return base / "lookahead"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield where to write a file or folder that is then moved to `path`, so that nobody reads half of it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as aside:
+        partial = Path(aside) / path.name
+        yield partial
+        partial.replace(path)
