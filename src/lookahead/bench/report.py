@@ -1,8 +1,6 @@
 """From measurements to figures: by method, overall and by category. Speeds are Σ tokens ÷ Σ seconds."""
 
-import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -78,20 +76,6 @@ def check_can_write(path: Path) -> None:
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         message = f"cannot write {path}; give a file in a folder that exists and may be written to"
         raise NotFoundError(message)
-
-
-def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write a report whole or not at all: beside its place first, then renamed."""
-    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", text=True)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=1, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
 
 
 def _each(

