@@ -5,7 +5,6 @@ from enum import StrEnum
 
 from lookahead.errors import ConfigError
 
-
 DEFAULT_MEMORY_BYTES = 256 * 2**20
 MOST_MEMORY_BYTES = 2**44
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lookahead import DraftMode, Lookahead, LookaheadConfig, TokenLog
+from lookahead import DraftMemory, DraftMode, Lookahead, LookaheadConfig, TokenTrie
 from parity.memories import STATES, prepared
 from tiny_models import FAMILIES, PLAIN_ONLY, prompt, tiny_model
 
@@ -56,9 +56,9 @@ def test_same_text_in_float64(family):
 
 @pytest.mark.parametrize("mode", list(DraftMode))
 @pytest.mark.parametrize("family", ["llama", "gemma3-hybrid"])
-def test_same_text_with_a_token_log(family, mode):
+def test_same_text_with_a_token_trie(family, mode):
     model = tiny_model(family)
-    lookahead = Lookahead(LookaheadConfig(mode=mode), memory=TokenLog())
+    lookahead = Lookahead(LookaheadConfig(mode=mode), memory=DraftMemory(store=TokenTrie()))
     for _ in ("cold", "warm"):
         for token_ids in PROMPTS:
             assert_same_text(model, lookahead, token_ids, **GREEDY)

@@ -1,9 +1,11 @@
 """One request's view of the draft memory, from its prompt to its end."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lookahead.config import LookaheadConfig
-from lookahead.drafting.store import DraftStore, Origin
+from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, Origin
 from lookahead.drafting.tree import DraftTree
 
 
@@ -13,15 +15,26 @@ class RequestDrafter:
     Args:
         memory: the store.
         config: how large and how deep drafts are, and how they are laid out.
+        namespace: the one the request belongs to.
+        reads: further namespaces to draft from.
     """
 
-    def __init__(self, memory: DraftStore, config: LookaheadConfig) -> None:
+    def __init__(
+        self,
+        memory: DraftStore,
+        config: LookaheadConfig,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        reads: Sequence[str] = (),
+    ) -> None:
         self._memory = memory
         self._config = config
         self._request = object()
+        self._namespace, self._reads = namespace, reads
 
     def read(self, prompt: list[int]) -> None:
         """Remember the request's prompt until `close`."""
+        self._memory.open(self._request, namespace=self._namespace, reads=self._reads)
         self._memory.insert(self._request, np.array(prompt, np.int32), Origin.PROMPT)
 
     def propose(self, most_levels: int) -> DraftTree:

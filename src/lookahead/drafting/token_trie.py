@@ -120,7 +120,7 @@ class TokenTrie:
 
     Args:
         context_length: the longest run of tokens matched, 1 to 15. Longer ones cost memory and gain little.
-        memory_nodes: hard cap in nodes, those of live requests included. Where they fill it alone, further
+        memory_nodes: hard cap in nodes, if any, those of live requests included. Where they fill it alone, further
             tokens are matched but not remembered.
         memory_bytes: hard cap in bytes; the smaller of the two holds.
         stop_words: token ids (from 0 to 2³¹ - 1) that alone are no context: nothing hangs from them, nothing is drafted after
@@ -134,7 +134,7 @@ class TokenTrie:
         self,
         *,
         context_length: int = 7,
-        memory_nodes: int = 4_000_000,
+        memory_nodes: int | None = None,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
         stop_words: Iterable[int] = frozenset(),
     ) -> None:
@@ -145,7 +145,7 @@ class TokenTrie:
         self._stop_words = _checked_stop_words(stop_words)
         self._trust = initial_trust()
         self._most_nodes = _affordable_nodes(
-            memory_nodes,
+            memory_bytes if memory_nodes is None else memory_nodes,  # a node takes more than a byte
             memory_bytes,
             fixed_bytes=self._trust.nbytes + self._stop_words.nbytes,
             least=4 * self._deepest,

@@ -2,6 +2,8 @@
 
 import copy
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -18,8 +20,9 @@ from lookahead.config import LookaheadConfig
 from lookahead.decoding.emission import Emission
 from lookahead.decoding.loop import decode
 from lookahead.drafting.drafter import NoDrafter, RequestDrafter
-from lookahead.drafting.store import DraftStore
-from lookahead.drafting.token_trie import TokenTrie
+from lookahead.drafting.memory import DraftMemory
+from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
+from lookahead.errors import ConfigError
 from lookahead.hf.checks import check_cache, check_call, check_inputs, check_memory, check_model, check_prompt
 from lookahead.hf.compat import AttentionLayout, attention_layout, streamers_come_first, text_config
 from lookahead.hf.probe import ProbeResult, probe
@@ -38,7 +41,7 @@ class Lookahead:
 
     Args:
         config: settings; the defaults suit most.
-        memory: the draft memory; a fresh `TokenTrie` as the settings say if none is given.
+        memory: the draft memory; a fresh one as large as the settings say if none is given.
 
     Attributes:
         config: the settings.
@@ -47,9 +50,14 @@ class Lookahead:
         last_stats: those of the last call that ended.
     """
 
-    def __init__(self, config: LookaheadConfig | None = None, *, memory: DraftStore | None = None) -> None:
+    def __init__(self, config: LookaheadConfig | None = None, *, memory: DraftMemory | None = None) -> None:
         self.config = config or LookaheadConfig()
-        self.memory: DraftStore = _new_memory(self.config) if memory is None else memory
+        self.memory = DraftMemory(max_bytes=self.config.memory_bytes) if memory is None else memory
+        if not isinstance(self.memory, DraftMemory):
+            message = (
+                f"memory={memory!r:.80} is no DraftMemory; give DraftMemory(store=…) where it is a store"
+            )
+            raise ConfigError(message)
         self.stats = GenerationStats()
         self.last_stats = GenerationStats()
         self._probes: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = WeakKeyDictionary()
@@ -59,11 +67,37 @@ class Lookahead:
         self.stats = GenerationStats()
         self.last_stats = GenerationStats()
 
-    def generate(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+    def for_namespace(self, namespace: str, *, reads: Sequence[str] = ()) -> "NamespaceView":
+        """Return this object for the requests of one namespace: memory, settings and stats are the same.
+
+        >>> tenant = la.for_namespace("tenant-a", reads=("public",))  # doctest: +SKIP
+        >>> ids = model.generate(**inputs, custom_generate=tenant)  # doctest: +SKIP
+
+        Raises:
+            ConfigError: a name is not allowed.
+        """
+        check_namespaces(namespace, reads)
+        return NamespaceView(self, namespace, tuple(reads))
+
+    def generate(
+        self,
+        model: PreTrainedModel,
+        *args: Any,
+        namespace: str = DEFAULT_NAMESPACE,
+        reads: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> Any:
         """Call `model.generate(*args, **kwargs)` with Lookahead; returns what it returns.
 
         Beyond `custom_generate=self` this makes `streamer` and `stop_strings` (with `tokenizer`) work,
         which the library does not hand to a custom callable.
+
+        Args:
+            model: the model to call.
+            *args: for `model.generate`.
+            namespace: whose memory the answer belongs to and is drafted from.
+            reads: further namespaces to draft from.
+            **kwargs: for `model.generate`.
 
         Raises:
             LookaheadError: the model or the call is one that Lookahead cannot serve; the message says why.
@@ -71,11 +105,25 @@ class Lookahead:
         """
         check_model(model)
         extra_criteria = _taken_stop_strings(kwargs)
-        mode = partial(self._generate, streamer=kwargs.get("streamer"), extra_criteria=extra_criteria)
+        mode = partial(
+            self._generate,
+            streamer=kwargs.get("streamer"),
+            extra_criteria=extra_criteria,
+            namespace=namespace,
+            reads=reads,
+        )
         untyped: Any = model
         return untyped.generate(*args, custom_generate=mode, **kwargs)
 
-    def __call__(self, model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        reads: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> Any:
         """Decode as `generate` hands over: this is what `custom_generate=` calls.
 
         The library gives it no streamer: one passed to `model.generate` beside it would wait for ever, so
@@ -84,6 +132,8 @@ class Lookahead:
         Args:
             model: the model that `generate` was called on.
             input_ids: int64 [1, L], the prompt.
+            namespace: as for `generate`; the library hands on what is named in this signature.
+            reads: as for `generate`.
             **kwargs: logits_processor, stopping_criteria, generation_config and the model's own inputs.
 
         Returns:
@@ -92,7 +142,9 @@ class Lookahead:
         Raises:
             LookaheadError: the model or the call is one that Lookahead cannot serve.
         """
-        return self._generate(model, input_ids, streamer=None, extra_criteria=[], **kwargs)
+        return self._generate(
+            model, input_ids, streamer=None, extra_criteria=[], namespace=namespace, reads=reads, **kwargs
+        )
 
     @torch.no_grad()
     def _generate(
@@ -105,10 +157,13 @@ class Lookahead:
         generation_config: Any,
         streamer: Any,
         extra_criteria: list[Any],
+        namespace: str,
+        reads: Sequence[str],
         **model_kwargs: Any,
     ) -> Any:
         layout = self._checked(model, input_ids, generation_config, model_kwargs)
         decoding_length = self.config.decoding_length if self._may_branch(model, layout) else 1
+        drafter = self._drafter(decoding_length, namespace, reads)
         stopping_criteria.extend(extra_criteria)
         emission = Emission(
             input_ids,
@@ -130,7 +185,7 @@ class Lookahead:
             most_new_tokens=emission.remaining,
             decoding_length=decoding_length,
         )
-        self._decode(step_model, emission, decoding_length, _unpadded(input_ids, model_kwargs))
+        self._decode(step_model, drafter, emission, _unpadded(input_ids, model_kwargs))
         if streamer is not None:
             streamer.end()
         if not generation_config.return_dict_in_generate:
@@ -150,12 +205,23 @@ class Lookahead:
         check_memory(model, self.memory)
         return layout
 
+    def _drafter(
+        self, decoding_length: int, namespace: str, reads: Sequence[str]
+    ) -> RequestDrafter | NoDrafter:
+        check_namespaces(namespace, reads)
+        if decoding_length == 1:
+            return NoDrafter()
+        return RequestDrafter(self.memory.store, self.config, namespace=namespace, reads=reads)
+
     def _decode(
-        self, step_model: TransformersStepModel, emission: Emission, decoding_length: int, prompt: list[int]
+        self,
+        step_model: TransformersStepModel,
+        drafter: RequestDrafter | NoDrafter,
+        emission: Emission,
+        prompt: list[int],
     ) -> None:
         """Run the loop; whatever happens in it, the prompt is forgotten and the counts are kept."""
         stats = GenerationStats()
-        drafter = NoDrafter() if decoding_length == 1 else RequestDrafter(self.memory, self.config)
         try:
             started = perf_counter()
             drafter.read(prompt)
@@ -181,10 +247,27 @@ class Lookahead:
         return results[setting].branches
 
 
-def _new_memory(config: LookaheadConfig) -> DraftStore:
-    return TokenTrie(
-        memory_nodes=config.memory_nodes, memory_bytes=config.memory_bytes, stop_words=config.stop_words
-    )
+@dataclass(frozen=True)
+class NamespaceView:
+    """A `Lookahead` for the requests of one namespace; `custom_generate=` takes it as well.
+
+    Attributes:
+        lookahead: whose memory, settings and stats it uses.
+        namespace: the one its answers belong to.
+        reads: further namespaces to draft from.
+    """
+
+    lookahead: Lookahead
+    namespace: str
+    reads: tuple[str, ...] = ()
+
+    def generate(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        """Call `Lookahead.generate` in this namespace."""
+        return self.lookahead.generate(model, *args, namespace=self.namespace, reads=self.reads, **kwargs)
+
+    def __call__(self, model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> Any:
+        """Decode as `Lookahead` does, in this namespace."""
+        return self.lookahead(model, input_ids, namespace=self.namespace, reads=self.reads, **kwargs)
 
 
 def _taken_stop_strings(kwargs: dict[str, Any]) -> list[StopStringCriteria]:
