@@ -8,7 +8,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from lookahead.version import __version__ as __version__  # noqa: PLC0414  exported, but no part of `*`
+from lookahead.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lookahead.config import DraftMode, LookaheadConfig

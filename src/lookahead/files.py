@@ -19,9 +19,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written, for one because there is no such folder.
     """
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=".partial-", ignore_cleanup_errors=True
-    ) as aside:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as aside:
         partial = Path(aside) / path.name
         yield partial
         for part in partial.rglob("*") if partial.is_dir() else [partial]:

@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from lookahead.bench.measuring import Run
-from lookahead.bench.report import check_can_write, summarise
+from lookahead.bench.report import summarise
 from lookahead.bench.runner import BenchmarkResult, PromptResult
 from lookahead.bench.tables import category_table, method_table
+from lookahead.cli.setup import check_can_write
 from lookahead.errors import NotFoundError
 
 

@@ -97,8 +97,9 @@ class LookaheadMethod:
         streamer: BaseStreamer,
     ) -> Output:
         """The greedy answer with Lookahead, and its number of forwards."""
+        arguments: dict[str, Any] = {**inputs}
         sequences = self._lookahead.generate(
-            model, **inputs, do_sample=False, max_new_tokens=max_new_tokens, streamer=streamer
+            model, **arguments, do_sample=False, max_new_tokens=max_new_tokens, streamer=streamer
         )
         return Output(sequences, steps=self._lookahead.last_stats.steps)
 

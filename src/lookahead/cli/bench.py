@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import describe_call, describe_file, notices, prepare_model
+from lookahead.cli.setup import check_can_write, describe_call, describe_file, notices, prepare_model
 from lookahead.config import LookaheadConfig
 from lookahead.files import write_json
 
@@ -58,7 +58,6 @@ def bench(
     from lookahead.bench.datasets import limit_rows, read_rows
     from lookahead.bench.environment import describe_environment, load_average
     from lookahead.bench.methods import make_methods
-    from lookahead.bench.report import check_can_write
 
     rows = limit_rows(read_rows(file), limit)
     names = [made.name for made in make_methods(method or [], config)]

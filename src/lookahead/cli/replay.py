@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import describe_call, describe_file, notices
+from lookahead.cli.setup import check_can_write, describe_call, describe_file, notices
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError
 from lookahead.files import write_json
@@ -74,7 +74,6 @@ def replay(
     sizes = _sizes(draft_tokens)
 
     from lookahead.bench.plots import check_can_draw, plot_calibration
-    from lookahead.bench.report import check_can_write
     from lookahead.bench.traces import read_traces
 
     makers = _makers(store or ["trie"], memory_nodes, peers=peers)

@@ -36,8 +36,8 @@ class DraftMemory:
 
     Args:
         max_bytes: hard cap, 256 MiB unless told otherwise; beyond it the oldest tokens go.
-        remember_prompts: keep prompts as well as answers. They may then be drafted for other requests of their
-            namespace, and those that read it.
+        remember_prompts: keep prompts as well as answers. They may then be drafted for other
+            requests of their namespace, and those that read it.
         store: the structure, instead of a `TokenLog` with the two settings above. With a `TokenTrie` there is
             one namespace and no file.
 
@@ -89,7 +89,7 @@ class DraftMemory:
         saved = read_memory(path)
         cap = saved.max_bytes if max_bytes is None else max_bytes
         memory = cls(max_bytes=cap, remember_prompts=remember_prompts)
-        memory._log("load").absorb(saved.snapshot, beliefs=has_our_beliefs(saved.snapshot))
+        memory._log().absorb(saved.snapshot, beliefs=has_our_beliefs(saved.snapshot))
         memory._vocabulary_size, memory._tokenizer = saved.vocabulary_size, saved.tokenizer
         try:
             memory.bind(vocabulary_size=vocabulary_size, tokenizer=tokenizer)
@@ -112,16 +112,23 @@ class DraftMemory:
             VocabularyMismatchError: the memory is of another tokenizer.
             MemoryFileError: the file cannot be written.
         """
-        log = self._log("save")
         self.bind(tokenizer=tokenizer)
+        write_memory(Path(path), self.contents())
+
+    def contents(self) -> SavedMemory:
+        """Return a copy of all that `save` writes.
+
+        Raises:
+            UnsupportedMemoryError: the store is no `TokenLog`.
+        """
+        log = self._log()
         with self._lock:
-            saved = SavedMemory(
-                snapshot=log.snapshot(),
+            return SavedMemory(
+                snapshot=compacted(log.snapshot()),
                 vocabulary_size=self._vocabulary_size,
                 tokenizer=self._tokenizer,
                 max_bytes=log.memory_bytes,
             )
-        write_memory(Path(path), saved)
 
     def bind(self, *, vocabulary_size: int | None = None, tokenizer: Tokenizer | None = None) -> None:
         """Say which vocabulary the memory's tokens belong to; once said, it holds.
@@ -150,8 +157,9 @@ class DraftMemory:
         Raises:
             ConfigError: a text without a tokenizer; or the namespace's name is not allowed.
             UnsupportedMemoryError: the store is a `TokenTrie`, the namespace not the default one.
-            VocabularyMismatchError: the memory is of another tokenizer, or a token id is beyond its vocabulary.
-            ValueError: a token id is negative, no integer, or does not fit 31 bits. What came before is kept.
+            VocabularyMismatchError: the memory is of another tokenizer, or a token id beyond its vocabulary.
+            ValueError: a token id is negative, no integer, or does not fit 31 bits; what came before it is
+                kept.
         """
         check_namespaces(namespace)
         self.bind(tokenizer=tokenizer)
@@ -167,16 +175,13 @@ class DraftMemory:
             UnsupportedMemoryError: one of the stores is no `TokenLog`.
             VocabularyMismatchError: they are of different vocabularies or tokenizers.
         """
-        mine, others = self._log("merge"), other._log("merge")
-        if mine is others:
+        log, held = self._log(), other.contents()
+        if other.store is log:
             return
-        with other._lock:
-            snapshot = compacted(others.snapshot())
-            vocabulary_size, tokenizer = other._vocabulary_size, other._tokenizer
         with self._lock:
-            self._bind(vocabulary_size, tokenizer)
-            self._check_within(largest_token(snapshot))
-            mine.absorb(snapshot, beliefs=False)
+            self._bind(held.vocabulary_size, held.tokenizer)
+            self._check_within(largest_token(held.snapshot))
+            log.absorb(held.snapshot, beliefs=False)
 
     def forget_namespace(self, namespace: str) -> None:
         """Forget all that a namespace holds; an unknown one is nothing to forget.
@@ -186,7 +191,7 @@ class DraftMemory:
         Raises:
             UnsupportedMemoryError: the store is no `TokenLog`.
         """
-        self._log("forget one namespace of").forget_namespace(namespace)
+        self._log().forget_namespace(namespace)
 
     @property
     def namespaces(self) -> dict[str, int]:
@@ -195,7 +200,7 @@ class DraftMemory:
         Raises:
             UnsupportedMemoryError: the store is no `TokenLog`.
         """
-        held = self._log("count the namespaces of").tokens_by_namespace()
+        held = self._log().tokens_by_namespace()
         return {name: count for name, count in held.items() if count}
 
     @property
@@ -213,12 +218,12 @@ class DraftMemory:
         """SHA-256 of its tokenizer's vocabulary; None until one is given."""
         return self._tokenizer
 
-    def _log(self, wanted: str) -> TokenLog:
+    def _log(self) -> TokenLog:
         if isinstance(self.store, TokenLog):
             return self.store
         message = (
-            f"cannot {wanted} a memory whose store is a {type(self.store).__name__}; only a TokenLog can: "
-            "use DraftMemory() without another store"
+            f"a memory whose store is a {type(self.store).__name__} has one namespace, no file and no "
+            "merging; use one whose store is a TokenLog: DraftMemory()"
         )
         raise UnsupportedMemoryError(message)
 

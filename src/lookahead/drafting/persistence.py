@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lookahead.config import MOST_MEMORY_BYTES
-from lookahead.drafting.snapshots import ARRAYS, Snapshot, compacted, fault_in
+from lookahead.drafting.snapshots import ARRAYS, Snapshot, fault_in
 from lookahead.errors import MemoryFileError
 from lookahead.files import written_whole
 from lookahead.version import __version__
@@ -27,6 +27,7 @@ FORMAT_VERSION = 1
 _STORE = "TokenLog"
 _CHECKSUM = "sha256"
 _DTYPES = {"I32": np.dtype(np.int32), "I64": np.dtype(np.int64), "F64": np.dtype(np.float64)}
+_MODE = 0o600  # what people asked and were answered is its owner's business
 _LARGEST_VOCABULARY = 2**31
 
 
@@ -35,7 +36,7 @@ class SavedMemory:
     """What a memory file holds.
 
     Attributes:
-        snapshot: of the TokenLog.
+        snapshot: of a TokenLog, compacted.
         vocabulary_size: of the model that the memory has served; None if it has served none.
         tokenizer: fingerprint of its tokenizer; None if it was never given one.
         max_bytes: the cap it had.
@@ -55,8 +56,7 @@ def write_memory(path: Path, saved: SavedMemory) -> None:
     Raises:
         MemoryFileError: it cannot be written.
     """
-    snapshot = compacted(saved.snapshot)
-    arrays = {name: np.ascontiguousarray(snapshot[name]) for name in ARRAYS}
+    arrays = {name: np.ascontiguousarray(saved.snapshot[name]) for name in ARRAYS}
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -65,14 +65,16 @@ def write_memory(path: Path, saved: SavedMemory) -> None:
         "vocabulary_size": json.dumps(saved.vocabulary_size),
         "tokenizer": json.dumps(saved.tokenizer),
         "max_bytes": json.dumps(saved.max_bytes),
-        "namespaces": json.dumps([str(name) for name in snapshot["names"]]),
+        "namespaces": json.dumps([str(name) for name in saved.snapshot["names"]]),
     }
     metadata[_CHECKSUM] = _checksum(arrays, metadata)
     try:
         with written_whole(path) as partial:
             save_file(arrays, partial, metadata)
+            partial.chmod(_MODE)
     except (OSError, SafetensorError) as error:
-        message = f"the memory file {path} cannot be written ({_reason(error)}); give a file in a folder that exists"
+        reason = f"the memory file {path} cannot be written ({_reason(error)})"
+        message = f"{reason}; give a file in a folder that exists and may be written to"
         raise MemoryFileError(message) from error
 
 
@@ -195,7 +197,7 @@ def _checksum(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str
     said = {name: value for name, value in metadata.items() if name != _CHECKSUM}
     digest = hashlib.sha256(json.dumps([said, described], sort_keys=True).encode())
     for name in sorted(arrays):
-        digest.update(np.ascontiguousarray(arrays[name]))
+        digest.update(np.ascontiguousarray(arrays[name]).data)
     return digest.hexdigest()
 
 

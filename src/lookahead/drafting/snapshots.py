@@ -40,10 +40,7 @@ def compacted(snapshot: Snapshot) -> Snapshot:
     kept[1:] |= ~is_gap[:-1]  # the first gap after each answer
     tokens, owners = tokens[kept], owners[kept]
     used = np.unique(np.concatenate([owners, keys >> _TOKEN_BITS]))
-    names = {
-        number: name
-        for number, name in zip(snapshot["owners_named"].tolist(), snapshot["names"].tolist(), strict=True)
-    }
+    names = dict(zip(snapshot["owners_named"].tolist(), snapshot["names"].tolist(), strict=True))
     numbered = np.searchsorted(used, keys >> _TOKEN_BITS) + 1
     return {
         **snapshot,

@@ -120,11 +120,11 @@ class TokenTrie:
 
     Args:
         context_length: the longest run of tokens matched, 1 to 15. Longer ones cost memory and gain little.
-        memory_nodes: hard cap in nodes, if any, those of live requests included. Where they fill it alone, further
-            tokens are matched but not remembered.
+        memory_nodes: hard cap in nodes, if any, those of live requests included. Where they fill it alone,
+            further tokens are matched but not remembered.
         memory_bytes: hard cap in bytes; the smaller of the two holds.
-        stop_words: token ids (from 0 to 2³¹ - 1) that alone are no context: nothing hangs from them, nothing is drafted after
-            them unless the tokens before them match as well.
+        stop_words: token ids (from 0 to 2³¹ - 1) that alone are no context: nothing hangs from them, nothing
+            is drafted after them unless the tokens before them match as well.
 
     Raises:
         ConfigError: a value is out of range.

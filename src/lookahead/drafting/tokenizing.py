@@ -1,4 +1,4 @@
-"""What the draft memory asks of a tokenizer: tokens for texts, and a fingerprint of what its ids stand for."""
+"""What a draft memory asks of a tokenizer: tokens for texts, a fingerprint of what its ids stand for."""
 
 import hashlib
 import json
