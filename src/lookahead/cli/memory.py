@@ -110,7 +110,8 @@ def merge(
 
 def _summary(made: "DraftMemory") -> str:
     held = made.namespaces
-    return f"the memory holds {sum(held.values()):,} tokens in {len(held)} namespace{'s' if len(held) != 1 else ''}"
+    plural = "" if len(held) == 1 else "s"
+    return f"the memory holds {sum(held.values()):,} tokens in {len(held)} namespace{plural}"
 
 
 def _figures(file: Path, saved: "SavedMemory") -> dict[str, Any]:
