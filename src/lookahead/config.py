@@ -6,6 +6,7 @@ from enum import StrEnum
 from lookahead.errors import ConfigError
 
 DEFAULT_MEMORY_BYTES = 256 * 2**20
+LEAST_MEMORY_BYTES = 2**15
 MOST_MEMORY_BYTES = 2**44
 
 
@@ -42,7 +43,9 @@ class LookaheadConfig:
     def __post_init__(self) -> None:
         _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096)
         _check_integer("branch_length", self.branch_length, smallest=1, largest=64)
-        _check_integer("memory_bytes", self.memory_bytes, smallest=2**14, largest=MOST_MEMORY_BYTES)
+        _check_integer(
+            "memory_bytes", self.memory_bytes, smallest=LEAST_MEMORY_BYTES, largest=MOST_MEMORY_BYTES
+        )
         object.__setattr__(self, "mode", _checked_mode(self.mode))
 
 

@@ -9,6 +9,7 @@ import pytest
 import tiny_models
 from drafts import propose
 from lookahead import DraftMemory, TokenLog, TokenTrie
+from lookahead.config import LEAST_MEMORY_BYTES
 from lookahead.drafting.log_ring import GAP
 from lookahead.drafting.store import Origin
 from lookahead.drafting.tokenizing import fingerprint
@@ -149,6 +150,18 @@ def test_the_cap_holds_and_the_newest_stay():
     memory.warm([list(range(k, k + 100)) for k in range(0, 100_000, 100)])
     assert memory.nbytes <= 2**18
     assert memory.contents().snapshot["tokens"][-2] == 99_999
+
+
+@pytest.mark.parametrize("max_bytes", [0, -1, 2**50, 1e6, True, "1"])
+def test_caps_out_of_range_are_refused(max_bytes):
+    with pytest.raises(ConfigError, match=r"max_bytes=.* is not allowed; give an integer from"):
+        DraftMemory(max_bytes=max_bytes)
+
+
+def test_the_least_cap_is_enough():
+    memory = DraftMemory(max_bytes=LEAST_MEMORY_BYTES)
+    memory.warm([[1, 2, 3]] * 100)
+    assert 0 < memory.namespaces["default"] < memory.nbytes <= LEAST_MEMORY_BYTES
 
 
 def test_a_stores_own_settings_are_given_to_the_store():

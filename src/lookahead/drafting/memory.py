@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Self
 
-from lookahead.config import DEFAULT_MEMORY_BYTES
+from lookahead.config import DEFAULT_MEMORY_BYTES, LEAST_MEMORY_BYTES, MOST_MEMORY_BYTES
 from lookahead.drafting.persistence import SavedMemory, read_memory, write_memory
 from lookahead.drafting.snapshots import compacted, has_our_beliefs, largest_token
 from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, TokenIds, check_namespaces, checked_tokens
@@ -55,8 +55,7 @@ class DraftMemory:
             message = "max_bytes and remember_prompts are the store's own settings; give them to the store"
             raise ConfigError(message)
         if store is None:
-            cap = DEFAULT_MEMORY_BYTES if max_bytes is None else max_bytes
-            store = TokenLog(memory_bytes=cap, remember_prompts=remember_prompts)
+            store = TokenLog(memory_bytes=_checked_cap(max_bytes), remember_prompts=remember_prompts)
         self.store: DraftStore = store
         self._lock = threading.Lock()  # taken before the store's own
         self._vocabulary_size: int | None = None
@@ -82,12 +81,13 @@ class DraftMemory:
             remember_prompts: as for a new memory; what is in the file does not matter.
 
         Raises:
+            ConfigError: the cap is out of range.
             MemoryFileError: there is no such file, or it is no memory file, damaged, too new, or of another
                 tokenizer or vocabulary size; the message says which.
         """
         path = Path(path)
         saved = read_memory(path)
-        cap = saved.max_bytes if max_bytes is None else max_bytes
+        cap = max(saved.max_bytes, LEAST_MEMORY_BYTES) if max_bytes is None else max_bytes
         memory = cls(max_bytes=cap, remember_prompts=remember_prompts)
         memory._log().absorb(saved.snapshot, beliefs=has_our_beliefs(saved.snapshot))
         memory._vocabulary_size, memory._tokenizer = saved.vocabulary_size, saved.tokenizer
@@ -262,6 +262,19 @@ class DraftMemory:
                 f"token {token} is beyond a vocabulary of {size}; use a memory of its own for each vocabulary"
             )
             raise VocabularyMismatchError(message)
+
+
+def _checked_cap(max_bytes: int | None) -> int:
+    if max_bytes is None:
+        return DEFAULT_MEMORY_BYTES
+    is_integer = isinstance(max_bytes, int) and not isinstance(max_bytes, bool)
+    if not is_integer or not LEAST_MEMORY_BYTES <= max_bytes <= MOST_MEMORY_BYTES:
+        message = (
+            f"max_bytes={max_bytes!r} is not allowed; give an integer from {LEAST_MEMORY_BYTES} to "
+            f"{MOST_MEMORY_BYTES}"
+        )
+        raise ConfigError(message)
+    return max_bytes
 
 
 def _as_token_ids(
