@@ -3,8 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from lookahead.errors import ConfigError
+
+
+MOST_NODES_OF_AUTO = 64
+"""With `decoding_length="auto"`; beyond it drafts gain little, and hardly any device has them free."""
 
 
 class DraftMode(StrEnum):
@@ -24,6 +29,8 @@ class LookaheadConfig:
 
     Args:
         decoding_length: tokens that one forward verifies, the current token included; 1 drafts nothing.
+            `"auto"` chooses for each step as many as pay, from how long forwards take and how probable drafts
+            are; it measures the former once for a model and keeps it on disk.
         branch_length: the deepest a draft may go, in tokens under the current one.
         mode: `"hierarchical"`, `"parallel"` or `"single"`.
         memory_nodes: hard cap on the draft memory, in trie nodes.
@@ -34,20 +41,27 @@ class LookaheadConfig:
         ConfigError: a value is out of range.
     """
 
-    decoding_length: int = 16
-    branch_length: int = 12
+    decoding_length: int | Literal["auto"] = "auto"
+    branch_length: int = 24
     mode: DraftMode = DraftMode.HIERARCHICAL
     memory_nodes: int = 4_000_000
     memory_bytes: int = 256 * 2**20
     stop_words: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096)
+        if self.decoding_length != "auto":
+            _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096, or_auto=True)
         _check_integer("branch_length", self.branch_length, smallest=1, largest=64)
         _check_integer("memory_nodes", self.memory_nodes, smallest=64, largest=2**30)
         _check_integer("memory_bytes", self.memory_bytes, smallest=2**14, largest=2**44)
         object.__setattr__(self, "mode", _checked_mode(self.mode))
         object.__setattr__(self, "stop_words", _checked_stop_words(self.stop_words))
+
+
+    @property
+    def most_nodes(self) -> int:
+        """Tokens that one forward verifies at most."""
+        return MOST_NODES_OF_AUTO if self.decoding_length == "auto" else self.decoding_length
 
 
 def _checked_mode(mode: str) -> DraftMode:
@@ -69,7 +83,10 @@ def _checked_stop_words(stop_words: Iterable[int]) -> frozenset[int]:
     return words
 
 
-def _check_integer(name: str, value: object, *, smallest: int, largest: int) -> None:
+def _check_integer(
+    name: str, value: object, *, smallest: int, largest: int, or_auto: bool = False
+) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
-        message = f"{name}={value!r} is not allowed; give an integer from {smallest} to {largest}"
+        auto = ' or "auto"' if or_auto else ""
+        message = f"{name}={value!r} is not allowed; give an integer from {smallest} to {largest}{auto}"
         raise ConfigError(message)

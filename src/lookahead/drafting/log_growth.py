@@ -12,6 +12,7 @@ from lookahead.drafting.best_first import (
     may_wait,
     push,
 )
+from lookahead.drafting.candidates import RECYCLED
 from lookahead.drafting.compilation import lean_kernel
 from lookahead.drafting.log_matches import MOST_AT_ONCE, Matches, find_all, following_at, list_by_rank
 from lookahead.drafting.log_prediction import (
@@ -173,10 +174,13 @@ def grow_from_log(
 
 
 @lean_kernel
-def learn_from_draft(sketch: Sketch, tokens: Int32Array, beliefs: Beliefs) -> None:
-    """Compare the last draft with the tokens that came, as far as it went with them; it is used up then."""
+def learn_from_draft(sketch: Sketch, tokens: Int32Array, beliefs: Beliefs) -> int:
+    """Compare the last draft with the tokens that came, as far as it went with them.
+
+    Returns how many of those before the last were drafted from recycled logits.
+    """
     tree = sketch.tree
-    node = np.int64(0)
+    node, recycled = np.int64(0), 0
     for i in range(len(tokens)):
         if node >= sketch.size[0]:
             break
@@ -185,4 +189,7 @@ def learn_from_draft(sketch: Sketch, tokens: Int32Array, beliefs: Beliefs) -> No
         while below < sketch.size[0] and not (tree.parents[below] == node and tree.token_ids[below] == tokens[i]):
             below += 1
         node = below
-    sketch.size[0] = 0
+        is_bonus = i + 1 == len(tokens)  # chosen after all that was accepted
+        if node < sketch.size[0] and not is_bonus and sketch.sources[node] == RECYCLED:
+            recycled += 1
+    return recycled

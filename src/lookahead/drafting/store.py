@@ -35,9 +35,11 @@ class DraftStore(Protocol):
 
     Attributes:
         vocabulary_size: of the model it serves; None until the first one binds it.
+        recycles: whether it drafts from recycled logits.
     """
 
     vocabulary_size: int | None
+    recycles: bool
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
         """Append tokens to a request's sequence and remember them."""
@@ -55,6 +57,9 @@ class DraftStore(Protocol):
             token_ids: m tokens that the model has just read.
             successors: int32 [m, k], the likeliest next tokens after each, likeliest first.
         """
+
+    def recycled_tokens(self, request: RequestId) -> int:
+        """Return how many tokens of a request came as recycled logits had drafted them."""
 
     def forget(self, request: RequestId) -> None:
         """Close a request, ended or aborted: its prompt is gone. Forgetting an unknown one does nothing."""

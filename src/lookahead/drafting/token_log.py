@@ -106,17 +106,22 @@ def stream_in(
     floats: Float64Array,
     room: int,
     is_output: bool,
-) -> None:
-    """Append a request's tokens to its own log and its tail, having compared the answer's with the last draft."""
+) -> int:
+    """Append a request's tokens to its own log and its tail, having compared the answer's with the last draft.
+
+    Returns how many of them were drafted from recycled logits.
+    """
     sketch = sketch_in(integers, floats, room)
+    recycled = 0
     if is_output:
-        learn_from_draft(sketch, tokens, Beliefs(trust, weights))
+        recycled = learn_from_draft(sketch, tokens, Beliefs(trust, weights))
     sketch.size[0] = 0  # it was drawn before these tokens
     if has_room:
         append_all(ring_in(own_cells, own_end), tokens, NOBODY, run)
     kept = max(0, len(tail) - len(tokens))
     for i in range(len(tail)):
         tail[i] = tail[len(tail) - kept + i] if i < kept else tokens[len(tokens) - len(tail) + i]
+    return recycled
 
 
 @dataclass(eq=False)
@@ -130,6 +135,7 @@ class _Request:
         sketch: its last draft.
         tail: int32 [LONGEST_MATCH], its last tokens, at the end.
         length: tokens so far.
+        recycled_tokens: those of them that recycled logits had drafted.
         kept: what the shared log gets at its end.
     """
 
@@ -139,6 +145,7 @@ class _Request:
     memory: SketchMemory
     tail: Int32Array = field(default_factory=lambda: np.full(LONGEST_MATCH, GAP, np.int32))
     length: int = 0
+    recycled_tokens: int = 0
     kept: list[Int32Array] = field(default_factory=list)
 
 
@@ -156,6 +163,8 @@ class TokenLog:
     Raises:
         ConfigError: the cap leaves no room.
     """
+
+    recycles = True
 
     def __init__(self, *, memory_bytes: int = 256 * 2**20, remember_prompts: bool = False) -> None:
         self._trust, self._weights = initial_log_trust(), initial_weights()
@@ -210,7 +219,7 @@ class TokenLog:
                 live = self._opened(request, DEFAULT_NAMESPACE, ())
             if live.own is self._no_room or live.own.written + len(tokens) > live.own.capacity:
                 self._give_room(live, len(tokens))
-            stream_in(
+            live.recycled_tokens += stream_in(
                 live.own.cells,
                 live.own.end,
                 live.own is not self._no_room,
@@ -286,6 +295,14 @@ class TokenLog:
         likeliest = checked_tokens(np.ravel(successors)).reshape(len(tokens), -1)
         with self._lock:
             self._write(self._requests[request].owner, tokens, likeliest)
+
+    def recycled_tokens(self, request: RequestId) -> int:
+        """Return how many tokens of a request came as recycled logits had drafted them.
+
+        Raises:
+            KeyError: the request is unknown, or has been forgotten.
+        """
+        return self._requests[request].recycled_tokens
 
     def forget(self, request: RequestId) -> None:
         """Close a request: its own log is gone, its answer goes into the shared log."""

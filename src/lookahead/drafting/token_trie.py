@@ -121,6 +121,8 @@ class TokenTrie:
         ConfigError: a value is out of range.
     """
 
+    recycles = False
+
     def __init__(
         self,
         *,
@@ -205,6 +207,10 @@ class TokenTrie:
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
         """Remember nothing: this store drafts from tokens that came."""
+
+    def recycled_tokens(self, request: RequestId) -> int:  # noqa: ARG002
+        """Return 0: no draft came of recycled logits."""
+        return 0
 
     def forget(self, request: RequestId) -> None:
         """Close a request: its own trie (prompt and answer) is freed, what the shared trie learned stays."""

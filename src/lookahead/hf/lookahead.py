@@ -17,13 +17,16 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from lookahead.config import LookaheadConfig
 from lookahead.decoding.emission import Emission
 from lookahead.decoding.loop import decode
+from lookahead.drafting.budget import BudgetPolicy
 from lookahead.drafting.drafter import NoDrafter, RequestDrafter
+from lookahead.drafting.pace import Pace
 from lookahead.drafting.store import DraftStore
-from lookahead.drafting.token_trie import TokenTrie
+from lookahead.drafting.token_log import TokenLog
 from lookahead.hf.checks import check_cache, check_call, check_inputs, check_memory, check_model, check_prompt
 from lookahead.hf.compat import AttentionLayout, attention_layout, streamers_come_first, text_config
 from lookahead.hf.probe import ProbeResult, probe
 from lookahead.hf.step_model import TransformersStepModel
+from lookahead.hf.step_times import StepTimesCache, context_bucket, step_times_for
 from lookahead.stats import GenerationStats
 
 
@@ -38,7 +41,7 @@ class Lookahead:
 
     Args:
         config: settings; the defaults suit most.
-        memory: the draft memory; a fresh `TokenTrie` as the settings say if none is given.
+        memory: the draft memory; a fresh `TokenLog` as the settings say if none is given.
 
     Attributes:
         config: the settings.
@@ -52,6 +55,7 @@ class Lookahead:
         self.memory: DraftStore = _new_memory(self.config) if memory is None else memory
         self.stats = GenerationStats()
         self.last_stats = GenerationStats()
+        self._paces: WeakKeyDictionary[PreTrainedModel, dict[object, Pace]] = WeakKeyDictionary()
         self._probes: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = WeakKeyDictionary()
 
     def reset_stats(self) -> None:
@@ -108,7 +112,7 @@ class Lookahead:
         **model_kwargs: Any,
     ) -> Any:
         layout = self._checked(model, input_ids, generation_config, model_kwargs)
-        decoding_length = self.config.decoding_length if self._may_branch(model, layout) else 1
+        pace = self._pace(model, input_ids.shape[1]) if self._may_branch(model, layout) else None
         stopping_criteria.extend(extra_criteria)
         emission = Emission(
             input_ids,
@@ -128,9 +132,10 @@ class Lookahead:
             generation_config,
             model_kwargs,
             most_new_tokens=emission.remaining,
-            decoding_length=decoding_length,
+            decoding_length=1 if pace is None else pace.most_nodes,
         )
-        self._decode(step_model, emission, decoding_length, _unpadded(input_ids, model_kwargs))
+        prompt = _unpadded(input_ids, model_kwargs)
+        self._decode(step_model, emission, prompt, self._drafter(model, step_model, prompt, pace))
         if streamer is not None:
             streamer.end()
         if not generation_config.return_dict_in_generate:
@@ -150,27 +155,56 @@ class Lookahead:
         check_memory(model, self.memory)
         return layout
 
+    def _drafter(
+        self, model: PreTrainedModel, step_model: TransformersStepModel, prompt: list[int], pace: Pace | None
+    ) -> RequestDrafter | NoDrafter:
+        if pace is None:
+            return NoDrafter()
+        measure = partial(
+            step_times_for,
+            model,
+            step_model,
+            prompt,
+            most_nodes=pace.most_nodes,
+            cache=StepTimesCache.of_user(),
+        )
+        return RequestDrafter(self.memory, self.config, pace, measure)
+
     def _decode(
-        self, step_model: TransformersStepModel, emission: Emission, decoding_length: int, prompt: list[int]
+        self,
+        step_model: TransformersStepModel,
+        emission: Emission,
+        prompt: list[int],
+        drafter: RequestDrafter | NoDrafter,
     ) -> None:
         """Run the loop; whatever happens in it, the prompt is forgotten and the counts are kept."""
         stats = GenerationStats()
-        drafter = NoDrafter() if decoding_length == 1 else RequestDrafter(self.memory, self.config)
         try:
             started = perf_counter()
             drafter.read(prompt)
             stats.draft_s += perf_counter() - started
             decode(step_model, drafter, emission, stats)
         finally:
+            stats.recycled_tokens = drafter.recycled_tokens
             drafter.close()
             self.last_stats = stats
             self.stats.add(stats)
+
+    def _pace(self, model: PreTrainedModel, prompt_length: int) -> Pace:
+        """Return what is known about drafting for a model behind prompts of about this length."""
+        paces = self._paces.setdefault(model, {})
+        setting = (_setting(model), context_bucket(prompt_length))
+        if setting not in paces:
+            is_auto = self.config.decoding_length == "auto"
+            most = self.config.most_nodes
+            paces[setting] = Pace(most, BudgetPolicy(most) if is_auto else None)
+        return paces[setting]
 
     def _may_branch(self, model: PreTrainedModel, layout: AttentionLayout) -> bool:
         """Return whether drafts are worth making; on a model's first use this asks the probe."""
         if self.config.decoding_length == 1 or model.training:  # dropout draws for each forward it sees
             return False
-        setting = (model.dtype, model.device, text_config(model)._attn_implementation)  # noqa: SLF001
+        setting = _setting(model)
         results = self._probes.setdefault(model, {})
         if setting not in results:
             results[setting] = probe(model, layout)
@@ -181,10 +215,13 @@ class Lookahead:
         return results[setting].branches
 
 
+def _setting(model: PreTrainedModel) -> tuple[object, ...]:
+    """Return what a model's results and times depend on, beside its weights."""
+    return (model.dtype, model.device, text_config(model)._attn_implementation)  # noqa: SLF001
+
+
 def _new_memory(config: LookaheadConfig) -> DraftStore:
-    return TokenTrie(
-        memory_nodes=config.memory_nodes, memory_bytes=config.memory_bytes, stop_words=config.stop_words
-    )
+    return TokenLog(memory_bytes=config.memory_bytes)
 
 
 def _taken_stop_strings(kwargs: dict[str, Any]) -> list[StopStringCriteria]:
