@@ -50,7 +50,7 @@ class LookaheadConfig:
 
     def __post_init__(self) -> None:
         if self.decoding_length != "auto":
-            _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096, or_auto=True)
+            _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096, else_or='"auto"')
         _check_integer("branch_length", self.branch_length, smallest=1, largest=64)
         _check_integer("memory_nodes", self.memory_nodes, smallest=64, largest=2**30)
         _check_integer("memory_bytes", self.memory_bytes, smallest=2**14, largest=2**44)
@@ -84,9 +84,9 @@ def _checked_stop_words(stop_words: Iterable[int]) -> frozenset[int]:
 
 
 def _check_integer(
-    name: str, value: object, *, smallest: int, largest: int, or_auto: bool = False
+    name: str, value: object, *, smallest: int, largest: int, else_or: str = ""
 ) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
-        auto = ' or "auto"' if or_auto else ""
-        message = f"{name}={value!r} is not allowed; give an integer from {smallest} to {largest}{auto}"
+        alternative = f" or {else_or}" if else_or else ""
+        message = f"{name}={value!r} is not allowed; give an integer from {smallest} to {largest}{alternative}"
         raise ConfigError(message)

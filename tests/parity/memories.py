@@ -15,7 +15,7 @@ def prepared(config: LookaheadConfig, state: str, model, prompts, **generation) 
             decoding_length=config.decoding_length,
             branch_length=config.branch_length,
             mode=config.mode,
-            memory_nodes=4096,
+            memory_bytes=2**20,
         )
     lookahead = Lookahead(config)
     if state == "warm":
@@ -28,5 +28,5 @@ def prepared(config: LookaheadConfig, state: str, model, prompts, **generation) 
         for answer in torch.randint(0, vocabulary, (40, 100), generator=generator).tolist():
             lookahead.memory.insert("junk", answer, Origin.OUTPUT)
             lookahead.memory.forget("junk")
-        assert lookahead.memory.node_count > 2000
+        assert lookahead.memory.tokens_in("default") > 2000
     return lookahead

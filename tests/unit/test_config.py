@@ -8,9 +8,9 @@ from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.errors import ConfigError, LookaheadError
 
 
-def test_the_defaults_are_the_papers_tree():
+def test_the_defaults_are_a_tree_as_large_as_pays():
     config = LookaheadConfig()
-    assert (config.decoding_length, config.branch_length) == (16, 12)
+    assert (config.decoding_length, config.most_nodes, config.branch_length) == ("auto", 64, 24)
     assert config.mode is DraftMode.HIERARCHICAL
 
 

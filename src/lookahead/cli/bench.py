@@ -44,7 +44,7 @@ def bench(
     device: options.Device = None,
     threads: options.Threads = None,
     max_new_tokens: MaxNewTokens = 192,
-    decoding_length: options.DecodingLength = options.DEFAULTS.decoding_length,
+    decoding_length: options.DecodingLength = options.AUTO,
     branch_length: options.BranchLength = options.DEFAULTS.branch_length,
     mode: options.Mode = options.DEFAULTS.mode,
     json: Json = None,
@@ -53,7 +53,9 @@ def bench(
 
     Greedy; the draft memory starts empty and grows from row to row.
     """
-    config = LookaheadConfig(decoding_length=decoding_length, branch_length=branch_length, mode=mode)
+    config = LookaheadConfig(
+        decoding_length=options.decoding_length_in(decoding_length), branch_length=branch_length, mode=mode
+    )
     from lookahead.bench.datasets import limit_rows, read_rows
     from lookahead.bench.environment import describe_environment, load_average
     from lookahead.bench.methods import make_methods
