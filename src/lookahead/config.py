@@ -7,7 +7,6 @@ from typing import Literal
 
 from lookahead.errors import ConfigError
 
-
 MOST_NODES_OF_AUTO = 64
 """With `decoding_length="auto"`; beyond it drafts gain little, and hardly any device has them free."""
 
@@ -50,13 +49,14 @@ class LookaheadConfig:
 
     def __post_init__(self) -> None:
         if self.decoding_length != "auto":
-            _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096, else_or='"auto"')
+            _check_integer(
+                "decoding_length", self.decoding_length, smallest=1, largest=4096, else_or='"auto"'
+            )
         _check_integer("branch_length", self.branch_length, smallest=1, largest=64)
         _check_integer("memory_nodes", self.memory_nodes, smallest=64, largest=2**30)
         _check_integer("memory_bytes", self.memory_bytes, smallest=2**14, largest=2**44)
         object.__setattr__(self, "mode", _checked_mode(self.mode))
         object.__setattr__(self, "stop_words", _checked_stop_words(self.stop_words))
-
 
     @property
     def most_nodes(self) -> int:
@@ -83,10 +83,10 @@ def _checked_stop_words(stop_words: Iterable[int]) -> frozenset[int]:
     return words
 
 
-def _check_integer(
-    name: str, value: object, *, smallest: int, largest: int, else_or: str = ""
-) -> None:
+def _check_integer(name: str, value: object, *, smallest: int, largest: int, other: str = "") -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
         alternative = f" or {else_or}" if else_or else ""
-        message = f"{name}={value!r} is not allowed; give an integer from {smallest} to {largest}{alternative}"
+        message = (
+            f"{name}={value!r} is not allowed; give an integer from {smallest} to {largest}{alternative}"
+        )
         raise ConfigError(message)

@@ -16,12 +16,12 @@ CHAIN = DraftTree(
 )
 
 
-def step(*, tokens=1, recycled_tokens=0, recycle_s=0.001):
+def step(*, nodes=4, tokens=1, recycled_tokens=0, forward_s=0.05, recycle_s=0.001):
     return StepReport(
-        nodes=4,
+        nodes=nodes,
         tokens=tokens,
         recycled_tokens=recycled_tokens,
-        forward_s=0.05,
+        forward_s=forward_s,
         draft_s=0.0001,
         recycle_s=recycle_s,
     )
@@ -46,8 +46,12 @@ def test_steps_that_take_longer_than_believed_make_drafts_smaller():
     pace = Pace(64, BudgetPolicy(64))
     pace.measured(FLAT)
     for _ in range(50):
-        pace.adapt(StepReport(nodes=4, tokens=1, recycled_tokens=0, forward_s=0.5, draft_s=0.0, recycle_s=0.0))
-        pace.adapt(StepReport(nodes=1, tokens=1, recycled_tokens=0, forward_s=0.05, draft_s=0.0, recycle_s=0.0))
+        pace.adapt(
+            StepReport(nodes=4, tokens=1, recycled_tokens=0, forward_s=0.5, draft_s=0.0, recycle_s=0.0)
+        )
+        pace.adapt(
+            StepReport(nodes=1, tokens=1, recycled_tokens=0, forward_s=0.05, draft_s=0.0, recycle_s=0.0)
+        )
     assert len(pace.cut(CHAIN)) == 1
 
 

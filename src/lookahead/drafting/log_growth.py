@@ -38,7 +38,9 @@ WORTH_ASKING = 0.25
 
 
 @lean_kernel
-def matches_that_agree(matches: Matches, above: Int32Array, token: Integer, depth: Integer, listed: Int32Array) -> int:
+def matches_that_agree(
+    matches: Matches, above: Int32Array, token: Integer, depth: Integer, listed: Int32Array
+) -> int:
     """Write those of the parent's matches that go on with `token`, and then with another, to `listed`.
 
     `depth` is the new node's. Returns how many there are.
@@ -75,7 +77,9 @@ def ask_at(sketch: Sketch, node: Integer, own: TokenRing, beliefs: Beliefs) -> N
     depth = sketch.tree.depths[node]
     for i in range(len(listed)):
         sketch.following[i] = following_at(sketch.matches, listed[i], depth)
-    predict_at(sketch.said, node, own, sketch.matches, listed, sketch.following, sketch.successors, depth, beliefs)
+    predict_at(
+        sketch.said, node, own, sketch.matches, listed, sketch.following, sketch.successors, depth, beliefs
+    )
 
 
 @lean_kernel
@@ -186,7 +190,9 @@ def learn_from_draft(sketch: Sketch, tokens: Int32Array, beliefs: Beliefs) -> in
             break
         learn_at(sketch.said, node, tokens[i], beliefs)
         below = node + 1
-        while below < sketch.size[0] and not (tree.parents[below] == node and tree.token_ids[below] == tokens[i]):
+        while below < sketch.size[0] and not (
+            tree.parents[below] == node and tree.token_ids[below] == tokens[i]
+        ):
             below += 1
         node = below
         is_bonus = i + 1 == len(tokens)  # chosen after all that was accepted

@@ -142,10 +142,16 @@ def mixed(key: Integer, token: Integer) -> Integer:
 
 
 @lean_kernel
-def slots_of_run(run: Int32Array, owner: Integer, slots: int) -> tuple[int, int, int, int]:
-    """Return the hash slots of an owner's last 6, 4, 2 and 1 tokens; NOWHERE across a gap or the begin of `run`."""
-    six, four, two, one = NOWHERE, NOWHERE, NOWHERE, NOWHERE
-    key = np.uint64(owner)
+def slots_of_run(run: Int32Array, owner: Integer, slots: int) -> tuple[Integer, Integer, Integer, Integer]:
+    """Return the hash slots of an owner's last 6, 4, 2 and 1 tokens.
+
+    NOWHERE stands for a slot whose tokens would reach across a gap or the begin of `run`.
+    """
+    six: Integer = NOWHERE
+    four: Integer = NOWHERE
+    two: Integer = NOWHERE
+    one: Integer = NOWHERE
+    key: Integer = np.uint64(owner)
     for length in range(1, min(ORDERS[0], len(run)) + 1):
         token = run[len(run) - length]
         if token == GAP:
@@ -203,6 +209,8 @@ def append_all(ring: TokenRing, tokens: Int32Array, owner: Integer, run: Int32Ar
 
 
 @lean_kernel
-def append_to(cells: Int32Array, end: Int64Array, tokens: Int32Array, owner: Integer, run: Int32Array) -> None:
+def append_to(
+    cells: Int32Array, end: Int64Array, tokens: Int32Array, owner: Integer, run: Int32Array
+) -> None:
     """Write tokens to the ring that lies in `cells`, as `append_all` does."""
     append_all(ring_in(cells, end), tokens, owner, run)

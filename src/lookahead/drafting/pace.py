@@ -6,7 +6,6 @@ from lookahead.drafting.budget import BudgetPolicy, BudgetState, StepTimes
 from lookahead.drafting.recycling import RecyclingPolicy, RecyclingState
 from lookahead.drafting.tree import DraftTree
 
-
 _LATEST = 1 / 32
 """Weight of the latest step in running means."""
 

@@ -75,7 +75,7 @@ class DraftStore(Protocol):
 @kernel
 def are_tokens(tokens: npt.NDArray[Any]) -> bool:
     """Return whether all are token ids."""
-    for i in range(len(tokens)):
+    for i in range(len(tokens)):  # noqa: SIM110  # compiled, a plain loop is what is fast
         if not 0 <= tokens[i] <= _LARGEST_TOKEN:
             return False
     return True

@@ -6,31 +6,20 @@ best first and only as far as it is needed (`log_growth`). What the model itself
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from lookahead.config import DraftMode
-from lookahead.drafting.best_first import Growth, as_draft_tree, side_by_side
-from lookahead.drafting.candidates import Float64Array
-from lookahead.drafting.compilation import lean_kernel, telling_the_user
-from lookahead.drafting.log_growth import grow_from_log, learn_from_draft
+from lookahead.drafting.best_first import as_draft_tree
+from lookahead.drafting.compilation import telling_the_user
+from lookahead.drafting.log_budget import affordable_places, affordable_tokens
+from lookahead.drafting.log_kernels import compile_log_kernels, draw, stream_in
 from lookahead.drafting.log_matches import LONGEST_MATCH, NOBODY, initial_log_trust
-from lookahead.drafting.log_prediction import Beliefs
-from lookahead.drafting.log_ring import (
-    GAP,
-    ORDERS,
-    SMALLEST_RING,
-    Int64Array,
-    RingMemory,
-    append_all,
-    ring_bytes,
-    ring_in,
-)
-from lookahead.drafting.log_sketch import SketchMemory, sketch_in
+from lookahead.drafting.log_ring import GAP, ORDERS, SMALLEST_RING, RingMemory, ring_bytes
+from lookahead.drafting.log_sketch import SketchMemory
 from lookahead.drafting.store import (
     DEFAULT_NAMESPACE,
     Origin,
@@ -42,7 +31,6 @@ from lookahead.drafting.store import (
 from lookahead.drafting.successors import (
     EMPTY,
     SMALLEST_TABLE,
-    copy_since,
     new_table,
     table_bytes,
     with_room,
@@ -55,73 +43,6 @@ from lookahead.errors import ConfigError
 
 _FIRST_RING = 4096
 _FIRST_TABLE = 4096
-
-
-@lean_kernel
-def draw(
-    own_cells: Int32Array,
-    own_end: Int64Array,
-    shared_cells: Int32Array,
-    shared_end: Int64Array,
-    keys: Int64Array,
-    successors: Int32Array,
-    readable: Int32Array,
-    tail: Int32Array,
-    trust: Float64Array,
-    weights: Float64Array,
-    integers: Int32Array,
-    floats: Float64Array,
-    room: int,
-    most_nodes: int,
-    deepest_draft: int,
-    widest: int,
-) -> int:
-    """Draw a draft into the sketch that lies in `integers` and `floats`, as `grow_from_log` does."""
-    return grow_from_log(
-        ring_in(own_cells, own_end),
-        ring_in(shared_cells, shared_end),
-        keys,
-        successors,
-        readable,
-        tail,
-        Beliefs(trust, weights),
-        sketch_in(integers, floats, room),
-        most_nodes,
-        deepest_draft,
-        widest,
-    )
-
-
-@lean_kernel
-def stream_in(
-    own_cells: Int32Array,
-    own_end: Int64Array,
-    has_room: bool,
-    tail: Int32Array,
-    tokens: Int32Array,
-    run: Int32Array,
-    trust: Float64Array,
-    weights: Float64Array,
-    integers: Int32Array,
-    floats: Float64Array,
-    room: int,
-    is_output: bool,
-) -> int:
-    """Append a request's tokens to its own log and its tail, having compared the answer's with the last draft.
-
-    Returns how many of them were drafted from recycled logits.
-    """
-    sketch = sketch_in(integers, floats, room)
-    recycled = 0
-    if is_output:
-        recycled = learn_from_draft(sketch, tokens, Beliefs(trust, weights))
-    sketch.size[0] = 0  # it was drawn before these tokens
-    if has_room:
-        append_all(ring_in(own_cells, own_end), tokens, NOBODY, run)
-    kept = max(0, len(tail) - len(tokens))
-    for i in range(len(tail)):
-        tail[i] = tail[len(tail) - kept + i] if i < kept else tokens[len(tokens) - len(tail) + i]
-    return recycled
 
 
 @dataclass(eq=False)
@@ -171,8 +92,8 @@ class TokenLog:
         fixed = self._trust.nbytes + self._weights.nbytes
         budget = memory_bytes - fixed
         self._own_budget = budget // 4
-        self._most_shared = _affordable_tokens(budget // 2)
-        self._most_places = _affordable_places(budget // 4)
+        self._most_shared = affordable_tokens(budget // 2)
+        self._most_places = affordable_places(budget // 4)
         least = 4 * max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
         if budget < least:
             message = f"memory_bytes={memory_bytes} leaves no room for a log; give at least {least + fixed}"
@@ -276,7 +197,7 @@ class TokenLog:
                 branch_length,
                 widest,
             )
-            tree = Growth(*(column[:size].copy() for column in live.memory.sketch.tree))
+            tree = live.memory.first_nodes(size)
         return as_draft_tree(tree, decoding_length, mode)
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
@@ -334,9 +255,9 @@ class TokenLog:
         """Return what outlives requests, as copies.
 
         Returns:
-            `names`, the namespaces, and `owners_named`, their numbers; `tokens`, oldest first, a gap (-1) after
-            each answer, and `owners`, whose they are; `keys`, `successors`, the model's recycled logits, oldest
-            first; `trust` and `weights`, what was learned of the sources.
+            `names`, the namespaces, and `owners_named`, their numbers; `tokens`, oldest first, a gap (-1)
+            after each answer, and `owners`, whose they are; `keys`, `successors`, the model's recycled
+            logits, oldest first; `trust` and `weights`, what was learned of the sources.
         """
         with self._lock:
             tokens, owners = self._shared.newest(self._shared.capacity)
@@ -417,52 +338,15 @@ class TokenLog:
             done += write_all(self._table, owner, tokens[done:], likeliest[done:])
 
     def _give_room(self, live: _Request, count: int) -> None:
-        """Let a request's own log grow for `count` more tokens, as far as their share of the memory allows."""
+        """Let a request's own log grow for `count` more tokens, as far as the budget for all allows."""
         others = sum(
             other.own.nbytes
             for other in self._requests.values()
             if other is not live and other.own is not self._no_room
         )
-        most = _affordable_tokens(self._own_budget - others - ring_bytes(SMALLEST_RING))
+        most = affordable_tokens(self._own_budget - others - ring_bytes(SMALLEST_RING))
         if live.own is self._no_room:
             if most < SMALLEST_RING:
                 return
             live.own = RingMemory(SMALLEST_RING)
         live.own = live.own.with_room(count, most)
-
-
-def _affordable_tokens(budget: int) -> int:
-    """Return the largest power of two of tokens whose ring fits `budget` bytes; 0 where none does."""
-    return _largest(SMALLEST_RING, budget, ring_bytes)
-
-
-def _affordable_places(budget: int) -> int:
-    """Return the largest power of two of places whose table of successors fits `budget` bytes; 0 if none."""
-    return _largest(SMALLEST_TABLE, budget, table_bytes)
-
-
-def _largest(smallest: int, budget: int, bytes_of: Callable[[int], int]) -> int:
-    size = smallest
-    if bytes_of(size) > budget:
-        return 0
-    while bytes_of(2 * size) <= budget:
-        size *= 2
-    return size
-
-
-@cache
-def compile_log_kernels() -> None:
-    """Run every kernel once, so that no request waits for the compiler."""
-    ring, drawing, table = RingMemory(SMALLEST_RING), SketchMemory(4), new_table(SMALLEST_TABLE)
-    tokens, tail = checked_tokens([1, 2, 1, 2, 1]), np.full(LONGEST_MATCH, GAP, np.int32)
-    checked_tokens(tokens)
-    write_all(table, 1, tokens, np.ones((5, 2), np.int32))
-    copy_since(table, 0, new_table(SMALLEST_TABLE))
-    ring.append(tokens, NOBODY)
-    beliefs = (initial_log_trust(), initial_weights())
-    sketch = (drawing.integers, drawing.floats, drawing.most_nodes)
-    own, readable = (ring.cells, ring.end), np.array([1], np.int32)
-    stream_in(*own, True, tail, tokens, np.empty(10, np.int32), *beliefs, *sketch, True)
-    size = draw(*own, *own, table.keys, table.successors, readable, tail, *beliefs, *sketch, 4, 2, 0)
-    side_by_side(Growth(*(column[:size].copy() for column in drawing.sketch.tree)), 4)
-    DraftTree.root_only(0).ancestors()
