@@ -85,8 +85,6 @@ def _checked_stop_words(stop_words: Iterable[int]) -> frozenset[int]:
 
 def _check_integer(name: str, value: object, *, smallest: int, largest: int, other: str = "") -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
-        alternative = f" or {else_or}" if else_or else ""
-        message = (
-            f"{name}={value!r} is not allowed; give an integer from {smallest} to {largest}{alternative}"
-        )
+        allowed = f"an integer from {smallest} to {largest}" + (f" or {other}" if other else "")
+        message = f"{name}={value!r} is not allowed; give {allowed}"
         raise ConfigError(message)

@@ -1,8 +1,8 @@
 """Whether recycling the model's logits pays: measured, and off by itself where it does not.
 
 Picking each verified node's likeliest successors out of the vocabulary takes time at every step. What it
-brings are the tokens that were accepted where nothing but such a successor had been drafted; each spares about
-the time of one token.
+brings are tokens accepted where nothing but such a successor had been drafted; each spares about the time of
+one token.
 """
 
 from dataclasses import dataclass, replace
