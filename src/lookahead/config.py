@@ -49,9 +49,7 @@ class LookaheadConfig:
 
     def __post_init__(self) -> None:
         if self.decoding_length != "auto":
-            _check_integer(
-                "decoding_length", self.decoding_length, smallest=1, largest=4096, else_or='"auto"'
-            )
+            _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096, other='"auto"')
         _check_integer("branch_length", self.branch_length, smallest=1, largest=64)
         _check_integer("memory_nodes", self.memory_nodes, smallest=64, largest=2**30)
         _check_integer("memory_bytes", self.memory_bytes, smallest=2**14, largest=2**44)
