@@ -41,7 +41,7 @@ class LookaheadConfig:
     """
 
     decoding_length: int | Literal["auto"] = "auto"
-    branch_length: int = 24
+    branch_length: int = 64
     mode: DraftMode = DraftMode.HIERARCHICAL
     memory_nodes: int = 4_000_000
     memory_bytes: int = 256 * 2**20
@@ -50,7 +50,7 @@ class LookaheadConfig:
     def __post_init__(self) -> None:
         if self.decoding_length != "auto":
             _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096, other='"auto"')
-        _check_integer("branch_length", self.branch_length, smallest=1, largest=64)
+        _check_integer("branch_length", self.branch_length, smallest=1, largest=1024)
         _check_integer("memory_nodes", self.memory_nodes, smallest=64, largest=2**30)
         _check_integer("memory_bytes", self.memory_bytes, smallest=2**14, largest=2**44)
         object.__setattr__(self, "mode", _checked_mode(self.mode))

@@ -10,7 +10,7 @@ from lookahead.errors import ConfigError, LookaheadError
 
 def test_the_defaults_are_a_tree_as_large_as_pays():
     config = LookaheadConfig()
-    assert (config.decoding_length, config.most_nodes, config.branch_length) == ("auto", 64, 24)
+    assert (config.decoding_length, config.most_nodes, config.branch_length) == ("auto", 64, 64)
     assert config.mode is DraftMode.HIERARCHICAL
 
 
