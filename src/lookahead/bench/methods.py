@@ -3,6 +3,7 @@
 To add one: write a class with a `name`, `generate` and `forget`, and give it a line in `METHODS`.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -35,7 +36,7 @@ class Output:
 
 
 class Method(Protocol):
-    """A way of generating greedily."""
+    """A way of generating."""
 
     @property
     def name(self) -> str:
@@ -46,10 +47,13 @@ class Method(Protocol):
         model: PreTrainedModel,
         inputs: Mapping[str, torch.Tensor],
         *,
-        max_new_tokens: int,
+        settings: Mapping[str, Any],
         streamer: BaseStreamer,
     ) -> Output:
-        """The greedy answer to one prompt, at most `max_new_tokens` long, streamed as it comes."""
+        """The answer to one prompt as `generate` gives it with these settings, streamed as it comes."""
+
+    def remember(self, token_ids: Sequence[int]) -> None:
+        """Learn from a text, where the method has a memory that outlives prompts."""
 
     def forget(self) -> None:
         """Forget all that earlier answers taught; what was set up for the model stays."""
@@ -67,14 +71,17 @@ class TransformersMethod:
         model: PreTrainedModel,
         inputs: Mapping[str, torch.Tensor],
         *,
-        max_new_tokens: int,
+        settings: Mapping[str, Any],
         streamer: BaseStreamer,
     ) -> Output:
-        """The greedy answer of `model.generate`."""
+        """The answer of `model.generate`."""
         sequences = model.generate(  # type: ignore[operator]  # the library's mixin hides its type
-            **inputs, **self.options, do_sample=False, max_new_tokens=max_new_tokens, streamer=streamer
+            **inputs, **self.options, **settings, streamer=streamer
         )
         return Output(sequences)
+
+    def remember(self, token_ids: Sequence[int]) -> None:
+        """Nothing outlives a prompt."""
 
     def forget(self) -> None:
         """Nothing was learned."""
@@ -93,14 +100,16 @@ class LookaheadMethod:
         model: PreTrainedModel,
         inputs: Mapping[str, torch.Tensor],
         *,
-        max_new_tokens: int,
+        settings: Mapping[str, Any],
         streamer: BaseStreamer,
     ) -> Output:
-        """The greedy answer with Lookahead, and its number of forwards."""
-        sequences = self._lookahead.generate(
-            model, **inputs, do_sample=False, max_new_tokens=max_new_tokens, streamer=streamer
-        )
+        """The answer with Lookahead, and its number of forwards."""
+        sequences = self._lookahead.generate(model, **inputs, **settings, streamer=streamer)
         return Output(sequences, steps=self._lookahead.last_stats.steps)
+
+    def remember(self, token_ids: Sequence[int]) -> None:
+        """Warm the memory with a text."""
+        self._lookahead.memory.warm([list(token_ids)])
 
     def forget(self) -> None:
         """Begin with an empty memory."""
@@ -115,21 +124,29 @@ METHODS: dict[str, Callable[[LookaheadConfig], Method]] = {
     LOOKAHEAD: lambda config: LookaheadMethod(LOOKAHEAD, config),
     LOOKAHEAD_PLAIN: lambda config: LookaheadMethod(LOOKAHEAD_PLAIN, replace(config, decoding_length=1)),
 }
+_OF_FIXED_SIZE = re.compile(rf"{LOOKAHEAD}-([1-9]\d*)")
+"""`lookahead-16` is Lookahead with drafts of a fixed size."""
 
 
 def make_methods(names: Sequence[str], config: LookaheadConfig) -> list[Method]:
     """Fresh methods of these names, each once, `transformers` always among them and first.
 
     Args:
-        names: keys of `METHODS`; none means all of them.
+        names: keys of `METHODS`, or `lookahead-N` for drafts of N tokens; none means all keys.
         config: settings of the Lookahead methods.
 
     Raises:
         ConfigError: a name is unknown.
     """
-    for name in names:
-        if name not in METHODS:
-            message = f"method {name!r} is unknown; choose from {', '.join(METHODS)}"
-            raise ConfigError(message)
     chosen = dict.fromkeys([BASELINE, *(names or METHODS)])
-    return [METHODS[name](config) for name in chosen]
+    return [_made(name, config) for name in chosen]
+
+
+def _made(name: str, config: LookaheadConfig) -> Method:
+    fixed = _OF_FIXED_SIZE.fullmatch(name)
+    if fixed:
+        return LookaheadMethod(name, replace(config, decoding_length=int(fixed[1])))
+    if name not in METHODS:
+        message = f"method {name!r} is unknown; choose from {', '.join(METHODS)} and {LOOKAHEAD}-N"
+        raise ConfigError(message)
+    return METHODS[name](config)
