@@ -32,8 +32,8 @@ MOST_WALKED = 64
 
 AHEAD = 24
 """Tokens copied from behind a match; a draft that goes deeper looks afresh."""
-NOBODY = 0
-"""The owner of all tokens in a request's own log."""
+NOBODY, VOCABULARY = 0, 1
+"""The owner of all tokens in a request's own log, and that of successors which are no text's."""
 
 LENGTHS = LONGEST_MATCH + 1
 VARIETIES = 4

@@ -29,6 +29,7 @@ from lookahead.drafting.compilation import lean_kernel
 from lookahead.drafting.log_matches import (
     BUCKETS_A_SOURCE,
     NOBODY,
+    VOCABULARY,
     Matches,
     count_votes,
     match_bucket,
@@ -167,10 +168,14 @@ def age_of(own: TokenRing, token: Integer) -> int:
 def successors_of(
     keys: Int64Array, successors: Int32Array, readable: Int32Array, token: Integer, found: Int32Array
 ) -> None:
-    """Write the successors of a token that the first of the `readable` owners to know any holds."""
+    """Write the successors of a token that the first of the `readable` owners to know any holds.
+
+    Where none knows any, what the model holds likely after the token alone is written, if that is known.
+    """
     found[0] = NO_TOKEN
-    for i in range(len(readable)):
-        place = place_of(keys, key_of(readable[i], token))
+    for i in range(len(readable) + 1):
+        owner = readable[i] if i < len(readable) else VOCABULARY
+        place = place_of(keys, key_of(owner, token))
         for rank in range(SUCCESSORS):
             found[rank] = successors[place, rank]  # NO_TOKEN in an empty place
         if found[0] != NO_TOKEN:

@@ -17,7 +17,7 @@ from lookahead.drafting.best_first import as_draft_tree
 from lookahead.drafting.compilation import telling_the_user
 from lookahead.drafting.log_budget import affordable_places, affordable_tokens
 from lookahead.drafting.log_kernels import compile_log_kernels, draw, stream_in
-from lookahead.drafting.log_matches import LONGEST_MATCH, NOBODY, initial_log_trust
+from lookahead.drafting.log_matches import LONGEST_MATCH, NOBODY, VOCABULARY, initial_log_trust
 from lookahead.drafting.log_ring import GAP, ORDERS, SMALLEST_RING, RingMemory, ring_bytes
 from lookahead.drafting.log_sketch import SketchMemory
 from lookahead.drafting.store import (
@@ -102,7 +102,7 @@ class TokenLog:
         self._lock = threading.Lock()
         self.vocabulary_size: int | None = None
         self._owners: dict[str, int] = {}
-        self._next_owner = NOBODY + 1
+        self._next_owner = VOCABULARY + 1
         self._requests: dict[RequestId, _Request] = {}
         with telling_the_user():
             compile_log_kernels()
@@ -216,6 +216,21 @@ class TokenLog:
         likeliest = checked_tokens(np.ravel(successors)).reshape(len(tokens), -1)
         with self._lock:
             self._write(self._requests[request].owner, tokens, likeliest)
+
+    def learn_vocabulary(self, successors: Int32Array) -> None:
+        """Remember what the model holds most likely after each token of its vocabulary alone.
+
+        Every request of every namespace may draft from it: it is no text's, but the model's.
+
+        Args:
+            successors: int32 [V, k], the likeliest next tokens after each, likeliest first; 8 are kept.
+
+        Raises:
+            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
+        """
+        likeliest = checked_tokens(np.ravel(successors)).reshape(len(successors), -1)
+        with self._lock:
+            self._write(VOCABULARY, np.arange(len(likeliest), dtype=np.int32), likeliest)
 
     def recycled_tokens(self, request: RequestId) -> int:
         """Return how many tokens of a request came as recycled logits had drafted them.
