@@ -31,6 +31,8 @@ class LookaheadConfig:
             `"auto"` chooses for each step as many as pay, from how long forwards take and how probable drafts
             are; it measures the former once for a model and keeps it on disk.
         branch_length: the deepest a draft may go, in tokens under the current one.
+        prompt_logits: of so many of a prompt's last tokens the logits are recycled, too. More than 1 makes
+            the prefill compute them, which pays where it is cheap beside the answer: large models, long answers.
         mode: `"hierarchical"`, `"parallel"` or `"single"`.
         memory_nodes: hard cap on the draft memory, in trie nodes.
         memory_bytes: hard cap on the draft memory, in bytes; the smaller of the two caps holds.
@@ -42,6 +44,7 @@ class LookaheadConfig:
 
     decoding_length: int | Literal["auto"] = "auto"
     branch_length: int = 64
+    prompt_logits: int = 1
     mode: DraftMode = DraftMode.HIERARCHICAL
     memory_nodes: int = 4_000_000
     memory_bytes: int = 256 * 2**20
@@ -51,6 +54,7 @@ class LookaheadConfig:
         if self.decoding_length != "auto":
             _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096, other='"auto"')
         _check_integer("branch_length", self.branch_length, smallest=1, largest=1024)
+        _check_integer("prompt_logits", self.prompt_logits, smallest=1, largest=4096)
         _check_integer("memory_nodes", self.memory_nodes, smallest=64, largest=2**30)
         _check_integer("memory_bytes", self.memory_bytes, smallest=2**14, largest=2**44)
         object.__setattr__(self, "mode", _checked_mode(self.mode))

@@ -100,6 +100,16 @@ def test_same_text_with_and_without_recycled_logits(family, monkeypatch):
         assert (lookahead.stats.recycle_s > 0) is is_on
 
 
+@pytest.mark.parametrize("prompt_logits", [3, 500])
+def test_same_text_with_the_prompts_logits_recycled(prompt_logits):
+    model = tiny_model("llama")
+    lookahead = Lookahead(LookaheadConfig(decoding_length=16, prompt_logits=prompt_logits))
+    for token_ids in PROMPTS:
+        for chunks in ({}, {"prefill_chunk_size": 4}):
+            assert_same_text(model, lookahead, token_ids, **GREEDY, **chunks)
+            assert_same_text(model, lookahead, token_ids, **SAMPLING, **chunks)
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_same_text_with_either_attention(implementation):
     model = tiny_model("llama")

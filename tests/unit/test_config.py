@@ -19,7 +19,9 @@ def test_a_mode_is_given_by_name_or_member(mode):
     assert LookaheadConfig(mode=mode).mode is DraftMode(mode)
 
 
-@pytest.mark.parametrize("name", ["decoding_length", "branch_length", "memory_nodes", "memory_bytes"])
+@pytest.mark.parametrize(
+    "name", ["decoding_length", "branch_length", "prompt_logits", "memory_nodes", "memory_bytes"]
+)
 @pytest.mark.parametrize("value", [0, -1, 2**50, 1.5, "16", None, True])
 def test_sizes_out_of_range_are_refused(name, value):
     with pytest.raises(ConfigError, match=f"{name}=.* is not allowed; give an integer from"):

@@ -102,6 +102,15 @@ def test_the_accepted_paths_context_counts_as_read_last():
     assert drafter.propose(most_levels=1).token_ids.tolist() == [5, 6]
 
 
+def test_the_prompts_own_logits_are_recycled():
+    drafter = drafter_of(TokenLog())
+    drafter.read([5, 6, 7])
+    drafter.learn([8])
+    drafter.recycle_prompt(np.array([[40], [50], [60], [8]], np.int32))  # one more than the prompt has tokens
+    drafter.learn([6])
+    assert drafter.propose(most_levels=1).token_ids.tolist() == [6, 60]
+
+
 def test_a_trie_does_not_recycle():
     assert not drafter_of(TokenTrie()).recycles
 

@@ -25,7 +25,7 @@ class CountingModel:
 
     def prefill(self):
         self.cache.append(self.first)
-        return self._logits(self.first)
+        return self._logits([self.first - 1, self.first])
 
     def forward(self, tree):
         self.tree = tree
@@ -49,6 +49,9 @@ class ChainDrafter:
 
     def get_ready(self):
         self.events.append(("ready",))
+
+    def recycle_prompt(self, successors):
+        self.events.append(("recycle prompt", successors[:, 0].tolist()))
 
     def recycle(self, draft, path, successors):
         self.events.append(("recycle", draft.token_ids.tolist(), path, successors[:, 0].tolist()))
@@ -130,6 +133,7 @@ def test_the_drafter_is_told_what_each_step_did_and_what_the_model_held_likelies
     run(drafter, new_tokens=5)
     assert drafter.events == [
         ("ready",),
+        ("recycle prompt", [3, 4]),
         ("recycle", [4, 5, 13], [0, 1], [5, 6, 14]),
         ("adapt", 3, 2),
         ("recycle", [6, 7], [0, 1], [7, 8]),

@@ -16,7 +16,7 @@ class StepModel(Protocol):
     """What the loop asks of a model; it owns the model's cache."""
 
     def prefill(self) -> Tensor:
-        """Read the prompt; return the logits [V] of the first token."""
+        """Read the prompt; return logits [k, V] after its last k tokens, the first new token's last."""
 
     def forward(self, tree: DraftTree) -> Tensor:
         """Verify a draft tree behind what the cache holds; return logits [n, V]."""
@@ -45,6 +45,9 @@ class Drafter(Protocol):
     def recycles(self) -> bool:
         """Whether `recycle` is wanted after this step."""
 
+    def recycle_prompt(self, successors: Int32Array) -> None:
+        """Remember what the model holds most likely after each of the prompt's last tokens, int32 [m, k]."""
+
     def recycle(self, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
         """Remember what the model holds most likely after each node, int32 [n, k]; `path` was accepted."""
 
@@ -57,13 +60,16 @@ def decode(model: StepModel, drafter: Drafter, emission: Emission, stats: Genera
     clock = _Clock(stats)
     logits = model.prefill()
     clock.charge("prefill_s")
-    drafter.learn([emission.emit(logits)])
+    drafter.learn([emission.emit(logits[-1])])
     stats.requests += 1
     stats.tokens += 1
     clock.charge("verify_s")
     if not emission.finished:
         drafter.get_ready()
-    clock.charge("measure_s")
+        clock.charge("measure_s")
+        if drafter.recycles:
+            drafter.recycle_prompt(likeliest_successors(logits))
+            clock.charge("recycle_s")
     clock.lap()
     while not emission.finished:
         draft = drafter.propose(most_levels=min(emission.remaining - 1, model.levels_left))

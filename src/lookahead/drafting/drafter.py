@@ -38,11 +38,13 @@ class RequestDrafter:
         self._measure = measure
         self._most_nodes = pace.most_nodes
         self._request = object()
+        self._prompt = np.zeros(0, np.int32)
         self.recycled_tokens = 0
 
     def read(self, prompt: list[int]) -> None:
         """Remember the request's prompt until `close`."""
-        self._memory.insert(self._request, np.array(prompt, np.int32), Origin.PROMPT)
+        self._prompt = np.array(prompt, np.int32)
+        self._memory.insert(self._request, self._prompt, Origin.PROMPT)
 
     def get_ready(self) -> None:
         """Measure the model's step times where they are wanted and unknown; the prompt has been read."""
@@ -71,6 +73,11 @@ class RequestDrafter:
     def recycles(self) -> bool:
         """Whether `recycle` is wanted after this step."""
         return self._memory.recycles and self._pace.recycles
+
+    def recycle_prompt(self, successors: Int32Array) -> None:
+        """Remember what the model holds most likely after each of the prompt's last tokens, int32 [m, k]."""
+        tokens = self._prompt[-len(successors) :]
+        self._memory.recycle(self._request, tokens, successors[-len(tokens) :])
 
     def recycle(self, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
         """Remember what the model holds most likely after the nodes it verified.
@@ -126,6 +133,9 @@ class NoDrafter:
 
     recycles = False
     recycled_tokens = 0
+
+    def recycle_prompt(self, successors: Int32Array) -> None:
+        """Do nothing: nobody would draft from it."""
 
     def recycle(self, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
         """Do nothing: nobody would draft from it."""

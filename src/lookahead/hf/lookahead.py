@@ -133,6 +133,7 @@ class Lookahead:
             model_kwargs,
             most_new_tokens=emission.remaining,
             decoding_length=1 if pace is None else pace.most_nodes,
+            prompt_logits=1 if pace is None else self.config.prompt_logits,
         )
         prompt = _unpadded(input_ids, model_kwargs)
         self._decode(step_model, emission, prompt, self._drafter(model, step_model, prompt, pace))

@@ -1,4 +1,4 @@
-"""What a model holds most likely after each token of its vocabulary alone: drafts before anything was read."""
+"""What a model holds most likely after each token of its vocabulary alone: drafts before anything is read."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def vocabulary_successors(
     Returns:
         int32 [V, k].
     """
-    size = model.get_input_embeddings().num_embeddings
+    size = int(model.get_input_embeddings().weight.shape[0])
     successors: list[Int32Array] = []
     for begin in range(0, size, _TOKENS_A_FORWARD):
         end = min(size, begin + _TOKENS_A_FORWARD)
