@@ -32,7 +32,7 @@ class LookaheadConfig:
             are; it measures the former once for a model and keeps it on disk.
         branch_length: the deepest a draft may go, in tokens under the current one.
         prompt_logits: of so many of a prompt's last tokens the logits are recycled, too. More than 1 makes
-            the prefill compute them, which pays where it is cheap beside the answer: large models, long answers.
+            the prefill compute them, which pays where that is cheap: large models, long answers.
         mode: `"hierarchical"`, `"parallel"` or `"single"`.
         memory_nodes: hard cap on the draft memory, in trie nodes.
         memory_bytes: hard cap on the draft memory, in bytes; the smaller of the two caps holds.

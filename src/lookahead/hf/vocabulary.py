@@ -1,6 +1,7 @@
 """What a model holds most likely after each token of its vocabulary alone: drafts before anything is read."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,8 @@ def vocabulary_successors(
     Returns:
         int32 [V, k].
     """
-    size = int(model.get_input_embeddings().weight.shape[0])
+    embeddings: Any = model.get_input_embeddings()
+    size = int(embeddings.weight.shape[0])
     successors: list[Int32Array] = []
     for begin in range(0, size, _TOKENS_A_FORWARD):
         end = min(size, begin + _TOKENS_A_FORWARD)
