@@ -1,5 +1,6 @@
 """A transformers model as the loop sees it: prefill, verify a tree, keep a path."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -127,3 +128,26 @@ class TransformersStepModel:
             padded = self._padding.shape[1]
             mask[:, :padded].masked_fill_(self._padding.cpu() == 0, torch.finfo(model.dtype).min)
         return mask.repeat(self._query_groups, 1)[None, None].to(model.device)
+
+
+def prefilled(
+    model: PreTrainedModel, layout: AttentionLayout, prompt: Sequence[int], *, decoding_length: int
+) -> TransformersStepModel:
+    """Return a step model that has read a prompt outside any call of `generate`, for trying things out."""
+    ids = torch.tensor([list(prompt)], device=model.device)
+    model_kwargs: dict[str, Any] = {
+        "attention_mask": None,
+        "position_ids": torch.arange(len(prompt), device=model.device)[None],
+        "use_cache": True,
+    }
+    step_model = TransformersStepModel(
+        model,
+        layout,
+        ids,
+        model.generation_config,
+        model_kwargs,
+        most_new_tokens=8,
+        decoding_length=decoding_length,
+    )
+    step_model.prefill()
+    return step_model
