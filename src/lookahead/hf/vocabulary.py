@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
 
 from lookahead.decoding.recycling import likeliest_successors
 from lookahead.drafting.tree import DraftTree, Int32Array
-from lookahead.hf.compat import attention_layout
+from lookahead.hf.compat import attention_layout, text_config
 from lookahead.hf.step_model import prefilled
 
 _TOKENS_A_FORWARD = 256
@@ -38,7 +39,10 @@ def vocabulary_successors(
     size = int(embeddings.weight.shape[0])
     root = list(context)[-1]
     step_model = prefilled(
-        model, attention_layout(model, None), context[:-1], decoding_length=_TOKENS_A_FORWARD
+        model,
+        attention_layout(model, DynamicCache(config=text_config(model))),
+        context[:-1],
+        decoding_length=_TOKENS_A_FORWARD,
     )
     successors: list[Int32Array] = []
     for begin in range(0, size, _TOKENS_A_FORWARD - 1):
