@@ -152,7 +152,7 @@ class TokenLog:
             )
             live.length += len(tokens)
             if is_output or self._remember_prompts:
-                live.kept.append(tokens)
+                live.kept.append(tokens.copy())  # the caller may write to theirs
 
     def propose(
         self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
