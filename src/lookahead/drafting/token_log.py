@@ -206,10 +206,17 @@ class TokenLog:
 
         Raises:
             KeyError: the request is unknown, or has been forgotten.
-            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
+            ValueError: a token id is negative, no integer, or does not fit 31 bits, or there is not one row
+                for each token; nothing is remembered.
         """
         tokens = checked_tokens(token_ids)
-        likeliest = checked_tokens(np.ravel(successors)).reshape(len(tokens), -1)
+        if len(tokens) == 0:
+            return
+        likeliest = np.asarray(successors)
+        if likeliest.ndim != 2 or len(likeliest) != len(tokens):
+            message = f"successors must be one row for each of {len(tokens)} tokens, not {likeliest.shape}"
+            raise ValueError(message)
+        likeliest = checked_tokens(likeliest.ravel()).reshape(likeliest.shape)
         with self._lock:
             self._write(self._requests[request].owner, tokens, likeliest)
 
