@@ -166,13 +166,15 @@ class TokenLog:
             mode: how the draft is laid out.
 
         Raises:
-            KeyError: the request is unknown, or has been forgotten.
+            KeyError: the request is unknown, has been forgotten, or has inserted nothing.
             ValueError: `decoding_length` is less than 1.
         """
         check_decoding_length(decoding_length)
         widest = 1 if mode is DraftMode.SINGLE else 0
         with self._lock:
             live = self._requests[request]
+            if live.length == 0:
+                raise KeyError(request)
             if live.memory.most_nodes < decoding_length:
                 live.memory = SketchMemory(decoding_length)
             size = draw(
