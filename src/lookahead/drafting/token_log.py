@@ -295,19 +295,22 @@ class TokenLog:
     @property
     def namespaces(self) -> tuple[str, ...]:
         """Names of all namespaces that were opened, in the order of their first use."""
-        return tuple(self._owners)
+        with self._lock:
+            return tuple(self._owners)
 
     def tokens_in(self, namespace: str) -> int:
         """Return how many tokens of a namespace the shared log holds."""
-        owner = self._owners.get(namespace, NOBODY)
-        return int(((self._shared.owners == owner) & (self._shared.tokens != GAP)).sum())
+        with self._lock:
+            owner = self._owners.get(namespace, NOBODY)
+            return int(((self._shared.owners == owner) & (self._shared.tokens != GAP)).sum())
 
     @property
     def nbytes(self) -> int:
         """Bytes of the logs, the recycled logits and what was learned, the unused part included."""
-        rings = {self._shared, self._no_room, *(live.own for live in self._requests.values())}
-        fixed = self._trust.nbytes + self._weights.nbytes
-        return sum(ring.nbytes for ring in rings) + table_bytes(len(self._table.keys)) + fixed
+        with self._lock:
+            rings = {self._shared, self._no_room, *(live.own for live in self._requests.values())}
+            fixed = self._trust.nbytes + self._weights.nbytes
+            return sum(ring.nbytes for ring in rings) + table_bytes(len(self._table.keys)) + fixed
 
     def _opened(self, request: RequestId, namespace: str, reads: Sequence[str]) -> _Request:
         owner = self._owner(namespace)
