@@ -56,7 +56,7 @@ from oracles.naive_trie import as_draft_tree, side_by_side
 
 def slots_of(run, owner, slots):
     """The slot of an owner's last 6, 4, 2 and 1 tokens of a run, None where it holds fewer or a gap."""
-    keys = [owner]
+    keys = [owner * 0xD1B54A32D192ED03 % 2**64]
     for token in reversed(run[-ORDERS[0] :]):
         if token == GAP:
             break
