@@ -152,7 +152,7 @@ class TokenLog:
             )
             live.length += len(tokens)
             if is_output or self._remember_prompts:
-                live.kept.append(tokens.copy())  # the caller may write to theirs
+                live.kept.append(tokens)
 
     def propose(
         self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
@@ -288,7 +288,9 @@ class TokenLog:
                 self._shared.append_owned(tokens, numbers[snapshot["owners"]])
             keys = snapshot["keys"].astype(np.int64)
             for key, successors in zip(keys, snapshot["successors"].astype(np.int32), strict=True):
-                self._write(numbers[key >> 31], np.array([key & (2**31 - 1)], np.int32), successors[None])
+                self._write(
+                    int(numbers[key >> 31]), np.array([key & (2**31 - 1)], np.int32), successors[None]
+                )
             if beliefs:
                 self._trust[:], self._weights[:] = snapshot["trust"], snapshot["weights"]
 
