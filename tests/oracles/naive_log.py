@@ -7,6 +7,7 @@ noted with the slots of the runs that end there (`slots_of`), because tokens tha
 walk, and hide how long ago the other was seen. Arithmetic is done in the kernels' order.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import exp, log, sqrt
@@ -364,20 +365,11 @@ class NaiveLog:
         left = 1.0
         successors = self.successors.read(request.readable, last_token)
         known: set[int] = set()
-
-        def feature(source, token):
-            rank = UNRANKED if successors else NO_SUCCESSORS
-            if token in successors:
-                rank = successors.index(token)
-            return source, rank, request.own.age(token) if request.own else 0
-
         for (length, source), ranked in groupby(matches, key=lambda match: match.rank):
             if left <= LEAST_SHARE:
                 break
-            votes: dict[int, float] = {}
-            for token in [match.next_token(depth) for match in ranked]:
-                if token not in known:
-                    votes[token] = votes.get(token, 0.0) + 1.0
+            votes = Counter(match.next_token(depth) for match in ranked)
+            votes = {token: float(vote) for token, vote in votes.items() if token not in known}
             if not votes:
                 continue
             count = sum(votes.values())
@@ -388,12 +380,16 @@ class NaiveLog:
             said.groups.append((bucket, list(votes)))
             for token, vote in votes.items():
                 evidence = log(max(vote * (share / count), LEAST_EVIDENCE))
-                said.candidates.append(Candidate(token, feature(source, token), evidence))
+                said.candidates.append(
+                    Candidate(token, feature_of(source, token, successors, request), evidence)
+                )
         said.rest = log(max(left, LEAST_EVIDENCE))
         if left > LEAST_SHARE:
-            for token in dict.fromkeys(successors):
-                if token not in known:
-                    said.candidates.append(Candidate(token, feature(RECYCLED, token), said.rest))
+            said.candidates += [
+                Candidate(token, feature_of(RECYCLED, token, successors, request), said.rest)
+                for token in dict.fromkeys(successors)
+                if token not in known
+            ]
         self.beliefs.weigh(said)
         return said
 
@@ -470,6 +466,13 @@ class Waiting:
         best = min(self.nodes)
         self.nodes.remove(best)
         return -best[0], best[2], best[3]
+
+
+def feature_of(source, token, successors, request):
+    rank = UNRANKED if successors else NO_SUCCESSORS
+    if token in successors:
+        rank = successors.index(token)
+    return source, rank, request.own.age(token) if request.own else 0
 
 
 def path_to(nodes, node):

@@ -57,12 +57,14 @@ class LifeOfALog(RuleBasedStateMachine):
     most_times = 6
     successor_tokens = st.integers(0, 6)
 
-    @initialize(data=st.data(), remember_prompts=st.booleans())
-    def begin(self, data, remember_prompts):
+    @initialize(data=st.data(), remember_prompts=st.booleans(), known=st.lists(NAMESPACES, unique=True))
+    def begin(self, data, remember_prompts, known):
         settings = {"memory_bytes": data.draw(self.memories), "remember_prompts": remember_prompts}
         self.memory_bytes = settings["memory_bytes"]
         log_ring.LATEST_PLACE = data.draw(self.latest_places)
         self.log, self.naive = TokenLog(**settings), NaiveLog(**settings)
+        for namespace in known:
+            self.do("remember", [0, 1, 0], namespace)
 
     def do(self, name, *arguments, **named):
         getattr(self.log, name)(*arguments, **named)
@@ -178,3 +180,20 @@ def test_long_sequences_with_wide_and_deep_drafts_equal_the_naive_log(sequence, 
     assert_same_memory(log, naive)
     assert log.nbytes <= memory_bytes
     assert GAP in log.snapshot()["tokens"]
+
+
+@pytest.mark.parametrize("memory_bytes", [2 * LEAST_MEMORY, 2**20])
+def test_a_song_that_is_streamed_and_learned_equals_the_naive_log(memory_bytes):
+    # Trust grows until weaker sources are asked no more, and what was seen long ago comes again.
+    random = np.random.default_rng(0)
+    log, naive = TokenLog(memory_bytes=memory_bytes), NaiveLog(memory_bytes=memory_bytes)
+    verses = [random.integers(0, 60, 45).tolist() for _ in range(4)]
+    for step in range(150):
+        begin = step * 5 % 45
+        tokens = [*verses[step // 50 if step < 140 else 3][begin : begin + 5]]
+        tokens[2] = tokens[2] if step % 10 else 70 + step % 7
+        for memory in (log, naive):
+            memory.insert("song", tokens, Origin.OUTPUT)
+            memory.recycle("song", tokens, [[token + 1, token + 2, 5] for token in tokens])
+        assert_same_draft(log, naive, "song", 24, 12, DraftMode.HIERARCHICAL)
+    assert_same_memory(log, naive)
