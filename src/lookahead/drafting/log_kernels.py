@@ -13,7 +13,7 @@ from lookahead.drafting.log_prediction import Beliefs
 from lookahead.drafting.log_ring import GAP, SMALLEST_RING, Int64Array, RingMemory, append_all, ring_in
 from lookahead.drafting.log_sketch import SketchMemory, sketch_in
 from lookahead.drafting.store import checked_tokens
-from lookahead.drafting.successors import SMALLEST_TABLE, copy_since, new_table, write_all
+from lookahead.drafting.successors import SMALLEST_TABLE, copy_since, new_table, without_owner, write_all
 from lookahead.drafting.tree import DraftTree, Int32Array
 from lookahead.drafting.weighing import initial_weights
 
@@ -93,6 +93,7 @@ def compile_log_kernels() -> None:
     checked_tokens(tokens)
     write_all(table, 1, tokens, np.ones((5, 2), np.int32))
     copy_since(table, 0, new_table(SMALLEST_TABLE))
+    without_owner(table, 1)
     ring.append(tokens, NOBODY)
     run, readable = np.empty(10, np.int32), np.array([1], np.int32)
     trust, weights, integers, floats = (

@@ -132,12 +132,11 @@ def add_successors(successors: Int32Array, tokens: Int32Array, size: int) -> int
 
     What each rank is worth is in the weights, so that it spends nothing of what is left.
     """
-    named = size
     for rank in range(len(successors)):
         token = successors[rank]
         if token == NO_TOKEN:
             break
-        if not holds(tokens, 0, named, token):
+        if not holds(tokens, 0, size, token):
             tokens[size] = token
             size += 1
     return size

@@ -135,6 +135,12 @@ def token_at(ring: TokenRing, place: Integer) -> int:
 
 
 @lean_kernel
+def seed_of(owner: Integer) -> Integer:
+    """Return the hash of no tokens of an owner, far from those of others: tokens are mixed in bit by bit."""
+    return np.uint64(owner) * np.uint64(0xD1B54A32D192ED03)
+
+
+@lean_kernel
 def mixed(key: Integer, token: Integer) -> Integer:
     """Return a hash of a hash and one more token."""
     key = (key ^ np.uint64(token + 1)) * np.uint64(0x9E3779B97F4A7C15)
@@ -151,7 +157,7 @@ def slots_of_run(run: Int32Array, owner: Integer, slots: int) -> tuple[Integer, 
     four: Integer = NOWHERE
     two: Integer = NOWHERE
     one: Integer = NOWHERE
-    key: Integer = np.uint64(owner)
+    key = seed_of(owner)
     for length in range(1, min(ORDERS[0], len(run)) + 1):
         token = run[len(run) - length]
         if token == GAP:
@@ -173,7 +179,7 @@ def slots_of_run(run: Int32Array, owner: Integer, slots: int) -> tuple[Integer, 
 def newest_of_token(ring: TokenRing, owner: Integer, token: Integer) -> Integer:
     """Return the newest place where an owner's token stands; NOWHERE if another one has its slot since."""
     orders, slots = ring.heads.shape
-    place = np.int64(ring.heads[orders - 1, np.int64(mixed(np.uint64(owner), token) & np.uint64(slots - 1))])
+    place = np.int64(ring.heads[orders - 1, np.int64(mixed(seed_of(owner), token) & np.uint64(slots - 1))])
     at = place & (len(ring.tokens) - 1)
     if place < oldest_place(ring) or ring.tokens[at] != token or ring.owners[at] != owner:
         return NOWHERE

@@ -93,7 +93,7 @@ def check_decoding_length(decoding_length: int) -> None:
 
 
 def checked_tokens(token_ids: TokenIds) -> Int32Array:
-    """Return token ids as an int32 array of one dimension.
+    """Return token ids as an int32 array of one dimension, a new one: callers may write to theirs.
 
     Raises:
         ValueError: one is negative, no integer, or does not fit 31 bits.
@@ -105,4 +105,4 @@ def checked_tokens(token_ids: TokenIds) -> Int32Array:
     if len(tokens) and not are_tokens(tokens):
         message = f"token ids must be from 0 to {_LARGEST_TOKEN}; got {tokens.min()} to {tokens.max()}"
         raise ValueError(message)
-    return tokens.astype(np.int32, copy=False)
+    return np.array(tokens, np.int32)  # kernels would be compiled anew for one with gaps, or read-only

@@ -170,13 +170,15 @@ class TokenLog:
             mode: how the draft is laid out.
 
         Raises:
-            KeyError: the request is unknown, or has been forgotten.
+            KeyError: the request is unknown, has been forgotten, or has inserted nothing.
             ValueError: `decoding_length` is less than 1.
         """
         check_decoding_length(decoding_length)
         widest = 1 if mode is DraftMode.SINGLE else 0
         with self._lock:
             live = self._requests[request]
+            if live.length == 0:
+                raise KeyError(request)
             if live.memory.most_nodes < decoding_length:
                 live.memory = SketchMemory(decoding_length)
             size = draw(
@@ -210,10 +212,17 @@ class TokenLog:
 
         Raises:
             KeyError: the request is unknown, or has been forgotten.
-            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
+            ValueError: a token id is negative, no integer, or does not fit 31 bits, or there is not one row
+                for each token; nothing is remembered.
         """
         tokens = checked_tokens(token_ids)
-        likeliest = checked_tokens(np.ravel(successors)).reshape(len(tokens), -1)
+        if len(tokens) == 0:
+            return
+        likeliest = np.asarray(successors)
+        if likeliest.ndim != 2 or len(likeliest) != len(tokens):
+            message = f"successors must be one row for each of {len(tokens)} tokens, not {likeliest.shape}"
+            raise ValueError(message)
+        likeliest = checked_tokens(likeliest.ravel()).reshape(likeliest.shape)
         with self._lock:
             self._write(self._requests[request].owner, tokens, likeliest)
 
@@ -306,26 +315,31 @@ class TokenLog:
                 self._shared.append_owned(tokens, numbers[snapshot["owners"]])
             keys = snapshot["keys"].astype(np.int64)
             for key, successors in zip(keys, snapshot["successors"].astype(np.int32), strict=True):
-                self._write(numbers[key >> 31], np.array([key & (2**31 - 1)], np.int32), successors[None])
+                self._write(
+                    int(numbers[key >> 31]), np.array([key & (2**31 - 1)], np.int32), successors[None]
+                )
             if beliefs:
                 self._trust[:], self._weights[:] = snapshot["trust"], snapshot["weights"]
 
     @property
     def namespaces(self) -> tuple[str, ...]:
         """Names of all namespaces that were opened, in the order of their first use."""
-        return tuple(self._owners)
+        with self._lock:
+            return tuple(self._owners)
 
     def tokens_in(self, namespace: str) -> int:
         """Return how many tokens of a namespace the shared log holds."""
-        owner = self._owners.get(namespace, NOBODY)
-        return int(((self._shared.owners == owner) & (self._shared.tokens != GAP)).sum())
+        with self._lock:
+            owner = self._owners.get(namespace, NOBODY)
+            return int(((self._shared.owners == owner) & (self._shared.tokens != GAP)).sum())
 
     @property
     def nbytes(self) -> int:
         """Bytes of the logs, the recycled logits and what was learned, the unused part included."""
-        rings = {self._shared, self._no_room, *(live.own for live in self._requests.values())}
-        fixed = self._trust.nbytes + self._weights.nbytes
-        return sum(ring.nbytes for ring in rings) + table_bytes(len(self._table.keys)) + fixed
+        with self._lock:
+            rings = {self._shared, self._no_room, *(live.own for live in self._requests.values())}
+            fixed = self._trust.nbytes + self._weights.nbytes
+            return sum(ring.nbytes for ring in rings) + table_bytes(len(self._table.keys)) + fixed
 
     def _opened(self, request: RequestId, namespace: str, reads: Sequence[str]) -> _Request:
         owner = self._owner(namespace)
