@@ -48,6 +48,12 @@ class ScriptedMethod:
         answer = torch.tensor([[token for piece in self.pieces for token in piece]], dtype=torch.int64)
         return Output(torch.cat([inputs["input_ids"], answer], dim=1), steps=self.steps)
 
+    def prepare(self, _model, _tokenizer):
+        pass
+
+    def remember(self, token_ids):
+        pass
+
     def forget(self):
         self.forgotten += 1
 

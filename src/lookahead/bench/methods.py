@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from lookahead.config import LookaheadConfig
@@ -20,6 +20,7 @@ BASELINE = "transformers"
 PROMPT_LOOKUP = "prompt-lookup"
 LOOKAHEAD = "lookahead"
 LOOKAHEAD_PLAIN = "lookahead-plain"
+LOOKAHEAD_VOCABULARY = "lookahead-vocabulary"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Method(Protocol):
     ) -> Output:
         """The answer to one prompt as `generate` gives it with these settings, streamed as it comes."""
 
+    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Do what is done once for a model, before anything is measured."""
+
     def remember(self, token_ids: Sequence[int]) -> None:
         """Learn from a text, where the method has a memory that outlives prompts."""
 
@@ -80,6 +84,9 @@ class TransformersMethod:
         )
         return Output(sequences)
 
+    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """There is nothing to do."""
+
     def remember(self, token_ids: Sequence[int]) -> None:
         """Nothing outlives a prompt."""
 
@@ -88,10 +95,17 @@ class TransformersMethod:
 
 
 class LookaheadMethod:
-    """Lookahead, with a memory of its own that starts empty and grows from prompt to prompt."""
+    """Lookahead, with a memory of its own that starts empty and grows from prompt to prompt.
 
-    def __init__(self, name: str, config: LookaheadConfig) -> None:
+    Args:
+        name: what it is called.
+        config: settings.
+        knows_vocabulary: before it starts it learns what the model holds likely after each token.
+    """
+
+    def __init__(self, name: str, config: LookaheadConfig, *, knows_vocabulary: bool = False) -> None:
         self.name = name
+        self._knows_vocabulary = knows_vocabulary
         self._config = config
         self._lookahead = Lookahead(config)
 
@@ -106,6 +120,11 @@ class LookaheadMethod:
         """The answer with Lookahead, and its number of forwards."""
         sequences = self._lookahead.generate(model, **inputs, **settings, streamer=streamer)
         return Output(sequences, steps=self._lookahead.last_stats.steps)
+
+    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Learn the vocabulary, where that is wanted."""
+        if self._knows_vocabulary:
+            self._lookahead.learn_vocabulary(model, tokenizer)
 
     def remember(self, token_ids: Sequence[int]) -> None:
         """Warm the memory with a text."""
@@ -123,7 +142,11 @@ METHODS: dict[str, Callable[[LookaheadConfig], Method]] = {
     ),
     LOOKAHEAD: lambda config: LookaheadMethod(LOOKAHEAD, config),
     LOOKAHEAD_PLAIN: lambda config: LookaheadMethod(LOOKAHEAD_PLAIN, replace(config, decoding_length=1)),
+    LOOKAHEAD_VOCABULARY: lambda config: LookaheadMethod(
+        LOOKAHEAD_VOCABULARY, config, knows_vocabulary=True
+    ),
 }
+USUAL = (BASELINE, PROMPT_LOOKUP, LOOKAHEAD, LOOKAHEAD_PLAIN)
 _OF_FIXED_SIZE = re.compile(rf"{LOOKAHEAD}-([1-9]\d*)")
 """`lookahead-16` is Lookahead with drafts of a fixed size."""
 
@@ -132,18 +155,19 @@ def make_methods(names: Sequence[str], config: LookaheadConfig) -> list[Method]:
     """Fresh methods of these names, each once, `transformers` always among them and first.
 
     Args:
-        names: keys of `METHODS`, or `lookahead-N` for drafts of N tokens; none means all keys.
+        names: keys of `METHODS`, or `lookahead-N` for drafts of N tokens; none means the USUAL ones.
         config: settings of the Lookahead methods.
 
     Raises:
         ConfigError: a name is unknown.
     """
-    chosen = dict.fromkeys([BASELINE, *(names or METHODS)])
+    chosen = dict.fromkeys([BASELINE, *(names or USUAL)])
     return [_made(name, config) for name in chosen]
 
 
 def _made(name: str, config: LookaheadConfig) -> Method:
-    fixed = _OF_FIXED_SIZE.fullmatch(name)
+    fixed = USUAL = (BASELINE, PROMPT_LOOKUP, LOOKAHEAD, LOOKAHEAD_PLAIN)
+_OF_FIXED_SIZE.fullmatch(name)
     if fixed:
         return LookaheadMethod(name, replace(config, decoding_length=int(fixed[1])))
     if name not in METHODS:

@@ -64,7 +64,8 @@ def run_benchmark(
 ) -> BenchmarkResult:
     """Measure every method on every row; Ctrl-C ends it early with what there is.
 
-    After a warm-up of each method the memories are emptied; they grow from row to row.
+    After a warm-up of each method the memories are emptied, and what a method does once for a model is done;
+    they grow from row to row.
 
     Args:
         model: the one model that all methods use.
@@ -81,6 +82,8 @@ def run_benchmark(
     try:
         made = make_methods(methods, config)
         warm_up(made, model, tokenizer)
+        for method in made:
+            method.prepare(model, tokenizer)
         warming = make_methods([LOOKAHEAD], config)[-1]
         for row in warm_rows:
             token_ids = _text_to_remember(model, tokenizer, row, warming, settings)

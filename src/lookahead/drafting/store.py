@@ -58,6 +58,9 @@ class DraftStore(Protocol):
             successors: int32 [m, k], the likeliest next tokens after each, likeliest first.
         """
 
+    def learn_vocabulary(self, successors: Int32Array) -> None:
+        """Remember what the model holds most likely after each token of its vocabulary, int32 [V, k]."""
+
     def recycled_tokens(self, request: RequestId) -> int:
         """Return how many tokens of a request came as recycled logits had drafted them."""
 

@@ -208,6 +208,9 @@ class TokenTrie:
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
         """Remember nothing: this store drafts from tokens that came."""
 
+    def learn_vocabulary(self, successors: Int32Array) -> None:
+        """Remember nothing: this store drafts from tokens that came."""
+
     def recycled_tokens(self, request: RequestId) -> int:  # noqa: ARG002
         """Return 0: no draft came of recycled logits."""
         return 0

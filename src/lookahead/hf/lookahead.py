@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -9,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 from transformers.generation.stopping_criteria import StopStringCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
@@ -25,9 +26,14 @@ from lookahead.drafting.token_log import TokenLog
 from lookahead.hf.checks import check_cache, check_call, check_inputs, check_memory, check_model, check_prompt
 from lookahead.hf.compat import AttentionLayout, attention_layout, streamers_come_first, text_config
 from lookahead.hf.probe import ProbeResult, probe
+from lookahead.hf.prompts import encode_prompt
 from lookahead.hf.step_model import TransformersStepModel
 from lookahead.hf.step_times import StepTimesCache, context_bucket, step_times_for
+from lookahead.hf.vocabulary import vocabulary_successors
 from lookahead.stats import GenerationStats
+
+_BEFORE_THE_VOCABULARY = "Hello"
+"""What the user said when each token of the vocabulary is read as if it began the answer."""
 
 
 class Lookahead:
@@ -78,6 +84,34 @@ class Lookahead:
         mode = partial(self._generate, streamer=kwargs.get("streamer"), extra_criteria=extra_criteria)
         untyped: Any = model
         return untyped.generate(*args, custom_generate=mode, **kwargs)
+
+    def learn_vocabulary(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        most_tokens: int | None = None,
+        on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+    ) -> None:
+        """Learn what a model holds likely after each token of its vocabulary, so that no draft starts empty.
+
+        It is as much work as reading a text of as many tokens, once for a model: save the memory to keep it.
+        Tokens are commonly numbered by how frequent they are, so that the first 8,000 bring most of it.
+
+        Args:
+            model: a decoder-only model.
+            tokenizer: the model's.
+            most_tokens: learn so many of the first tokens; all if not given.
+            on_progress: called now and then with how many tokens are done, and of how many.
+
+        Raises:
+            LookaheadError: the model is one that Lookahead cannot serve, or whose vocabulary is not the
+                memory's.
+        """
+        check_model(model)
+        check_memory(model, self.memory)
+        prompt = encode_prompt(tokenizer, _BEFORE_THE_VOCABULARY, model)["input_ids"][0].tolist()
+        self.memory.learn_vocabulary(vocabulary_successors(model, prompt, most_tokens, on_progress))
 
     def __call__(self, model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> Any:
         """Decode as `generate` hands over: this is what `custom_generate=` calls.

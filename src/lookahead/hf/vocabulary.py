@@ -20,6 +20,7 @@ _TOKENS_A_FORWARD = 256
 def vocabulary_successors(
     model: PreTrainedModel,
     context: Sequence[int],
+    most_tokens: int | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Int32Array:
     """Return the likeliest next tokens after each token that the model can read, likeliest first.
@@ -30,6 +31,7 @@ def vocabulary_successors(
     Args:
         model: a decoder-only model that can verify trees.
         context: tokens to read before; what is likely at the end of an answer's sentence serves well.
+        most_tokens: read so many of the first tokens; all if not given.
         on_progress: called now and then with how many tokens are done, and of how many.
 
     Returns:
@@ -37,6 +39,7 @@ def vocabulary_successors(
     """
     embeddings: Any = model.get_input_embeddings()
     size = int(embeddings.weight.shape[0])
+    size = size if most_tokens is None else min(size, most_tokens)
     root = list(context)[-1]
     step_model = prefilled(
         model,
