@@ -142,9 +142,7 @@ METHODS: dict[str, Callable[[LookaheadConfig], Method]] = {
     ),
     LOOKAHEAD: lambda config: LookaheadMethod(LOOKAHEAD, config),
     LOOKAHEAD_PLAIN: lambda config: LookaheadMethod(LOOKAHEAD_PLAIN, replace(config, decoding_length=1)),
-    LOOKAHEAD_VOCABULARY: lambda config: LookaheadMethod(
-        LOOKAHEAD_VOCABULARY, config, knows_vocabulary=True
-    ),
+    LOOKAHEAD_VOCABULARY: lambda config: LookaheadMethod(LOOKAHEAD_VOCABULARY, config, knows_vocabulary=True),
 }
 USUAL = (BASELINE, PROMPT_LOOKUP, LOOKAHEAD, LOOKAHEAD_PLAIN)
 _OF_FIXED_SIZE = re.compile(rf"{LOOKAHEAD}-([1-9]\d*)")
@@ -166,8 +164,7 @@ def make_methods(names: Sequence[str], config: LookaheadConfig) -> list[Method]:
 
 
 def _made(name: str, config: LookaheadConfig) -> Method:
-    fixed = USUAL = (BASELINE, PROMPT_LOOKUP, LOOKAHEAD, LOOKAHEAD_PLAIN)
-_OF_FIXED_SIZE.fullmatch(name)
+    fixed = _OF_FIXED_SIZE.fullmatch(name)
     if fixed:
         return LookaheadMethod(name, replace(config, decoding_length=int(fixed[1])))
     if name not in METHODS:
