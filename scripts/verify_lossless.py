@@ -19,7 +19,6 @@ import transformers
 import lookahead
 from lookahead import DraftMode, Lookahead, LookaheadConfig, load_embedded
 from lookahead.bench.datasets import limit_rows, read_rows
-from lookahead.drafting.store import Origin
 from lookahead.hf.prompts import encode_prompt
 
 STATES = ("empty", "warm", "junk")
@@ -29,16 +28,14 @@ SEED = 1234
 
 def prepared(mode: DraftMode, state: str, answers: list[list[int]], vocabulary_size: int) -> Lookahead:
     """Return a Lookahead with a memory in one of the three states."""
-    la = Lookahead(LookaheadConfig(mode=mode, memory_nodes=100_000))
+    la = Lookahead(LookaheadConfig(mode=mode, memory_bytes=2**22))
     if state == "warm":
         texts = answers
     elif state == "junk":
         texts = np.random.default_rng(0).integers(0, vocabulary_size, (200, 100)).tolist()
     else:
         texts = []
-    for text in texts:
-        la.memory.insert("before", text, Origin.OUTPUT)
-        la.memory.forget("before")
+    la.memory.warm(texts)
     return la
 
 

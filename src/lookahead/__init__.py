@@ -8,8 +8,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from lookahead.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from lookahead.config import DraftMode, LookaheadConfig
+    from lookahead.drafting.memory import DraftMemory
     from lookahead.drafting.token_log import TokenLog
     from lookahead.drafting.token_trie import TokenTrie
     from lookahead.drafting.tree import DraftTree
@@ -18,10 +21,9 @@ if TYPE_CHECKING:
     from lookahead.hf.lookahead import Lookahead
     from lookahead.stats import GenerationStats
 
-__version__ = "0.1.0"
-
 # Where each public name lives: loaded on first use, so that `import lookahead` imports no torch.
 _HOMES = {
+    "DraftMemory": "lookahead.drafting.memory",
     "DraftMode": "lookahead.config",
     "DraftTree": "lookahead.drafting.tree",
     "GenerationStats": "lookahead.stats",
@@ -34,6 +36,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DraftMemory",
     "DraftMode",
     "DraftTree",
     "GenerationStats",

@@ -1,6 +1,5 @@
 """Settings of a `Lookahead`: one frozen, validated object."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -9,6 +8,9 @@ from lookahead.errors import ConfigError
 
 MOST_NODES_OF_AUTO = 64
 """With `decoding_length="auto"`; beyond it drafts gain little, and hardly any device has them free."""
+DEFAULT_MEMORY_BYTES = 256 * 2**20
+LEAST_MEMORY_BYTES = 2**15
+MOST_MEMORY_BYTES = 2**44
 
 
 class DraftMode(StrEnum):
@@ -34,9 +36,7 @@ class LookaheadConfig:
         prompt_logits: of so many of a prompt's last tokens the logits are recycled, too. More than 1 makes
             the prefill compute them, which pays where that is cheap: large models, long answers.
         mode: `"hierarchical"`, `"parallel"` or `"single"`.
-        memory_nodes: hard cap on the draft memory, in trie nodes.
-        memory_bytes: hard cap on the draft memory, in bytes; the smaller of the two caps holds.
-        stop_words: token ids that alone say nothing about what follows, so that no draft starts from them.
+        memory_bytes: hard cap on the draft memory that is made where none is given, in bytes.
 
     Raises:
         ConfigError: a value is out of range.
@@ -46,19 +46,17 @@ class LookaheadConfig:
     branch_length: int = 64
     prompt_logits: int = 1
     mode: DraftMode = DraftMode.HIERARCHICAL
-    memory_nodes: int = 4_000_000
-    memory_bytes: int = 256 * 2**20
-    stop_words: frozenset[int] = frozenset()
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
 
     def __post_init__(self) -> None:
         if self.decoding_length != "auto":
             _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096, other='"auto"')
         _check_integer("branch_length", self.branch_length, smallest=1, largest=1024)
         _check_integer("prompt_logits", self.prompt_logits, smallest=1, largest=4096)
-        _check_integer("memory_nodes", self.memory_nodes, smallest=64, largest=2**30)
-        _check_integer("memory_bytes", self.memory_bytes, smallest=2**14, largest=2**44)
+        _check_integer(
+            "memory_bytes", self.memory_bytes, smallest=LEAST_MEMORY_BYTES, largest=MOST_MEMORY_BYTES
+        )
         object.__setattr__(self, "mode", _checked_mode(self.mode))
-        object.__setattr__(self, "stop_words", _checked_stop_words(self.stop_words))
 
     @property
     def most_nodes(self) -> int:
@@ -73,16 +71,6 @@ def _checked_mode(mode: str) -> DraftMode:
         allowed = ", ".join(repr(known.value) for known in DraftMode)
         message = f"mode={mode!r} is unknown; choose one of {allowed}"
         raise ConfigError(message) from None
-
-
-def _checked_stop_words(stop_words: Iterable[int]) -> frozenset[int]:
-    if not isinstance(stop_words, Iterable):
-        message = f"stop_words={stop_words!r} is not allowed; give a set of token ids"
-        raise ConfigError(message)
-    words = frozenset(stop_words)
-    for word in words:
-        _check_integer("stop_words: each", word, smallest=0, largest=2**31 - 1)
-    return words
 
 
 def _check_integer(name: str, value: object, *, smallest: int, largest: int, other: str = "") -> None:

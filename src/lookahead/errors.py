@@ -25,6 +25,14 @@ class VocabularyMismatchError(LookaheadError, ValueError):
     """A draft memory learned from one vocabulary was given to a model with another."""
 
 
+class UnsupportedMemoryError(LookaheadError, ValueError):
+    """The draft memory's structure cannot do what was asked of it (a trie has one namespace, …)."""
+
+
+class MemoryFileError(LookaheadError, ValueError):
+    """A memory file is missing, damaged, of another tokenizer, or cannot be written."""
+
+
 class DataFormatError(LookaheadError, ValueError):
     """An input file is malformed; the message names the file and the line."""
 

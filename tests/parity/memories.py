@@ -1,9 +1,10 @@
 """Draft memories to decode with: none of them may change the text."""
 
+from dataclasses import replace
+
 import torch
 
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.drafting.store import Origin
 
 STATES = ["empty", "warm", "junk"]
 
@@ -11,12 +12,7 @@ STATES = ["empty", "warm", "junk"]
 def prepared(config: LookaheadConfig, state: str, model, prompts, **generation) -> Lookahead:
     """A Lookahead whose memory is empty, has learned these very answers, or is full of noise."""
     if state == "junk":
-        config = LookaheadConfig(
-            decoding_length=config.decoding_length,
-            branch_length=config.branch_length,
-            mode=config.mode,
-            memory_bytes=2**20,
-        )
+        config = replace(config, memory_bytes=2**18)
     lookahead = Lookahead(config)
     if state == "warm":
         for token_ids in prompts:
@@ -25,8 +21,6 @@ def prepared(config: LookaheadConfig, state: str, model, prompts, **generation) 
     if state == "junk":
         generator = torch.Generator().manual_seed(1)
         vocabulary = model.config.get_text_config().vocab_size
-        for answer in torch.randint(0, vocabulary, (40, 100), generator=generator).tolist():
-            lookahead.memory.insert("junk", answer, Origin.OUTPUT)
-            lookahead.memory.forget("junk")
-        assert lookahead.memory.tokens_in("default") > 2000
+        lookahead.memory.warm(torch.randint(0, vocabulary, (40, 100), generator=generator).tolist())
+        assert sum(lookahead.memory.namespaces.values()) > 2000
     return lookahead

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookahead import DraftMode, Lookahead, LookaheadConfig, TokenTrie
+from lookahead import DraftMemory, DraftMode, Lookahead, LookaheadConfig, TokenTrie
 from lookahead.drafting.budget import BudgetPolicy
 from lookahead.drafting.pace import Pace
 from parity.memories import STATES, prepared
@@ -61,7 +61,8 @@ def test_same_text_in_float64(family):
 @pytest.mark.parametrize("family", ["llama", "gemma3-hybrid"])
 def test_same_text_with_a_token_trie(family, mode):
     model = tiny_model(family)
-    lookahead = Lookahead(LookaheadConfig(decoding_length=16, mode=mode), memory=TokenTrie())
+    memory = DraftMemory(store=TokenTrie())
+    lookahead = Lookahead(LookaheadConfig(decoding_length=16, mode=mode), memory=memory)
     for _ in ("cold", "warm"):
         for token_ids in PROMPTS:
             assert_same_text(model, lookahead, token_ids, **GREEDY)

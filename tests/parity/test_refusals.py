@@ -11,7 +11,7 @@ from transformers import (
     LogitsProcessorList,
 )
 
-from lookahead import Lookahead, LookaheadConfig, TokenLog
+from lookahead import DraftMemory, Lookahead, LookaheadConfig
 from lookahead.errors import (
     LookaheadError,
     PromptTooLongError,
@@ -45,12 +45,11 @@ def model():
 )
 def test_impossible_calls_are_refused_by_name(model, setting, named):
     lookahead = Lookahead()
-    nodes = lookahead.memory.node_count
     if "output_attentions" in setting:
         model.set_attn_implementation("eager")
     with pytest.raises(UnsupportedGenerationError, match=named):
         model.generate(PROMPT, custom_generate=lookahead, **{**GREEDY, **setting})
-    assert lookahead.memory.node_count == nodes
+    assert lookahead.memory.namespaces == {}
     assert lookahead.stats.tokens == 0
 
 
@@ -126,7 +125,7 @@ def test_an_exception_forgets_the_prompt_and_leaves_everything_usable(model, err
         lookahead.generate(
             model, prompt(9), **GREEDY, logits_processor=LogitsProcessorList([Breaking(error, after)])
         )
-    assert lookahead.memory._requests == {}
+    assert lookahead.memory.store._requests == {}
     assert lookahead.last_stats.tokens <= after
     assert model.config._attn_implementation == implementation
     expected = model.generate(PROMPT, **GREEDY)
@@ -136,23 +135,23 @@ def test_an_exception_forgets_the_prompt_and_leaves_everything_usable(model, err
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupt_while_the_prompt_is_read_forgets_it(model, monkeypatch, error):
     lookahead = Lookahead()
-    insert = lookahead.memory.insert
+    insert = lookahead.memory.store.insert
 
     def interrupted(request, tokens, origin):
         insert(request, tokens, origin)
         raise error
 
     lookahead.generate(model, PROMPT, max_new_tokens=1)
-    nodes = lookahead.memory.node_count
-    monkeypatch.setattr(lookahead.memory, "insert", interrupted)
+    held = lookahead.memory.namespaces
+    monkeypatch.setattr(lookahead.memory.store, "insert", interrupted)
     with pytest.raises(error):
         lookahead.generate(model, PROMPT, **GREEDY)
-    assert lookahead.memory._requests == {}
-    assert lookahead.memory.node_count == nodes
+    assert lookahead.memory.store._requests == {}
+    assert lookahead.memory.namespaces == held
 
 
 def test_a_memory_serves_one_vocabulary_whoever_holds_it(model):
-    memory = TokenLog()
+    memory = DraftMemory()
     Lookahead(memory=memory).generate(model, PROMPT, **GREEDY)
     config = AutoConfig.for_model("gpt2", vocab_size=99, n_embd=8, n_layer=1, n_head=1, n_positions=64)
     other = AutoModelForCausalLM.from_config(config).eval()
@@ -204,6 +203,5 @@ def test_a_prompt_never_shows_in_another_requests_drafts(model):
     secret[:, ::2] = 41
     lookahead = Lookahead()
     lookahead.generate(model, secret, max_new_tokens=1, do_sample=False)
-    learned = lookahead.memory.snapshot()
-    tokens = learned["token"][learned["parent"] >= 0]
+    tokens = lookahead.memory.store.snapshot()["tokens"]
     assert 41 not in tokens.tolist() or model.generate(secret, max_new_tokens=1)[0, -1] == 41

@@ -16,7 +16,7 @@ from lookahead.drafting.token_log import TokenLog
 
 ALPHABETS = {name: range(begin, begin + 40) for name, begin in [("one", 0), ("two", 100), ("three", 200)]}
 COMMON = (300, 301)
-"""Letters 0 and 1 of all: what is said after them must not cross either, even where they share a hash slot."""
+"""Letters 0 and 1 of all: what is said after them must not cross either, even in a shared hash slot."""
 NAMESPACES = st.sampled_from(sorted(ALPHABETS))
 LETTERS = st.lists(st.integers(0, 5), min_size=1, max_size=30)
 SPREAD = st.lists(st.integers(0, 39), min_size=1, max_size=40)

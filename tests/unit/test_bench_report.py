@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from lookahead.bench.measuring import Run
-from lookahead.bench.report import check_can_write, summarise, write_json
+from lookahead.bench.report import summarise
 from lookahead.bench.runner import BenchmarkResult, PromptResult
 from lookahead.bench.tables import category_table, method_table
+from lookahead.cli.setup import check_can_write
 from lookahead.errors import NotFoundError
 
 
@@ -138,17 +139,6 @@ def test_the_tables_show_the_figures(summary):
     by_category = rendered(category_table(summary))
     line = next(line for line in by_category.splitlines() if "rag" in line)
     assert "4.00x 6.00x 3.00" in line
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path, summary):
-    path = tmp_path / "report.json"
-    write_json(path, summary)
-    assert json.loads(path.read_text())["speedup"] == summary["speedup"]
-    before = path.read_text()
-    with pytest.raises(TypeError):
-        write_json(path, {"unwritable": object()})
-    assert path.read_text() == before
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_impossible_place_for_the_report_is_refused_at_once(tmp_path):

@@ -13,7 +13,7 @@ from lookahead.bench.runner import run_benchmark
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError
 
-CONFIG = LookaheadConfig(memory_nodes=10_000)
+CONFIG = LookaheadConfig(memory_bytes=2**20)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from lookahead.bench.methods import METHODS
 from lookahead.cli import app, main
 from lookahead.cli.demo import QUESTIONS
 
-COMMANDS = ("demo", "generate", "bench")
+COMMANDS = ("demo", "generate", "bench", "replay", "memory")
 CONTEXT = 4096
 
 

@@ -19,9 +19,7 @@ def test_a_mode_is_given_by_name_or_member(mode):
     assert LookaheadConfig(mode=mode).mode is DraftMode(mode)
 
 
-@pytest.mark.parametrize(
-    "name", ["decoding_length", "branch_length", "prompt_logits", "memory_nodes", "memory_bytes"]
-)
+@pytest.mark.parametrize("name", ["decoding_length", "branch_length", "prompt_logits", "memory_bytes"])
 @pytest.mark.parametrize("value", [0, -1, 2**50, 1.5, "16", None, True])
 def test_sizes_out_of_range_are_refused(name, value):
     with pytest.raises(ConfigError, match=f"{name}=.* is not allowed; give an integer from"):
@@ -32,21 +30,6 @@ def test_sizes_out_of_range_are_refused(name, value):
 def test_an_unknown_mode_is_refused_and_the_known_ones_are_named(mode):
     with pytest.raises(ConfigError, match="'hierarchical', 'parallel', 'single'"):
         LookaheadConfig(mode=mode)
-
-
-@pytest.mark.parametrize("stop_words", [{-1}, {2**31}, {"the"}, {1.0}])
-def test_stop_words_must_be_token_ids(stop_words):
-    with pytest.raises(ConfigError, match=r"stop_words: each=.* give an integer from 0"):
-        LookaheadConfig(stop_words=stop_words)
-
-
-def test_one_stop_word_must_still_come_in_a_set():
-    with pytest.raises(ConfigError, match="stop_words=5 is not allowed; give a set of token ids"):
-        LookaheadConfig(stop_words=5)
-
-
-def test_stop_words_may_come_in_any_collection():
-    assert LookaheadConfig(stop_words=[0, 3, 3]).stop_words == frozenset({0, 3})
 
 
 def test_settings_cannot_be_changed():

@@ -11,7 +11,7 @@ from lookahead.drafting.store import Origin
 from lookahead.drafting.token_trie import TokenTrie
 from lookahead.drafting.trie_nodes import CLOCK
 from lookahead.drafting.trie_pruning import LATEST_CLOCK
-from lookahead.errors import ConfigError
+from lookahead.errors import ConfigError, UnsupportedMemoryError
 from oracles.pool_invariants import check_pool
 
 PROMPT, OUTPUT = Origin.PROMPT, Origin.OUTPUT
@@ -341,3 +341,27 @@ def test_threads_may_share_a_memory():
     assert trie._requests == {}
     assert trie.node_count <= 3000
     check_pool(trie, counts_are_exact=False)
+
+
+@pytest.mark.parametrize("stop_words", [{-1}, {2**31}, {"the"}, {1.0}])
+def test_stop_words_must_be_token_ids(stop_words):
+    with pytest.raises(ConfigError, match=r"stop_words: each=.* give an integer from 0"):
+        TokenTrie(stop_words=stop_words)
+
+
+def test_one_stop_word_must_still_come_in_a_set():
+    with pytest.raises(ConfigError, match="stop_words=5 is not allowed; give a set of token ids"):
+        TokenTrie(stop_words=5)
+
+
+def test_a_trie_has_the_default_namespace_only():
+    trie = TokenTrie()
+    trie.open("request", namespace="default", reads=("default",))
+    trie.remember([1, 2, 3])
+    for refused in (
+        lambda: trie.open("request", namespace="tenant"),
+        lambda: trie.open("request", reads=("tenant",)),
+        lambda: trie.remember([1], "tenant"),
+    ):
+        with pytest.raises(UnsupportedMemoryError, match="not 'tenant'"):
+            refused()

@@ -67,6 +67,18 @@ def read_records(
         NotFoundError: there is no such file.
         DataFormatError: a line is not as it should be, or there is none; the message names file and line.
     """
+    return read_objects(path, lambda parsed: _fault(parsed) or convert(parsed), expected)
+
+
+def read_objects(
+    path: Path, convert: Callable[[dict[str, Any]], Record | str], expected: str
+) -> list[Record]:
+    """What the lines of a `.jsonl` or `.jsonl.gz` file hold, as `read_records`, with or without `id`.
+
+    Raises:
+        NotFoundError: there is no such file.
+        DataFormatError: a line is not as it should be, or there is none; the message names file and line.
+    """
     if not path.is_file():
         message = f"there is no file {path}; give a .jsonl or .jsonl.gz file, {expected} a line"
         raise NotFoundError(message)
@@ -146,17 +158,17 @@ def _parse(
     except ValueError as error:  # malformed JSON, or not UTF-8
         message = f"{place}: not JSON ({error}); {expected}"
         raise DataFormatError(message) from error
-    converted = _fault(parsed) or convert(parsed)
+    converted = (
+        convert(parsed) if isinstance(parsed, dict) else f"a JSON object is wanted, not {parsed!r:.40}"
+    )
     if isinstance(converted, str):
         message = f"{place}: {converted}; {expected}"
         raise DataFormatError(message)
     return converted
 
 
-def _fault(parsed: Any) -> str | None:
+def _fault(parsed: dict[str, Any]) -> str | None:
     """What is wrong with what every line needs, or None."""
-    if not isinstance(parsed, dict):
-        return f"a JSON object is wanted, not {parsed!r:.40}"
     row_id, category = parsed.get("id"), parsed.get("category")
     if not isinstance(row_id, str | int) or isinstance(row_id, bool):
         return f"'id' must be a string or an integer, not {row_id!r:.40}"

@@ -61,9 +61,7 @@ def measure_costs(
         memory_tokens: how many tokens each memory holds before anything is measured.
         on_progress: told in words what is being done.
     """
-    roomy = LookaheadConfig(
-        memory_nodes=2**30, memory_bytes=_LEAST_BYTES + _MOST_BYTES_PER_TOKEN * memory_tokens
-    )
+    roomy = LookaheadConfig(memory_bytes=_LEAST_BYTES + _MOST_BYTES_PER_TOKEN * memory_tokens)
     stores = {}
     for name, make in makers.items():
         on_progress(f"filling {name} with {memory_tokens:,} tokens")

@@ -118,7 +118,8 @@ class LookaheadMethod:
         streamer: BaseStreamer,
     ) -> Output:
         """The answer with Lookahead, and its number of forwards."""
-        sequences = self._lookahead.generate(model, **inputs, **settings, streamer=streamer)
+        arguments: dict[str, Any] = {**inputs, **settings}
+        sequences = self._lookahead.generate(model, **arguments, streamer=streamer)
         return Output(sequences, steps=self._lookahead.last_stats.steps)
 
     def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

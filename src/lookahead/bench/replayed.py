@@ -64,9 +64,9 @@ class StoreDrafter:
         return self._store.nbytes
 
 
-def _trie(mode: DraftMode) -> Callable[[LookaheadConfig], ReplayedDrafter]:
+def _trie(mode: DraftMode, memory_nodes: int | None = None) -> Callable[[LookaheadConfig], ReplayedDrafter]:
     def made(config: LookaheadConfig) -> ReplayedDrafter:
-        store = TokenTrie(memory_nodes=config.memory_nodes, memory_bytes=config.memory_bytes)
+        store = TokenTrie(memory_nodes=memory_nodes, memory_bytes=config.memory_bytes)
         return StoreDrafter(store, LookaheadConfig(branch_length=config.branch_length, mode=mode))
 
     return made
@@ -76,11 +76,14 @@ def _log(config: LookaheadConfig) -> ReplayedDrafter:
     return StoreDrafter(TokenLog(memory_bytes=config.memory_bytes), config)
 
 
+_TRIES = {
+    "trie": DraftMode.HIERARCHICAL,
+    "trie-parallel": DraftMode.PARALLEL,
+    "trie-single": DraftMode.SINGLE,
+}
 REPLAYED: dict[str, Callable[[LookaheadConfig], ReplayedDrafter]] = {
     "log": _log,
-    "trie": _trie(DraftMode.HIERARCHICAL),
-    "trie-parallel": _trie(DraftMode.PARALLEL),
-    "trie-single": _trie(DraftMode.SINGLE),
+    **{name: _trie(mode) for name, mode in _TRIES.items()},
     "prompt-lookup": lambda _: PromptLookup(),
     "llma": lambda _: LLMA(),
     "published-trie": lambda config: PublishedTrie(config.branch_length),
@@ -93,8 +96,14 @@ COSTED = frozenset({"log", "trie", "arctic", "arctic-default"})
 """Those whose costs are measured with a full memory: each structure that can hold a million tokens."""
 
 
-def make_replayed(names: Sequence[str]) -> dict[str, Callable[[LookaheadConfig], ReplayedDrafter]]:
+def make_replayed(
+    names: Sequence[str], *, memory_nodes: int | None = None
+) -> dict[str, Callable[[LookaheadConfig], ReplayedDrafter]]:
     """Return the makers of these names, each once.
+
+    Args:
+        names: of what is in `REPLAYED`.
+        memory_nodes: hard cap of the tries, in nodes; None leaves it to the cap in bytes.
 
     Raises:
         ConfigError: a name is unknown.
@@ -103,4 +112,4 @@ def make_replayed(names: Sequence[str]) -> dict[str, Callable[[LookaheadConfig],
         if name not in REPLAYED:
             message = f"store {name!r} is unknown; choose from {', '.join(REPLAYED)}"
             raise ConfigError(message)
-    return {name: REPLAYED[name] for name in names}
+    return {name: _trie(_TRIES[name], memory_nodes) if name in _TRIES else REPLAYED[name] for name in names}

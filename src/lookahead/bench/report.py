@@ -1,17 +1,12 @@
 """From measurements to figures: by method, overall and by category. Speeds are Σ tokens ÷ Σ seconds."""
 
-import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from lookahead.bench.measuring import Run
 from lookahead.bench.methods import BASELINE, PROMPT_LOOKUP
 from lookahead.bench.runner import BenchmarkResult, PromptResult
-from lookahead.errors import NotFoundError
 
 Figure = float | int | None
 ByCategory = dict[str, Any]  # {"overall": figure, "by_category": {category: figure}}
@@ -67,31 +62,6 @@ def mean_acceptance_length(results: Sequence[PromptResult], method: str) -> Figu
 def identical_prompts(results: Sequence[PromptResult], method: str) -> int:
     """How many prompts it answers with the very tokens of `transformers`."""
     return sum(result.runs[method].output_ids == result.runs[BASELINE].output_ids for result in results)
-
-
-def check_can_write(path: Path) -> None:
-    """Refuse a path whose folder is not there or not writable, before an hour of measuring rather than after.
-
-    Raises:
-        NotFoundError: there is no such folder, or it may not be written to.
-    """
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        message = f"cannot write {path}; give a file in a folder that exists and may be written to"
-        raise NotFoundError(message)
-
-
-def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write a report whole or not at all: beside its place first, then renamed."""
-    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", text=True)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=1, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
 
 
 def _each(

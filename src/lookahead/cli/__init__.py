@@ -11,6 +11,7 @@ import lookahead
 from lookahead.cli.bench import bench
 from lookahead.cli.demo import demo
 from lookahead.cli.generate import generate
+from lookahead.cli.memory import memory
 from lookahead.cli.replay import replay
 from lookahead.errors import LookaheadError
 
@@ -24,6 +25,7 @@ app.command()(demo)
 app.command()(generate)
 app.command()(bench)
 app.command()(replay)
+app.add_typer(memory)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

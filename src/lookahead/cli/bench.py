@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import describe_call, describe_file, notices, prepare_model
+from lookahead.cli.setup import check_can_write, describe_call, describe_file, notices, prepare_model
 from lookahead.config import LookaheadConfig
+from lookahead.files import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -74,7 +75,6 @@ def bench(
     from lookahead.bench.environment import describe_environment, load_average
     from lookahead.bench.measuring import greedy, sampled
     from lookahead.bench.methods import make_methods
-    from lookahead.bench.report import check_can_write
 
     data = _read_data(file, limit, warm, warm_limit)
     names = [made.name for made in make_methods(method or [], config)]
@@ -127,7 +127,7 @@ def _about(settings: dict[str, Any], environment: dict[str, Any]) -> dict[str, A
 
 def _report(benchmark: "BenchmarkResult", about: dict[str, Any], json: Path | None) -> None:
     """Show the figures and, where asked to, write them; after Ctrl-C leave as it would have."""
-    from lookahead.bench.report import summarise, write_json
+    from lookahead.bench.report import summarise
 
     summary = summarise(benchmark)
     if json is not None:

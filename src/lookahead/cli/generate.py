@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import notices, prepare_model
+from lookahead.cli.setup import check_can_write, notices, prepare_model
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError, DataFormatError, NotFoundError
 
 if TYPE_CHECKING:
+    from lookahead.drafting.memory import DraftMemory
     from lookahead.stats import GenerationStats
 
 
@@ -41,6 +42,11 @@ def generate(
     decoding_length: options.DecodingLength = options.AUTO,
     branch_length: options.BranchLength = options.DEFAULTS.branch_length,
     mode: options.Mode = options.DEFAULTS.mode,
+    memory: Annotated[Path | None, typer.Option(help="Draft from this memory file as well.")] = None,
+    save_memory: Annotated[
+        bool,
+        typer.Option("--save-memory", help="Then write the answer into --memory, which is made if need be."),
+    ] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Then say on stderr how it went.")] = False,
 ) -> None:
     """Answer a prompt, from the argument, a file or stdin, streaming the text to stdout."""
@@ -49,6 +55,7 @@ def generate(
     )
     sampling = _sampling_options(temperature, top_p, top_k, repetition_penalty)
     text = _read_prompt(prompt, file)
+    remembered = _read_memory(memory, config, may_be_new=save_memory)
     loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
 
     import torch
@@ -59,10 +66,13 @@ def generate(
 
     if seed is not None:
         torch.manual_seed(seed)
-    inputs = encode_prompt(tokenizer, text, loaded, raw=raw)
+    remembered.bind(tokenizer=tokenizer)
+    inputs: dict[str, Any] = encode_prompt(tokenizer, text, loaded, raw=raw)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    lookahead = Lookahead(config)
+    lookahead = Lookahead(config, memory=remembered)
     lookahead.generate(loaded, **inputs, **sampling, max_new_tokens=max_new_tokens, streamer=streamer)
+    if memory is not None and save_memory:
+        remembered.save(memory)
     if stats:
         _print_stats(lookahead.last_stats)
 
@@ -99,6 +109,23 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
         message = "the prompt is empty; give one as an argument, with --file, or on stdin"
         raise ConfigError(message)
     return text
+
+
+def _read_memory(file: Path | None, config: LookaheadConfig, *, may_be_new: bool) -> "DraftMemory":
+    """The memory in a file, or an empty one."""
+    if file is None and may_be_new:
+        message = "--save-memory says to write a memory, but not where; add --memory FILE"
+        raise ConfigError(message)
+
+    from lookahead.drafting.memory import DraftMemory
+
+    if file is None:
+        return DraftMemory(max_bytes=config.memory_bytes)
+    if may_be_new:
+        check_can_write(file)
+        if not file.exists():
+            return DraftMemory(max_bytes=config.memory_bytes)
+    return DraftMemory.load(file)
 
 
 def _read_file(file: Path) -> str:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import describe_call, describe_file, notices
+from lookahead.cli.setup import check_can_write, describe_call, describe_file, notices
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError
+from lookahead.files import write_json
 
 if TYPE_CHECKING:
     from lookahead.bench.replay import ReplayedDrafter
@@ -34,7 +35,9 @@ Peers = Annotated[
 Sizes = Annotated[
     str, typer.Option(help="Draft tokens a step, the current one not counted; several by commas.")
 ]
-MemoryNodes = Annotated[int, typer.Option(min=64, help="Hard cap on the draft memory, in trie nodes.")]
+MemoryNodes = Annotated[
+    int | None, typer.Option(min=64, help="Hard cap on tries, in nodes.", show_default="what 256 MiB hold")
+]
 Warm = Annotated[Path | None, typer.Option(help="Traces to replay first, unmeasured.", show_default="cold")]
 Recycling = Annotated[
     bool, typer.Option("--recycling/--no-recycling", help="Show drafters the recorded top8_ids, once due.")
@@ -55,7 +58,7 @@ def replay(
     peers: Peers = False,
     draft_tokens: Sizes = "8,16,32,64",
     branch_length: options.BranchLength = options.DEFAULTS.branch_length,
-    memory_nodes: MemoryNodes = options.DEFAULTS.memory_nodes,
+    memory_nodes: MemoryNodes = None,
     warm: Warm = None,
     recycling: Recycling = True,
     costs: Costs = False,
@@ -67,14 +70,13 @@ def replay(
 
     The memory starts empty, or warm, and grows from trace to trace.
     """
-    config = LookaheadConfig(branch_length=branch_length, memory_nodes=memory_nodes)
+    config = LookaheadConfig(branch_length=branch_length)
     sizes = _sizes(draft_tokens)
 
     from lookahead.bench.plots import check_can_draw, plot_calibration
-    from lookahead.bench.report import check_can_write, write_json
     from lookahead.bench.traces import read_traces
 
-    makers = _makers(store or ["trie"], peers=peers)
+    makers = _makers(store or ["trie"], memory_nodes, peers=peers)
     costed = _costed(makers) if costs else {}
     traces = read_traces(file)
     warming = read_traces(warm) if warm else []
@@ -83,6 +85,7 @@ def replay(
     if calibration:
         check_can_draw(calibration)
     report = {**_about(file, traces, warm, warming, config), "recycling": recycling}
+    report["memory_nodes"] = memory_nodes
     report["results"] = _replayed(makers, config, traces, warming, sizes, recycling=recycling)
     if costs:
         report |= {"memory_tokens": memory_tokens, "costs": _costs(costed, traces, sizes, memory_tokens)}
@@ -103,7 +106,7 @@ def _about(
     about |= {**describe_file(file), "traces": len(traces), "memory": "warm" if warm else "cold"}
     if warm:
         about["warmed_with"] = {**describe_file(warm), "traces": len(warming)}
-    return {**about, "branch_length": config.branch_length, "memory_nodes": config.memory_nodes}
+    return {**about, "branch_length": config.branch_length}
 
 
 def _sizes(listed: str) -> list[int]:
@@ -119,7 +122,7 @@ def _sizes(listed: str) -> list[int]:
     return sizes
 
 
-def _makers(stores: list[str], *, peers: bool) -> Makers:
+def _makers(stores: list[str], memory_nodes: int | None, *, peers: bool) -> Makers:
     """Return the makers of what is replayed; says so where a peer is not installed."""
     from lookahead.bench.peers.arctic import INSTALL, arctic_is_installed
     from lookahead.bench.replayed import PEERS, make_replayed
@@ -128,7 +131,7 @@ def _makers(stores: list[str], *, peers: bool) -> Makers:
     if peers and not arctic_is_installed():
         notices.print(f"arctic-inference is not installed, its rows are left out; to have them: {INSTALL}")
         asked = [name for name in asked if name in stores or not name.startswith("arctic")]
-    return make_replayed(asked)
+    return make_replayed(asked, memory_nodes=memory_nodes)
 
 
 def _costed(makers: Makers) -> Makers:

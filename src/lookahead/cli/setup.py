@@ -1,6 +1,7 @@
 """What every command does before its own work: threads, model, one console for answers and one for words."""
 
 import hashlib
+import os
 import shlex
 import sys
 from datetime import UTC, datetime
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+
+from lookahead.errors import NotFoundError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,6 +30,17 @@ def describe_call() -> dict[str, str]:
 def describe_file(path: Path) -> dict[str, str]:
     """Which data a report is about: the file's name and the SHA-256 of what is in it."""
     return {"data": path.name, "data_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def check_can_write(path: Path) -> None:
+    """Refuse a path whose folder is not there or not writable, before an hour of measuring rather than after.
+
+    Raises:
+        NotFoundError: there is no such folder, or it may not be written to.
+    """
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        message = f"cannot write {path}; give a file in a folder that exists and may be written to"
+        raise NotFoundError(message)
 
 
 def prepare_model(

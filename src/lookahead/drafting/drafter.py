@@ -1,13 +1,13 @@
 """One request's view of the draft memory, from its prompt to its end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from lookahead.config import LookaheadConfig
 from lookahead.drafting.budget import StepTimes
 from lookahead.drafting.pace import Pace, StepReport
-from lookahead.drafting.store import DraftStore, Origin
+from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, Origin
 from lookahead.drafting.tree import DraftTree, Int32Array
 
 
@@ -20,6 +20,8 @@ class RequestDrafter:
         pace: how large they are, and whether logits are recycled.
         measure: returns the model's step times, once its prompt has been read; None where it has no positions
             left for a draft.
+        namespace: the one the request belongs to.
+        reads: further namespaces to draft from.
 
     Attributes:
         recycled_tokens: accepted tokens that were drafted from the model's recycled logits.
@@ -31,6 +33,9 @@ class RequestDrafter:
         config: LookaheadConfig,
         pace: Pace,
         measure: Callable[[], StepTimes | None] = lambda: None,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        reads: Sequence[str] = (),
     ) -> None:
         self._memory = memory
         self._config = config
@@ -38,12 +43,14 @@ class RequestDrafter:
         self._measure = measure
         self._most_nodes = pace.most_nodes
         self._request = object()
+        self._namespace, self._reads = namespace, reads
         self._prompt = np.zeros(0, np.int32)
         self.recycled_tokens = 0
 
     def read(self, prompt: list[int]) -> None:
         """Remember the request's prompt until `close`."""
         self._prompt = np.array(prompt, np.int32)
+        self._memory.open(self._request, namespace=self._namespace, reads=self._reads)
         self._memory.insert(self._request, self._prompt, Origin.PROMPT)
 
     def get_ready(self) -> None:

@@ -10,11 +10,14 @@ import numpy.typing as npt
 from lookahead.config import DraftMode
 from lookahead.drafting.compilation import kernel
 from lookahead.drafting.tree import DraftTree, Int32Array
+from lookahead.errors import ConfigError
 
 RequestId = Hashable
 TokenIds = Sequence[int] | Int32Array
 
 DEFAULT_NAMESPACE = "default"
+OF_THE_VOCABULARY = "\0vocabulary"
+"""Where what belongs to no text stands in a snapshot; no namespace may be called so."""
 _LARGEST_TOKEN = 2**31 - 1
 
 
@@ -30,16 +33,28 @@ class Origin(StrEnum):
 class DraftStore(Protocol):
     """A memory of token sequences that proposes drafts.
 
-    A request is opened by its first `insert` and closed by `forget`; its tokens are streamed in order, and
-    drafts continue after the last one.
+    A request is opened by `open`, or in the default namespace by its first `insert`, and closed by `forget`;
+    its tokens are streamed in order, and drafts continue after the last one.
 
     Attributes:
-        vocabulary_size: of the model it serves; None until the first one binds it.
         recycles: whether it drafts from recycled logits.
     """
 
-    vocabulary_size: int | None
     recycles: bool
+
+    def open(
+        self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
+    ) -> None:
+        """Open a request in a namespace, from which it drafts and to which its answer will belong.
+
+        Args:
+            request: a new one.
+            namespace: the one it belongs to.
+            reads: further namespaces to draft from.
+
+        Raises:
+            UnsupportedMemoryError: the store has the default namespace only.
+        """
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
         """Append tokens to a request's sequence and remember them."""
@@ -67,6 +82,13 @@ class DraftStore(Protocol):
     def forget(self, request: RequestId) -> None:
         """Close a request, ended or aborted: its prompt is gone. Forgetting an unknown one does nothing."""
 
+    def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
+        """Remember a text as if it had been an answer in a namespace.
+
+        Raises:
+            UnsupportedMemoryError: the store has the default namespace only.
+        """
+
     def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return copies of what outlives requests, by name."""
 
@@ -93,6 +115,21 @@ def check_decoding_length(decoding_length: int) -> None:
     if decoding_length < 1:
         message = f"decoding_length={decoding_length} leaves no room for node 0; give 1 or more"
         raise ValueError(message)
+
+
+def check_namespaces(namespace: str, reads: Sequence[str] = ()) -> None:
+    """Refuse what cannot name a namespace.
+
+    Raises:
+        ConfigError: a name is no string, or empty, or has NUL in it; or `reads` is one name, not several.
+    """
+    if isinstance(reads, str):
+        message = f"reads={reads!r} is one name; give a sequence of names: ({reads!r},)"
+        raise ConfigError(message)
+    for name in (namespace, *reads):
+        if not isinstance(name, str) or not name or "\0" in name:
+            message = f"namespace {name!r} is not allowed; give a string that is not empty and has no NUL"
+            raise ConfigError(message)
 
 
 def checked_tokens(token_ids: TokenIds) -> Int32Array:

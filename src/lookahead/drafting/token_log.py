@@ -8,11 +8,12 @@ best first and only as far as it is needed (`log_growth`). What the model itself
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from lookahead.config import DraftMode
+from lookahead.config import DEFAULT_MEMORY_BYTES, DraftMode
 from lookahead.drafting.best_first import as_draft_tree
 from lookahead.drafting.compilation import telling_the_user
 from lookahead.drafting.log_budget import affordable_places, affordable_tokens
@@ -22,10 +23,12 @@ from lookahead.drafting.log_ring import GAP, ORDERS, SMALLEST_RING, RingMemory, 
 from lookahead.drafting.log_sketch import SketchMemory
 from lookahead.drafting.store import (
     DEFAULT_NAMESPACE,
+    OF_THE_VOCABULARY,
     Origin,
     RequestId,
     TokenIds,
     check_decoding_length,
+    check_namespaces,
     checked_tokens,
 )
 from lookahead.drafting.successors import (
@@ -83,11 +86,14 @@ class TokenLog:
 
     Raises:
         ConfigError: the cap leaves no room.
+
+    Attributes:
+        memory_bytes: the cap.
     """
 
     recycles = True
 
-    def __init__(self, *, memory_bytes: int = 256 * 2**20, remember_prompts: bool = False) -> None:
+    def __init__(self, *, memory_bytes: int = DEFAULT_MEMORY_BYTES, remember_prompts: bool = False) -> None:
         self._trust, self._weights = initial_log_trust(), initial_weights()
         fixed = self._trust.nbytes + self._weights.nbytes
         budget = memory_bytes - fixed
@@ -98,10 +104,10 @@ class TokenLog:
         if budget < least:
             message = f"memory_bytes={memory_bytes} leaves no room for a log; give at least {least + fixed}"
             raise ConfigError(message)
+        self.memory_bytes = memory_bytes
         self._remember_prompts = remember_prompts
         self._lock = threading.Lock()
-        self.vocabulary_size: int | None = None
-        self._owners: dict[str, int] = {}
+        self._owners: dict[str, int] = {OF_THE_VOCABULARY: VOCABULARY}
         self._next_owner = VOCABULARY + 1
         self._requests: dict[RequestId, _Request] = {}
         with telling_the_user():
@@ -120,7 +126,11 @@ class TokenLog:
             request: a new one.
             namespace: the one it belongs to.
             reads: further namespaces to draft from.
+
+        Raises:
+            ConfigError: a name is no string, or empty; or `reads` is one name, not several.
         """
+        check_namespaces(namespace, reads)
         with self._lock:
             self._opened(request, namespace, reads)
 
@@ -260,8 +270,10 @@ class TokenLog:
         """Remember a text as if it had been an answer in a namespace.
 
         Raises:
+            ConfigError: the namespace's name is no string, or empty.
             ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
         """
+        check_namespaces(namespace)
         tokens = checked_tokens(token_ids)
         if len(tokens):
             with self._lock:
@@ -272,8 +284,11 @@ class TokenLog:
         with self._lock:
             owner = self._owners.get(namespace)
             if owner is not None:
-                self._shared.tokens[self._shared.owners == owner] = GAP
+                forgotten = self._shared.owners == owner
+                self._shared.tokens[forgotten], self._shared.owners[forgotten] = GAP, NOBODY
                 self._table = without_owner(self._table, owner)
+                if all(live.owner != owner for live in self._requests.values()):
+                    del self._owners[namespace]  # nothing is left of its name, either
 
     def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return what outlives requests, as copies.
@@ -313,11 +328,11 @@ class TokenLog:
             if len(tokens):
                 self._shared = self._shared.with_room(len(tokens), self._most_shared)
                 self._shared.append_owned(tokens, numbers[snapshot["owners"]])
-            keys = snapshot["keys"].astype(np.int64)
-            for key, successors in zip(keys, snapshot["successors"].astype(np.int32), strict=True):
-                self._write(
-                    int(numbers[key >> 31]), np.array([key & (2**31 - 1)], np.int32), successors[None]
-                )
+            keys, successors = snapshot["keys"].astype(np.int64), snapshot["successors"].astype(np.int32)
+            borders = [0, *(np.flatnonzero(np.diff(keys >> 31)) + 1), len(keys)]
+            for begin, end in pairwise(borders if len(keys) else ()):
+                owner = int(numbers[keys[begin] >> 31])
+                self._write(owner, (keys[begin:end] & (2**31 - 1)).astype(np.int32), successors[begin:end])
             if beliefs:
                 self._trust[:], self._weights[:] = snapshot["trust"], snapshot["weights"]
 
@@ -325,13 +340,19 @@ class TokenLog:
     def namespaces(self) -> tuple[str, ...]:
         """Names of all namespaces that were opened, in the order of their first use."""
         with self._lock:
-            return tuple(self._owners)
+            return tuple(name for name in self._owners if name != OF_THE_VOCABULARY)
 
     def tokens_in(self, namespace: str) -> int:
         """Return how many tokens of a namespace the shared log holds."""
+        return self.tokens_by_namespace().get(namespace, 0)
+
+    def tokens_by_namespace(self) -> dict[str, int]:
+        """Return how many tokens of each namespace the shared log holds, in the order of their first use."""
         with self._lock:
-            owner = self._owners.get(namespace, NOBODY)
-            return int(((self._shared.owners == owner) & (self._shared.tokens != GAP)).sum())
+            owners, counts = np.unique(self._shared.owners[self._shared.tokens != GAP], return_counts=True)
+            held = dict(zip(owners.tolist(), counts.tolist(), strict=True))
+            named = {name: owner for name, owner in self._owners.items() if name != OF_THE_VOCABULARY}
+            return {name: held.get(owner, 0) for name, owner in named.items()}
 
     @property
     def nbytes(self) -> int:

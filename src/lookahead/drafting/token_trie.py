@@ -7,16 +7,25 @@ trie (docs/design/token-trie.md says where this departs from the paper, and what
 """
 
 import threading
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from lookahead.config import DraftMode
+from lookahead.config import DEFAULT_MEMORY_BYTES, DraftMode
 from lookahead.drafting.best_first import as_draft_tree, side_by_side
 from lookahead.drafting.candidates import Candidates, Float64Array, new_candidates
 from lookahead.drafting.compilation import kernel, telling_the_user
-from lookahead.drafting.store import Origin, RequestId, TokenIds, check_decoding_length, checked_tokens
+from lookahead.drafting.store import (
+    DEFAULT_NAMESPACE,
+    Origin,
+    RequestId,
+    TokenIds,
+    check_decoding_length,
+    check_namespaces,
+    checked_tokens,
+)
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie_growth import grow_tree
 from lookahead.drafting.trie_nodes import (
@@ -38,7 +47,7 @@ from lookahead.drafting.trie_nodes import (
 )
 from lookahead.drafting.trie_pruning import LATEST_CLOCK, collect_trie, prune, rebase_clock
 from lookahead.drafting.trie_retrieval import DEEPEST_TRIE, initial_trust, learn_trust
-from lookahead.errors import ConfigError
+from lookahead.errors import ConfigError, UnsupportedMemoryError
 
 OWN_ROOT, OWN_CONTEXT, SHARED_ROOT, SHARED_CONTEXT, LAST_TOKEN = 0, 1, 2, 3, 4
 """What a request's row of five int32 holds."""
@@ -111,11 +120,11 @@ class TokenTrie:
 
     Args:
         context_length: the longest run of tokens matched, 1 to 15. Longer ones cost memory and gain little.
-        memory_nodes: hard cap in nodes, those of live requests included. Where they fill it alone, further
-            tokens are matched but not remembered.
+        memory_nodes: hard cap in nodes, if any, those of live requests included. Where they fill it alone,
+            further tokens are matched but not remembered.
         memory_bytes: hard cap in bytes; the smaller of the two holds.
-        stop_words: token ids that alone are no context: nothing hangs from them, nothing is drafted after
-            them unless the tokens before them match as well.
+        stop_words: token ids (from 0 to 2³¹ - 1) that alone are no context: nothing hangs from them, nothing
+            is drafted after them unless the tokens before them match as well.
 
     Raises:
         ConfigError: a value is out of range.
@@ -127,30 +136,40 @@ class TokenTrie:
         self,
         *,
         context_length: int = 7,
-        memory_nodes: int = 4_000_000,
-        memory_bytes: int = 256 * 2**20,
-        stop_words: frozenset[int] = frozenset(),
+        memory_nodes: int | None = None,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        stop_words: Iterable[int] = frozenset(),
     ) -> None:
         if not 1 <= context_length < DEEPEST_TRIE:
             message = f"context_length={context_length!r} is not allowed; give 1 to {DEEPEST_TRIE - 1}"
             raise ConfigError(message)
         self._deepest = context_length + 1
-        self._stop_words = np.array(sorted(stop_words), np.int32)
+        self._stop_words = _checked_stop_words(stop_words)
         self._trust = initial_trust()
         self._most_nodes = _affordable_nodes(
-            memory_nodes,
+            memory_bytes if memory_nodes is None else memory_nodes,  # a node takes more than a byte
             memory_bytes,
             fixed_bytes=self._trust.nbytes + self._stop_words.nbytes,
             least=4 * self._deepest,
         )
         self._lock = threading.Lock()
-        self.vocabulary_size: int | None = None
         self._requests: dict[RequestId, Int32Array] = {}
         with telling_the_user():
             compile_kernels()
         self._pool = new_pool(min(_SMALLEST_POOL, self._most_nodes))
         self._shared_root = take_node(self._pool)
         self._empty_root = take_node(self._pool)  # of requests that found no room for a trie of their own
+
+    def open(
+        self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
+    ) -> None:
+        """Open a request: its first tokens will do it.
+
+        Raises:
+            UnsupportedMemoryError: another namespace than the default one is asked for.
+        """
+        del request
+        _check_is_default(namespace, reads)
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
         """Append tokens to a request's sequence; the first ones open the request.
@@ -214,6 +233,20 @@ class TokenTrie:
     def recycled_tokens(self, request: RequestId) -> int:  # noqa: ARG002
         """Return 0: no draft came of recycled logits."""
         return 0
+
+    def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
+        """Remember a text as if it had been an answer.
+
+        Raises:
+            UnsupportedMemoryError: another namespace than the default one is asked for.
+            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
+        """
+        _check_is_default(namespace)
+        request = object()
+        try:
+            self.insert(request, token_ids, Origin.OUTPUT)
+        finally:
+            self.forget(request)
 
     def forget(self, request: RequestId) -> None:
         """Close a request: its own trie (prompt and answer) is freed, what the shared trie learned stays."""
@@ -308,6 +341,29 @@ def compile_kernels() -> None:
     available(pool)
     release_trie(pool, np.int64(root))
     DraftTree.root_only(0).ancestors()
+
+
+def _check_is_default(namespace: str, reads: Sequence[str] = ()) -> None:
+    check_namespaces(namespace, reads)
+    for name in (namespace, *reads):
+        if name != DEFAULT_NAMESPACE:
+            message = (
+                f"a TokenTrie has the namespace {DEFAULT_NAMESPACE!r} only, not {name!r}; "
+                "use a memory whose store is a TokenLog: DraftMemory()"
+            )
+            raise UnsupportedMemoryError(message)
+
+
+def _checked_stop_words(stop_words: Iterable[int]) -> Int32Array:
+    if not isinstance(stop_words, Iterable):
+        message = f"stop_words={stop_words!r} is not allowed; give a set of token ids"
+        raise ConfigError(message)
+    words = list(stop_words)
+    for word in words:
+        if not isinstance(word, int) or isinstance(word, bool) or not 0 <= word < 2**31:
+            message = f"stop_words: each={word!r} is not allowed; give an integer from 0 to {2**31 - 1}"
+            raise ConfigError(message)
+    return np.array(sorted(set(words)), np.int32)
 
 
 def _affordable_nodes(memory_nodes: int, memory_bytes: int, *, fixed_bytes: int, least: int) -> int:

@@ -6,12 +6,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from lookahead.drafting.store import DraftStore
+from lookahead.drafting.memory import DraftMemory
 from lookahead.errors import (
     PromptTooLongError,
     UnsupportedGenerationError,
     UnsupportedModelError,
-    VocabularyMismatchError,
 )
 from lookahead.hf.compat import context_length, rope_switches_at, text_config
 
@@ -108,18 +107,10 @@ def check_prompt(model: PreTrainedModel, input_ids: Tensor, embeddings: Tensor |
         raise PromptTooLongError(message)
 
 
-def check_memory(model: PreTrainedModel, memory: DraftStore) -> None:
+def check_memory(model: PreTrainedModel, memory: DraftMemory) -> None:
     """Bind a fresh memory to the model's vocabulary; refuse one that holds tokens of another.
 
     Raises:
         VocabularyMismatchError: the memory has learned from a vocabulary of another size.
     """
-    size: int = text_config(model).vocab_size
-    if memory.vocabulary_size is None:
-        memory.vocabulary_size = size
-    if size != memory.vocabulary_size:
-        message = (
-            f"this draft memory holds tokens of a vocabulary of {memory.vocabulary_size}, "
-            f"{type(model).__name__} has one of {size}; use a memory of its own for each vocabulary"
-        )
-        raise VocabularyMismatchError(message)
+    memory.bind(vocabulary_size=text_config(model).vocab_size)

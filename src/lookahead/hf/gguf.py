@@ -22,17 +22,33 @@ def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
     Raises:
         MissingDependencyError: `gguf` or `accelerate` is not installed.
     """
-    check_gguf_packages()
-    source: dict[str, Any] = {
-        "pretrained_model_name_or_path": str(path.parent),
-        "gguf_file": path.name,
-        "local_files_only": True,
-    }
+    source = _source(path)
     # The bar of the conversion is tqdm's own, which only the stream it writes to can silence.
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, **_unpacked())
         tokenizer = AutoTokenizer.from_pretrained(**source)
     return model, tokenizer
+
+
+def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a GGUF file.
+
+    Raises:
+        MissingDependencyError: `gguf` or `accelerate` is not installed.
+    """
+    source = _source(path)
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**source)
+    return tokenizer
+
+
+def _source(path: Path) -> dict[str, Any]:
+    check_gguf_packages()
+    return {
+        "pretrained_model_name_or_path": str(path.parent),
+        "gguf_file": path.name,
+        "local_files_only": True,
+    }
 
 
 def check_gguf_packages() -> None:

@@ -1,17 +1,21 @@
 """Loading a model by what a person names it: the embedded one, a GGUF file, a folder, a hub id."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lookahead.errors import ConfigError, NotFoundError, UnsupportedModelError
 from lookahead.hf.dtypes import resolve_dtype
-from lookahead.hf.embedded import load_embedded
-from lookahead.hf.gguf import load_gguf, quiet_transformers
+from lookahead.hf.embedded import load_embedded, load_embedded_tokenizer
+from lookahead.hf.gguf import load_gguf, load_gguf_tokenizer, quiet_transformers
 
 EMBEDDED = "embedded"
+
+Read = TypeVar("Read")
 
 
 def load_model(
@@ -35,12 +39,40 @@ def load_model(
     if name is None or name == EMBEDDED:
         model, tokenizer = load_embedded(torch_dtype)
     elif name.lower().endswith(".gguf"):
-        model, tokenizer = _load_gguf_file(Path(name).expanduser(), torch_dtype)
+        model, tokenizer = _read_gguf_file(Path(name).expanduser(), lambda path: load_gguf(path, torch_dtype))
     else:
         model, tokenizer = _load_pretrained(name, torch_dtype)
     _set_pad_token(model, tokenizer)
     model.to(target)  # type: ignore[arg-type]  # the library's wrapper hides the argument's type
     return model, tokenizer
+
+
+def load_tokenizer(name: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model of that name, without reading its weights.
+
+    Args:
+        name: as for `load_model`; a folder needs to hold no more than the tokenizer.
+
+    Raises:
+        NotFoundError: nothing of that name is there.
+        MissingDependencyError: reading it needs a package that is not installed.
+        UnsupportedModelError: it has no tokenizer.
+    """
+    if name is None or name == EMBEDDED:
+        return load_embedded_tokenizer()
+    if name.lower().endswith(".gguf"):
+        return _read_gguf_file(Path(name).expanduser(), load_gguf_tokenizer)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        _check_folder(name, folder)
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else name)
+    except (OSError, ValueError, KeyError) as error:
+        message = (
+            f"the tokenizer of {name!r} cannot be loaded ({_first_line(error)}); give a folder or hub id"
+        )
+        raise NotFoundError(message) from error
 
 
 def _resolve_device(device: str | None) -> torch.device:
@@ -51,12 +83,12 @@ def _resolve_device(device: str | None) -> torch.device:
         raise ConfigError(message) from None
 
 
-def _load_gguf_file(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _read_gguf_file(path: Path, read: Callable[[Path], Read]) -> Read:
     if not path.is_file():
         message = f"there is no GGUF file {path}; give the path of one, a folder, a hub id, or 'embedded'"
         raise NotFoundError(message)
     try:
-        return load_gguf(path, dtype)
+        return read(path)
     except (ValueError, NotImplementedError, KeyError, IndexError) as error:
         message = f"{path} cannot be read as a GGUF model: {_first_line(error)}"
         raise UnsupportedModelError(message) from error

@@ -2,7 +2,8 @@
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -20,9 +21,10 @@ from lookahead.decoding.emission import Emission
 from lookahead.decoding.loop import decode
 from lookahead.drafting.budget import BudgetPolicy
 from lookahead.drafting.drafter import NoDrafter, RequestDrafter
+from lookahead.drafting.memory import DraftMemory
 from lookahead.drafting.pace import Pace
-from lookahead.drafting.store import DraftStore
-from lookahead.drafting.token_log import TokenLog
+from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
+from lookahead.errors import ConfigError
 from lookahead.hf.checks import check_cache, check_call, check_inputs, check_memory, check_model, check_prompt
 from lookahead.hf.compat import AttentionLayout, attention_layout, streamers_come_first, text_config
 from lookahead.hf.probe import ProbeResult, probe
@@ -47,7 +49,7 @@ class Lookahead:
 
     Args:
         config: settings; the defaults suit most.
-        memory: the draft memory; a fresh `TokenLog` as the settings say if none is given.
+        memory: the draft memory; a fresh one as large as the settings say if none is given.
 
     Attributes:
         config: the settings.
@@ -56,9 +58,14 @@ class Lookahead:
         last_stats: those of the last call that ended.
     """
 
-    def __init__(self, config: LookaheadConfig | None = None, *, memory: DraftStore | None = None) -> None:
+    def __init__(self, config: LookaheadConfig | None = None, *, memory: DraftMemory | None = None) -> None:
         self.config = config or LookaheadConfig()
-        self.memory: DraftStore = _new_memory(self.config) if memory is None else memory
+        self.memory = DraftMemory(max_bytes=self.config.memory_bytes) if memory is None else memory
+        if not isinstance(self.memory, DraftMemory):
+            message = (
+                f"memory={memory!r:.80} is no DraftMemory; give DraftMemory(store=…) where it is a store"
+            )
+            raise ConfigError(message)
         self.stats = GenerationStats()
         self.last_stats = GenerationStats()
         self._paces: WeakKeyDictionary[PreTrainedModel, dict[object, Pace]] = WeakKeyDictionary()
@@ -69,11 +76,37 @@ class Lookahead:
         self.stats = GenerationStats()
         self.last_stats = GenerationStats()
 
-    def generate(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+    def for_namespace(self, namespace: str, *, reads: Sequence[str] = ()) -> "NamespaceView":
+        """Return this object for the requests of one namespace: memory, settings and stats are the same.
+
+        >>> tenant = la.for_namespace("tenant-a", reads=("public",))  # doctest: +SKIP
+        >>> ids = model.generate(**inputs, custom_generate=tenant)  # doctest: +SKIP
+
+        Raises:
+            ConfigError: a name is not allowed.
+        """
+        check_namespaces(namespace, reads)
+        return NamespaceView(self, namespace, tuple(reads))
+
+    def generate(
+        self,
+        model: PreTrainedModel,
+        *args: Any,
+        namespace: str = DEFAULT_NAMESPACE,
+        reads: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> Any:
         """Call `model.generate(*args, **kwargs)` with Lookahead; returns what it returns.
 
         Beyond `custom_generate=self` this makes `streamer` and `stop_strings` (with `tokenizer`) work,
         which the library does not hand to a custom callable.
+
+        Args:
+            model: the model to call.
+            *args: for `model.generate`.
+            namespace: whose memory the answer belongs to and is drafted from.
+            reads: further namespaces to draft from.
+            **kwargs: for `model.generate`.
 
         Raises:
             LookaheadError: the model or the call is one that Lookahead cannot serve; the message says why.
@@ -81,7 +114,13 @@ class Lookahead:
         """
         check_model(model)
         extra_criteria = _taken_stop_strings(kwargs)
-        mode = partial(self._generate, streamer=kwargs.get("streamer"), extra_criteria=extra_criteria)
+        mode = partial(
+            self._generate,
+            streamer=kwargs.get("streamer"),
+            extra_criteria=extra_criteria,
+            namespace=namespace,
+            reads=reads,
+        )
         untyped: Any = model
         return untyped.generate(*args, custom_generate=mode, **kwargs)
 
@@ -113,7 +152,15 @@ class Lookahead:
         prompt = encode_prompt(tokenizer, _BEFORE_THE_VOCABULARY, model)["input_ids"][0].tolist()
         self.memory.learn_vocabulary(vocabulary_successors(model, prompt, most_tokens, on_progress))
 
-    def __call__(self, model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        reads: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> Any:
         """Decode as `generate` hands over: this is what `custom_generate=` calls.
 
         The library gives it no streamer: one passed to `model.generate` beside it would wait for ever, so
@@ -122,6 +169,8 @@ class Lookahead:
         Args:
             model: the model that `generate` was called on.
             input_ids: int64 [1, L], the prompt.
+            namespace: as for `generate`; the library hands on what is named in this signature.
+            reads: as for `generate`.
             **kwargs: logits_processor, stopping_criteria, generation_config and the model's own inputs.
 
         Returns:
@@ -130,7 +179,9 @@ class Lookahead:
         Raises:
             LookaheadError: the model or the call is one that Lookahead cannot serve.
         """
-        return self._generate(model, input_ids, streamer=None, extra_criteria=[], **kwargs)
+        return self._generate(
+            model, input_ids, streamer=None, extra_criteria=[], namespace=namespace, reads=reads, **kwargs
+        )
 
     @torch.no_grad()
     def _generate(
@@ -143,9 +194,12 @@ class Lookahead:
         generation_config: Any,
         streamer: Any,
         extra_criteria: list[Any],
+        namespace: str,
+        reads: Sequence[str],
         **model_kwargs: Any,
     ) -> Any:
         layout = self._checked(model, input_ids, generation_config, model_kwargs)
+        check_namespaces(namespace, reads)
         pace = self._pace(model, input_ids.shape[1]) if self._may_branch(model, layout) else None
         stopping_criteria.extend(extra_criteria)
         emission = Emission(
@@ -170,7 +224,8 @@ class Lookahead:
             prompt_logits=1 if pace is None else self.config.prompt_logits,
         )
         prompt = _unpadded(input_ids, model_kwargs)
-        self._decode(step_model, emission, prompt, self._drafter(model, step_model, prompt, pace))
+        drafter = self._drafter(model, step_model, prompt, pace, namespace, reads)
+        self._decode(step_model, drafter, emission, prompt)
         if streamer is not None:
             streamer.end()
         if not generation_config.return_dict_in_generate:
@@ -191,7 +246,13 @@ class Lookahead:
         return layout
 
     def _drafter(
-        self, model: PreTrainedModel, step_model: TransformersStepModel, prompt: list[int], pace: Pace | None
+        self,
+        model: PreTrainedModel,
+        step_model: TransformersStepModel,
+        prompt: list[int],
+        pace: Pace | None,
+        namespace: str,
+        reads: Sequence[str],
     ) -> RequestDrafter | NoDrafter:
         if pace is None:
             return NoDrafter()
@@ -203,14 +264,14 @@ class Lookahead:
             most_nodes=pace.most_nodes,
             cache=StepTimesCache.of_user(),
         )
-        return RequestDrafter(self.memory, self.config, pace, measure)
+        return RequestDrafter(self.memory.store, self.config, pace, measure, namespace=namespace, reads=reads)
 
     def _decode(
         self,
         step_model: TransformersStepModel,
+        drafter: RequestDrafter | NoDrafter,
         emission: Emission,
         prompt: list[int],
-        drafter: RequestDrafter | NoDrafter,
     ) -> None:
         """Run the loop; whatever happens in it, the prompt is forgotten and the counts are kept."""
         stats = GenerationStats()
@@ -255,8 +316,27 @@ def _setting(model: PreTrainedModel) -> tuple[object, ...]:
     return (model.dtype, model.device, text_config(model)._attn_implementation)  # noqa: SLF001
 
 
-def _new_memory(config: LookaheadConfig) -> DraftStore:
-    return TokenLog(memory_bytes=config.memory_bytes)
+@dataclass(frozen=True)
+class NamespaceView:
+    """A `Lookahead` for the requests of one namespace; `custom_generate=` takes it as well.
+
+    Attributes:
+        lookahead: whose memory, settings and stats it uses.
+        namespace: the one its answers belong to.
+        reads: further namespaces to draft from.
+    """
+
+    lookahead: Lookahead
+    namespace: str
+    reads: tuple[str, ...] = ()
+
+    def generate(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        """Call `Lookahead.generate` in this namespace."""
+        return self.lookahead.generate(model, *args, namespace=self.namespace, reads=self.reads, **kwargs)
+
+    def __call__(self, model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> Any:
+        """Decode as `Lookahead` does, in this namespace."""
+        return self.lookahead(model, input_ids, namespace=self.namespace, reads=self.reads, **kwargs)
 
 
 def _taken_stop_strings(kwargs: dict[str, Any]) -> list[StopStringCriteria]:

@@ -19,7 +19,7 @@ from lookahead.hf.compat import text_config
 from lookahead.hf.devices import device_name
 from lookahead.hf.dtypes import dtype_name
 from lookahead.hf.step_model import TransformersStepModel
-from lookahead.hf.user_cache import user_cache_folder, written_whole
+from lookahead.hf.user_cache import cached_whole, user_cache_folder
 
 _FORMAT = 1
 """Number of the cache files' layout; files of another are measured anew."""
@@ -109,7 +109,7 @@ class StepTimesCache:
         if self.folder is None:
             return
         entry = {"format": _FORMAT, "key": asdict(key), "times": times.as_dict()}
-        with contextlib.suppress(OSError), written_whole(self._path(self.folder, key)) as partial_file:
+        with contextlib.suppress(OSError), cached_whole(self._path(self.folder, key)) as partial_file:
             partial_file.write_text(json.dumps(entry, indent=1), encoding="utf-8")
 
     @staticmethod

@@ -1,10 +1,11 @@
 """The user's cache folder: what takes long to make is kept there, and whatever is missing is made again."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from lookahead.files import written_whole
 
 
 def user_cache_folder() -> Path | None:
@@ -18,14 +19,12 @@ def user_cache_folder() -> Path | None:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield where to write a file or folder that is then moved to `path`, so that nobody reads half of it.
+def cached_whole(path: Path) -> Iterator[Path]:
+    """Yield where to write a file or folder of the cache, as `written_whole` does; its folder is made.
 
     Raises:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as aside:
-        partial = Path(aside) / path.name
+    with written_whole(path) as partial:
         yield partial
-        partial.replace(path)

@@ -1,0 +1,33 @@
+"""Files are written whole or not at all."""
+
+import json
+
+import pytest
+
+from lookahead.files import write_json, written_whole
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "report.json"
+    write_json(path, {"figure": 1.5})
+    assert json.loads(path.read_text()) == {"figure": 1.5}
+    before = path.read_text()
+    for content, error in (({"unwritable": object()}, TypeError), ({"figure": float("nan")}, ValueError)):
+        with pytest.raises(error):
+            write_json(path, content)
+        assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_moved_as_a_whole(tmp_path):
+    with written_whole(tmp_path / "model") as partial:
+        partial.mkdir()
+        (partial / "config.json").write_text("{}")
+        assert not (tmp_path / "model").exists()
+    assert (tmp_path / "model" / "config.json").read_text() == "{}"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_missing_folder_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match="nowhere"), written_whole(tmp_path / "nowhere" / "file"):
+        pass
