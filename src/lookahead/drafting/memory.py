@@ -12,6 +12,7 @@ from lookahead.drafting.snapshots import compacted, has_our_beliefs, largest_tok
 from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, TokenIds, check_namespaces, checked_tokens
 from lookahead.drafting.token_log import TokenLog
 from lookahead.drafting.tokenizing import Tokenizer, fingerprint, tokenized
+from lookahead.drafting.tree import Int32Array
 from lookahead.errors import (
     ConfigError,
     MemoryFileError,
