@@ -1,9 +1,17 @@
 """Memories to draft from by hand, and drafts as lists of branches."""
 
 from lookahead.config import DraftMode
+from lookahead.drafting.log_matches import initial_log_trust
+from lookahead.drafting.log_ring import SMALLEST_RING, ring_bytes
 from lookahead.drafting.store import Origin
+from lookahead.drafting.successors import SMALLEST_TABLE, table_bytes
 from lookahead.drafting.token_log import TokenLog
 from lookahead.drafting.token_trie import TokenTrie
+from lookahead.drafting.weighing import initial_weights
+
+LEARNED = initial_log_trust().nbytes + initial_weights().nbytes
+LEAST_MEMORY = LEARNED + 4 * max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
+"""Bytes for 256 shared tokens, the log of one live request, and a table of 64 places."""
 
 
 def memory_of(*answers, store=TokenTrie, **settings):

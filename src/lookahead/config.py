@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from lookahead.errors import ConfigError
 
+MOST_NODES_OF_AUTO = 64
+"""With `decoding_length="auto"`; beyond it drafts gain little, and hardly any device has them free."""
 DEFAULT_MEMORY_BYTES = 256 * 2**20
 LEAST_MEMORY_BYTES = 2**15
 MOST_MEMORY_BYTES = 2**44
@@ -27,7 +30,11 @@ class LookaheadConfig:
 
     Args:
         decoding_length: tokens that one forward verifies, the current token included; 1 drafts nothing.
+            `"auto"` chooses for each step as many as pay, from how long forwards take and how probable drafts
+            are; it measures the former once for a model and keeps it on disk.
         branch_length: the deepest a draft may go, in tokens under the current one.
+        prompt_logits: of so many of a prompt's last tokens the logits are recycled, too. More than 1 makes
+            the prefill compute them, which pays where that is cheap: large models, long answers.
         mode: `"hierarchical"`, `"parallel"` or `"single"`.
         memory_bytes: hard cap on the draft memory that is made where none is given, in bytes.
 
@@ -35,18 +42,26 @@ class LookaheadConfig:
         ConfigError: a value is out of range.
     """
 
-    decoding_length: int = 16
-    branch_length: int = 12
+    decoding_length: int | Literal["auto"] = "auto"
+    branch_length: int = 64
+    prompt_logits: int = 1
     mode: DraftMode = DraftMode.HIERARCHICAL
     memory_bytes: int = DEFAULT_MEMORY_BYTES
 
     def __post_init__(self) -> None:
-        _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096)
-        _check_integer("branch_length", self.branch_length, smallest=1, largest=64)
+        if self.decoding_length != "auto":
+            _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096, other='"auto"')
+        _check_integer("branch_length", self.branch_length, smallest=1, largest=1024)
+        _check_integer("prompt_logits", self.prompt_logits, smallest=1, largest=4096)
         _check_integer(
             "memory_bytes", self.memory_bytes, smallest=LEAST_MEMORY_BYTES, largest=MOST_MEMORY_BYTES
         )
         object.__setattr__(self, "mode", _checked_mode(self.mode))
+
+    @property
+    def most_nodes(self) -> int:
+        """Tokens that one forward verifies at most."""
+        return MOST_NODES_OF_AUTO if self.decoding_length == "auto" else self.decoding_length
 
 
 def _checked_mode(mode: str) -> DraftMode:
@@ -58,7 +73,8 @@ def _checked_mode(mode: str) -> DraftMode:
         raise ConfigError(message) from None
 
 
-def _check_integer(name: str, value: object, *, smallest: int, largest: int) -> None:
+def _check_integer(name: str, value: object, *, smallest: int, largest: int, other: str = "") -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
-        message = f"{name}={value!r} is not allowed; give an integer from {smallest} to {largest}"
+        allowed = f"an integer from {smallest} to {largest}" + (f" or {other}" if other else "")
+        message = f"{name}={value!r} is not allowed; give {allowed}"
         raise ConfigError(message)

@@ -14,7 +14,10 @@ class GenerationStats:
         draft_tokens: tokens drafted, that is verified beside the current one.
         accepted_tokens: drafted tokens that the model itself would have produced.
         prefill_s: seconds in prefill.
+        recycled_tokens: accepted tokens that were drafted from the model's recycled logits alone.
+        measure_s: seconds measuring how long forwards take, once for a model; kept on disk.
         draft_s: seconds proposing drafts and learning what was emitted.
+        recycle_s: seconds picking the model's likeliest successors out of its logits and keeping them.
         model_s: seconds in forwards after prefill, the cache's compaction included.
         verify_s: seconds choosing tokens: processors, sampling, stopping criteria, streamers.
     """
@@ -24,8 +27,11 @@ class GenerationStats:
     steps: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
+    recycled_tokens: int = 0
     prefill_s: float = 0.0
+    measure_s: float = 0.0
     draft_s: float = 0.0
+    recycle_s: float = 0.0
     model_s: float = 0.0
     verify_s: float = 0.0
 
@@ -36,8 +42,15 @@ class GenerationStats:
 
     @property
     def decode_s(self) -> float:
-        """Seconds of decoding: everything but prefill."""
-        return self.draft_s + self.model_s + self.verify_s
+        """Seconds of decoding: everything but prefill and measuring."""
+        return self.draft_s + self.recycle_s + self.model_s + self.verify_s
+
+    def count_step(self, *, nodes: int, tokens: int) -> None:
+        """Count a forward that verified `nodes` nodes and emitted `tokens` tokens, the bonus included."""
+        self.steps += 1
+        self.tokens += tokens
+        self.draft_tokens += nodes - 1
+        self.accepted_tokens += tokens - 1
 
     def add(self, other: "GenerationStats") -> None:
         """Add another's counts and seconds to this one's."""

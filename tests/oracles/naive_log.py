@@ -1,33 +1,76 @@
-"""TokenLog as one would write it on paper: lists and slices, nothing hashed, no chains, no places reused.
+"""TokenLog as one would write it on paper: lists, slices and dicts, no chains of links, no places reused.
 
 A log is a list, cut at its old end to what the ring would hold. Matches are found by looking at every place,
-newest first. What bounds the search is modelled (matches kept of each source, places walked in a chain, fresh
-looks, room in the lists), but for one thing: places that share a hash slot by chance are walked here for
-nothing and only cost the kernels some of their walk, so tests keep chains shorter than MOST_WALKED or free of
-such places. Arithmetic is done in the kernels' order, so that draft trees are equal to the last bit.
+newest first. All that bounds the search is modelled: matches kept of each source, fresh looks, room in the
+lists, and the places walked in a chain. Which places lie in one chain is the only thing hashed here: each is
+noted with the slots of the runs that end there (`slots_of`), because tokens that share one by chance cost a
+walk, and hide how long ago the other was seen. Arithmetic is done in the kernels' order.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import exp, log, sqrt
 
 from lookahead.config import DraftMode
-from lookahead.drafting import token_log
+from lookahead.drafting import log_ring, token_log
 from lookahead.drafting.best_first import LEAST_CHANCE
-from lookahead.drafting.candidates import LEAST_SHARE
-from lookahead.drafting.log_growth import FEW_MATCHES, MOST_LOOKS, WORTH_A_LOOK
+from lookahead.drafting.candidates import LEAST_SHARE, OWN, RECYCLED, SHARED
+from lookahead.drafting.log_budget import affordable_places, affordable_tokens
+from lookahead.drafting.log_growth import FEW_MATCHES, WORTH_A_LOOK, WORTH_ASKING
 from lookahead.drafting.log_matches import (
+    AHEAD,
+    CROWDS,
+    LENGTHS,
     LONGEST_MATCH,
+    MOST_AT_ONCE,
     MOST_OWN,
     MOST_SHARED,
     MOST_WALKED,
+    MOST_WALKED_IN_A_LOOK,
+    NOBODY,
+    ORDERS_OF_A_LOOK,
+    VARIETIES,
     initial_log_trust,
 )
+from lookahead.drafting.log_prediction import ROOM_A_NODE
 from lookahead.drafting.log_ring import GAP, ORDERS, SMALLEST_RING, ring_bytes
-from lookahead.drafting.store import Origin
+from lookahead.drafting.log_sketch import candidates_for, matches_for
+from lookahead.drafting.store import DEFAULT_NAMESPACE, Origin
+from lookahead.drafting.successors import SUCCESSORS
+from lookahead.drafting.weighing import (
+    AGES,
+    BIASES,
+    LEARNING_RATE,
+    LEAST_EVIDENCE,
+    NO_SUCCESSORS,
+    NONE_BIAS,
+    NONE_SLOPE,
+    RANKS,
+    SLOPES,
+    SOURCES,
+    UNRANKED,
+    initial_weights,
+)
 from oracles.naive_trie import as_draft_tree, side_by_side
 
-OWN, SHARED = 0, 1
-MOST_AT_ONCE = MOST_OWN + MOST_SHARED
+
+def slots_of(run, owner, slots):
+    """The slot of an owner's last 6, 4, 2 and 1 tokens of a run, None where it holds fewer or a gap."""
+    keys = [owner * 0xD1B54A32D192ED03 % 2**64]
+    for token in reversed(run[-ORDERS[0] :]):
+        if token == GAP:
+            break
+        mixed = (keys[-1] ^ (token + 1)) * 0x9E3779B97F4A7C15 % 2**64
+        keys.append(mixed ^ (mixed >> 29))
+    return [keys[order] % slots if order < len(keys) else None for order in ORDERS]
+
+
+@dataclass
+class Place:
+    token: int
+    owner: int
+    slots: list
 
 
 class Log:
@@ -35,196 +78,401 @@ class Log:
 
     def __init__(self, capacity):
         self.capacity = capacity
-        self.tokens = []
+        self.places: list[Place] = []
         self.written = 0  # ever, or since the places were counted anew
 
     def make_room(self, count, most):
         before = self.capacity
         while self.capacity < self.written + count and 2 * self.capacity <= most:
             self.capacity *= 2
-        if self.capacity > before or self.written + count > token_log._LATEST_PLACE:
-            self.written = len(self.tokens)
+        if self.capacity > before or self.written + count > log_ring.LATEST_PLACE:
+            held, self.places, self.written = self.places, [], 0
+            for place in held:
+                self.append([place.token], place.owner)
 
-    def append(self, tokens):
-        self.written += len(tokens)
-        self.tokens = [*self.tokens, *tokens][-self.capacity :]
+    def append(self, tokens, owner):
+        for token in tokens:
+            run = [*(place.token for place in self.places[1 - ORDERS[0] :]), token]
+            self.places.append(Place(token, owner, slots_of(run, owner, self.capacity // 2)))
+            self.places = self.places[-self.capacity :]
+            self.written += 1
+
+    def chain(self, order, slot):
+        """Places whose runs of this order have this slot, newest first."""
+        return [i for i in reversed(range(len(self.places))) if self.places[i].slots[order] == slot]
 
     def agreement(self, last, run):
         """How many tokens up to and at the place `last` agree with the end of `run`."""
         length = 0
-        while length < min(len(run), last + 1) and self.tokens[last - length] == run[-1 - length]:
+        while length < min(len(run), last + 1) and self.places[last - length].token == run[-1 - length]:
             length += 1
         return length
 
-    def find(self, run, most):
-        """[(place of the token that followed, length of the match)], longest orders and newest first."""
-        lengths = [(place, self.agreement(place, run)) for place in reversed(range(len(self.tokens)))]
+    def find(self, owner, run, most, *, orders, most_walked):
+        """[(the tokens that followed, length of the match)], longest orders and newest first."""
         found = []
-        for order, longer in zip(ORDERS, (LONGEST_MATCH + 1, *ORDERS), strict=False):
-            chain = [(place, length) for place, length in lengths if length >= order]
-            for place, length in chain[:MOST_WALKED]:
-                goes_on = place + 1 < len(self.tokens) and self.tokens[place + 1] != GAP
-                if goes_on and length < longer and len(found) < most:
-                    found.append((place + 1, length))
+        slots = slots_of(run, owner, self.capacity // 2)
+        for i in range(orders):
+            for last in self.chain(i, slots[i])[:most_walked] if slots[i] is not None else []:
+                length = self.agreement(last, run)
+                is_new = length >= ORDERS[i] and (i == 0 or length < ORDERS[i - 1])
+                followed = self.followed_by(last)
+                if followed and self.places[last].owner == owner and is_new and len(found) < most:
+                    found.append((followed, length))
         return found
+
+    def followed_by(self, last):
+        tokens = [place.token for place in self.places[last + 1 : last + 1 + AHEAD]]
+        return tokens[: tokens.index(GAP)] if GAP in tokens else tokens
+
+    def age(self, token):
+        """How long ago a token stood here: 0 never, as far as is known, else 1 (long ago) to 4."""
+        chain = self.chain(len(ORDERS) - 1, slots_of([token], NOBODY, self.capacity // 2)[-1])
+        if not chain or self.places[chain[0]].token != token:
+            return 0
+        ago = len(self.places) - chain[0]
+        return 4 if ago <= 16 else 3 if ago <= 64 else 2 if ago <= 256 else 1
+
+
+class Successors:
+    """The model's successors by (owner, token)."""
+
+    def __init__(self, places, most_places):
+        self.places = places
+        self.most_places = most_places
+        self.entries: dict[tuple[int, int], list[int]] = {}  # oldest first
+
+    def write(self, owner, token, successors):
+        if 2 * (len(self.entries) + 1) > self.places:
+            if 2 * self.places <= self.most_places:
+                self.places *= 2
+            else:  # the older half is forgotten
+                for key in list(self.entries)[: len(self.entries) // 2]:
+                    del self.entries[key]
+        self.entries.pop((owner, token), None)
+        self.entries[owner, token] = list(successors)[:SUCCESSORS]
+
+    def read(self, readable, token):
+        return next((self.entries[o, token] for o in readable if self.entries.get((o, token))), [])
 
 
 @dataclass
 class Match:
-    """A place in a log, as seen from node 0: at a node of depth d add d to place and length."""
+    """A place in a log, as seen from node 0: at a node of depth d add d to its length."""
 
     source: int
-    log: Log
-    place: int
+    followed: list[int]
     length: int
+    origin: int
 
     @property
     def rank(self):
         return (-self.length, self.source)
 
     def next_token(self, depth):
-        place = self.place + depth
-        return self.log.tokens[place] if place < len(self.log.tokens) else GAP
+        ahead = depth - self.origin
+        return self.followed[ahead] if ahead < len(self.followed) else GAP
+
+
+@dataclass
+class Candidate:
+    token: int
+    feature: tuple[int, int, int]  # source, rank among the model's successors, age
+    evidence: float
+    chance: float = 0.0
+
+
+@dataclass
+class Said:
+    """What was said of a node: the candidates, groups as (their trust, their tokens), and what was left."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    groups: list[tuple[list[float], list[int]]] = field(default_factory=list)
+    rest: float = 0.0
+
+
+class Beliefs:
+    """What was learned of the sources; weights are pairs of a value and the sum of its squared gradients."""
+
+    def __init__(self):
+        self.trust = initial_log_trust().reshape(2, LENGTHS, VARIETIES, CROWDS, 2).tolist()
+        pairs = initial_weights().T
+        self.none_bias, self.none_slope = pairs[NONE_BIAS].tolist(), pairs[NONE_SLOPE].tolist()
+        self.slopes = pairs[SLOPES:BIASES].tolist()
+        self.biases = pairs[BIASES:].reshape(SOURCES, RANKS, AGES, 2).tolist()
+
+    def bias(self, feature):
+        source, rank, age = feature
+        return self.biases[source][rank][age]
+
+    def bucket(self, source, length, offered, votes):
+        variety = 0 if offered == 1 else 1 if offered == 2 else 2 if offered <= 5 else 3
+        crowd = 0 if votes == 1 else 1 if votes <= 3 else 2 if votes <= 9 else 3
+        return self.trust[source][min(length, LONGEST_MATCH)][variety][crowd]
+
+    def weigh(self, said):
+        none = self.none_bias[0] + self.none_slope[0] * said.rest
+        scores = [
+            self.slopes[candidate.feature[0]][0] * candidate.evidence + self.bias(candidate.feature)[0]
+            for candidate in said.candidates
+        ]
+        highest = max([none, *scores])
+        total = exp(none - highest)
+        for score in scores:
+            total += exp(score - highest)
+        for candidate, score in zip(said.candidates, scores, strict=True):
+            candidate.chance = exp(score - highest) / total
+
+    def learn(self, said, token):
+        rest, missed = 1.0, 1.0
+        for candidate in said.candidates:
+            came = 1.0 if candidate.token == token else 0.0
+            rest, missed = rest - candidate.chance, missed - came
+            error = came - candidate.chance
+            move(self.slopes[candidate.feature[0]], error * candidate.evidence)
+            move(self.bias(candidate.feature), error)
+        if said.candidates:
+            move(self.none_slope, (missed - rest) * said.rest)
+            move(self.none_bias, missed - rest)
+        for bucket, tokens in said.groups:
+            bucket[0] += 1.0
+            if token in tokens:
+                bucket[1] += 1.0
+                break
+
+
+def move(weight, gradient):
+    weight[1] += gradient * gradient
+    weight[0] += LEARNING_RATE * gradient / sqrt(weight[1])
 
 
 @dataclass
 class Request:
+    owner: int
+    readable: list[int]
     own: Log | None = None  # None where the live requests left no room for it
     sequence: list[int] = field(default_factory=list)
-    answer: list[int] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    most_nodes: int = 1  # of all its drafts so far: there is room for as many
+    draft: list[tuple[int, int, float, Said]] = field(default_factory=list)  # token, parent, chance, said
 
 
 class NaiveLog:
-    def __init__(self, *, memory_bytes, first_ring):
-        self.budget = (memory_bytes - initial_log_trust().nbytes) // 2
-        self.shared = Log(min(first_ring, affordable_tokens(self.budget)))
+    def __init__(self, *, memory_bytes, remember_prompts=False):
+        budget = memory_bytes - initial_log_trust().nbytes - initial_weights().nbytes
+        self.own_budget = budget // 4
+        self.most_shared = affordable_tokens(budget // 2)
+        most_places = affordable_places(budget // 4)
+        self.shared = Log(min(token_log._FIRST_RING, self.most_shared))
+        self.successors = Successors(min(token_log._FIRST_TABLE, most_places), most_places)
+        self.remember_prompts = remember_prompts
+        self.owners: dict[str, int] = {}
         self.requests: dict[object, Request] = {}
-        self.trust: dict[tuple[int, int, int, int], list[float]] = {}
+        self.beliefs = Beliefs()
 
     # what it remembers
+
+    def owner(self, namespace):
+        return self.owners.setdefault(namespace, NOBODY + 1 + len(self.owners))
+
+    def open(self, name, *, namespace=DEFAULT_NAMESPACE, reads=()):
+        owner = self.owner(namespace)
+        others = [self.owners[read] for read in reads if read in self.owners and read != namespace]
+        self.requests[name] = Request(owner, list(dict.fromkeys([owner, *others])))
+        return self.requests[name]
 
     def insert(self, name, tokens, origin):
         if not tokens:
             return
-        request = self.requests.setdefault(name, Request())
+        request = self.requests[name] if name in self.requests else self.open(name)
         self.give_room(request, len(tokens))
-        for token in tokens:
-            if request.own:
-                if origin is Origin.OUTPUT:
-                    self.learn_trust(request, token)
-                request.own.append([token])
-            request.sequence.append(token)
         if origin is Origin.OUTPUT:
-            request.answer += tokens
+            self.learn(request, tokens)
+        request.draft = []
+        if request.own:
+            request.own.append(tokens, NOBODY)
+        request.sequence += tokens
+        if origin is Origin.OUTPUT or self.remember_prompts:
+            request.kept += tokens
 
     def give_room(self, request, count):
+        if request.own and request.own.written + count <= request.own.capacity:
+            return
         logs = [other.own for other in self.requests.values() if other is not request and other.own]
         taken = sum(ring_bytes(log.capacity) for log in logs) + ring_bytes(SMALLEST_RING)
-        most = affordable_tokens(self.budget - taken)
+        most = affordable_tokens(self.own_budget - taken)
         if request.own is None and most > 0:
             request.own = Log(SMALLEST_RING)
         if request.own:
             request.own.make_room(count, most)
 
+    def recycle(self, name, tokens, successors):
+        for token, row in zip(tokens, successors, strict=True):
+            self.successors.write(self.requests[name].owner, token, row)
+
     def forget(self, name):
         request = self.requests.pop(name, None)
-        if request and request.answer:
-            answer = [*request.answer, GAP]
-            self.shared.make_room(len(answer), affordable_tokens(self.budget))
-            self.shared.append(answer)
+        if request and request.kept:
+            self.append_shared(request.kept, request.owner)
+
+    def remember(self, tokens, namespace):
+        if tokens:
+            self.append_shared(tokens, self.owner(namespace))
+
+    def append_shared(self, tokens, owner):
+        self.shared.make_room(len(tokens) + 1, self.most_shared)
+        self.shared.append([*tokens, GAP], owner)
+
+    def forget_namespace(self, namespace):
+        owner = self.owners.get(namespace)
+        for place in self.shared.places:
+            place.token = GAP if place.owner == owner else place.token
+        entries = self.successors.entries
+        self.successors.entries = {key: row for key, row in entries.items() if key[0] != owner}
+
+    def learn(self, request, tokens):
+        node = 0 if request.draft else None
+        for token in tokens:
+            if node is None:
+                break
+            self.beliefs.learn(request.draft[node][3], token)
+            below = range(node + 1, len(request.draft))
+            node = next((i for i in below if request.draft[i][:2] == (token, node)), None)
 
     # what it predicts
 
     def find(self, request, run, depth):
         """The matches of `run`, which ends at a node of this depth, highest rank first."""
-        logs = [(OWN, request.own, MOST_OWN), (SHARED, self.shared, MOST_SHARED)]
+        bounds = (
+            {"orders": ORDERS_OF_A_LOOK, "most_walked": MOST_WALKED_IN_A_LOOK}
+            if depth
+            else {"orders": len(ORDERS), "most_walked": MOST_WALKED}
+        )
+        run = run[-LONGEST_MATCH:]
+        own = request.own.find(NOBODY, run, MOST_OWN, **bounds) if request.own else []
+        shared = []
+        for owner in request.readable:
+            shared += self.shared.find(owner, run, MOST_SHARED - len(shared), **bounds)
         matches = [
-            Match(source, log, place - depth, length - depth)
-            for source, log, most in logs
-            if log
-            for place, length in log.find(run[-LONGEST_MATCH:], most)
+            Match(source, followed, length - depth, depth)
+            for source, found in [(OWN, own), (SHARED, shared)]
+            for followed, length in found
         ]
         return sorted(matches, key=lambda match: match.rank)
 
-    def predict(self, matches, depth):
-        """[(trust bucket, {token: chance})] for every rank of matches that adds a token."""
+    def predict(self, request, matches, depth, last_token):
+        said = Said()
         left = 1.0
+        successors = self.successors.read(request.readable, last_token)
         known: set[int] = set()
-        stages = []
         for (length, source), ranked in groupby(matches, key=lambda match: match.rank):
             if left <= LEAST_SHARE:
                 break
-            votes: dict[int, float] = {}
-            for token in [match.next_token(depth) for match in ranked]:
-                if token not in known:
-                    votes[token] = votes.get(token, 0.0) + 1.0
+            votes = Counter(match.next_token(depth) for match in ranked)
+            votes = {token: float(vote) for token, vote in votes.items() if token not in known}
             if not votes:
                 continue
             count = sum(votes.values())
-            bucket = self.bucket(source, min(depth - length, LONGEST_MATCH), len(votes), count)
+            bucket = self.beliefs.bucket(source, depth - length, len(votes), count)
             share = left * (bucket[1] / bucket[0])
             left -= share
             known.update(votes)
-            stages.append((bucket, {token: vote * (share / count) for token, vote in votes.items()}))
-        return stages
-
-    def bucket(self, source, length, offered, votes):
-        variety = 0 if offered == 1 else 1 if offered == 2 else 2 if offered <= 5 else 3
-        crowd = 0 if votes == 1 else 1 if votes <= 3 else 2 if votes <= 9 else 3
-        return self.trust.setdefault(
-            (source, length, variety, crowd), [3.0, 3.0 * min(0.95, 0.25 + 0.1 * length)]
-        )
-
-    def learn_trust(self, request, token):
-        for bucket, chances in self.predict(self.find(request, request.sequence, 0), 0):
-            bucket[0] += 1.0
-            if token in chances:
-                bucket[1] += 1.0
-                break
+            said.groups.append((bucket, list(votes)))
+            for token, vote in votes.items():
+                evidence = log(max(vote * (share / count), LEAST_EVIDENCE))
+                said.candidates.append(
+                    Candidate(token, feature_of(source, token, successors, request), evidence)
+                )
+        said.rest = log(max(left, LEAST_EVIDENCE))
+        if left > LEAST_SHARE:
+            said.candidates += [
+                Candidate(token, feature_of(RECYCLED, token, successors, request), said.rest)
+                for token in dict.fromkeys(successors)
+                if token not in known
+            ]
+        self.beliefs.weigh(said)
+        return said
 
     # what it drafts
 
     def propose(self, name, *, decoding_length, branch_length, mode):
         request = self.requests[name]
+        request.most_nodes = max(request.most_nodes, decoding_length)
         nodes = [(request.sequence[-1], -1, 0, 1.0)]
         lists = [self.find(request, request.sequence, 0)]
+        all_said = []
         found = len(lists[0])
-        most_found = MOST_AT_ONCE * (1 + min(decoding_length, MOST_LOOKS))
-        waiting = []  # (minus its chance, arrival, parent, token)
-        arrivals = 0
+        most_found = matches_for(request.most_nodes)
+        most_said = candidates_for(request.most_nodes) - ROOM_A_NODE
+        waiting = Waiting(decoding_length - 1)
         while True:
             node = len(nodes) - 1
-            if nodes[node][2] < branch_length:
-                stages = self.predict(lists[node], nodes[node][2])
-                chances = [pair for _, stage in stages for pair in stage.items()]
-                if mode is DraftMode.SINGLE and chances:
-                    chances = [max(chances, key=lambda pair: pair[1])]
-                for token, chance in chances:
-                    if nodes[node][3] * chance >= LEAST_CHANCE:
-                        waiting.append((-(nodes[node][3] * chance), arrivals, node, token))
-                        arrivals += 1
-            if len(nodes) == decoding_length or not waiting:
+            token, _, depth, chance = nodes[node]
+            said = Said()
+            if depth < branch_length and waiting.may_wait(chance * WORTH_ASKING):
+                if sum(len(before.candidates) for before in all_said) <= most_said:
+                    said = self.predict(request, lists[node], depth, token)
+                likely = said.candidates
+                if mode is DraftMode.SINGLE and likely:
+                    likely = [max(likely, key=lambda candidate: candidate.chance)]
+                for candidate in likely:
+                    waiting.push(chance * candidate.chance, node, candidate.token)
+            all_said.append(said)
+            if len(nodes) == decoding_length or not waiting.nodes:
                 break
-            best = min(waiting)
-            waiting.remove(best)
-            chance, _, parent, token = best
+            chance, parent, token = waiting.pop()
             depth = nodes[parent][2] + 1
-            nodes.append((token, parent, depth, -chance))
+            nodes.append((token, parent, depth, chance))
             room = 4 * most_found - sum(map(len, lists))
             matches = [
                 match
                 for match in lists[parent]
                 if match.next_token(depth - 1) == token and match.next_token(depth) != GAP
             ][:room]
-            if (
-                len(matches) < FEW_MATCHES
-                and -chance > WORTH_A_LOOK
-                and min(most_found - found, room) >= MOST_AT_ONCE
-            ):
+            is_roomy = min(most_found - found, room) >= MOST_AT_ONCE
+            if len(matches) < FEW_MATCHES and chance > WORTH_A_LOOK and is_roomy:
                 matches = self.find(request, [*request.sequence, *path_to(nodes, len(nodes) - 1)], depth)
                 found += len(matches)
             lists.append(matches)
+        request.draft = [
+            (token, parent, chance, said)
+            for (token, parent, _, chance), said in zip(nodes, all_said, strict=True)
+        ]
         return as_draft_tree(side_by_side(nodes, decoding_length) if mode is DraftMode.PARALLEL else nodes)
+
+
+class Waiting:
+    """The nodes that wait to be drafted; as many as `places` are drafted at most."""
+
+    def __init__(self, places):
+        self.places = places
+        self.nodes = []  # (minus its chance, arrival, parent, token)
+        self.ever = []  # minus the chance of each that ever came
+
+    def may_wait(self, chance):
+        """Whether a node would be among the first `places` of all that came so far."""
+        if chance < LEAST_CHANCE:
+            return False
+        return len(self.ever) < self.places or (
+            self.places > 0 and -chance < sorted(self.ever)[self.places - 1]
+        )
+
+    def push(self, chance, parent, token):
+        if chance >= LEAST_CHANCE:
+            self.nodes.append((-chance, len(self.ever), parent, token))
+            self.ever.append(-chance)
+
+    def pop(self):
+        best = min(self.nodes)
+        self.nodes.remove(best)
+        return -best[0], best[2], best[3]
+
+
+def feature_of(source, token, successors, request):
+    rank = UNRANKED if successors else NO_SUCCESSORS
+    if token in successors:
+        rank = successors.index(token)
+    return source, rank, request.own.age(token) if request.own else 0
 
 
 def path_to(nodes, node):
@@ -233,9 +481,3 @@ def path_to(nodes, node):
         path.insert(0, nodes[node][0])
         node = nodes[node][1]
     return path
-
-
-def affordable_tokens(budget):
-    """The largest power of two of tokens, SMALLEST_RING at least, whose ring fits the budget, or 0."""
-    fitting = [SMALLEST_RING << i for i in range(40) if ring_bytes(SMALLEST_RING << i) <= budget]
-    return max(fitting, default=0)

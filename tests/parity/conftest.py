@@ -4,6 +4,8 @@ import pytest
 import torch
 from transformers.utils import logging as transformers_logging
 
+from lookahead.hf.step_times import StepTimesCache
+
 
 @pytest.fixture(autouse=True, scope="session")
 def quiet_library():
@@ -15,6 +17,15 @@ def quiet_library():
 def one_thread():
     """Small models gain nothing from threads, and spinning thread pools lose much on a shared machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def step_times_of_their_own(tmp_path_factory):
+    """What is measured here, on one thread, is no measure for the user's own runs."""
+    folder = tmp_path_factory.mktemp("step-times")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepTimesCache, "of_user", classmethod(lambda cls: cls(folder)))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -54,7 +54,7 @@ def model():
 
 @pytest.fixture
 def warm(model):
-    return prepared(LookaheadConfig(), "warm", model, [PROMPT], **GREEDY)
+    return prepared(LookaheadConfig(decoding_length=16), "warm", model, [PROMPT], **GREEDY)
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
@@ -249,7 +249,7 @@ def test_left_padding_with_a_sliding_window():
     model = tiny_model("mistral-windowed")
     padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), PROMPT], dim=1)
     mask = (torch.arange(padded.shape[1]) >= 5).long()[None]
-    warm = prepared(LookaheadConfig(), "warm", model, [PROMPT], **GREEDY)
+    warm = prepared(LookaheadConfig(decoding_length=16), "warm", model, [PROMPT], **GREEDY)
     expected = model.generate(padded, attention_mask=mask, **GREEDY)
     assert warm.generate(model, padded, attention_mask=mask, **GREEDY).tolist() == expected.tolist()
 

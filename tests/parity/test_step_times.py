@@ -73,7 +73,7 @@ def test_the_cache_is_left_as_it_was(family):
 def test_the_text_is_the_same_with_and_without_measuring(family, do_sample, monkeypatch):
     model, tokens = tiny_model(family), prompt(1)
     settings = {"max_new_tokens": 40, "do_sample": do_sample}
-    lookahead = prepared(LookaheadConfig(), "warm", model, [tokens], **settings)
+    lookahead = prepared(LookaheadConfig(decoding_length=16), "warm", model, [tokens], **settings)
     measurements = []
 
     class MeasuredFirst:

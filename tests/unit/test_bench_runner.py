@@ -7,7 +7,7 @@ import tiny_models
 from lookahead.bench import runner
 from lookahead.bench.datasets import Row
 from lookahead.bench.environment import describe_environment, physical_cores
-from lookahead.bench.measuring import TimingStreamer, measure
+from lookahead.bench.measuring import TimingStreamer, greedy, measure
 from lookahead.bench.methods import METHODS, Output, make_methods
 from lookahead.bench.runner import run_benchmark
 from lookahead.config import LookaheadConfig
@@ -48,6 +48,12 @@ class ScriptedMethod:
         answer = torch.tensor([[token for piece in self.pieces for token in piece]], dtype=torch.int64)
         return Output(torch.cat([inputs["input_ids"], answer], dim=1), steps=self.steps)
 
+    def prepare(self, _model, _tokenizer):
+        pass
+
+    def remember(self, token_ids):
+        pass
+
     def forget(self):
         self.forgotten += 1
 
@@ -67,21 +73,21 @@ INPUTS = {"input_ids": torch.tensor([[5, 6, 7]])}
 
 
 def test_decoding_is_counted_after_the_first_forwards_tokens(model):
-    run = measure(ScriptedMethod([1, 2], [3], [4, 5, 6]), model, INPUTS, max_new_tokens=9)
+    run = measure(ScriptedMethod([1, 2], [3], [4, 5, 6]), model, INPUTS, settings=greedy(9))
     assert run.output_ids == (1, 2, 3, 4, 5, 6)
     assert (run.tokens, run.decode_tokens, run.steps) == (6, 4, 2)
     assert 0 < run.decode_s < run.total_s
 
 
 def test_a_method_that_counts_its_forwards_is_believed(model):
-    run = measure(ScriptedMethod([1], [2], [3], steps=1), model, INPUTS, max_new_tokens=9)
+    run = measure(ScriptedMethod([1], [2], [3], steps=1), model, INPUTS, settings=greedy(9))
     assert (run.decode_tokens, run.steps) == (2, 1)
 
 
 def test_an_answer_that_ends_at_once_has_no_decoding(model):
-    run = measure(ScriptedMethod([2]), model, INPUTS, max_new_tokens=9)
+    run = measure(ScriptedMethod([2]), model, INPUTS, settings=greedy(9))
     assert (run.tokens, run.decode_tokens, run.steps) == (1, 0, 0)
-    nothing = measure(ScriptedMethod(), model, INPUTS, max_new_tokens=9)
+    nothing = measure(ScriptedMethod(), model, INPUTS, settings=greedy(9))
     assert (nothing.tokens, nothing.decode_tokens, nothing.decode_s, nothing.steps) == (0, 0, 0.0, 0)
 
 
@@ -98,7 +104,7 @@ def test_the_timing_streamer_passes_everything_on():
 
 def test_every_method_gives_the_text_of_transformers(model, tokenizer):
     benchmark = run_benchmark(
-        model, tokenizer, rows("HelloHelloHello", "abcabcab"), methods=[], config=CONFIG, max_new_tokens=24
+        model, tokenizer, rows("HelloHelloHello", "abcabcab"), methods=[], config=CONFIG, settings=greedy(24)
     )
     assert len(benchmark.results) == 2
     for result in benchmark.results:
@@ -118,9 +124,9 @@ def test_the_memory_starts_empty_and_grows_from_row_to_row(model, tokenizer):
     lookahead = METHODS["lookahead"](CONFIG)
     runner.warm_up([lookahead], model, tokenizer)
     inputs = runner.encode_prompt(tokenizer, "HelloHello", model)
-    after_warm_up = measure(lookahead, model, inputs, max_new_tokens=24).steps
-    again = measure(lookahead, model, inputs, max_new_tokens=24).steps
-    fresh = measure(METHODS["lookahead"](CONFIG), model, inputs, max_new_tokens=24).steps
+    after_warm_up = measure(lookahead, model, inputs, settings=greedy(24)).steps
+    again = measure(lookahead, model, inputs, settings=greedy(24)).steps
+    fresh = measure(METHODS["lookahead"](CONFIG), model, inputs, settings=greedy(24)).steps
     assert after_warm_up == fresh
     assert again < fresh
 
@@ -142,7 +148,7 @@ def test_the_order_of_the_methods_rotates(model, tokenizer, monkeypatch):
         rows("a", "b", "c", "d"),
         methods=[],
         config=CONFIG,
-        max_new_tokens=4,
+        settings=greedy(4),
         on_row_done=lambda: done.append(True),
     )
     assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"  # the warm-up first
@@ -158,7 +164,7 @@ def test_a_row_too_long_for_the_context_is_skipped_and_named(model, tokenizer):
         rows("a" * (longest + 1), "a" * longest),
         methods=["lookahead-plain"],
         config=CONFIG,
-        max_new_tokens=8,
+        settings=greedy(8),
     )
     assert benchmark.skipped == [0]
     assert [result.row_id for result in benchmark.results] == [1]
@@ -174,7 +180,7 @@ def test_an_interruption_keeps_what_was_measured(model, tokenizer):
         rows("abc", "def"),
         methods=["lookahead-plain"],
         config=CONFIG,
-        max_new_tokens=4,
+        settings=greedy(4),
         on_row_done=interrupt,
     )
     assert benchmark.interrupted

@@ -8,9 +8,9 @@ from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.errors import ConfigError, LookaheadError
 
 
-def test_the_defaults_are_the_papers_tree():
+def test_the_defaults_are_a_tree_as_large_as_pays():
     config = LookaheadConfig()
-    assert (config.decoding_length, config.branch_length) == (16, 12)
+    assert (config.decoding_length, config.most_nodes, config.branch_length) == ("auto", 64, 64)
     assert config.mode is DraftMode.HIERARCHICAL
 
 
@@ -19,7 +19,7 @@ def test_a_mode_is_given_by_name_or_member(mode):
     assert LookaheadConfig(mode=mode).mode is DraftMode(mode)
 
 
-@pytest.mark.parametrize("name", ["decoding_length", "branch_length", "memory_bytes"])
+@pytest.mark.parametrize("name", ["decoding_length", "branch_length", "prompt_logits", "memory_bytes"])
 @pytest.mark.parametrize("value", [0, -1, 2**50, 1.5, "16", None, True])
 def test_sizes_out_of_range_are_refused(name, value):
     with pytest.raises(ConfigError, match=f"{name}=.* is not allowed; give an integer from"):

@@ -1,12 +1,24 @@
 """One request's view of the memory: its prompt comes with it and goes with it."""
 
+import numpy as np
+
 from lookahead.config import LookaheadConfig
+from lookahead.drafting.budget import BudgetPolicy, StepTimes
 from lookahead.drafting.drafter import NoDrafter, RequestDrafter
+from lookahead.drafting.pace import Pace
+from lookahead.drafting.token_log import TokenLog
 from lookahead.drafting.token_trie import TokenTrie
+from lookahead.drafting.tree import DraftTree
+
+SECONDS = {"model_s": 0.05, "draft_s": 0.0001, "recycle_s": 0.0005}
+
+
+def drafter_of(memory, most_nodes=16, **settings):
+    return RequestDrafter(memory, LookaheadConfig(**settings), Pace(most_nodes))
 
 
 def test_drafts_from_the_prompt_and_from_what_was_learned():
-    drafter = RequestDrafter(TokenTrie(), LookaheadConfig(decoding_length=8))
+    drafter = drafter_of(TokenTrie(), most_nodes=8)
     drafter.read([1, 2, 3])
     drafter.learn([4, 1])
     assert drafter.propose(most_levels=3).token_ids.tolist() == [1, 2, 3, 4]
@@ -14,8 +26,7 @@ def test_drafts_from_the_prompt_and_from_what_was_learned():
 
 
 def test_drafts_keep_to_the_settings():
-    config = LookaheadConfig(decoding_length=4, branch_length=2)
-    drafter = RequestDrafter(TokenTrie(), config)
+    drafter = drafter_of(TokenTrie(), most_nodes=4, branch_length=2)
     drafter.read([1, 2, 3, 1, 4, 5, 1])
     draft = drafter.propose(most_levels=100)
     assert len(draft) == 4
@@ -24,7 +35,7 @@ def test_drafts_keep_to_the_settings():
 
 def test_closing_forgets_the_prompt_and_keeps_the_answer():
     memory = TokenTrie()
-    drafter = RequestDrafter(memory, LookaheadConfig())
+    drafter = drafter_of(memory)
     drafter.read([50, 51])
     drafter.learn([1, 2, 3])
     drafter.close()
@@ -32,9 +43,84 @@ def test_closing_forgets_the_prompt_and_keeps_the_answer():
     assert memory._requests == {}
 
 
+def auto_drafter(times, measured):
+    def measure():
+        measured.append(times)
+        return times
+
+    return RequestDrafter(TokenLog(), LookaheadConfig(), Pace(64, BudgetPolicy(64)), measure)
+
+
+def test_step_times_are_measured_once_and_only_as_much_as_pays_is_drafted():
+    steep, measured = StepTimes((1, 2), (0.01, 0.10)), []
+    drafter = auto_drafter(steep, measured)
+    drafter.read([1, 2, 3, 1, 2, 3, 1, 2])
+    drafter.get_ready()
+    drafter.get_ready()
+    assert measured == [steep]
+    assert len(drafter.propose(most_levels=9)) == 1
+
+
+def test_without_positions_left_to_measure_in_steps_are_plain():
+    measured = []
+    drafter = auto_drafter(None, measured)
+    drafter.read([1, 2, 3, 1, 2, 3, 1, 2])
+    drafter.get_ready()
+    assert measured == [None]
+    assert len(drafter.propose(most_levels=9)) == 1
+
+
+def test_what_the_model_held_likeliest_is_drafted_where_nothing_was_repeated():
+    memory = TokenLog()
+    drafter = drafter_of(memory)
+    drafter.read([1, 2])
+    draft = drafter.propose(most_levels=4)
+    assert len(draft) == 1
+    assert drafter.recycles
+    drafter.learn([3])
+    drafter.recycle(draft, [0], np.array([[3, 7, 8]], np.int32))
+    drafter.learn([2])
+    assert drafter.propose(most_levels=1).token_ids.tolist() == [2, 3, 7, 8]
+    drafter.learn([7, 9])
+    drafter.adapt(4, 2, SECONDS)
+    assert drafter.recycled_tokens == 1
+
+
+def test_the_accepted_paths_context_counts_as_read_last():
+    drafter = drafter_of(TokenLog())
+    drafter.read([1])
+    #  1 ─ 5 ─ 6      5 stands twice: accepted below node 0, rejected below 6
+    #      └── 5
+    draft = DraftTree(
+        np.array([1, 5, 6, 5], np.int32),
+        np.array([-1, 0, 1, 1], np.int32),
+        np.array([0, 1, 2, 2], np.int32),
+        np.ones(4),
+    )
+    drafter.recycle(draft, [0, 1], np.array([[5], [6], [9], [10]], np.int32))
+    drafter.learn([5])
+    assert drafter.propose(most_levels=1).token_ids.tolist() == [5, 6]
+
+
+def test_the_prompts_own_logits_are_recycled():
+    drafter = drafter_of(TokenLog())
+    drafter.read([5, 6, 7])
+    drafter.learn([8])
+    drafter.recycle_prompt(np.array([[40], [50], [60], [8]], np.int32))  # one more than the prompt has tokens
+    drafter.learn([6])
+    assert sorted(drafter.propose(most_levels=1).token_ids.tolist()) == [6, 7, 60]
+
+
+def test_a_trie_does_not_recycle():
+    assert not drafter_of(TokenTrie()).recycles
+
+
 def test_without_a_memory_every_step_is_plain():
     drafter = NoDrafter()
     drafter.read([1, 2])
+    drafter.get_ready()
     drafter.learn([3, 4])
     assert drafter.propose(most_levels=5).token_ids.tolist() == [4]
+    assert not drafter.recycles
+    drafter.adapt(1, 1, {})
     drafter.close()

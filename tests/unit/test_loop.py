@@ -25,7 +25,7 @@ class CountingModel:
 
     def prefill(self):
         self.cache.append(self.first)
-        return self._logits(self.first)
+        return self._logits([self.first - 1, self.first])
 
     def forward(self, tree):
         self.tree = tree
@@ -43,6 +43,23 @@ class ChainDrafter:
         self.levels, self.wrong_from = levels, wrong_from
         self.learned: list[int] = []
         self.asked: list[int] = []
+        self.events: list[tuple] = []
+
+    recycles = True
+
+    def get_ready(self):
+        self.events.append(("ready",))
+
+    def recycle_prompt(self, successors):
+        self.events.append(("recycle prompt", successors[:, 0].tolist()))
+
+    def recycle(self, draft, path, successors):
+        self.events.append(("recycle", draft.token_ids.tolist(), path, successors[:, 0].tolist()))
+
+    def adapt(self, nodes, tokens, seconds):
+        assert set(seconds) == {"draft_s", "model_s", "verify_s", "recycle_s"}
+        assert all(value >= 0 for value in seconds.values())
+        self.events.append(("adapt", nodes, tokens))
 
     def propose(self, most_levels):
         self.asked.append(most_levels)
@@ -109,3 +126,22 @@ def test_one_token_needs_no_step():
     assert tokens == [3, 4]
     assert stats.steps == 0
     assert stats.mean_acceptance_length == 1.0
+
+
+def test_the_drafter_is_told_what_each_step_did_and_what_the_model_held_likeliest():
+    drafter = ChainDrafter(levels=2, wrong_from=1)
+    run(drafter, new_tokens=5)
+    assert drafter.events == [
+        ("ready",),
+        ("recycle prompt", [3, 4]),
+        ("recycle", [4, 5, 13], [0, 1], [5, 6, 14]),
+        ("adapt", 3, 2),
+        ("recycle", [6, 7], [0, 1], [7, 8]),
+        ("adapt", 2, 2),
+    ]
+
+
+def test_nothing_is_measured_or_recycled_for_an_answer_of_one_token():
+    drafter = ChainDrafter(levels=2, wrong_from=1)
+    run(drafter, new_tokens=1)
+    assert drafter.events == []

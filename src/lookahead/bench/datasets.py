@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
+import numpy as np
+
 from lookahead.errors import ConfigError, DataFormatError, NotFoundError
 
 MT_BENCH = "mt_bench"
 MT_BENCH_CATEGORIES = frozenset(
     {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
 )
+
+RANDOM_WORDS = "random-words"
+_RANDOM_WORDS = 60
 
 Record = TypeVar("Record")
 
@@ -29,11 +34,13 @@ class Row:
         row_id: its `id` in the file.
         category: its category in the report: MT-bench's eight small ones are one.
         prompt: the user's first message.
+        reference: the answer that the data set gives, if it does.
     """
 
     row_id: str | int
     category: str
     prompt: str
+    reference: str | None = None
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -176,4 +183,19 @@ def _row(parsed: dict[str, Any]) -> Row | str:
         return f"'turns' must be a non-empty list of strings, not {turns!r:.40}"
     if not all(isinstance(turn, str) for turn in turns) or not turns[0].strip():
         return "'turns' must hold strings, the first of them not empty"
-    return Row(row_id=parsed["id"], category=category_in_report(parsed["category"]), prompt=turns[0])
+    reference = parsed.get("reference")
+    return Row(
+        row_id=parsed["id"],
+        category=category_in_report(parsed["category"]),
+        prompt=turns[0],
+        reference=reference if isinstance(reference, str) and reference else None,
+    )
+
+
+def random_rows(words: Sequence[str], count: int) -> list[Row]:
+    """Rows whose prompts are words drawn at random, so that nothing in them or after them repeats itself."""
+    drawn = np.random.default_rng(0).choice(np.array(words, dtype=object), (count, _RANDOM_WORDS))
+    return [
+        Row(row_id=number, category=RANDOM_WORDS, prompt=" ".join(prompt))
+        for number, prompt in enumerate(drawn)
+    ]

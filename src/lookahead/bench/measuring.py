@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -50,6 +50,16 @@ class TimingStreamer(BaseStreamer):
             self._listener.end()
 
 
+def greedy(max_new_tokens: int) -> dict[str, Any]:
+    """Settings of `generate` for a greedy answer."""
+    return {"do_sample": False, "max_new_tokens": max_new_tokens}
+
+
+def sampled(max_new_tokens: int, temperature: float) -> dict[str, Any]:
+    """Settings of `generate` for an answer drawn at random from the whole distribution."""
+    return {"do_sample": True, "temperature": temperature, "top_k": 0, "max_new_tokens": max_new_tokens}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One answer by one method.
@@ -79,13 +89,14 @@ def measure(
     model: PreTrainedModel,
     inputs: Mapping[str, torch.Tensor],
     *,
-    max_new_tokens: int,
+    settings: Mapping[str, Any],
     listener: Listener | None = None,
 ) -> Run:
-    """Have the method answer once, and measure it."""
+    """Have the method answer once, and measure it; what is drawn at random is the same for every method."""
     streamer = TimingStreamer(listener)
+    torch.manual_seed(0)
     started_at = time.perf_counter()
-    output = method.generate(model, inputs, max_new_tokens=max_new_tokens, streamer=streamer)
+    output = method.generate(model, inputs, settings=settings, streamer=streamer)
     output_ids = tuple(output.sequences[0, inputs["input_ids"].shape[1] :].tolist())
     ended_at = time.perf_counter()
     first_token_at = ended_at if streamer.first_token_at is None else streamer.first_token_at

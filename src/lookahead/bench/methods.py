@@ -3,12 +3,13 @@
 To add one: write a class with a `name`, `generate` and `forget`, and give it a line in `METHODS`.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from lookahead.config import LookaheadConfig
@@ -20,6 +21,7 @@ BASELINE = "transformers"
 PROMPT_LOOKUP = "prompt-lookup"
 LOOKAHEAD = "lookahead"
 LOOKAHEAD_PLAIN = "lookahead-plain"
+LOOKAHEAD_VOCABULARY = "lookahead-vocabulary"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Output:
 
 
 class Method(Protocol):
-    """A way of generating greedily."""
+    """A way of generating."""
 
     @property
     def name(self) -> str:
@@ -47,10 +49,16 @@ class Method(Protocol):
         model: PreTrainedModel,
         inputs: Mapping[str, torch.Tensor],
         *,
-        max_new_tokens: int,
+        settings: Mapping[str, Any],
         streamer: BaseStreamer,
     ) -> Output:
-        """The greedy answer to one prompt, at most `max_new_tokens` long, streamed as it comes."""
+        """The answer to one prompt as `generate` gives it with these settings, streamed as it comes."""
+
+    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Do what is done once for a model, before anything is measured."""
+
+    def remember(self, token_ids: Sequence[int]) -> None:
+        """Learn from a text, where the method has a memory that outlives prompts."""
 
     def forget(self) -> None:
         """Forget all that earlier answers taught; what was set up for the model stays."""
@@ -68,24 +76,37 @@ class TransformersMethod:
         model: PreTrainedModel,
         inputs: Mapping[str, torch.Tensor],
         *,
-        max_new_tokens: int,
+        settings: Mapping[str, Any],
         streamer: BaseStreamer,
     ) -> Output:
-        """The greedy answer of `model.generate`."""
+        """The answer of `model.generate`."""
         sequences = model.generate(  # type: ignore[operator]  # the library's mixin hides its type
-            **inputs, **self.options, do_sample=False, max_new_tokens=max_new_tokens, streamer=streamer
+            **inputs, **self.options, **settings, streamer=streamer
         )
         return Output(sequences)
+
+    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """There is nothing to do."""
+
+    def remember(self, token_ids: Sequence[int]) -> None:
+        """Nothing outlives a prompt."""
 
     def forget(self) -> None:
         """Nothing was learned."""
 
 
 class LookaheadMethod:
-    """Lookahead, with a memory of its own that starts empty and grows from prompt to prompt."""
+    """Lookahead, with a memory of its own that starts empty and grows from prompt to prompt.
 
-    def __init__(self, name: str, config: LookaheadConfig) -> None:
+    Args:
+        name: what it is called.
+        config: settings.
+        knows_vocabulary: before it starts it learns what the model holds likely after each token.
+    """
+
+    def __init__(self, name: str, config: LookaheadConfig, *, knows_vocabulary: bool = False) -> None:
         self.name = name
+        self._knows_vocabulary = knows_vocabulary
         self._config = config
         self._lookahead = Lookahead(config)
 
@@ -94,15 +115,22 @@ class LookaheadMethod:
         model: PreTrainedModel,
         inputs: Mapping[str, torch.Tensor],
         *,
-        max_new_tokens: int,
+        settings: Mapping[str, Any],
         streamer: BaseStreamer,
     ) -> Output:
-        """The greedy answer with Lookahead, and its number of forwards."""
-        arguments: dict[str, Any] = {**inputs}
-        sequences = self._lookahead.generate(
-            model, **arguments, do_sample=False, max_new_tokens=max_new_tokens, streamer=streamer
-        )
+        """The answer with Lookahead, and its number of forwards."""
+        arguments: dict[str, Any] = {**inputs, **settings}
+        sequences = self._lookahead.generate(model, **arguments, streamer=streamer)
         return Output(sequences, steps=self._lookahead.last_stats.steps)
+
+    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Learn the vocabulary, where that is wanted."""
+        if self._knows_vocabulary:
+            self._lookahead.learn_vocabulary(model, tokenizer)
+
+    def remember(self, token_ids: Sequence[int]) -> None:
+        """Warm the memory with a text."""
+        self._lookahead.memory.warm([list(token_ids)])
 
     def forget(self) -> None:
         """Begin with an empty memory."""
@@ -116,22 +144,32 @@ METHODS: dict[str, Callable[[LookaheadConfig], Method]] = {
     ),
     LOOKAHEAD: lambda config: LookaheadMethod(LOOKAHEAD, config),
     LOOKAHEAD_PLAIN: lambda config: LookaheadMethod(LOOKAHEAD_PLAIN, replace(config, decoding_length=1)),
+    LOOKAHEAD_VOCABULARY: lambda config: LookaheadMethod(LOOKAHEAD_VOCABULARY, config, knows_vocabulary=True),
 }
+USUAL = (BASELINE, PROMPT_LOOKUP, LOOKAHEAD, LOOKAHEAD_PLAIN)
+_OF_FIXED_SIZE = re.compile(rf"{LOOKAHEAD}-([1-9]\d*)")
+"""`lookahead-16` is Lookahead with drafts of a fixed size."""
 
 
 def make_methods(names: Sequence[str], config: LookaheadConfig) -> list[Method]:
     """Fresh methods of these names, each once, `transformers` always among them and first.
 
     Args:
-        names: keys of `METHODS`; none means all of them.
+        names: keys of `METHODS`, or `lookahead-N` for drafts of N tokens; none means the USUAL ones.
         config: settings of the Lookahead methods.
 
     Raises:
         ConfigError: a name is unknown.
     """
-    for name in names:
-        if name not in METHODS:
-            message = f"method {name!r} is unknown; choose from {', '.join(METHODS)}"
-            raise ConfigError(message)
-    chosen = dict.fromkeys([BASELINE, *(names or METHODS)])
-    return [METHODS[name](config) for name in chosen]
+    chosen = dict.fromkeys([BASELINE, *(names or USUAL)])
+    return [_made(name, config) for name in chosen]
+
+
+def _made(name: str, config: LookaheadConfig) -> Method:
+    fixed = _OF_FIXED_SIZE.fullmatch(name)
+    if fixed:
+        return LookaheadMethod(name, replace(config, decoding_length=int(fixed[1])))
+    if name not in METHODS:
+        message = f"method {name!r} is unknown; choose from {', '.join(METHODS)} and {LOOKAHEAD}-N"
+        raise ConfigError(message)
+    return METHODS[name](config)

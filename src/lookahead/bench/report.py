@@ -34,7 +34,7 @@ def summarise(benchmark: BenchmarkResult) -> dict[str, Any]:
         "decode_tokens_per_second": _each(methods, results, decode_tokens_per_second),
         "mean_acceptance_length": _each(methods, results, mean_acceptance_length),
         "identical": _each(others, results, identical_prompts),
-        "memory": "cold",  # empty before the first row, growing from row to row
+        "memory": "warm" if benchmark.warmed else "cold",  # before the first row; it grows from row to row
         "interrupted": benchmark.interrupted,
         "skipped": benchmark.skipped,
         "per_prompt": [_per_prompt(result) for result in results],

@@ -80,11 +80,11 @@ def _answer(
     """Stream one method's answer under its label, then say how fast it was."""
     from transformers import TextStreamer
 
-    from lookahead.bench.measuring import measure
+    from lookahead.bench.measuring import greedy, measure
 
     console.print(f"[bold]{method.name}[/bold]")
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    run = measure(method, model, inputs, max_new_tokens=max_new_tokens, listener=streamer)
+    run = measure(method, model, inputs, settings=greedy(max_new_tokens), listener=streamer)
     speed = run.tokens / run.total_s
     console.print(f"{run.tokens} tokens in {run.total_s:.1f} s: {speed:.1f} tokens/s\n", style="dim")
     return run

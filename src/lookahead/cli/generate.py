@@ -39,7 +39,7 @@ def generate(
         float | None, typer.Option(help="Above 1 discourages what has been said already.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    decoding_length: options.DecodingLength = options.DEFAULTS.decoding_length,
+    decoding_length: options.DecodingLength = options.AUTO,
     branch_length: options.BranchLength = options.DEFAULTS.branch_length,
     mode: options.Mode = options.DEFAULTS.mode,
     memory: Annotated[Path | None, typer.Option(help="Draft from this memory file as well.")] = None,
@@ -55,7 +55,9 @@ def generate(
     stats: Annotated[bool, typer.Option("--stats", help="Then say on stderr how it went.")] = False,
 ) -> None:
     """Answer a prompt, from the argument, a file or stdin, streaming the text to stdout."""
-    config = LookaheadConfig(decoding_length=decoding_length, branch_length=branch_length, mode=mode)
+    config = LookaheadConfig(
+        decoding_length=options.decoding_length_in(decoding_length), branch_length=branch_length, mode=mode
+    )
     sampling = _sampling_options(temperature, top_p, top_k, repetition_penalty)
     text = _read_prompt(prompt, file)
     remembered = _read_memory(memory, config, may_be_new=save_memory)

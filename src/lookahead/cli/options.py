@@ -1,13 +1,15 @@
 """Options that several commands have, and what they stand for."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from lookahead.config import DraftMode, LookaheadConfig
+from lookahead.errors import ConfigError
 
 DEFAULTS = LookaheadConfig()
+AUTO: Literal["auto"] = "auto"
 
 
 class DtypeName(StrEnum):
@@ -32,7 +34,26 @@ Threads = Annotated[
     typer.Option(min=1, envvar="OMP_NUM_THREADS", help="CPU threads.", show_default="the physical cores"),
 ]
 DecodingLength = Annotated[
-    int, typer.Option(help="Tokens that one forward verifies, the current one included; 1 drafts nothing.")
+    str,
+    typer.Option(
+        help="Tokens that one forward verifies, the current one included; 1 drafts nothing, "
+        "auto as many as pay."
+    ),
 ]
 BranchLength = Annotated[int, typer.Option(help="The deepest a draft may go, in tokens.")]
 Mode = Annotated[DraftMode, typer.Option(help="How drafts are laid out.")]
+
+
+def decoding_length_in(text: str) -> int | Literal["auto"]:
+    """Return what `--decoding-length` says.
+
+    Raises:
+        ConfigError: it is neither an integer nor auto.
+    """
+    if text == AUTO:
+        return AUTO
+    try:
+        return int(text)
+    except ValueError:
+        message = f"decoding_length={text!r} is not allowed; give an integer or {AUTO}"
+        raise ConfigError(message) from None

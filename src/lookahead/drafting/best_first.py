@@ -7,11 +7,10 @@ the sum of the nodes' path probabilities, and a node is never more probable than
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from lookahead.config import DraftMode
 from lookahead.drafting.candidates import Candidates, Float64Array
-from lookahead.drafting.compilation import lean_kernel, kernel
+from lookahead.drafting.compilation import kernel, lean_kernel
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 
@@ -156,7 +155,7 @@ def draft_best(frontier: Frontier, tree: Growth, node: Integer) -> Integer:
     tree.token_ids[node], tree.parents[node] = frontier.nodes[row, TOKEN], parent
     tree.depths[node] = tree.depths[parent] + 1
     tree.probabilities[node] = frontier.chances[place]
-    return row
+    return np.int64(row)
 
 
 @kernel

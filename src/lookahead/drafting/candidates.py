@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lookahead.drafting.compilation import lean_kernel, kernel
+from lookahead.drafting.compilation import kernel, lean_kernel
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 
 Float64Array = npt.NDArray[np.float64]
@@ -49,7 +49,7 @@ def new_candidates() -> Candidates:
 @lean_kernel
 def holds(tokens: Int32Array, begin: Integer, end: Integer, token: Integer) -> bool:
     """Return whether a token is among those from `begin` to `end`."""
-    for i in range(begin, end):
+    for i in range(begin, end):  # noqa: SIM110  # lean kernels have no generators
         if tokens[i] == token:
             return True
     return False

@@ -24,7 +24,7 @@ def kernel(function: Kernel) -> Kernel:
     The machine code is cached beside the source or in numba's cache folder. Where neither can be written
     (a read-only container) it is compiled in memory, at each start of the process.
     """
-    return _compiled(function)
+    return _compiled(function, counts_references=True)
 
 
 def lean_kernel(function: Kernel) -> Kernel:
@@ -32,17 +32,20 @@ def lean_kernel(function: Kernel) -> Kernel:
 
     It counts no references to arrays, which would cost several times what it does.
     """
-    return _compiled(function, _nrt=False)
+    return _compiled(function, counts_references=False)
 
 
-def _compiled(function: Kernel, **options: bool) -> Kernel:
+def _compiled(function: Kernel, *, counts_references: bool) -> Kernel:
     # Cached code holds that of the kernels it calls, but numba looks for changes in its own file alone:
     # naming the cache's file after all kernels keeps an upgrade from running half of the old version.
     function.__qualname__ += f"-{_kernels_digest()}"
+    options: dict[str, Any] = {"nogil": True}
+    if not counts_references:
+        options["_nrt"] = False
     try:
-        compiled = numba.njit(nogil=True, cache=True, **options)(function)
+        compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no folder that it may write to
-        compiled = numba.njit(nogil=True, **options)(function)
+        compiled = numba.njit(**options)(function)
     return cast("Kernel", compiled)
 
 

@@ -12,6 +12,7 @@ from lookahead.drafting.best_first import (
     may_wait,
     push,
 )
+from lookahead.drafting.candidates import RECYCLED
 from lookahead.drafting.compilation import lean_kernel
 from lookahead.drafting.log_matches import MOST_AT_ONCE, Matches, find_all, following_at, list_by_rank
 from lookahead.drafting.log_prediction import (
@@ -37,7 +38,9 @@ WORTH_ASKING = 0.25
 
 
 @lean_kernel
-def matches_that_agree(matches: Matches, above: Int32Array, token: Integer, depth: Integer, listed: Int32Array) -> int:
+def matches_that_agree(
+    matches: Matches, above: Int32Array, token: Integer, depth: Integer, listed: Int32Array
+) -> int:
     """Write those of the parent's matches that go on with `token`, and then with another, to `listed`.
 
     `depth` is the new node's. Returns how many there are.
@@ -74,7 +77,9 @@ def ask_at(sketch: Sketch, node: Integer, own: TokenRing, beliefs: Beliefs) -> N
     depth = sketch.tree.depths[node]
     for i in range(len(listed)):
         sketch.following[i] = following_at(sketch.matches, listed[i], depth)
-    predict_at(sketch.said, node, own, sketch.matches, listed, sketch.following, sketch.successors, depth, beliefs)
+    predict_at(
+        sketch.said, node, own, sketch.matches, listed, sketch.following, sketch.successors, depth, beliefs
+    )
 
 
 @lean_kernel
@@ -173,16 +178,24 @@ def grow_from_log(
 
 
 @lean_kernel
-def learn_from_draft(sketch: Sketch, tokens: Int32Array, beliefs: Beliefs) -> None:
-    """Compare the last draft with the tokens that came, as far as it went with them; it is used up then."""
+def learn_from_draft(sketch: Sketch, tokens: Int32Array, beliefs: Beliefs) -> int:
+    """Compare the last draft with the tokens that came, as far as it went with them.
+
+    Returns how many of those before the last were drafted from recycled logits.
+    """
     tree = sketch.tree
-    node = np.int64(0)
+    node, recycled = np.int64(0), 0
     for i in range(len(tokens)):
         if node >= sketch.size[0]:
             break
         learn_at(sketch.said, node, tokens[i], beliefs)
         below = node + 1
-        while below < sketch.size[0] and not (tree.parents[below] == node and tree.token_ids[below] == tokens[i]):
+        while below < sketch.size[0] and not (
+            tree.parents[below] == node and tree.token_ids[below] == tokens[i]
+        ):
             below += 1
         node = below
-    sketch.size[0] = 0
+        is_bonus = i + 1 == len(tokens)  # chosen after all that was accepted
+        if node < sketch.size[0] and not is_bonus and sketch.sources[node] == RECYCLED:
+            recycled += 1
+    return recycled

@@ -9,7 +9,6 @@ no longer match has named, and how large a share is learned while running (see `
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from lookahead.drafting.candidates import (
     MOST_CANDIDATES,
@@ -33,8 +32,8 @@ MOST_WALKED = 64
 
 AHEAD = 24
 """Tokens copied from behind a match; a draft that goes deeper looks afresh."""
-NOBODY = 0
-"""The owner of all tokens in a request's own log."""
+NOBODY, VOCABULARY = 0, 1
+"""The owner of all tokens in a request's own log, and that of successors which are no text's."""
 
 LENGTHS = LONGEST_MATCH + 1
 VARIETIES = 4
@@ -121,7 +120,7 @@ def find_matches(
     matches: Matches,
     size: int,
 ) -> int:
-    """Add places of `ring` that follow the end of an owner's `run`, at most `most`; return how many there are.
+    """Add places of `ring` that follow the end of an owner's `run`, `most` at most; return their number.
 
     Each place is found in the chain of the longest order that it matches, and passed over in the others.
     """
@@ -150,9 +149,15 @@ def find_matches(
 
 @lean_kernel
 def find_all(
-    own: TokenRing, shared: TokenRing, readable: Int32Array, run: Int32Array, depth: int, matches: Matches, size: int
+    own: TokenRing,
+    shared: TokenRing,
+    readable: Int32Array,
+    run: Int32Array,
+    depth: int,
+    matches: Matches,
+    size: int,
 ) -> int:
-    """Add the matches of `run` in the request's own log, and in the shared one those of the owners it may read.
+    """Add the matches of `run` in the request's own log, and in the shared one those of `readable` owners.
 
     Returns how many matches there are.
     """
@@ -165,7 +170,7 @@ def find_all(
 
 @lean_kernel
 def list_by_rank(matches: Matches, begin: int, end: int, listed: Int32Array) -> None:
-    """Write the matches from `begin` to `end` to `listed`: longest first, the request's own before shared ones."""
+    """Write the matches from `begin` to `end` to `listed`: longest first, and own before shared ones."""
     lengths, sources = matches.lengths, matches.sources
     for i in range(begin, end):
         match, place = i, i - begin
@@ -198,5 +203,3 @@ def count_votes(
         chances[candidate] += 1.0
         votes += 1.0
     return size, votes
-
-

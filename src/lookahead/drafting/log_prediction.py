@@ -1,9 +1,9 @@
 """What may come next at a draft node: the logs' matches and the model's recycled logits, weighed together.
 
 Matches of one length and source vote. Longer ones are asked first, a request's own before the shared ones at
-equal length; each such group spends a share of the probability that is left on the tokens that no better group
-has named, and how large a share is learned while running (`candidates.credit`). Then the model's own successors
-of the token are asked, rank by rank, in the same way. What comes of it is evidence, which is weighed with what
+equal length; each such group spends a share of the probability that is left on the tokens that no better
+group has named, and how large a share is learned while running (`candidates.credit`). Then the model's own
+successors of the token are added; what is left is the evidence of each. The evidence is weighed with what
 else is known of each candidate (`weighing`).
 
 Everything said is kept until the next draft: what came is compared with it, so that learning costs no search.
@@ -29,6 +29,7 @@ from lookahead.drafting.compilation import lean_kernel
 from lookahead.drafting.log_matches import (
     BUCKETS_A_SOURCE,
     NOBODY,
+    VOCABULARY,
     Matches,
     count_votes,
     match_bucket,
@@ -104,7 +105,10 @@ def ask_matches(
     trust: Float64Array,
     candidates: Candidates,
 ) -> tuple[int, int, float]:
-    """Ask the matches `listed` by rank, which go on with `following`; return how many candidates and groups there are, and what is left."""
+    """Ask the matches `listed` by rank, which go on with `following`.
+
+    Returns how many candidates and groups there are, and what probability is left.
+    """
     lengths, sources = matches.lengths, matches.sources
     tokens, chances = candidates.tokens, candidates.chances
     left, size, asked, end = 1.0, 0, 0, 0
@@ -128,12 +132,11 @@ def add_successors(successors: Int32Array, tokens: Int32Array, size: int) -> int
 
     What each rank is worth is in the weights, so that it spends nothing of what is left.
     """
-    named = size
     for rank in range(len(successors)):
         token = successors[rank]
         if token == NO_TOKEN:
             break
-        if not holds(tokens, 0, named, token):
+        if not holds(tokens, 0, size, token):
             tokens[size] = token
             size += 1
     return size
@@ -164,10 +167,14 @@ def age_of(own: TokenRing, token: Integer) -> int:
 def successors_of(
     keys: Int64Array, successors: Int32Array, readable: Int32Array, token: Integer, found: Int32Array
 ) -> None:
-    """Write the successors of a token that the first of the `readable` owners to know any holds."""
+    """Write the successors of a token that the first of the `readable` owners to know any holds.
+
+    Where none knows any, what the model holds likely after the token alone is written, if that is known.
+    """
     found[0] = NO_TOKEN
-    for i in range(len(readable)):
-        place = place_of(keys, key_of(readable[i], token))
+    for i in range(len(readable) + 1):
+        owner = readable[i] if i < len(readable) else VOCABULARY
+        place = place_of(keys, key_of(owner, token))
         for rank in range(SUCCESSORS):
             found[rank] = successors[place, rank]  # NO_TOKEN in an empty place
         if found[0] != NO_TOKEN:
@@ -240,7 +247,7 @@ def describe(said: Predictions, node: Integer, own: TokenRing, successors: Int32
 def describe_successors(
     said: Predictions, node: Integer, begin: Integer, own: TokenRing, successors: Int32Array
 ) -> None:
-    """Write the features of the candidates that only the model named; what is left to them is their evidence."""
+    """Write the features of the candidates that only the model named; their evidence is what is left."""
     tokens, features, evidence = said.tokens, said.features, said.evidence
     rank = 0
     for candidate in range(begin, said.nodes[node, CANDIDATES_END]):
@@ -252,7 +259,7 @@ def describe_successors(
 
 @lean_kernel
 def learn_at(said: Predictions, node: Integer, token: Integer, beliefs: Beliefs) -> None:
-    """Compare what was said at a node with the `token` that came; nothing is learned where nothing was said."""
+    """Compare what was said at a node, if anything was, with the `token` that came."""
     begin, end = said.nodes[node, CANDIDATES_BEGIN], said.nodes[node, CANDIDATES_END]
     if begin == end:
         return

@@ -135,6 +135,12 @@ def token_at(ring: TokenRing, place: Integer) -> int:
 
 
 @lean_kernel
+def seed_of(owner: Integer) -> Integer:
+    """Return the hash of no tokens of an owner, far from those of others: tokens are mixed in bit by bit."""
+    return np.uint64(owner) * np.uint64(0xD1B54A32D192ED03)
+
+
+@lean_kernel
 def mixed(key: Integer, token: Integer) -> Integer:
     """Return a hash of a hash and one more token."""
     key = (key ^ np.uint64(token + 1)) * np.uint64(0x9E3779B97F4A7C15)
@@ -142,10 +148,16 @@ def mixed(key: Integer, token: Integer) -> Integer:
 
 
 @lean_kernel
-def slots_of_run(run: Int32Array, owner: Integer, slots: int) -> tuple[int, int, int, int]:
-    """Return the hash slots of an owner's last 6, 4, 2 and 1 tokens; NOWHERE across a gap or the begin of `run`."""
-    six, four, two, one = NOWHERE, NOWHERE, NOWHERE, NOWHERE
-    key = np.uint64(owner)
+def slots_of_run(run: Int32Array, owner: Integer, slots: int) -> tuple[Integer, Integer, Integer, Integer]:
+    """Return the hash slots of an owner's last 6, 4, 2 and 1 tokens.
+
+    NOWHERE stands for a slot whose tokens would reach across a gap or the begin of `run`.
+    """
+    six: Integer = NOWHERE
+    four: Integer = NOWHERE
+    two: Integer = NOWHERE
+    one: Integer = NOWHERE
+    key = seed_of(owner)
     for length in range(1, min(ORDERS[0], len(run)) + 1):
         token = run[len(run) - length]
         if token == GAP:
@@ -167,7 +179,7 @@ def slots_of_run(run: Int32Array, owner: Integer, slots: int) -> tuple[int, int,
 def newest_of_token(ring: TokenRing, owner: Integer, token: Integer) -> Integer:
     """Return the newest place where an owner's token stands; NOWHERE if another one has its slot since."""
     orders, slots = ring.heads.shape
-    place = np.int64(ring.heads[orders - 1, np.int64(mixed(np.uint64(owner), token) & np.uint64(slots - 1))])
+    place = np.int64(ring.heads[orders - 1, np.int64(mixed(seed_of(owner), token) & np.uint64(slots - 1))])
     at = place & (len(ring.tokens) - 1)
     if place < oldest_place(ring) or ring.tokens[at] != token or ring.owners[at] != owner:
         return NOWHERE
@@ -203,6 +215,8 @@ def append_all(ring: TokenRing, tokens: Int32Array, owner: Integer, run: Int32Ar
 
 
 @lean_kernel
-def append_to(cells: Int32Array, end: Int64Array, tokens: Int32Array, owner: Integer, run: Int32Array) -> None:
+def append_to(
+    cells: Int32Array, end: Int64Array, tokens: Int32Array, owner: Integer, run: Int32Array
+) -> None:
     """Write tokens to the ring that lies in `cells`, as `append_all` does."""
     append_all(ring_in(cells, end), tokens, owner, run)

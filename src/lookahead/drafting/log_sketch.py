@@ -19,7 +19,8 @@ from lookahead.drafting.trie_nodes import Int32Array
 MOST_LOOKS = 8
 """Times that fresh matches are looked for at most."""
 
-_FIXED, _A_NODE, _A_MATCH, _SAID, _SAID_FLOATS = 3 + MOST_AT_ONCE + SUCCESSORS + LONGEST_MATCH, 15, AHEAD + 7, 4, 2
+_FIXED = 3 + MOST_AT_ONCE + SUCCESSORS + LONGEST_MATCH
+_A_NODE, _A_MATCH, _SAID, _SAID_FLOATS = 15, AHEAD + 7, 4, 2
 
 
 class Sketch(NamedTuple):
@@ -31,7 +32,7 @@ class Sketch(NamedTuple):
         sources: int32 [nodes], where each node comes from: OWN, SHARED or RECYCLED.
         frontier: what waits to be drafted.
         matches: all matches found for it.
-        listed: int32 [4 × matches], the matches at each node, by rank.
+        listed: int32 [4 * matches], the matches at each node, by rank.
         ranges: int32 [nodes, 2], where each node's matches begin and end in `listed`.
         said: what may follow each node.
         following: int32 [MOST_AT_ONCE], scratch space: the token that each match of a node goes on with.
@@ -128,3 +129,13 @@ class SketchMemory:
         self.floats = np.zeros(3 * most_nodes + _SAID_FLOATS * candidates, np.float64)
         self.most_nodes = most_nodes
         self.sketch = _sketch_in(self.integers, self.floats, most_nodes)
+
+    def first_nodes(self, size: int) -> Growth:
+        """Return a copy of the draft's first `size` nodes."""
+        tree = self.sketch.tree
+        return Growth(
+            tree.token_ids[:size].copy(),
+            tree.parents[:size].copy(),
+            tree.depths[:size].copy(),
+            tree.probabilities[:size].copy(),
+        )

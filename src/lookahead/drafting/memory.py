@@ -12,6 +12,7 @@ from lookahead.drafting.snapshots import compacted, has_our_beliefs, largest_tok
 from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, TokenIds, check_namespaces, checked_tokens
 from lookahead.drafting.token_log import TokenLog
 from lookahead.drafting.tokenizing import Tokenizer, fingerprint, tokenized
+from lookahead.drafting.tree import Int32Array
 from lookahead.errors import (
     ConfigError,
     MemoryFileError,
@@ -97,6 +98,17 @@ class DraftMemory:
             message = f"the memory file {path} cannot be used here: {error}"
             raise MemoryFileError(message) from error
         return memory
+
+    def learn_vocabulary(self, successors: Int32Array) -> None:
+        """Remember what the model holds likely after each token of its vocabulary, for all namespaces.
+
+        Args:
+            successors: int32 [V, k], the likeliest next tokens after each, likeliest first.
+
+        Raises:
+            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
+        """
+        self.store.learn_vocabulary(successors)
 
     def save(self, path: str | Path, *, tokenizer: Tokenizer | None = None) -> None:
         """Write the memory to a file, whole or not at all; requests may go on meanwhile.

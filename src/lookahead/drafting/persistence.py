@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from lookahead.config import MOST_MEMORY_BYTES
 from lookahead.drafting.snapshots import ARRAYS, Snapshot, fault_in
+from lookahead.drafting.store import OF_THE_VOCABULARY
 from lookahead.errors import MemoryFileError
 from lookahead.files import written_whole
 from lookahead.version import __version__
@@ -175,7 +176,10 @@ def _checked(path: Path, metadata: Mapping[str, str], arrays: dict[str, npt.NDAr
 def _are_names(names: Any) -> bool:
     return (
         isinstance(names, list)
-        and all(isinstance(name, str) and name and "\0" not in name for name in names)
+        and all(
+            isinstance(name, str) and name and ("\0" not in name or name == OF_THE_VOCABULARY)
+            for name in names
+        )
         and len(set(names)) == len(names)
     )
 

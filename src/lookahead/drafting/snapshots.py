@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lookahead.drafting.log_matches import initial_log_trust
 from lookahead.drafting.log_ring import GAP
+from lookahead.drafting.store import OF_THE_VOCABULARY
 from lookahead.drafting.successors import NO_TOKEN, SUCCESSORS
 from lookahead.drafting.weighing import initial_weights
 
@@ -57,7 +58,8 @@ def tokens_by_namespace(snapshot: Snapshot) -> dict[str, int]:
     held = np.bincount(
         snapshot["owners"][snapshot["tokens"] != GAP].astype(np.int64), minlength=len(snapshot["names"]) + 1
     )
-    return {str(name): int(count) for name, count in zip(snapshot["names"], held[1:], strict=True)}
+    counted = zip(snapshot["names"].tolist(), held[1:].tolist(), strict=True)
+    return {name: count for name, count in counted if name != OF_THE_VOCABULARY}
 
 
 def largest_token(arrays: Mapping[str, npt.NDArray[Any]]) -> int:

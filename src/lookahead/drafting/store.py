@@ -16,6 +16,8 @@ RequestId = Hashable
 TokenIds = Sequence[int] | Int32Array
 
 DEFAULT_NAMESPACE = "default"
+OF_THE_VOCABULARY = "\0vocabulary"
+"""Where what belongs to no text stands in a snapshot; no namespace may be called so."""
 _LARGEST_TOKEN = 2**31 - 1
 
 
@@ -33,7 +35,12 @@ class DraftStore(Protocol):
 
     A request is opened by `open`, or in the default namespace by its first `insert`, and closed by `forget`;
     its tokens are streamed in order, and drafts continue after the last one.
+
+    Attributes:
+        recycles: whether it drafts from recycled logits.
     """
+
+    recycles: bool
 
     def open(
         self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
@@ -66,6 +73,12 @@ class DraftStore(Protocol):
             successors: int32 [m, k], the likeliest next tokens after each, likeliest first.
         """
 
+    def learn_vocabulary(self, successors: Int32Array) -> None:
+        """Remember what the model holds most likely after each token of its vocabulary, int32 [V, k]."""
+
+    def recycled_tokens(self, request: RequestId) -> int:
+        """Return how many tokens of a request came as recycled logits had drafted them."""
+
     def forget(self, request: RequestId) -> None:
         """Close a request, ended or aborted: its prompt is gone. Forgetting an unknown one does nothing."""
 
@@ -87,7 +100,7 @@ class DraftStore(Protocol):
 @kernel
 def are_tokens(tokens: npt.NDArray[Any]) -> bool:
     """Return whether all are token ids."""
-    for i in range(len(tokens)):
+    for i in range(len(tokens)):  # noqa: SIM110  # compiled, a plain loop is what is fast
         if not 0 <= tokens[i] <= _LARGEST_TOKEN:
             return False
     return True
@@ -120,7 +133,7 @@ def check_namespaces(namespace: str, reads: Sequence[str] = ()) -> None:
 
 
 def checked_tokens(token_ids: TokenIds) -> Int32Array:
-    """Return token ids as an int32 array of one dimension.
+    """Return token ids as an int32 array of one dimension, a new one: callers may write to theirs.
 
     Raises:
         ValueError: one is negative, no integer, or does not fit 31 bits.
@@ -132,4 +145,4 @@ def checked_tokens(token_ids: TokenIds) -> Int32Array:
     if len(tokens) and not are_tokens(tokens):
         message = f"token ids must be from 0 to {_LARGEST_TOKEN}; got {tokens.min()} to {tokens.max()}"
         raise ValueError(message)
-    return tokens.astype(np.int32, copy=False)
+    return np.array(tokens, np.int32)  # kernels would be compiled anew for one with gaps, or read-only

@@ -1,11 +1,11 @@
 """What the model itself holds most likely after a token: its own logits, recycled.
 
 Each node that a forward verifies leaves the model's opinion on what follows that node's token, whether the
-text went that way or not. The likeliest successors are kept by token, the last time's only ("Token Recycling",
-arXiv 2408.08696): a weak source, but one that knows something where nothing was ever repeated.
+text went that way or not. The likeliest successors are kept by token, the last time's only ("Token
+Recycling", arXiv 2408.08696): a weak source, but one that knows something where nothing was ever repeated.
 
-A table of open addressing. An entry belongs to an owner and a token, so that nothing crosses from one owner to
-another; when the table is full, its older half is forgotten.
+A table of open addressing. An entry belongs to an owner and a token, so that nothing crosses from one owner
+to another; when the table is full, its older half is forgotten.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lookahead.drafting.compilation import lean_kernel, kernel
+from lookahead.drafting.compilation import kernel, lean_kernel
 from lookahead.drafting.trie_nodes import Int32Array, Integer
 
 SUCCESSORS = 8
@@ -29,7 +29,7 @@ class SuccessorTable(NamedTuple):
     """Successors by owner and token; at most half of the places are in use.
 
     Attributes:
-        keys: int64 [places], the owner's number × 2³¹ + the token, or EMPTY; places is a power of two.
+        keys: int64 [places], the owner's number, 31 bits of the token, or EMPTY; places is a power of two.
         successors: int32 [places, SUCCESSORS], likeliest first, NO_TOKEN where there are fewer.
         stamps: int64 [places], when each was written: a count of writes.
         meta: int64 [2], entries and writes so far.
@@ -87,7 +87,7 @@ def write_successors(table: SuccessorTable, key: Integer, successors: Int32Array
 
 @kernel
 def write_all(table: SuccessorTable, owner: Integer, tokens: Int32Array, successors: Int32Array) -> int:
-    """Write the successors [m, k] of m tokens, in order, while there is room; return how many were written."""
+    """Write the successors [m, k] of m tokens in order while there is room; return how many were written."""
     for i in range(len(tokens)):
         if 2 * (table.meta[ENTRIES] + 1) > len(table.keys):
             return i

@@ -6,34 +6,24 @@ best first and only as far as it is needed (`log_growth`). What the model itself
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from lookahead.config import DEFAULT_MEMORY_BYTES, DraftMode
-from lookahead.drafting.best_first import Growth, as_draft_tree, side_by_side
-from lookahead.drafting.candidates import Float64Array
-from lookahead.drafting.compilation import lean_kernel, telling_the_user
-from lookahead.drafting.log_growth import grow_from_log, learn_from_draft
-from lookahead.drafting.log_matches import LONGEST_MATCH, NOBODY, initial_log_trust
-from lookahead.drafting.log_prediction import Beliefs
-from lookahead.drafting.log_ring import (
-    GAP,
-    ORDERS,
-    SMALLEST_RING,
-    Int64Array,
-    RingMemory,
-    append_all,
-    ring_bytes,
-    ring_in,
-)
-from lookahead.drafting.log_sketch import SketchMemory, sketch_in
+from lookahead.drafting.best_first import as_draft_tree
+from lookahead.drafting.compilation import telling_the_user
+from lookahead.drafting.log_budget import affordable_places, affordable_tokens
+from lookahead.drafting.log_kernels import compile_log_kernels, draw, stream_in
+from lookahead.drafting.log_matches import LONGEST_MATCH, NOBODY, VOCABULARY, initial_log_trust
+from lookahead.drafting.log_ring import GAP, ORDERS, SMALLEST_RING, RingMemory, ring_bytes
+from lookahead.drafting.log_sketch import SketchMemory
 from lookahead.drafting.store import (
     DEFAULT_NAMESPACE,
+    OF_THE_VOCABULARY,
     Origin,
     RequestId,
     TokenIds,
@@ -44,7 +34,6 @@ from lookahead.drafting.store import (
 from lookahead.drafting.successors import (
     EMPTY,
     SMALLEST_TABLE,
-    copy_since,
     new_table,
     table_bytes,
     with_room,
@@ -59,68 +48,6 @@ _FIRST_RING = 4096
 _FIRST_TABLE = 4096
 
 
-@lean_kernel
-def draw(
-    own_cells: Int32Array,
-    own_end: Int64Array,
-    shared_cells: Int32Array,
-    shared_end: Int64Array,
-    keys: Int64Array,
-    successors: Int32Array,
-    readable: Int32Array,
-    tail: Int32Array,
-    trust: Float64Array,
-    weights: Float64Array,
-    integers: Int32Array,
-    floats: Float64Array,
-    room: int,
-    most_nodes: int,
-    deepest_draft: int,
-    widest: int,
-) -> int:
-    """Draw a draft into the sketch that lies in `integers` and `floats`, as `grow_from_log` does."""
-    return grow_from_log(
-        ring_in(own_cells, own_end),
-        ring_in(shared_cells, shared_end),
-        keys,
-        successors,
-        readable,
-        tail,
-        Beliefs(trust, weights),
-        sketch_in(integers, floats, room),
-        most_nodes,
-        deepest_draft,
-        widest,
-    )
-
-
-@lean_kernel
-def stream_in(
-    own_cells: Int32Array,
-    own_end: Int64Array,
-    has_room: bool,
-    tail: Int32Array,
-    tokens: Int32Array,
-    run: Int32Array,
-    trust: Float64Array,
-    weights: Float64Array,
-    integers: Int32Array,
-    floats: Float64Array,
-    room: int,
-    is_output: bool,
-) -> None:
-    """Append a request's tokens to its own log and its tail, having compared the answer's with the last draft."""
-    sketch = sketch_in(integers, floats, room)
-    if is_output:
-        learn_from_draft(sketch, tokens, Beliefs(trust, weights))
-    sketch.size[0] = 0  # it was drawn before these tokens
-    if has_room:
-        append_all(ring_in(own_cells, own_end), tokens, NOBODY, run)
-    kept = max(0, len(tail) - len(tokens))
-    for i in range(len(tail)):
-        tail[i] = tail[len(tail) - kept + i] if i < kept else tokens[len(tokens) - len(tail) + i]
-
-
 @dataclass(eq=False)
 class _Request:
     """A live request.
@@ -132,6 +59,7 @@ class _Request:
         sketch: its last draft.
         tail: int32 [LONGEST_MATCH], its last tokens, at the end.
         length: tokens so far.
+        recycled_tokens: those of them that recycled logits had drafted.
         kept: what the shared log gets at its end.
     """
 
@@ -141,6 +69,7 @@ class _Request:
     memory: SketchMemory
     tail: Int32Array = field(default_factory=lambda: np.full(LONGEST_MATCH, GAP, np.int32))
     length: int = 0
+    recycled_tokens: int = 0
     kept: list[Int32Array] = field(default_factory=list)
 
 
@@ -162,13 +91,15 @@ class TokenLog:
         memory_bytes: the cap.
     """
 
+    recycles = True
+
     def __init__(self, *, memory_bytes: int = DEFAULT_MEMORY_BYTES, remember_prompts: bool = False) -> None:
         self._trust, self._weights = initial_log_trust(), initial_weights()
         fixed = self._trust.nbytes + self._weights.nbytes
         budget = memory_bytes - fixed
         self._own_budget = budget // 4
-        self._most_shared = _affordable_tokens(budget // 2)
-        self._most_places = _affordable_places(budget // 4)
+        self._most_shared = affordable_tokens(budget // 2)
+        self._most_places = affordable_places(budget // 4)
         least = 4 * max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
         if budget < least:
             message = f"memory_bytes={memory_bytes} leaves no room for a log; give at least {least + fixed}"
@@ -176,8 +107,8 @@ class TokenLog:
         self.memory_bytes = memory_bytes
         self._remember_prompts = remember_prompts
         self._lock = threading.Lock()
-        self._owners: dict[str, int] = {}
-        self._next_owner = NOBODY + 1
+        self._owners: dict[str, int] = {OF_THE_VOCABULARY: VOCABULARY}
+        self._next_owner = VOCABULARY + 1
         self._requests: dict[RequestId, _Request] = {}
         with telling_the_user():
             compile_log_kernels()
@@ -219,7 +150,7 @@ class TokenLog:
                 live = self._opened(request, DEFAULT_NAMESPACE, ())
             if live.own is self._no_room or live.own.written + len(tokens) > live.own.capacity:
                 self._give_room(live, len(tokens))
-            stream_in(
+            live.recycled_tokens += stream_in(
                 live.own.cells,
                 live.own.end,
                 live.own is not self._no_room,
@@ -249,13 +180,15 @@ class TokenLog:
             mode: how the draft is laid out.
 
         Raises:
-            KeyError: the request is unknown, or has been forgotten.
+            KeyError: the request is unknown, has been forgotten, or has inserted nothing.
             ValueError: `decoding_length` is less than 1.
         """
         check_decoding_length(decoding_length)
         widest = 1 if mode is DraftMode.SINGLE else 0
         with self._lock:
             live = self._requests[request]
+            if live.length == 0:
+                raise KeyError(request)
             if live.memory.most_nodes < decoding_length:
                 live.memory = SketchMemory(decoding_length)
             size = draw(
@@ -276,7 +209,7 @@ class TokenLog:
                 branch_length,
                 widest,
             )
-            tree = Growth(*(column[:size].copy() for column in live.memory.sketch.tree))
+            tree = live.memory.first_nodes(size)
         return as_draft_tree(tree, decoding_length, mode)
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
@@ -289,12 +222,42 @@ class TokenLog:
 
         Raises:
             KeyError: the request is unknown, or has been forgotten.
-            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
+            ValueError: a token id is negative, no integer, or does not fit 31 bits, or there is not one row
+                for each token; nothing is remembered.
         """
         tokens = checked_tokens(token_ids)
-        likeliest = checked_tokens(np.ravel(successors)).reshape(len(tokens), -1)
+        if len(tokens) == 0:
+            return
+        likeliest = np.asarray(successors)
+        if likeliest.ndim != 2 or len(likeliest) != len(tokens):
+            message = f"successors must be one row for each of {len(tokens)} tokens, not {likeliest.shape}"
+            raise ValueError(message)
+        likeliest = checked_tokens(likeliest.ravel()).reshape(likeliest.shape)
         with self._lock:
             self._write(self._requests[request].owner, tokens, likeliest)
+
+    def learn_vocabulary(self, successors: Int32Array) -> None:
+        """Remember what the model holds most likely after each token of its vocabulary alone.
+
+        Every request of every namespace may draft from it: it is no text's, but the model's.
+
+        Args:
+            successors: int32 [V, k], the likeliest next tokens after each, likeliest first; 8 are kept.
+
+        Raises:
+            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
+        """
+        likeliest = checked_tokens(np.ravel(successors)).reshape(len(successors), -1)
+        with self._lock:
+            self._write(VOCABULARY, np.arange(len(likeliest), dtype=np.int32), likeliest)
+
+    def recycled_tokens(self, request: RequestId) -> int:
+        """Return how many tokens of a request came as recycled logits had drafted them.
+
+        Raises:
+            KeyError: the request is unknown, or has been forgotten.
+        """
+        return self._requests[request].recycled_tokens
 
     def forget(self, request: RequestId) -> None:
         """Close a request: its own log is gone, its answer goes into the shared log."""
@@ -331,9 +294,9 @@ class TokenLog:
         """Return what outlives requests, as copies.
 
         Returns:
-            `names`, the namespaces, and `owners_named`, their numbers; `tokens`, oldest first, a gap (-1) after
-            each answer, and `owners`, whose they are; `keys`, `successors`, the model's recycled logits, oldest
-            first; `trust` and `weights`, what was learned of the sources.
+            `names`, the namespaces, and `owners_named`, their numbers; `tokens`, oldest first, a gap (-1)
+            after each answer, and `owners`, whose they are; `keys`, `successors`, the model's recycled
+            logits, oldest first; `trust` and `weights`, what was learned of the sources.
         """
         with self._lock:
             tokens, owners = self._shared.newest(self._shared.capacity)
@@ -376,7 +339,8 @@ class TokenLog:
     @property
     def namespaces(self) -> tuple[str, ...]:
         """Names of all namespaces that were opened, in the order of their first use."""
-        return tuple(self._owners)
+        with self._lock:
+            return tuple(name for name in self._owners if name != OF_THE_VOCABULARY)
 
     def tokens_in(self, namespace: str) -> int:
         """Return how many tokens of a namespace the shared log holds."""
@@ -387,7 +351,8 @@ class TokenLog:
         with self._lock:
             owners, counts = np.unique(self._shared.owners[self._shared.tokens != GAP], return_counts=True)
             held = dict(zip(owners.tolist(), counts.tolist(), strict=True))
-            return {name: held.get(owner, 0) for name, owner in self._owners.items()}
+            named = {name: owner for name, owner in self._owners.items() if name != OF_THE_VOCABULARY}
+            return {name: held.get(owner, 0) for name, owner in named.items()}
 
     @property
     def nbytes(self) -> int:
@@ -423,52 +388,15 @@ class TokenLog:
             done += write_all(self._table, owner, tokens[done:], likeliest[done:])
 
     def _give_room(self, live: _Request, count: int) -> None:
-        """Let a request's own log grow for `count` more tokens, as far as their share of the memory allows."""
+        """Let a request's own log grow for `count` more tokens, as far as the budget for all allows."""
         others = sum(
             other.own.nbytes
             for other in self._requests.values()
             if other is not live and other.own is not self._no_room
         )
-        most = _affordable_tokens(self._own_budget - others - ring_bytes(SMALLEST_RING))
+        most = affordable_tokens(self._own_budget - others - ring_bytes(SMALLEST_RING))
         if live.own is self._no_room:
             if most < SMALLEST_RING:
                 return
             live.own = RingMemory(SMALLEST_RING)
         live.own = live.own.with_room(count, most)
-
-
-def _affordable_tokens(budget: int) -> int:
-    """Return the largest power of two of tokens whose ring fits `budget` bytes; 0 where none does."""
-    return _largest(SMALLEST_RING, budget, ring_bytes)
-
-
-def _affordable_places(budget: int) -> int:
-    """Return the largest power of two of places whose table of successors fits `budget` bytes; 0 if none."""
-    return _largest(SMALLEST_TABLE, budget, table_bytes)
-
-
-def _largest(smallest: int, budget: int, bytes_of: Callable[[int], int]) -> int:
-    size = smallest
-    if bytes_of(size) > budget:
-        return 0
-    while bytes_of(2 * size) <= budget:
-        size *= 2
-    return size
-
-
-@cache
-def compile_log_kernels() -> None:
-    """Run every kernel once, so that no request waits for the compiler."""
-    ring, drawing, table = RingMemory(SMALLEST_RING), SketchMemory(4), new_table(SMALLEST_TABLE)
-    tokens, tail = checked_tokens([1, 2, 1, 2, 1]), np.full(LONGEST_MATCH, GAP, np.int32)
-    checked_tokens(tokens)
-    write_all(table, 1, tokens, np.ones((5, 2), np.int32))
-    copy_since(table, 0, new_table(SMALLEST_TABLE))
-    ring.append(tokens, NOBODY)
-    beliefs = (initial_log_trust(), initial_weights())
-    sketch = (drawing.integers, drawing.floats, drawing.most_nodes)
-    own, readable = (ring.cells, ring.end), np.array([1], np.int32)
-    stream_in(*own, True, tail, tokens, np.empty(10, np.int32), *beliefs, *sketch, True)
-    size = draw(*own, *own, table.keys, table.successors, readable, tail, *beliefs, *sketch, 4, 2, 0)
-    side_by_side(Growth(*(column[:size].copy() for column in drawing.sketch.tree)), 4)
-    DraftTree.root_only(0).ancestors()

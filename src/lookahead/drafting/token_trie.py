@@ -130,6 +130,8 @@ class TokenTrie:
         ConfigError: a value is out of range.
     """
 
+    recycles = False
+
     def __init__(
         self,
         *,
@@ -224,6 +226,13 @@ class TokenTrie:
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
         """Remember nothing: this store drafts from tokens that came."""
+
+    def learn_vocabulary(self, successors: Int32Array) -> None:
+        """Remember nothing: this store drafts from tokens that came."""
+
+    def recycled_tokens(self, request: RequestId) -> int:  # noqa: ARG002
+        """Return 0: no draft came of recycled logits."""
+        return 0
 
     def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
         """Remember a text as if it had been an answer.

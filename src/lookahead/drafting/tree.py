@@ -131,4 +131,3 @@ class DraftTree:
         while self.parents[path[-1]] >= 0:
             path.append(int(self.parents[path[-1]]))
         return path[::-1]
-

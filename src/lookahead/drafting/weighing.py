@@ -36,8 +36,8 @@ VALUE, SQUARES = 0, 1
 def initial_weights() -> Float64Array:
     """Return weights that believe matches as they are and the model's ranks as is usual.
 
-    float64 [2, 5 + FEATURES]: bias and slope of "none of them", a slope a source, a bias a feature; below them
-    the sums of their squared gradients.
+    float64 [2, 5 + FEATURES]: bias and slope of "none of them", a slope a source, a bias a feature; below
+    them the sums of their squared gradients.
     """
     weights = np.zeros((2, BIASES + FEATURES))
     weights[VALUE, NONE_SLOPE:BIASES] = 1.0
@@ -60,7 +60,9 @@ def source_of(feature: Integer) -> Integer:
 
 
 @lean_kernel
-def weigh(features: Int32Array, evidence: Float64Array, none: float, weights: Float64Array, chances: Float64Array) -> None:
+def weigh(
+    features: Int32Array, evidence: Float64Array, none: float, weights: Float64Array, chances: Float64Array
+) -> None:
     """Write the probability of each candidate.
 
     Args:

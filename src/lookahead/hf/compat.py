@@ -118,12 +118,24 @@ def takes_positions(model: PreTrainedModel) -> bool:
 
 
 def prefill(
-    model: PreTrainedModel, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any]
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    generation_config: Any,
+    model_kwargs: dict[str, Any],
+    *,
+    most_logits: int,
 ) -> Tensor:
-    """Read the prompt exactly as `generate` does; return the logits [V] of the first token."""
+    """Read the prompt exactly as `generate` does.
+
+    Returns:
+        Logits [k, V] after the prompt's last k tokens, the first new token's last; k is `most_logits`, or
+        less where the model or the way the prompt is read gives fewer.
+    """
     untyped: Any = model  # the library's own types do not know its private method
+    if most_logits > 1 and "logits_to_keep" in model_kwargs:
+        model_kwargs = {**model_kwargs, "logits_to_keep": most_logits}
     outputs = untyped._prefill(input_ids, generation_config, model_kwargs)  # noqa: SLF001
-    logits: Tensor = outputs.logits[0, -1]
+    logits: Tensor = outputs.logits[0, -most_logits:]
     return logits
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 from transformers.generation.stopping_criteria import StopStringCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
@@ -19,15 +19,23 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from lookahead.config import LookaheadConfig
 from lookahead.decoding.emission import Emission
 from lookahead.decoding.loop import decode
+from lookahead.drafting.budget import BudgetPolicy
 from lookahead.drafting.drafter import NoDrafter, RequestDrafter
 from lookahead.drafting.memory import DraftMemory
+from lookahead.drafting.pace import Pace
 from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
 from lookahead.errors import ConfigError
 from lookahead.hf.checks import check_cache, check_call, check_inputs, check_memory, check_model, check_prompt
 from lookahead.hf.compat import AttentionLayout, attention_layout, streamers_come_first, text_config
 from lookahead.hf.probe import ProbeResult, probe
+from lookahead.hf.prompts import encode_prompt
 from lookahead.hf.step_model import TransformersStepModel
+from lookahead.hf.step_times import StepTimesCache, context_bucket, step_times_for
+from lookahead.hf.vocabulary import vocabulary_successors
 from lookahead.stats import GenerationStats
+
+_BEFORE_THE_VOCABULARY = "Hello"
+"""What the user said when each token of the vocabulary is read as if it began the answer."""
 
 
 class Lookahead:
@@ -60,6 +68,7 @@ class Lookahead:
             raise ConfigError(message)
         self.stats = GenerationStats()
         self.last_stats = GenerationStats()
+        self._paces: WeakKeyDictionary[PreTrainedModel, dict[object, Pace]] = WeakKeyDictionary()
         self._probes: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = WeakKeyDictionary()
 
     def reset_stats(self) -> None:
@@ -115,6 +124,34 @@ class Lookahead:
         untyped: Any = model
         return untyped.generate(*args, custom_generate=mode, **kwargs)
 
+    def learn_vocabulary(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        most_tokens: int | None = None,
+        on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+    ) -> None:
+        """Learn what a model holds likely after each token of its vocabulary, so that no draft starts empty.
+
+        It is as much work as reading a text of as many tokens, once for a model: save the memory to keep it.
+        Tokens are commonly numbered by how frequent they are, so that the first 8,000 bring most of it.
+
+        Args:
+            model: a decoder-only model.
+            tokenizer: the model's.
+            most_tokens: learn so many of the first tokens; all if not given.
+            on_progress: called now and then with how many tokens are done, and of how many.
+
+        Raises:
+            LookaheadError: the model is one that Lookahead cannot serve, or whose vocabulary is not the
+                memory's.
+        """
+        check_model(model)
+        check_memory(model, self.memory)
+        prompt = encode_prompt(tokenizer, _BEFORE_THE_VOCABULARY, model)["input_ids"][0].tolist()
+        self.memory.learn_vocabulary(vocabulary_successors(model, prompt, most_tokens, on_progress))
+
     def __call__(
         self,
         model: PreTrainedModel,
@@ -162,8 +199,8 @@ class Lookahead:
         **model_kwargs: Any,
     ) -> Any:
         layout = self._checked(model, input_ids, generation_config, model_kwargs)
-        decoding_length = self.config.decoding_length if self._may_branch(model, layout) else 1
-        drafter = self._drafter(decoding_length, namespace, reads)
+        check_namespaces(namespace, reads)
+        pace = self._pace(model, input_ids.shape[1]) if self._may_branch(model, layout) else None
         stopping_criteria.extend(extra_criteria)
         emission = Emission(
             input_ids,
@@ -183,9 +220,12 @@ class Lookahead:
             generation_config,
             model_kwargs,
             most_new_tokens=emission.remaining,
-            decoding_length=decoding_length,
+            decoding_length=1 if pace is None else pace.most_nodes,
+            prompt_logits=1 if pace is None else self.config.prompt_logits,
         )
-        self._decode(step_model, drafter, emission, _unpadded(input_ids, model_kwargs))
+        prompt = _unpadded(input_ids, model_kwargs)
+        drafter = self._drafter(model, step_model, prompt, pace, namespace, reads)
+        self._decode(step_model, drafter, emission, prompt)
         if streamer is not None:
             streamer.end()
         if not generation_config.return_dict_in_generate:
@@ -206,12 +246,25 @@ class Lookahead:
         return layout
 
     def _drafter(
-        self, decoding_length: int, namespace: str, reads: Sequence[str]
+        self,
+        model: PreTrainedModel,
+        step_model: TransformersStepModel,
+        prompt: list[int],
+        pace: Pace | None,
+        namespace: str,
+        reads: Sequence[str],
     ) -> RequestDrafter | NoDrafter:
-        check_namespaces(namespace, reads)
-        if decoding_length == 1:
+        if pace is None:
             return NoDrafter()
-        return RequestDrafter(self.memory.store, self.config, namespace=namespace, reads=reads)
+        measure = partial(
+            step_times_for,
+            model,
+            step_model,
+            prompt,
+            most_nodes=pace.most_nodes,
+            cache=StepTimesCache.of_user(),
+        )
+        return RequestDrafter(self.memory.store, self.config, pace, measure, namespace=namespace, reads=reads)
 
     def _decode(
         self,
@@ -228,15 +281,26 @@ class Lookahead:
             stats.draft_s += perf_counter() - started
             decode(step_model, drafter, emission, stats)
         finally:
+            stats.recycled_tokens = drafter.recycled_tokens
             drafter.close()
             self.last_stats = stats
             self.stats.add(stats)
+
+    def _pace(self, model: PreTrainedModel, prompt_length: int) -> Pace:
+        """Return what is known about drafting for a model behind prompts of about this length."""
+        paces = self._paces.setdefault(model, {})
+        setting = (_setting(model), context_bucket(prompt_length))
+        if setting not in paces:
+            is_auto = self.config.decoding_length == "auto"
+            most = self.config.most_nodes
+            paces[setting] = Pace(most, BudgetPolicy(most) if is_auto else None)
+        return paces[setting]
 
     def _may_branch(self, model: PreTrainedModel, layout: AttentionLayout) -> bool:
         """Return whether drafts are worth making; on a model's first use this asks the probe."""
         if self.config.decoding_length == 1 or model.training:  # dropout draws for each forward it sees
             return False
-        setting = (model.dtype, model.device, text_config(model)._attn_implementation)  # noqa: SLF001
+        setting = _setting(model)
         results = self._probes.setdefault(model, {})
         if setting not in results:
             results[setting] = probe(model, layout)
@@ -245,6 +309,11 @@ class Lookahead:
                 message = f"{type(model).__name__} is decoded in plain steps, without drafts: {reason}"
                 warnings.warn(message, stacklevel=2)
         return results[setting].branches
+
+
+def _setting(model: PreTrainedModel) -> tuple[object, ...]:
+    """Return what a model's results and times depend on, beside its weights."""
+    return (model.dtype, model.device, text_config(model)._attn_implementation)  # noqa: SLF001
 
 
 @dataclass(frozen=True)

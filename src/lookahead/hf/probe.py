@@ -4,7 +4,6 @@ An architecture that nobody here has seen should be slow, not wrong.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.compat import AttentionLayout, rope_depends_on_length, takes_positions, text_config
-from lookahead.hf.step_model import TransformersStepModel
+from lookahead.hf.step_model import prefilled
 
 _NOISE_FACTOR = 8.0
 """A tree may differ from its branches by this many times what a branch differs from single steps."""
@@ -89,7 +88,9 @@ def _differences(
     model: PreTrainedModel, layout: AttentionLayout, tree: DraftTree
 ) -> tuple[float, float, float]:
     """Return the worst tree-to-branch difference, the worst branch-to-steps one, and the logits' spread."""
-    step_model = _prefilled(model, layout, len(tree))
+    vocabulary: int = text_config(model).vocab_size
+    prompt = (torch.arange(_PROMPT_LENGTH) * 104729 + 5) % vocabulary
+    step_model = prefilled(model, layout, prompt.tolist(), decoding_length=len(tree))
     as_tree = step_model.forward(tree).float()
     step_model.keep([])
     chains = []
@@ -113,29 +114,6 @@ def _chain(tree: DraftTree, branch: list[int]) -> DraftTree:
         np.arange(length, dtype=np.int32),
         np.ones(length),
     )
-
-
-def _prefilled(
-    model: PreTrainedModel, layout: AttentionLayout, decoding_length: int
-) -> TransformersStepModel:
-    vocabulary: int = text_config(model).vocab_size
-    prompt = (torch.arange(_PROMPT_LENGTH)[None] * 104729 + 5) % vocabulary
-    model_kwargs: dict[str, Any] = {
-        "attention_mask": None,
-        "position_ids": torch.arange(_PROMPT_LENGTH)[None].to(model.device),
-        "use_cache": True,
-    }
-    step_model = TransformersStepModel(
-        model,
-        layout,
-        prompt.to(model.device),
-        model.generation_config,
-        model_kwargs,
-        most_new_tokens=8,
-        decoding_length=decoding_length,
-    )
-    step_model.prefill()
-    return step_model
 
 
 def _worst(first: Tensor, second: Tensor) -> float:

@@ -1,5 +1,6 @@
 """A transformers model as the loop sees it: prefill, verify a tree, keep a path."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class TransformersStepModel:
         model_kwargs: as `generate` prepared them; their cache is replaced by an arena.
         most_new_tokens: tokens that will be emitted at most.
         decoding_length: the most nodes of a draft tree.
+        prompt_logits: how many of the prompt's last tokens have their logits returned.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class TransformersStepModel:
         *,
         most_new_tokens: int,
         decoding_length: int,
+        prompt_logits: int = 1,
     ) -> None:
         self._model = model
         self._layout = layout
@@ -57,6 +60,7 @@ class TransformersStepModel:
         self._takes_positions = takes_positions(model)
         self._padding: Tensor | None = model_kwargs.get("attention_mask")
         self._prefix_length = 0
+        self._prompt_logits = prompt_logits
         positions = model_kwargs.get("position_ids")
         self._next_position = -1 if positions is None else int(positions[..., -1].max()) + 1
         prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
@@ -64,9 +68,15 @@ class TransformersStepModel:
         self.cache = ArenaCache(layout.layer_count, capacity)
 
     def prefill(self) -> Tensor:
-        """Read the prompt; return the logits [V] of the first token."""
+        """Read the prompt; return logits [k, V] after its last k tokens, the first new token's last."""
         self._model_kwargs["past_key_values"] = self.cache
-        logits = prefill(self._model, self._input_ids, self._generation_config, self._model_kwargs)
+        logits = prefill(
+            self._model,
+            self._input_ids,
+            self._generation_config,
+            self._model_kwargs,
+            most_logits=self._prompt_logits,
+        )
         self._prefix_length = self.cache.get_seq_length()
         if self._next_position < 0:  # `generate` made no positions, so none are padded
             self._next_position = self._prefix_length
@@ -86,6 +96,8 @@ class TransformersStepModel:
             with folded_attention(self._model):
                 outputs = self._model(input_ids=tokens, **inputs)
         logits: Tensor = outputs.logits[0]
+        if logits.device.type != "cpu":
+            logits[-1, 0].item()  # waits for the device, so that the forward's time is counted as its own
         return logits
 
     @property
@@ -116,3 +128,26 @@ class TransformersStepModel:
             padded = self._padding.shape[1]
             mask[:, :padded].masked_fill_(self._padding.cpu() == 0, torch.finfo(model.dtype).min)
         return mask.repeat(self._query_groups, 1)[None, None].to(model.device)
+
+
+def prefilled(
+    model: PreTrainedModel, layout: AttentionLayout, prompt: Sequence[int], *, decoding_length: int
+) -> TransformersStepModel:
+    """Return a step model that has read a prompt outside any call of `generate`, for trying things out."""
+    ids = torch.tensor([list(prompt)], device=model.device)
+    model_kwargs: dict[str, Any] = {
+        "attention_mask": None,
+        "position_ids": torch.arange(len(prompt), device=model.device)[None],
+        "use_cache": True,
+    }
+    step_model = TransformersStepModel(
+        model,
+        layout,
+        ids,
+        model.generation_config,
+        model_kwargs,
+        most_new_tokens=8,
+        decoding_length=decoding_length,
+    )
+    step_model.prefill()
+    return step_model

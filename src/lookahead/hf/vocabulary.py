@@ -1,0 +1,66 @@
+"""What a model holds most likely after each token of its vocabulary: drafts before anything is read."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+
+from lookahead.decoding.recycling import likeliest_successors
+from lookahead.drafting.tree import DraftTree, Int32Array
+from lookahead.hf.compat import attention_layout, text_config
+from lookahead.hf.step_model import prefilled
+
+_TOKENS_A_FORWARD = 256
+
+
+@torch.no_grad()
+def vocabulary_successors(
+    model: PreTrainedModel,
+    context: Sequence[int],
+    most_tokens: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Int32Array:
+    """Return the likeliest next tokens after each token that the model can read, likeliest first.
+
+    All are read behind the same context, side by side as branches of a draft: as much work as reading a text
+    of so many tokens, with each one's logits.
+
+    Args:
+        model: a decoder-only model that can verify trees.
+        context: tokens to read before; what is likely at the end of an answer's sentence serves well.
+        most_tokens: read so many of the first tokens; all if not given.
+        on_progress: called now and then with how many tokens are done, and of how many.
+
+    Returns:
+        int32 [V, k].
+    """
+    embeddings: Any = model.get_input_embeddings()
+    size = int(embeddings.weight.shape[0])
+    size = size if most_tokens is None else min(size, most_tokens)
+    root = list(context)[-1]
+    step_model = prefilled(
+        model,
+        attention_layout(model, DynamicCache(config=text_config(model))),
+        context[:-1],
+        decoding_length=_TOKENS_A_FORWARD,
+    )
+    successors: list[Int32Array] = []
+    for begin in range(0, size, _TOKENS_A_FORWARD - 1):
+        end = min(size, begin + _TOKENS_A_FORWARD - 1)
+        logits = step_model.forward(_side_by_side(root, np.arange(begin, end, dtype=np.int32)))
+        step_model.keep([])
+        successors.append(likeliest_successors(logits[1:]))
+        on_progress(end, size)
+    return np.concatenate(successors)
+
+
+def _side_by_side(root: int, tokens: Int32Array) -> DraftTree:
+    return DraftTree(
+        np.concatenate([np.array([root], np.int32), tokens]),
+        np.concatenate([np.array([-1]), np.zeros(len(tokens))]).astype(np.int32),
+        np.concatenate([np.array([0]), np.ones(len(tokens))]).astype(np.int32),
+        np.ones(1 + len(tokens)),
+    )
