@@ -122,6 +122,20 @@ def test_the_cap_goes_with_the_file_and_a_smaller_one_keeps_the_newest(path):
         DraftMemory.load(path, max_bytes=100)
 
 
+def test_what_was_learned_of_the_vocabulary_is_in_the_file_and_in_no_namespace(path):
+    memory = DraftMemory()
+    memory.warm([[1, 2, 3]], namespace="a")
+    memory.learn_vocabulary(np.array([[5, 6], [7, 8]], np.int32))
+    memory.save(path)
+    loaded = DraftMemory.load(path)
+    same(loaded, memory)
+    assert loaded.namespaces == {"a": 3}
+    for other in (loaded, DraftMemory()):
+        other.merge(memory)
+        other.store.insert("live", [0], Origin.PROMPT)
+        assert {5, 6} <= set(propose(other.store, "live", depth=1).token_ids[1:].tolist())
+
+
 def test_live_requests_and_their_prompts_are_not_in_the_file(path):
     memory = DraftMemory()
     memory.store.insert("live", [41, 42], Origin.PROMPT)
@@ -210,6 +224,7 @@ def test_a_wrong_checksum_is_refused(path):
         ({"max_bytes": str(2**60)}, "cap is"),
         ({"max_bytes": "1e9"}, "cap is"),
         ({"namespaces": '["a"]'}, "there are 1 namespaces"),
+        ({"namespaces": '["a", "\\u0000vocabulary"]'}, "a text belongs to no namespace"),
         ({"namespaces": '["a", "a"]'}, "not a list of different names"),
         ({"namespaces": '["a", ""]'}, "not a list of different names"),
         ({"namespaces": '["a", "b\\u0000"]'}, "not a list of different names"),

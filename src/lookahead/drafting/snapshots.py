@@ -116,6 +116,8 @@ def _fault_in_text(arrays: Mapping[str, npt.NDArray[Any]], most_tokens: int) -> 
         return f"its owners are from {owners.min()} to {owners.max()}, there are {namespaces} namespaces"
     if tokens[-1] != GAP or (tokens[:-1][owners[:-1] != owners[1:]] != GAP).any():
         return "an answer has no end"
+    if (arrays["names"][owners - 1] == OF_THE_VOCABULARY).any():
+        return "a text belongs to no namespace"
     return None
 
 
