@@ -45,6 +45,10 @@ def invoke(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def steps_of(result):
+    return int(" ".join(result.stderr.split()).split(" steps,")[0].split()[-1])
+
+
 def refused(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
@@ -213,11 +217,19 @@ def test_generate_drafts_from_a_memory_and_adds_to_it(model_folder, out):
     second = invoke(*arguments, "--memory", out)
     assert plain.stdout == first.stdout == second.stdout
     assert DraftMemory.load(out, vocabulary_size=64).namespaces == {"default": 30}
+    assert steps_of(second) < steps_of(first) == steps_of(plain)
 
-    def steps(result):
-        return int(" ".join(result.stderr.split()).split(" steps,")[0].split()[-1])
 
-    assert steps(second) < steps(first) == steps(plain)
+def test_generate_drafts_from_the_namespaces_asked_for(model_folder, out):
+    arguments = ("generate", "HelloHello", "--model", model_folder, "--dtype", "float32", "--device", "cpu")
+    arguments = (*arguments, "--threads", 1, "--max-new-tokens", 30, "--memory", out, "--stats")
+    first = invoke(*arguments, "--save-memory", "--namespace", "a")
+    assert DraftMemory.load(out).namespaces == {"a": 30}
+    plain, own = invoke(*arguments), invoke(*arguments, "--namespace", "a")
+    reading = invoke(*arguments, "--reads", "b", "--reads", "a")
+    assert first.stdout == plain.stdout == own.stdout == reading.stdout
+    assert steps_of(own) < steps_of(plain) == steps_of(first)
+    assert steps_of(reading) < steps_of(plain)
 
 
 def test_generate_refuses_a_memory_of_another_tokenizer(model_folder, out, capsys):

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from lookahead.config import LookaheadConfig
+from lookahead.drafting.memory import DraftMemory
 from lookahead.errors import ConfigError
 from lookahead.hf.lookahead import Lookahead
 
@@ -133,7 +134,7 @@ class LookaheadMethod:
 
     def forget(self) -> None:
         """Begin with an empty memory."""
-        self._lookahead.memory = Lookahead(self._config).memory
+        self._lookahead.memory = DraftMemory(max_bytes=self._config.memory_bytes)
 
 
 METHODS: dict[str, Callable[[LookaheadConfig], Method]] = {

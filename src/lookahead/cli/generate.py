@@ -47,6 +47,11 @@ def generate(
         bool,
         typer.Option("--save-memory", help="Then write the answer into --memory, which is made if need be."),
     ] = False,
+    namespace: Annotated[str, typer.Option(help="Whose part of the memory is drafted from.")] = "default",
+    reads: Annotated[
+        list[str] | None,
+        typer.Option(help="Draft from this namespace, too; repeatable.", show_default="none"),
+    ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Then say on stderr how it went.")] = False,
 ) -> None:
     """Answer a prompt, from the argument, a file or stdin, streaming the text to stdout."""
@@ -70,7 +75,8 @@ def generate(
     inputs: dict[str, Any] = encode_prompt(tokenizer, text, loaded, raw=raw)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     lookahead = Lookahead(config, memory=remembered)
-    lookahead.generate(loaded, **inputs, **sampling, max_new_tokens=max_new_tokens, streamer=streamer)
+    in_namespace = lookahead.for_namespace(namespace, reads=reads or ())
+    in_namespace.generate(loaded, **inputs, **sampling, max_new_tokens=max_new_tokens, streamer=streamer)
     if memory is not None and save_memory:
         remembered.save(memory)
     if stats:

@@ -135,12 +135,13 @@ class DraftMemory:
         """
         log = self._log()
         with self._lock:
-            return SavedMemory(
-                snapshot=compacted(log.snapshot()),
-                vocabulary_size=self._vocabulary_size,
-                tokenizer=self._tokenizer,
-                max_bytes=log.memory_bytes,
-            )
+            snapshot, vocabulary_size, tokenizer = log.snapshot(), self._vocabulary_size, self._tokenizer
+        return SavedMemory(
+            snapshot=compacted(snapshot),
+            vocabulary_size=vocabulary_size,
+            tokenizer=tokenizer,
+            max_bytes=log.memory_bytes,
+        )
 
     def bind(self, *, vocabulary_size: int | None = None, tokenizer: Tokenizer | None = None) -> None:
         """Say which vocabulary the memory's tokens belong to; once said, it holds.
