@@ -123,6 +123,20 @@ def test_the_first_readable_namespace_that_knows_any_successors_tells_them():
     assert branches(propose(log, "stranger")) == []
 
 
+@pytest.mark.parametrize(("reads", "expected"), [(["one", "two"], 5), (["two", "one"], 6)])
+def test_of_several_namespaces_read_the_first_named_is_asked_first(reads, expected):
+    log = TokenLog()
+    for namespace, successor in [("one", 5), ("two", 6)]:
+        opened(log, "earlier", namespace, [9])
+        log.recycle("earlier", [1], [[successor]])
+        log.forget("earlier")
+        log.remember([2, successor], namespace)
+    opened(log, "now", "tenant", [1], reads=reads)
+    assert branches(propose(log)) == [[expected]]
+    log.insert("now", [2], PROMPT)
+    assert first_tokens(propose(log)) == [expected, 11 - expected]
+
+
 def test_recycled_successors_of_matched_tokens_add_to_matches():
     log = log_of([1, 2])
     log.insert("now", [1], OUTPUT)
