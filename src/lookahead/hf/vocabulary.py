@@ -44,7 +44,7 @@ def vocabulary_successors(
     step_model = prefilled(
         model,
         attention_layout(model, DynamicCache(config=text_config(model))),
-        context[:-1],
+        before or [root],
         decoding_length=_TOKENS_A_FORWARD,
     )
     successors: list[Int32Array] = []
