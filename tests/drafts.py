@@ -35,3 +35,8 @@ def branches(draft):
     """The drafted branches, from below node 0 down to each leaf, the most probable first."""
     leaves = [node for node in range(1, len(draft)) if node not in draft.parents]
     return [[int(draft.token_ids[node]) for node in draft.path_to(leaf)[1:]] for leaf in leaves]
+
+
+def first_tokens(draft):
+    """The first token of each drafted branch, the most probable branch first."""
+    return [branch[0] for branch in branches(draft)]

@@ -5,13 +5,15 @@ import torch
 
 import tiny_models
 from lookahead.bench import runner
-from lookahead.bench.datasets import Row
+from lookahead.bench.datasets import Row, random_rows
 from lookahead.bench.environment import describe_environment, physical_cores
-from lookahead.bench.measuring import TimingStreamer, greedy, measure
-from lookahead.bench.methods import METHODS, Output, make_methods
+from lookahead.bench.measuring import TimingStreamer, greedy, measure, sampled
+from lookahead.bench.methods import METHODS, USUAL, Output, make_methods
 from lookahead.bench.runner import run_benchmark
-from lookahead.config import LookaheadConfig
+from lookahead.config import DraftMode, LookaheadConfig
+from lookahead.drafting.store import Origin
 from lookahead.errors import ConfigError
+from lookahead.hf.prompts import encode_prompt
 
 CONFIG = LookaheadConfig(memory_bytes=2**20)
 
@@ -108,7 +110,7 @@ def test_every_method_gives_the_text_of_transformers(model, tokenizer):
     )
     assert len(benchmark.results) == 2
     for result in benchmark.results:
-        assert set(result.runs) == set(METHODS)
+        assert set(result.runs) == set(USUAL)
         reference = result.runs["transformers"]
         assert reference.steps == 23
         assert all(run.output_ids == reference.output_ids for run in result.runs.values())
@@ -190,7 +192,7 @@ def test_an_interruption_keeps_what_was_measured(model, tokenizer):
 def test_transformers_is_always_measured_and_each_method_once():
     names = [method.name for method in make_methods(["lookahead", "transformers", "lookahead"], CONFIG)]
     assert names == ["transformers", "lookahead"]
-    assert [method.name for method in make_methods([], CONFIG)] == list(METHODS)
+    assert [method.name for method in make_methods([], CONFIG)] == list(USUAL)
 
 
 def test_an_unknown_method_is_refused():
@@ -206,3 +208,54 @@ def test_the_environment_says_what_a_figure_depends_on(model):
     assert environment["threads"] == torch.get_num_threads()
     assert all(environment[name] for name in ("python", "torch", "transformers", "numba", "cpu", "lookahead"))
     assert physical_cores() >= 1
+
+
+@pytest.mark.parametrize("reference", [None, "abcabcabcabc"])
+def test_warm_rows_are_known_before_the_first_measured_one(model, tokenizer, reference, monkeypatch):
+    remembered = []
+    monkeypatch.setattr(
+        "lookahead.bench.methods.LookaheadMethod.remember", lambda _self, ids: remembered.append(list(ids))
+    )
+    warm = [Row(row_id=9, category="qa", prompt="HelloHello", reference=reference)]
+    done = []
+    benchmark = run_benchmark(
+        model,
+        tokenizer,
+        rows("abcabcab"),
+        methods=["lookahead-4"],
+        config=CONFIG,
+        settings=greedy(6),
+        warm_rows=warm,
+        on_row_done=lambda: done.append(1),
+    )
+    assert benchmark.warmed
+    assert len(done) == 2
+    if reference is None:
+        inputs = encode_prompt(tokenizer, "HelloHello", model)
+        answer = model.generate(**inputs, **greedy(6))[0, inputs["input_ids"].shape[1] :]
+        assert remembered == [answer.tolist()]
+    else:
+        assert remembered == [tokenizer(reference, add_special_tokens=False)["input_ids"]]
+
+
+def test_every_method_draws_the_same_at_random(model, tokenizer):
+    result = run_benchmark(
+        model,
+        tokenizer,
+        random_rows(["ab", "cd", "ef"], 2),
+        methods=["lookahead", "lookahead-1"],
+        config=CONFIG,
+        settings=sampled(12, 1.5),
+    ).results[1]
+    assert result.category == "random-words"
+    assert len({run.output_ids for run in result.runs.values()}) == 1
+
+
+def test_a_method_that_knows_the_vocabulary_drafts_from_the_start(model, tokenizer):
+    method = METHODS["lookahead-vocabulary"](CONFIG)
+    method.prepare(model, tokenizer)
+    memory = method._lookahead.memory
+    assert memory.namespaces == {}
+    drafts = memory.store
+    drafts.insert("now", [5], Origin.PROMPT)
+    assert len(drafts.propose("now", decoding_length=9, branch_length=2, mode=DraftMode.HIERARCHICAL)) == 9

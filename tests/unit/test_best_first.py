@@ -2,9 +2,22 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from drafts import branches, memory_of, propose
 from lookahead.config import DraftMode
+from lookahead.drafting.best_first import (
+    LEAST_CHANCE,
+    TOKEN,
+    draft_best,
+    emptied,
+    is_waiting,
+    may_wait,
+    new_frontier,
+    new_growth,
+    push,
+)
 from lookahead.drafting.store import Origin
 
 OUTPUT = Origin.OUTPUT
@@ -75,3 +88,61 @@ def test_what_may_follow_is_never_more_than_certain():
     draft = propose(trie, length=200)
     for node in range(len(draft)):
         assert draft.probabilities[draft.parents == node].sum() <= draft.probabilities[node]
+
+
+# The frontier.
+
+CHANCES = st.sampled_from([0.0, LEAST_CHANCE / 2, LEAST_CHANCE, 0.1, 0.25, 0.5, 1.0]) | st.floats(0, 1)
+MOST_NODES = st.integers(1, 8)
+
+
+def drafted(frontier, tree):
+    """The next node of the frontier, its chance and its token."""
+    row = draft_best(frontier, tree, 1)
+    assert frontier.nodes[row, TOKEN] == tree.token_ids[1]
+    return float(tree.probabilities[1]), int(tree.token_ids[1])
+
+
+@given(MOST_NODES, st.integers(0, 5), st.lists(st.lists(CHANCES, max_size=10), max_size=10))
+def test_the_frontier_gives_what_a_sorted_list_of_all_would_give(most_nodes, spare, rounds):
+    # After each round one node is drafted; what comes later is never more probable, as a child never is.
+    frontier, tree = emptied.py_func(new_frontier(most_nodes + spare), most_nodes), new_growth(2, 0)
+    waiting, token, best = [], 0, 1.0
+    for chances in [[], *rounds][:most_nodes]:
+        for chance in chances:
+            push(frontier, best * chance, 0, token, 0, 0)
+            if best * chance >= LEAST_CHANCE:
+                waiting.append((-best * chance, token))
+            token += 1
+        assert is_waiting(frontier) == bool(waiting and most_nodes > 1)
+        if not is_waiting(frontier):
+            break
+        first = min(waiting)
+        waiting.remove(first)
+        assert drafted(frontier, tree) == (-first[0], first[1])
+        best = -first[0]
+
+
+@given(MOST_NODES, st.lists(CHANCES, max_size=20), CHANCES)
+def test_a_node_may_wait_if_it_would_ever_be_drafted(most_nodes, chances, last):
+    frontier, tree = new_frontier(most_nodes), new_growth(2, 0)
+    for token, chance in enumerate(chances):
+        push(frontier, chance, 0, token, 0, 0)
+    may = may_wait(frontier, last)
+    push(frontier, last, 0, 99, 0, 0)
+    tokens = []
+    while is_waiting(frontier):
+        tokens.append(drafted(frontier, tree)[1])
+    assert len(tokens) <= most_nodes - 1
+    assert may == (99 in tokens)
+
+
+def test_an_emptied_frontier_forgets_what_waited():
+    frontier, tree = new_frontier(4), new_growth(2, 0)
+    push(frontier, 0.9, 0, 1, 0, 0)
+    frontier = emptied.py_func(frontier, 3)  # Python gets no arrays of lean kernels
+    assert not is_waiting(frontier)
+    for token, chance in [(2, 0.1), (3, 0.3), (4, 0.2), (5, 0.3)]:
+        push(frontier, chance, 0, token, 0, 0)
+    assert [drafted(frontier, tree), drafted(frontier, tree)] == [(0.3, 3), (0.3, 5)]  # then first come
+    assert not is_waiting(frontier)

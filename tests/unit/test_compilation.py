@@ -63,7 +63,11 @@ def test_where_a_cache_can_be_written_the_second_process_compiles_nothing(tmp_pa
 
 def test_a_change_in_any_kernel_module_makes_every_cached_kernel_stale(tmp_path, monkeypatch):
     # numba looks for changes in a kernel's own file alone, not in those of the kernels it calls.
-    for name, source in {"called": "@kernel\n", "calling": "@lean_kernel\n", "other": "none here"}.items():
+    for name, source in {
+        "called": "@kernel\n",
+        "calling": "@lean_kernel\n",
+        "other": "no kernels here",
+    }.items():
         (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.setattr(compilation, "__file__", str(tmp_path / "compilation.py"))
     digest = compilation._kernels_digest.__wrapped__

@@ -5,22 +5,25 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from drafts import branches, log_of, propose
+from drafts import LEAST_MEMORY, branches, first_tokens, log_of, propose
 from lookahead.config import DraftMode
-from lookahead.drafting import token_log
-from lookahead.drafting.log_matches import LONGEST_MATCH, initial_log_trust
-from lookahead.drafting.log_ring import GAP, SMALLEST_RING, new_ring, ring_bytes, slot_of_run
+from lookahead.drafting import log_ring, token_log
+from lookahead.drafting.log_matches import LONGEST_MATCH, NOBODY, initial_log_trust
+from lookahead.drafting.log_ring import (
+    GAP,
+    NOWHERE,
+    SMALLEST_RING,
+    RingMemory,
+    newest_of_token,
+    ring_bytes,
+    ring_in,
+)
 from lookahead.drafting.store import Origin
 from lookahead.drafting.token_log import TokenLog
 from lookahead.errors import ConfigError
+from oracles.naive_log import slots_of
 
 PROMPT, OUTPUT = Origin.PROMPT, Origin.OUTPUT
-LEAST_MEMORY = initial_log_trust().nbytes + 4 * ring_bytes(SMALLEST_RING)
-"""Room for 128 shared tokens, and for the log of one live request."""
-
-
-def first_tokens(draft):
-    return [branch[0] for branch in branches(draft)]
 
 
 # What is remembered, and for whom.
@@ -130,20 +133,34 @@ def test_no_draft_leads_from_one_answer_into_the_next():
 # Matches, and what they say.
 
 
-def same_slot_as(token, slots):
+def same_slot_as(token, slots, owner=1):
     """Another token whose hash falls into the same slot of the chains of order 1."""
-    slot = slot_of_run(np.array([token], np.int32), 1, slots)
-    others = (np.array([other], np.int32) for other in range(token + 1, 10**6))
-    return next(int(other[0]) for other in others if slot_of_run(other, 1, slots) == slot)
+    slot = slots_of([token], owner, slots)[-1]
+    return next(other for other in range(token + 1, 10**6) if slots_of([other], owner, slots)[-1] == slot)
 
 
 def test_tokens_that_share_a_hash_slot_are_told_apart():
-    twin = same_slot_as(1, slots=new_ring(token_log._FIRST_RING).heads.shape[1])
+    twin = same_slot_as(1, slots=token_log._FIRST_RING // 2)
     log = log_of([1, 7], [twin, 8], [1, 9], [twin, 8])
     log.insert("now", [1], OUTPUT)
     assert first_tokens(propose(log)) == [9, 7]
     log.insert("now", [twin], OUTPUT)
     assert first_tokens(propose(log)) == [8]
+
+
+def test_how_long_ago_a_token_stood_is_forgotten_once_another_one_takes_its_slot():
+    ring = RingMemory(SMALLEST_RING)
+    view = ring_in.py_func(ring.cells, ring.end)
+    twin = same_slot_as(1, slots=SMALLEST_RING // 2, owner=NOBODY)
+    ring.append(np.array([1, 2], np.int32), NOBODY)
+    assert newest_of_token(view, NOBODY, 1) == 0
+    assert newest_of_token(view, NOBODY, twin) == NOWHERE
+    assert newest_of_token(view, 1, 1) == NOWHERE  # it is somebody else's
+    ring.append(np.array([twin], np.int32), NOBODY)
+    assert newest_of_token(view, NOBODY, twin) == 2
+    assert newest_of_token(view, NOBODY, 1) == NOWHERE
+    ring.append(np.full(SMALLEST_RING, 2, np.int32), NOBODY)
+    assert newest_of_token(view, NOBODY, twin) == NOWHERE  # overwritten
 
 
 def test_a_shorter_match_adds_to_a_longer_one_and_overwrites_nothing():
@@ -182,23 +199,56 @@ def test_what_was_seen_more_often_comes_first():
 
 
 def test_few_matches_are_joined_by_those_of_shorter_runs_on_the_way():
-    #  now: 1 ─ 2 ─┬─ 3      1 2 3 was said
-    #              └─ 4      and 2 4 elsewhere, which no match of the 1 leads to
-    log = log_of([1, 2, 3], [9, 2, 4])
-    log.insert("now", [1], OUTPUT)
-    assert branches(propose(log)) == [[2, 3], [2, 4]]
+    #  now: 8 7 6 1 ─ 2 ─ 3 ─┬─ 5      8 7 6 1 2 3 5 was said
+    #                        └─ 4      and 2 3 4 elsewhere, which no match of 8 7 6 1 leads to
+    log = log_of([8, 7, 6, 1, 2, 3, 5], [9, 2, 3, 4])
+    log.insert("now", [8, 7, 6, 1], OUTPUT)
+    assert branches(propose(log)) == [[2, 3, 5], [2, 3, 4]]
 
 
-def test_trust_in_a_kind_of_match_is_learned():
+def streamed(log, tokens):
+    """The chances of the first drafted token before each of the tokens came."""
+    for token in tokens:
+        yield propose(log, depth=1).probabilities[1:].tolist()[:1]
+        log.insert("now", [token], OUTPUT)
+
+
+def test_trust_in_a_kind_of_match_is_learned_from_drafts():
     # What follows 5 is the same again and again, what follows 6 another one each time.
-    log = TokenLog()
-    for other in range(20, 80):
-        log.insert("now", [other, 5, 7, other, 6, other + 100], OUTPUT)
-    log.insert("now", [80, 5], OUTPUT)
-    sure = propose(log, depth=1).probabilities[1:].max()
-    log.insert("now", [80, 6], OUTPUT)
-    assert sure > 0.9
-    assert propose(log, depth=1).probabilities[1:].sum() < 0.2
+    log = log_of([5, 7])
+    log.insert("now", [1], OUTPUT)
+    chances = [list(streamed(log, [5, 7, other, 6, other + 100])) for other in range(20, 80)]
+    first, last = chances[1], chances[-1]
+    assert last[1][0] > 0.9 > 2 * first[1][0]
+    assert sum(last[4]) < 0.25
+
+
+def test_nothing_is_learned_where_no_draft_was_proposed():
+    log = log_of([5, 7])
+    before = log.snapshot()
+    log.insert("now", [5], OUTPUT)
+    log.insert("now", [7, 5, 7], OUTPUT)
+    propose(log)
+    log.insert("now", [5], PROMPT)  # nor from what the user says
+    log.insert("now", [7], OUTPUT)  # which the draft did not follow
+    after = log.snapshot()
+    np.testing.assert_array_equal(before["trust"], after["trust"])
+    np.testing.assert_array_equal(before["weights"], after["weights"])
+
+
+def test_a_draft_is_learned_from_once_and_by_its_own_request_alone():
+    log = log_of([5, 7])
+    log.insert("now", [5], OUTPUT)
+    log.insert("beside", [5], OUTPUT)
+    before = log.snapshot()["trust"]
+    propose(log)
+    log.insert("beside", [7], OUTPUT)
+    assert (log.snapshot()["trust"] == before).all()
+    log.insert("now", [7], OUTPUT)
+    learned = log.snapshot()["trust"]
+    assert (learned - before).sum(axis=0).tolist() == [1, 1]
+    log.insert("now", [5], OUTPUT)
+    assert (log.snapshot()["trust"] == learned).all()
 
 
 # The draft's shape.
@@ -236,10 +286,16 @@ def test_budget_and_depth_are_kept_to(length, depth, mode):
         assert len(draft) >= min(length, 1 + min(depth, 3))
 
 
-def test_the_most_probable_nodes_are_drafted():
+def test_a_larger_budget_drafts_more_of_the_same():
     whole = propose(forked_log())
+    paths = {tuple(whole.token_ids[whole.path_to(node)]) for node in range(len(whole))}
+    expected = []
     for length in range(1, len(whole) + 1):
-        assert propose(forked_log(), length=length).token_ids.tolist() == whole.token_ids[:length].tolist()
+        draft = propose(forked_log(), length=length)
+        assert {tuple(draft.token_ids[draft.path_to(node)]) for node in range(len(draft))} <= paths
+        assert (np.diff(draft.probabilities) <= 0).all()
+        expected.append(draft.probabilities.sum())
+    assert (np.diff(expected) > 0).all()
 
 
 # Growing, forgetting, limits.
@@ -247,28 +303,28 @@ def test_the_most_probable_nodes_are_drafted():
 
 def test_the_oldest_answers_are_overwritten_first():
     log = TokenLog(memory_bytes=LEAST_MEMORY)
-    answers = [list(range(1000 * i, 1000 * i + 39)) for i in range(1, 9)]
+    answers = [list(range(1000 * i, 1000 * i + 39)) for i in range(1, 13)]
     for i, answer in enumerate(answers):
         log.insert("earlier", answer, OUTPUT)
         log.forget("earlier")
         assert log.nbytes <= LEAST_MEMORY
-        #  128 places: the last three answers of 39 tokens and a gap, and the last 7 tokens of the one before
+        #  256 places: the last six answers of 39 tokens and a gap, and the last 15 tokens of the one before
         log.insert("now", [answer[20]], PROMPT)
         assert branches(propose(log, depth=2)) == [[answer[21], answer[22]]]
-        for older, gone in [(i - 2, False), (i - 3, True)]:
+        for older, gone in [(i - 5, False), (i - 6, True)]:
             if older >= 0:
                 log.insert("now", [answers[older][20]], PROMPT)
                 assert branches(propose(log, depth=1)) == ([] if gone else [[answers[older][21]]])
         log.forget("now")
     tokens = log.snapshot()["tokens"].tolist()
-    assert tokens == [token for answer in answers for token in [*answer, GAP]][-128:]
+    assert tokens == [token for answer in answers for token in [*answer, GAP]][-256:]
 
 
 def test_an_answer_longer_than_the_log_leaves_its_end():
     log = TokenLog(memory_bytes=LEAST_MEMORY)
     log.insert("earlier", list(range(1000)), OUTPUT)
     log.forget("earlier")
-    assert log.snapshot()["tokens"].tolist() == [*range(1000 - 127, 1000), GAP]
+    assert log.snapshot()["tokens"].tolist() == [*range(1000 - 255, 1000), GAP]
 
 
 def test_growth_loses_nothing(monkeypatch):
@@ -286,7 +342,7 @@ def test_growth_loses_nothing(monkeypatch):
 
 def test_places_counted_anew_change_no_draft(monkeypatch):
     def drafts(latest_place):
-        monkeypatch.setattr(token_log, "_LATEST_PLACE", latest_place)
+        monkeypatch.setattr(log_ring, "LATEST_PLACE", latest_place)
         log = TokenLog(memory_bytes=4 * LEAST_MEMORY)
         random = np.random.default_rng(0)
         for name in range(30):
@@ -295,9 +351,9 @@ def test_places_counted_anew_change_no_draft(monkeypatch):
                 draft = propose(log, request)
                 yield [draft.token_ids.tolist(), draft.parents.tolist(), draft.probabilities.tolist()]
             log.forget(name)
-            assert max(log._shared.end[0], log._requests["long"].own.end[0]) <= latest_place
+            assert max(log._shared.written, log._requests["long"].own.written) <= latest_place
 
-    assert list(drafts(700)) == list(drafts(2**30))
+    assert list(drafts(1500)) == list(drafts(2**30))
 
 
 def test_live_requests_that_fill_their_half_are_still_drafted_for():
@@ -323,10 +379,9 @@ def test_a_token_takes_at_most_32_bytes():
     log = TokenLog(memory_bytes=2**20)
     log.insert("earlier", np.arange(100_000), OUTPUT)
     log.forget("earlier")
-    capacity = len(log._shared.tokens)
-    used = sum(array.nbytes for array in log._shared)
-    assert used == ring_bytes(capacity) <= 2**19
-    assert used / capacity <= 32
+    ring = log._shared
+    assert ring.nbytes == ring_bytes(ring.capacity) <= 2**19
+    assert (ring.nbytes - ring.end.nbytes) / ring.capacity <= 32
 
 
 def test_bytes_stay_under_their_cap_and_come_back():

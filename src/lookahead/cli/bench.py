@@ -23,9 +23,10 @@ Data = Annotated[Path, typer.Argument(help="Rows {id, category, turns} as .jsonl
 Methods = Annotated[
     list[str] | None,
     typer.Option(
-        help="transformers (always measured), prompt-lookup, lookahead or lookahead-plain (its step without "
-        "drafts); repeatable.",
-        show_default="all",
+        help="transformers (always measured), prompt-lookup, lookahead, lookahead-plain (its step without "
+        "drafts), lookahead-16 (any fixed size) or lookahead-vocabulary (it has learned the model's "
+        "vocabulary before); repeatable.",
+        show_default="the first four",
     ),
 ]
 Limit = Annotated[

@@ -28,14 +28,13 @@ from lookahead.errors import ConfigError
 from lookahead.hf.checks import check_cache, check_call, check_inputs, check_memory, check_model, check_prompt
 from lookahead.hf.compat import AttentionLayout, attention_layout, streamers_come_first, text_config
 from lookahead.hf.probe import ProbeResult, probe
-from lookahead.hf.prompts import encode_prompt
 from lookahead.hf.step_model import TransformersStepModel
 from lookahead.hf.step_times import StepTimesCache, context_bucket, step_times_for
 from lookahead.hf.vocabulary import vocabulary_successors
 from lookahead.stats import GenerationStats
 
-_BEFORE_THE_VOCABULARY = "Hello"
-"""What the user said when each token of the vocabulary is read as if it began the answer."""
+_BEFORE_THE_VOCABULARY = ".\n"
+"""Each token of the vocabulary is read behind the end of a sentence: it says little about what comes."""
 
 
 class Lookahead:
@@ -149,8 +148,9 @@ class Lookahead:
         """
         check_model(model)
         check_memory(model, self.memory)
-        prompt = encode_prompt(tokenizer, _BEFORE_THE_VOCABULARY, model)["input_ids"][0].tolist()
-        self.memory.learn_vocabulary(vocabulary_successors(model, prompt, most_tokens, on_progress))
+        before = tokenizer(_BEFORE_THE_VOCABULARY, add_special_tokens=False)["input_ids"] or [0]
+        successors = vocabulary_successors(model, before, most_tokens, on_progress)
+        self.memory.learn_vocabulary(successors)
 
     def __call__(
         self,

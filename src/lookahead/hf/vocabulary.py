@@ -40,11 +40,11 @@ def vocabulary_successors(
     embeddings: Any = model.get_input_embeddings()
     size = int(embeddings.weight.shape[0])
     size = size if most_tokens is None else min(size, most_tokens)
-    root = list(context)[-1]
+    *before, root = context
     step_model = prefilled(
         model,
         attention_layout(model, DynamicCache(config=text_config(model))),
-        context[:-1],
+        before or [root],
         decoding_length=_TOKENS_A_FORWARD,
     )
     successors: list[Int32Array] = []
