@@ -31,12 +31,13 @@ from lookahead.drafting.log_matches import (
     NOBODY,
     ORDERS_OF_A_LOOK,
     VARIETIES,
+    VOCABULARY,
     initial_log_trust,
 )
 from lookahead.drafting.log_prediction import ROOM_A_NODE
 from lookahead.drafting.log_ring import GAP, ORDERS, SMALLEST_RING, ring_bytes
 from lookahead.drafting.log_sketch import candidates_for, matches_for
-from lookahead.drafting.store import DEFAULT_NAMESPACE, Origin
+from lookahead.drafting.store import DEFAULT_NAMESPACE, OF_THE_VOCABULARY, Origin
 from lookahead.drafting.successors import SUCCESSORS
 from lookahead.drafting.weighing import (
     AGES,
@@ -153,7 +154,8 @@ class Successors:
         self.entries[owner, token] = list(successors)[:SUCCESSORS]
 
     def read(self, readable, token):
-        return next((self.entries[o, token] for o in readable if self.entries.get((o, token))), [])
+        owners = (*readable, VOCABULARY)
+        return next((self.entries[o, token] for o in owners if self.entries.get((o, token))), [])
 
 
 @dataclass
@@ -266,14 +268,18 @@ class NaiveLog:
         self.shared = Log(min(token_log._FIRST_RING, self.most_shared))
         self.successors = Successors(min(token_log._FIRST_TABLE, most_places), most_places)
         self.remember_prompts = remember_prompts
-        self.owners: dict[str, int] = {}
+        self.owners: dict[str, int] = {OF_THE_VOCABULARY: VOCABULARY}
+        self.last_owner = VOCABULARY
         self.requests: dict[object, Request] = {}
         self.beliefs = Beliefs()
 
     # what it remembers
 
     def owner(self, namespace):
-        return self.owners.setdefault(namespace, NOBODY + 1 + len(self.owners))
+        if namespace not in self.owners:
+            self.last_owner += 1
+            self.owners[namespace] = self.last_owner
+        return self.owners[namespace]
 
     def open(self, name, *, namespace=DEFAULT_NAMESPACE, reads=()):
         owner = self.owner(namespace)
@@ -310,6 +316,10 @@ class NaiveLog:
         for token, row in zip(tokens, successors, strict=True):
             self.successors.write(self.requests[name].owner, token, row)
 
+    def learn_vocabulary(self, successors):
+        for token, row in enumerate(successors):
+            self.successors.write(VOCABULARY, token, row)
+
     def forget(self, name):
         request = self.requests.pop(name, None)
         if request and request.kept:
@@ -326,9 +336,12 @@ class NaiveLog:
     def forget_namespace(self, namespace):
         owner = self.owners.get(namespace)
         for place in self.shared.places:
-            place.token = GAP if place.owner == owner else place.token
+            if place.owner == owner:
+                place.token, place.owner = GAP, NOBODY
         entries = self.successors.entries
         self.successors.entries = {key: row for key, row in entries.items() if key[0] != owner}
+        if all(request.owner != owner for request in self.requests.values()):
+            self.owners.pop(namespace, None)
 
     def learn(self, request, tokens):
         node = 0 if request.draft else None

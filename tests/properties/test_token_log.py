@@ -100,6 +100,10 @@ class LifeOfALog(RuleBasedStateMachine):
         rows = data.draw(st.lists(row, min_size=len(tokens), max_size=len(tokens)))
         self.do("recycle", request, tokens, rows)
 
+    @rule(rows=st.lists(st.permutations(range(7)), min_size=1, max_size=6))
+    def learn_vocabulary(self, rows):
+        self.do("learn_vocabulary", rows)
+
     @rule(tokens=TOKENS, namespace=NAMESPACES)
     def remember(self, tokens, namespace):
         self.do("remember", tokens, namespace)
