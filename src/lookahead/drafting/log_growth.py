@@ -34,7 +34,7 @@ FEW_MATCHES = 4
 WORTH_A_LOOK = 0.3
 """… if the node is at least so probable: looking costs as much as drafting several nodes."""
 WORTH_ASKING = 0.25
-"""What follows a node is asked only where a token half as probable as the node would still be drafted."""
+"""What follows a node is asked only where a token a quarter as probable as it would still be drafted."""
 
 
 @lean_kernel
