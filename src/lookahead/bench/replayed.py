@@ -81,12 +81,15 @@ _TRIES = {
     "trie-parallel": DraftMode.PARALLEL,
     "trie-single": DraftMode.SINGLE,
 }
+_PUBLISHED_BRANCH_LENGTH = 12
+"""What the published retrieval uses; it remembers a token only when a branch's length more have come."""
+
 REPLAYED: dict[str, Callable[[LookaheadConfig], ReplayedDrafter]] = {
     "log": _log,
     **{name: _trie(mode) for name, mode in _TRIES.items()},
     "prompt-lookup": lambda _: PromptLookup(),
     "llma": lambda _: LLMA(),
-    "published-trie": lambda config: PublishedTrie(config.branch_length),
+    "published-trie": lambda config: PublishedTrie(min(config.branch_length, _PUBLISHED_BRANCH_LENGTH)),
     "arctic": lambda _: arctic.ArcticSuffixTree(arctic.BEST),
     "arctic-default": lambda _: arctic.ArcticSuffixTree(arctic.DEFAULTS),
 }

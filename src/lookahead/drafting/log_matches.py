@@ -22,12 +22,12 @@ from lookahead.drafting.trie_nodes import Int32Array, Integer
 
 LONGEST_MATCH = 16
 """Tokens that a match is verified backwards at most."""
-MOST_OWN, MOST_SHARED = 24, 32
+MOST_OWN, MOST_SHARED = 16, 16
 """Matches kept from a request's own log and from the shared one, longest orders and newest first."""
 ORDERS_OF_A_LOOK = 3
 MOST_WALKED_IN_A_LOOK = 12
 MOST_AT_ONCE = MOST_OWN + MOST_SHARED
-MOST_WALKED = 64
+MOST_WALKED = 24
 """Places looked at in one chain."""
 
 AHEAD = 24

@@ -247,6 +247,8 @@ class TokenLog:
         Raises:
             ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
         """
+        if len(successors) == 0:
+            return
         likeliest = checked_tokens(np.ravel(successors)).reshape(len(successors), -1)
         with self._lock:
             self._write(VOCABULARY, np.arange(len(likeliest), dtype=np.int32), likeliest)
