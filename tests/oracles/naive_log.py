@@ -261,10 +261,10 @@ class Request:
 
 class NaiveLog:
     def __init__(self, *, memory_bytes, remember_prompts=False):
-        budget = memory_bytes - initial_log_trust().nbytes - initial_weights().nbytes
-        self.own_budget = budget // 4
-        self.most_shared = affordable_tokens(budget // 2)
-        most_places = affordable_places(budget // 4)
+        self.most_shared = affordable_tokens(memory_bytes // 2 + 8)
+        learned = initial_log_trust().nbytes + initial_weights().nbytes
+        self.own_budget = (memory_bytes - learned - ring_bytes(self.most_shared)) // 2
+        most_places = affordable_places(self.own_budget)
         self.shared = Log(min(token_log._FIRST_RING, self.most_shared))
         self.successors = Successors(min(token_log._FIRST_TABLE, most_places), most_places)
         self.remember_prompts = remember_prompts

@@ -19,7 +19,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def step_times_of_their_own(tmp_path_factory):
     """What is measured here, on one thread, is no measure for the user's own runs."""
     folder = tmp_path_factory.mktemp("step-times")

@@ -273,7 +273,7 @@ def test_costs_and_calibration_are_told(tmp_path, capsys):
     assert run(written(tmp_path, *lines), *options, "--json", report, "--calibration", picture) == 0
     told = json.loads(report.read_text())
     assert told["memory_tokens"] == 5000
-    assert told["command"].startswith("lookahead ")
+    assert told["command"].startswith("lookahead")
     assert told["environment"]["logical_cores"] > 0
     assert [(row["store"], row["draft_tokens"]) for row in told["costs"]] == [("log", 2), ("log", 4)]
     assert all(row["calibration"]["bins"] for row in told["results"])

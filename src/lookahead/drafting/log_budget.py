@@ -1,9 +1,46 @@
 """How large a log's parts may be in a given number of bytes."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from lookahead.drafting.log_ring import SMALLEST_RING, ring_bytes
 from lookahead.drafting.successors import SMALLEST_TABLE, table_bytes
+from lookahead.errors import ConfigError
+
+
+class Parts(NamedTuple):
+    """What the parts of a log's memory may take.
+
+    Attributes:
+        own_bytes: bytes of the logs of live requests.
+        shared_tokens: tokens of the shared log.
+        table_places: places of the table of successors.
+    """
+
+    own_bytes: int
+    shared_tokens: int
+    table_places: int
+
+
+def divided(memory_bytes: int, *, learned_bytes: int) -> Parts:
+    """Divide a memory: half for the shared log, the rest in equal parts for live requests and the table.
+
+    The shared log's half is taken of the whole, so that a power of two of bytes holds one of tokens.
+
+    Args:
+        memory_bytes: the cap.
+        learned_bytes: what the log has learned of its sources takes.
+
+    Raises:
+        ConfigError: the cap leaves no room.
+    """
+    least = learned_bytes + 4 * max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
+    if memory_bytes < least:
+        message = f"memory_bytes={memory_bytes} leaves no room for a log; give at least {least}"
+        raise ConfigError(message)
+    shared_tokens = affordable_tokens(memory_bytes // 2 + ring_bytes(0))
+    rest = (memory_bytes - learned_bytes - ring_bytes(shared_tokens)) // 2
+    return Parts(rest, shared_tokens, affordable_places(rest))
 
 
 def affordable_tokens(budget: int) -> int:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from lookahead.config import DEFAULT_MEMORY_BYTES, DraftMode
 from lookahead.drafting.best_first import as_draft_tree
 from lookahead.drafting.compilation import telling_the_user
-from lookahead.drafting.log_budget import affordable_places, affordable_tokens
+from lookahead.drafting.log_budget import affordable_tokens, divided
 from lookahead.drafting.log_kernels import compile_log_kernels, draw, stream_in
 from lookahead.drafting.log_matches import LONGEST_MATCH, NOBODY, VOCABULARY, initial_log_trust
 from lookahead.drafting.log_ring import GAP, ORDERS, SMALLEST_RING, RingMemory, ring_bytes
@@ -33,7 +33,6 @@ from lookahead.drafting.store import (
 )
 from lookahead.drafting.successors import (
     EMPTY,
-    SMALLEST_TABLE,
     new_table,
     table_bytes,
     with_room,
@@ -42,7 +41,6 @@ from lookahead.drafting.successors import (
 )
 from lookahead.drafting.tree import DraftTree, Int32Array
 from lookahead.drafting.weighing import initial_weights
-from lookahead.errors import ConfigError
 
 _FIRST_RING = 4096
 _FIRST_TABLE = 4096
@@ -95,15 +93,8 @@ class TokenLog:
 
     def __init__(self, *, memory_bytes: int = DEFAULT_MEMORY_BYTES, remember_prompts: bool = False) -> None:
         self._trust, self._weights = initial_log_trust(), initial_weights()
-        fixed = self._trust.nbytes + self._weights.nbytes
-        budget = memory_bytes - fixed
-        self._own_budget = budget // 4
-        self._most_shared = affordable_tokens(budget // 2)
-        self._most_places = affordable_places(budget // 4)
-        least = 4 * max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
-        if budget < least:
-            message = f"memory_bytes={memory_bytes} leaves no room for a log; give at least {least + fixed}"
-            raise ConfigError(message)
+        parts = divided(memory_bytes, learned_bytes=self._trust.nbytes + self._weights.nbytes)
+        self._own_budget, self._most_shared, self._most_places = parts
         self.memory_bytes = memory_bytes
         self._remember_prompts = remember_prompts
         self._lock = threading.Lock()
