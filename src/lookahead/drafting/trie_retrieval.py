@@ -18,6 +18,7 @@ from lookahead.drafting.candidates import (
     Candidates,
     Float64Array,
     credit,
+    holds,
     spend,
 )
 from lookahead.drafting.compilation import kernel
@@ -45,28 +46,19 @@ def trust_bucket(source: int, depth: int, offered: int) -> int:
 
 
 @kernel
-def holds(tokens: Int32Array, token: Integer) -> bool:
-    """Return whether `token` is among `tokens`."""
-    for other in tokens:  # noqa: SIM110  # compiled, a plain loop is what is fast
-        if other == token:
-            return True
-    return False
-
-
-@kernel
 def add_children(pool: NodePool, context: Integer, candidates: Candidates, size: int) -> tuple[int, float]:
     """Add the context's tokens that are not yet candidates, weighted by their counts.
 
     Returns the new number of candidates and the sum of the added weights.
     """
-    known = candidates.tokens[:size]
+    known = size
     total = 0.0
     child = pool.first_child[context]
     for _ in range(SCAN):
         if child == NONE or size == MOST_CANDIDATES:
             break
         token = pool.token[child]
-        if not holds(known, token):
+        if not holds(candidates.tokens, 0, known, token):
             candidates.tokens[size] = token
             candidates.chances[size] = pool.seen[child]
             total += pool.seen[child]
