@@ -28,21 +28,27 @@ def read_texts(path: Path, field: str | None = None) -> list[Text]:
         DataFormatError: it is not as it should be; the message names file and line.
     """
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        return [_whole(path)]
+        return [read_whole(path, ".txt, .jsonl or .jsonl.gz files")]
     wanted = ANSWER_FIELDS if field is None else (field,)
     expected = f'expected a JSON object such as {{"{wanted[-1]}": "a text"}}'
     rows = read_objects(path, lambda row: _texts_of(row, wanted), expected)
     return [text for row in rows for text in row]
 
 
-def _whole(path: Path) -> str:
+def read_whole(path: Path, accepted: str) -> str:
+    """Return a text file's content; `accepted` says in the errors what may be given.
+
+    Raises:
+        NotFoundError: the file cannot be read.
+        DataFormatError: it is not UTF-8 text.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        message = f"the file {path} cannot be read ({error.strerror}); give .txt, .jsonl or .jsonl.gz files"
+        message = f"the file {path} cannot be read ({error.strerror}); give {accepted}"
         raise NotFoundError(message) from error
     except UnicodeDecodeError as error:
-        message = f"the file {path} is not UTF-8 text ({error}); give .txt, .jsonl or .jsonl.gz files"
+        message = f"the file {path} is not UTF-8 text ({error}); give {accepted}"
         raise DataFormatError(message) from error
 
 

@@ -9,7 +9,7 @@ import typer
 from lookahead.cli import options
 from lookahead.cli.setup import check_can_write, notices, prepare_model
 from lookahead.config import LookaheadConfig
-from lookahead.errors import ConfigError, DataFormatError, NotFoundError
+from lookahead.errors import ConfigError
 
 if TYPE_CHECKING:
     from lookahead.drafting.memory import DraftMemory
@@ -103,10 +103,12 @@ def _sampling_options(
 
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
     """The prompt: exactly one of argument and file, or else what stdin gives."""
+    from lookahead.bench.texts import read_whole
+
     if prompt is not None and file is not None:
         message = "both a prompt and --file were given; give one of them"
         raise ConfigError(message)
-    text = prompt if file is None else _read_file(file)
+    text = prompt if file is None else read_whole(file, "a text file")
     if text is None:
         if sys.stdin.isatty():
             notices.print("reading the prompt from stdin; end it with Ctrl-D")
@@ -132,17 +134,6 @@ def _read_memory(file: Path | None, config: LookaheadConfig, *, may_be_new: bool
         if not file.exists():
             return DraftMemory(max_bytes=config.memory_bytes)
     return DraftMemory.load(file)
-
-
-def _read_file(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        message = f"the file {file} cannot be read ({error.strerror}); give a text file"
-        raise NotFoundError(message) from error
-    except UnicodeDecodeError as error:
-        message = f"the file {file} is not UTF-8 text ({error}); give a text file"
-        raise DataFormatError(message) from error
 
 
 def _print_stats(stats: "GenerationStats") -> None:
