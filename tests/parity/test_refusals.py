@@ -35,7 +35,6 @@ def model():
     [
         ({"num_beams": 2}, "num_beams=2"),
         ({"use_cache": False}, "use_cache=False"),
-        ({"num_return_sequences": 2, "do_sample": True}, "batch size=2"),
         ({"output_attentions": True, "return_dict_in_generate": True}, "output_attentions=True"),
         ({"output_hidden_states": True, "return_dict_in_generate": True}, "output_hidden_states=True"),
         ({"cache_implementation": "static"}, "cache_implementation='static'"),
@@ -51,11 +50,6 @@ def test_impossible_calls_are_refused_by_name(model, setting, named):
         model.generate(PROMPT, custom_generate=lookahead, **{**GREEDY, **setting})
     assert lookahead.memory.namespaces == {}
     assert lookahead.stats.tokens == 0
-
-
-def test_batches_are_refused_by_name(model):
-    with pytest.raises(UnsupportedGenerationError, match="batch size=2"):
-        Lookahead().generate(model, PROMPT.repeat(2, 1), **GREEDY)
 
 
 def test_a_prompt_longer_than_the_context_is_refused(model):

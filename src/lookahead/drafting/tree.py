@@ -1,5 +1,6 @@
 """The draft tree: the only currency between drafting and verification."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,11 +93,17 @@ class DraftTree:
     @classmethod
     def root_only(cls, token_id: int) -> "DraftTree":
         """Return the tree that drafts nothing: a plain step."""
+        return cls.chain([token_id])
+
+    @classmethod
+    def chain(cls, tokens: Sequence[int] | Int32Array, probability: float = 1.0) -> "DraftTree":
+        """Return the tree of one branch: the tokens one below the other, each with the same chance."""
+        size = len(tokens)
         return cls(
-            np.array([token_id], np.int32),
-            np.array([-1], np.int32),
-            np.zeros(1, np.int32),
-            np.ones(1, np.float64),
+            np.array(tokens, np.int32),
+            np.arange(-1, size - 1, dtype=np.int32),
+            np.arange(size, dtype=np.int32),
+            probability ** np.arange(size, dtype=np.float64),
         )
 
     def __len__(self) -> int:

@@ -42,10 +42,6 @@ class ArenaCache(Cache):
         self.arena = KVArena(layer_count, capacity)
         super().__init__(layers=[ArenaLayer(self.arena, layer) for layer in range(layer_count)])
 
-    def keep(self, start: int, path: list[int]) -> None:
-        """Keep, of the tokens from `start` on, only those at the places of `path`."""
-        self.arena.keep(start, path)
-
     def as_dynamic(self, config: PreTrainedConfig) -> DynamicCache:
         """Return the library's own kind of cache with copies of what this one holds."""
         dynamic = DynamicCache(config=config)

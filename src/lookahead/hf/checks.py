@@ -12,9 +12,32 @@ from lookahead.errors import (
     UnsupportedGenerationError,
     UnsupportedModelError,
 )
-from lookahead.hf.compat import context_length, rope_switches_at, text_config
+from lookahead.hf.compat import (
+    AttentionLayout,
+    attention_layout,
+    context_length,
+    rope_switches_at,
+    text_config,
+)
+from lookahead.hf.handover import Handover
 
 _WITHOUT = "or call model.generate without Lookahead"
+
+
+def checked_layout(handover: Handover) -> AttentionLayout:
+    """Refuse what cannot be served; return how the model's layers see the past.
+
+    Raises:
+        LookaheadError: says what, and what to do.
+    """
+    model, model_kwargs = handover.model, handover.model_kwargs
+    check_model(model)
+    check_call(model, handover.input_ids, handover.generation_config)
+    check_prompt(model, handover.input_ids, model_kwargs.get("inputs_embeds"))
+    check_cache(model_kwargs.get("past_key_values"))
+    layout = attention_layout(model, model_kwargs.get("past_key_values"))
+    check_inputs(model_kwargs)
+    return layout
 
 
 def check_model(model: PreTrainedModel) -> None:
@@ -46,8 +69,6 @@ def check_call(model: PreTrainedModel, input_ids: Tensor, generation_config: Any
         _refuse("num_beams", generation_config.num_beams, "set num_beams=1 (greedy or sampling)")
     if not generation_config.use_cache:
         _refuse("use_cache", generation_config.use_cache, "set use_cache=True")
-    if input_ids.shape[0] != 1:
-        _refuse("batch size", input_ids.shape[0], "give one sequence a call, with num_return_sequences=1")
     for setting in ("output_attentions", "output_hidden_states"):
         if getattr(generation_config, setting, False):
             _refuse(setting, value=True, remedy=f"set {setting}=False")

@@ -1,7 +1,7 @@
 """What Lookahead knows of transformers' internals, and nobody else here does (5.16.1 to 5.23)."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -41,6 +41,21 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
     """Return the configuration of the model's decoder."""
     config: PreTrainedConfig = model.config.get_text_config(decoder=True)
     return config
+
+
+def attention_name(model: PreTrainedModel) -> str:
+    """Return the name of the attention that the model uses when it verifies no tree just now."""
+    name = str(text_config(model)._attn_implementation)  # noqa: SLF001
+    return "sdpa" if name == FOLDED_ATTENTION else name
+
+
+@contextmanager
+def decoding_experts(model: PreTrainedModel) -> Iterator[None]:
+    """Within, a mixture of experts computes them as `generate` has them computed after the prompt."""
+    untyped: Any = model
+    switch = getattr(untyped, "_optimize_model_for_decode", nullcontext)
+    with switch():
+        yield
 
 
 def context_length(model: PreTrainedModel) -> int | None:
@@ -128,14 +143,14 @@ def prefill(
     """Read the prompt exactly as `generate` does.
 
     Returns:
-        Logits [k, V] after the prompt's last k tokens, the first new token's last; k is `most_logits`, or
+        Logits [B, k, V] after the prompts' last k tokens, the first new token's last; k is `most_logits`, or
         less where the model or the way the prompt is read gives fewer.
     """
     untyped: Any = model  # the library's own types do not know its private method
     if most_logits > 1 and "logits_to_keep" in model_kwargs:
         model_kwargs = {**model_kwargs, "logits_to_keep": most_logits}
     outputs = untyped._prefill(input_ids, generation_config, model_kwargs)  # noqa: SLF001
-    logits: Tensor = outputs.logits[0, -most_logits:]
+    logits: Tensor = outputs.logits[:, -most_logits:]
     return logits
 
 
@@ -160,13 +175,25 @@ def folded_attention(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
+        # Right for every thread: what is folded is so only in how it is computed, not in what comes of it.
         config._attn_implementation = "sdpa"  # noqa: SLF001
 
 
 def _can_fold(model: PreTrainedModel) -> bool:
     """Return whether the model looks its attention function up by name, and SDPA is the one in use."""
     looks_up = getattr(model, "_supports_attention_backend", False)
-    return bool(looks_up) and text_config(model)._attn_implementation == "sdpa"  # noqa: SLF001
+    # Another thread may have the model verify a tree just now.
+    return bool(looks_up) and text_config(model)._attn_implementation in ("sdpa", FOLDED_ATTENTION)  # noqa: SLF001
+
+
+def with_repeated_rows(mask: Tensor, groups: int) -> Tensor:
+    """Return a mask [B, 1, T, S] that carries [B, 1, groups · T, S], repeated once for all layers.
+
+    It is carried as an attribute, so that a layer that does not fold finds the mask as it expects it.
+    """
+    if groups > 1:
+        mask.folded = mask.repeat(1, 1, groups, 1)  # type: ignore[attr-defined]
+    return mask
 
 
 def _register_folded_attention() -> None:
@@ -192,5 +219,6 @@ def _folded_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return attended, None
-    attended = folded_tree_attention(query, key, value, attention_mask, scaling=scaling)
+    folded: Tensor = getattr(attention_mask, "folded", attention_mask)
+    attended = folded_tree_attention(query, key, value, folded, scaling=scaling)
     return attended.transpose(1, 2).contiguous(), None

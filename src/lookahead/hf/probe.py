@@ -91,29 +91,19 @@ def _differences(
     vocabulary: int = text_config(model).vocab_size
     prompt = (torch.arange(_PROMPT_LENGTH) * 104729 + 5) % vocabulary
     step_model = prefilled(model, layout, prompt.tolist(), decoding_length=len(tree))
-    as_tree = step_model.forward(tree).float()
-    step_model.keep([])
+    as_tree = step_model.forward({0: tree})[0].float()
+    step_model.keep({0: []})
     chains = []
     for branch in _BRANCHES:
-        chains.append(step_model.forward(_chain(tree, branch)).float())
-        step_model.keep([])
+        chains.append(step_model.forward({0: DraftTree.chain(tree.token_ids[branch])})[0].float())
+        step_model.keep({0: []})
     error = max(_worst(as_tree[branch], chain) for branch, chain in zip(_BRANCHES, chains, strict=True))
     steps = []
     for node in _BRANCHES[0]:
-        steps.append(step_model.forward(DraftTree.root_only(int(tree.token_ids[node])))[0].float())
-        step_model.keep([0])
+        steps.append(step_model.forward({0: DraftTree.root_only(int(tree.token_ids[node]))})[0][0].float())
+        step_model.keep({0: [0]})
     noise = _worst(chains[0], torch.stack(steps))
     return error, noise, float(as_tree.std())
-
-
-def _chain(tree: DraftTree, branch: list[int]) -> DraftTree:
-    length = len(branch)
-    return DraftTree(
-        tree.token_ids[branch],
-        np.arange(-1, length - 1, dtype=np.int32),
-        np.arange(length, dtype=np.int32),
-        np.ones(length),
-    )
 
 
 def _worst(first: Tensor, second: Tensor) -> float:
