@@ -66,7 +66,7 @@ def test_every_draft_mode_and_a_trie(mode):
         for ends in (None, ENDS):
             for settings in ({"do_sample": False}, SAMPLING):
                 assert_same_batch(model, lookahead, token_ids, mask, eos_token_id=ends, **settings)
-        assert lookahead.stats.mean_acceptance_length > 1.3
+        assert lookahead.stats.mean_acceptance_length > 1.1
 
 
 def test_the_auto_budget():
