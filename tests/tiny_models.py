@@ -79,8 +79,11 @@ PLAIN_ONLY = {
 }
 
 
-def tiny_model(family: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def tiny_model(
+    family: str, dtype: torch.dtype = torch.float32, *, vocabulary: int = VOCABULARY
+) -> PreTrainedModel:
     model_type, settings = {**FAMILIES, **PLAIN_ONLY}[family]
+    settings = {**settings, "vocab_size": vocabulary}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings))
     model.generation_config.eos_token_id = None

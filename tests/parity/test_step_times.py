@@ -5,8 +5,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from lookahead import LookaheadConfig
-from lookahead.decoding.loop import decode
-from lookahead.hf import lookahead as generation
+from lookahead.decoding import loop
 from lookahead.hf.compat import attention_layout, text_config
 from lookahead.hf.step_model import TransformersStepModel
 from lookahead.hf.step_times import StepTimesCache, StepTimesKey, step_times_for
@@ -92,8 +91,9 @@ def test_the_text_is_the_same_with_and_without_measuring(family, do_sample, monk
 
     torch.manual_seed(5)
     expected = model.generate(tokens, **settings).tolist()
+    decode = loop.decode
     monkeypatch.setattr(
-        generation, "decode", lambda step_model, *others: decode(MeasuredFirst(step_model), *others)
+        loop, "decode", lambda step_model, *others: decode(MeasuredFirst(step_model), *others)
     )
     torch.manual_seed(5)
     assert lookahead.generate(model, tokens, **settings).tolist() == expected

@@ -3,29 +3,20 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Lock
-from time import perf_counter
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lookahead.config import LookaheadConfig
-from lookahead.decoding.emission import Emission
-from lookahead.decoding.loop import decode
-from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
 from lookahead.drafting.memory import DraftMemory
-from lookahead.drafting.pace import Pace
 from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
 from lookahead.errors import ConfigError
-from lookahead.hf.checks import check_memory, check_model, checked_layout
-from lookahead.hf.compat import AttentionLayout, text_config
-from lookahead.hf.emissions import emissions_for, output_of, token_ids_of
-from lookahead.hf.handover import Handover, namespaces_of_rows, taken_stop_strings
-from lookahead.hf.knowledge import ModelKnowledge
+from lookahead.hf.attachment import Attachment, detach
+from lookahead.hf.checks import check_memory, check_model
+from lookahead.hf.handover import taken_stop_strings
+from lookahead.hf.mode import LookaheadMode
 from lookahead.hf.namespace_view import NamespaceView
-from lookahead.hf.step_model import TransformersStepModel
-from lookahead.hf.step_times import StepTimesCache, step_times_for
 from lookahead.hf.vocabulary import vocabulary_successors
 from lookahead.stats import GenerationStats
 
@@ -64,7 +55,7 @@ class Lookahead:
         self.stats = GenerationStats()
         self.last_stats = GenerationStats()
         self._stats_lock = Lock()
-        self._knowledge = ModelKnowledge(self.config)
+        self._mode = LookaheadMode(self.config, self.memory, self._record)
 
     def reset_stats(self) -> None:
         """Begin counting anew."""
@@ -110,15 +101,49 @@ class Lookahead:
         """
         check_model(model)
         extra_criteria = taken_stop_strings(kwargs)
-        mode = partial(
-            self._generate,
-            streamer=kwargs.get("streamer"),
-            extra_criteria=extra_criteria,
-            namespace=namespace,
-            reads=reads,
-        )
+        streamer = kwargs.get("streamer")
+
+        def mode(model: PreTrainedModel, input_ids: Tensor, **handed: Any) -> Any:
+            handed["stopping_criteria"].extend(extra_criteria)
+            return self(model, input_ids, streamer=streamer, namespace=namespace, reads=reads, **handed)
+
         untyped: Any = model
         return untyped.generate(*args, custom_generate=mode, **kwargs)
+
+    def attach(
+        self,
+        model: PreTrainedModel,
+        *,
+        namespace: str | Sequence[str] = DEFAULT_NAMESPACE,
+        reads: Sequence[str] = (),
+    ) -> Attachment:
+        """Turn Lookahead on for a model: `model.generate`, and whatever calls it, goes faster from now on.
+
+        >>> la.attach(model)  # doctest: +SKIP
+        >>> with la.attach(model):  # doctest: +SKIP
+        ...     ids = model.generate(**inputs)
+
+        Where Lookahead cannot serve a call it steps aside with one warning that says why.
+
+        Args:
+            model: the model; only this object changes.
+            namespace: as for `generate`.
+            reads: as for `generate`.
+
+        Returns:
+            What a `with` block or `detach` ends.
+
+        Raises:
+            ConfigError: a Lookahead is attached to the model already, or a name is not allowed.
+        """
+        for name in [namespace] if isinstance(namespace, str) else namespace:
+            check_namespaces(name, reads)
+        prepare = partial(self._mode.prepare, namespace=namespace, reads=tuple(reads))
+        return Attachment(model, prepare, self._mode.decode).attach()
+
+    def detach(self, model: PreTrainedModel) -> None:
+        """Give a model its own `generate` back; nothing happens where none is attached."""
+        detach(model)
 
     def learn_vocabulary(
         self,
@@ -176,107 +201,10 @@ class Lookahead:
         Raises:
             LookaheadError: the model or the call is one that Lookahead cannot serve.
         """
-        return self._generate(model, input_ids, namespace=namespace, reads=reads, **kwargs)
+        call = self._mode.prepare(model, input_ids, namespace=namespace, reads=reads, **kwargs)
+        return self._mode.decode(call)
 
-    def _generate(
-        self,
-        model: PreTrainedModel,
-        input_ids: Tensor,
-        *,
-        logits_processor: Any,
-        stopping_criteria: Any,
-        generation_config: Any,
-        streamer: Any = None,
-        extra_criteria: Sequence[Any] = (),
-        namespace: str | Sequence[str] = DEFAULT_NAMESPACE,
-        reads: Sequence[str] = (),
-        **model_kwargs: Any,
-    ) -> Any:
-        stopping_criteria.extend(extra_criteria)
-        handover = Handover(
-            model,
-            input_ids,
-            logits_processor,
-            stopping_criteria,
-            generation_config,
-            streamer,
-            namespaces_of_rows(namespace, reads, len(input_ids)),
-            tuple(reads),
-            model_kwargs,
-        )
-        layout = checked_layout(handover)
-        check_memory(model, self.memory)
-        return self._decoded(handover, layout)
-
-    @torch.no_grad()
-    def _decoded(self, handover: Handover, layout: AttentionLayout) -> Any:
-        """Decode what has been checked; return what `generate` returns."""
-        model, input_ids, config = handover.model, handover.input_ids, handover.generation_config
-        pace = self._knowledge.pace(model, input_ids) if self._knowledge.may_branch(model, layout) else None
-        emissions = emissions_for(handover)
-        step_model = TransformersStepModel(
-            model,
-            layout,
-            input_ids,
-            config,
-            handover.model_kwargs,
-            most_new_tokens=emissions[0].remaining,
-            decoding_length=1 if pace is None else pace.most_nodes,
-            prompt_logits=1 if pace is None else self.config.prompt_logits,
-        )
-        they_wait = len(emissions) < len(input_ids)
-        drafter = NoDrafter() if pace is None else self._drafter(handover, step_model, pace, they_wait)
-        stats = self._run(step_model, drafter, emissions, handover.prompts)
-        if handover.streamer is not None:
-            handover.streamer.end()
-        if not config.return_dict_in_generate:
-            return token_ids_of(emissions, config)
-        return output_of(emissions[0], step_model.cache.as_dynamic(text_config(model)), stats)
-
-    def _drafter(
-        self, handover: Handover, step_model: TransformersStepModel, pace: Pace, they_wait: bool
-    ) -> BatchDrafter:
-        requests = [
-            RequestDrafter(
-                self.memory.store,
-                branch_length=self.config.branch_length,
-                mode=self.config.mode,
-                namespace=namespace,
-                reads=handover.reads,
-            )
-            for namespace in handover.namespaces
-        ]
-        prompts = handover.prompts
-        measure = partial(
-            step_times_for,
-            handover.model,
-            step_model,
-            prompts,
-            most_nodes=pace.most_nodes,
-            cache=StepTimesCache.of_user(),
-        )
-        recycles = self.memory.store.recycles
-        return BatchDrafter(requests, pace, recycles=recycles, they_wait=they_wait, measure=measure)
-
-    def _run(
-        self,
-        step_model: TransformersStepModel,
-        drafter: BatchDrafter | NoDrafter,
-        emissions: Sequence[Emission],
-        prompts: Sequence[Sequence[int]],
-    ) -> GenerationStats:
-        """Run the loop; whatever happens in it, the prompts are forgotten and the counts are kept."""
-        stats = GenerationStats()
-        try:
-            started = perf_counter()
-            drafter.read(prompts)
-            stats.draft_s += perf_counter() - started
-            decode(step_model, drafter, emissions, stats)
-        finally:
-            stats.recycled_tokens = drafter.recycled_tokens
-            drafter.close()
-            step_model.close()
-            with self._stats_lock:
-                self.last_stats = stats
-                self.stats.add(stats)
-        return stats
+    def _record(self, stats: GenerationStats) -> None:
+        with self._stats_lock:
+            self.last_stats = stats
+            self.stats.add(stats)

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lookahead.hf.attachment import Attachment
+
 
 class Generates(Protocol):
     """What a view needs of the `Lookahead` it is one of."""
@@ -15,6 +17,9 @@ class Generates(Protocol):
         self, model: PreTrainedModel, *args: Any, namespace: str, reads: Sequence[str], **kwargs: Any
     ) -> Any:
         """Call `model.generate` with Lookahead."""
+
+    def attach(self, model: PreTrainedModel, *, namespace: str, reads: Sequence[str]) -> Attachment:
+        """Turn Lookahead on for a model."""
 
     def __call__(
         self,
@@ -45,6 +50,10 @@ class NamespaceView:
     def generate(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         """Call `Lookahead.generate` in this namespace."""
         return self.lookahead.generate(model, *args, namespace=self.namespace, reads=self.reads, **kwargs)
+
+    def attach(self, model: PreTrainedModel) -> Attachment:
+        """Call `Lookahead.attach` for this namespace."""
+        return self.lookahead.attach(model, namespace=self.namespace, reads=self.reads)
 
     def __call__(self, model: PreTrainedModel, input_ids: Tensor, **kwargs: Any) -> Any:
         """Decode as `Lookahead` does, in this namespace."""
