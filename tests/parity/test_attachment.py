@@ -1,6 +1,7 @@
 """Attached: `model.generate` and what calls it work unchanged; where Lookahead cannot, the library does."""
 
 import copy
+import functools
 import pickle
 import threading
 
@@ -53,6 +54,16 @@ def test_a_with_block_detaches_whatever_happens_in_it(model, lookahead):
     with pytest.raises(KeyError), lookahead.attach(model):
         raise KeyError
     model.generate(PROMPT, **GREEDY)
+    assert lookahead.stats.requests == 1
+
+
+def test_a_generate_of_the_models_own_is_given_back(model, lookahead):
+    own = functools.partial(type(model).generate, model)  # as from a repository with a custom_generate folder
+    model.generate = own
+    expected = model.generate(PROMPT, **GREEDY)
+    with lookahead.attach(model):
+        assert model.generate(PROMPT, **GREEDY).tolist() == expected.tolist()
+    assert model.generate is own
     assert lookahead.stats.requests == 1
 
 

@@ -39,6 +39,7 @@ class Attachment:
         self._model = model
         self._prepare = prepare
         self._decode = decode
+        self._shadowed: Any = None
         self._warned: set[str] = set()
 
     def attach(self) -> "Attachment":
@@ -50,6 +51,7 @@ class Attachment:
         if attachment_of(self._model) is not None:
             message = f"a Lookahead is attached to this {type(self._model).__name__}; detach it first"
             raise ConfigError(message)
+        self._shadowed = vars(self._model).get(_ATTACHED)  # a repository's own, loaded with its model
         # A method, so that a deep copy of the model generates with the copy.
         setattr(self._model, _ATTACHED, MethodType(self, self._model))
         return self
@@ -118,8 +120,13 @@ def attachment_of(model: PreTrainedModel) -> Attachment | None:
 
 def detach(model: PreTrainedModel) -> None:
     """Give a model its own `generate` back; nothing happens where none is attached."""
-    if attachment_of(model) is not None:
+    attachment = attachment_of(model)
+    if attachment is None:
+        return
+    if attachment._shadowed is None:  # noqa: SLF001  # the other half of `attach`
         delattr(model, _ATTACHED)
+    else:
+        setattr(model, _ATTACHED, attachment._shadowed)  # noqa: SLF001
 
 
 def _other_loop(model: PreTrainedModel, kwargs: dict[str, Any]) -> str | None:
