@@ -9,13 +9,14 @@ from types import MethodType, TracebackType
 from typing import Any, Self
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 
 from lookahead.errors import ConfigError, LookaheadError
 from lookahead.hf.handover import taken_stop_strings
 
 _ATTACHED = "generate"
+_ARGUMENTS = tuple(signature(GenerationMixin.generate).parameters)[1:]
 _OTHER_LOOPS = ("custom_generate", "assistant_model", "synced_gpus")
 """Arguments of calls that have a loop of their own."""
 
@@ -75,7 +76,7 @@ class Attachment:
     def __call__(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         """Generate as the model's own `generate` would."""
         original: Any = getattr(type(model), _ATTACHED)
-        kwargs |= dict(zip(list(signature(original).parameters)[1:], args, strict=False))
+        kwargs |= dict(zip(_ARGUMENTS, args, strict=False))
         other = _other_loop(model, kwargs)
         if other is not None:
             self._step_aside(other)
