@@ -12,7 +12,8 @@ from lookahead.errors import (
     UnsupportedGenerationError,
     UnsupportedModelError,
 )
-from lookahead.hf.compat import context_length, rope_switches_at, text_config
+from lookahead.hf.compat import CACHE_NAMES, text_config
+from lookahead.hf.limits import DraftLimits, rope_switches_at
 
 _WITHOUT = "or call model.generate without Lookahead"
 
@@ -32,7 +33,7 @@ def check_model(model: PreTrainedModel) -> None:
 
 
 _SERVED_INPUTS = frozenset(
-    {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "inputs_embeds"}
+    {"attention_mask", "position_ids", "use_cache", "logits_to_keep", "inputs_embeds", *CACHE_NAMES}
 )
 
 
@@ -53,9 +54,9 @@ def check_call(model: PreTrainedModel, input_ids: Tensor, generation_config: Any
             _refuse(setting, value=True, remedy=f"set {setting}=False")
     if generation_config.cache_implementation not in (None, "dynamic"):
         _refuse("cache_implementation", generation_config.cache_implementation, "leave it unset")
-    switch = rope_switches_at(model)
-    if switch is not None and input_ids.shape[1] <= switch < generation_config.max_length:
-        _refuse("max_length", generation_config.max_length, f"stay within {switch}, where its RoPE changes")
+    chunk = generation_config.prefill_chunk_size
+    if chunk is not None and rope_switches_at(model) is not None:
+        _refuse("prefill_chunk_size", chunk, "leave it unset where RoPE is of the longrope type")
 
 
 def check_cache(cache: object) -> None:
@@ -97,7 +98,7 @@ def check_prompt(model: PreTrainedModel, input_ids: Tensor, embeddings: Tensor |
     Raises:
         PromptTooLongError: says how long it is and how long it may be.
     """
-    context = context_length(model)
+    context = DraftLimits.of(model).context  # dynamic RoPE has no end
     length = input_ids.shape[1] if embeddings is None else embeddings.shape[1]
     if context is not None and length > context:
         message = (

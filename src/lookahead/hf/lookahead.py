@@ -1,9 +1,8 @@
 """`Lookahead`: a generation mode of transformers, one line to turn on."""
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -12,11 +11,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicCache
 from transformers.generation.stopping_criteria import StopStringCriteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from lookahead.config import LookaheadConfig
+from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.decoding.emission import Emission
 from lookahead.decoding.loop import decode
 from lookahead.drafting.budget import BudgetPolicy
@@ -26,10 +24,18 @@ from lookahead.drafting.pace import Pace
 from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
 from lookahead.errors import ConfigError
 from lookahead.hf.checks import check_cache, check_call, check_inputs, check_memory, check_model, check_prompt
-from lookahead.hf.compat import AttentionLayout, attention_layout, streamers_come_first, text_config
-from lookahead.hf.probe import ProbeResult, probe
+from lookahead.hf.compat import (
+    AttentionLayout,
+    attention_layout,
+    made_cache,
+    streamers_come_first,
+    text_config,
+)
+from lookahead.hf.library_steps import LibraryStepModel
+from lookahead.hf.probe import ProbeResult, Probes
 from lookahead.hf.step_model import TransformersStepModel
 from lookahead.hf.step_times import StepTimesCache, context_bucket, step_times_for
+from lookahead.hf.verification import ModelMode
 from lookahead.hf.vocabulary import vocabulary_successors
 from lookahead.stats import GenerationStats
 
@@ -68,7 +74,7 @@ class Lookahead:
         self.stats = GenerationStats()
         self.last_stats = GenerationStats()
         self._paces: WeakKeyDictionary[PreTrainedModel, dict[object, Pace]] = WeakKeyDictionary()
-        self._probes: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = WeakKeyDictionary()
+        self._probes = Probes()
 
     def reset_stats(self) -> None:
         """Begin counting anew."""
@@ -200,7 +206,12 @@ class Lookahead:
     ) -> Any:
         layout = self._checked(model, input_ids, generation_config, model_kwargs)
         check_namespaces(namespace, reads)
-        pace = self._pace(model, input_ids.shape[1]) if self._may_branch(model, layout) else None
+        trusted = self._probes.result(model, layout, drafts=self._drafts)
+        pace = (
+            self._pace(model, input_ids.shape[1])
+            if self._drafts and trusted.mode is not ModelMode.PLAIN
+            else None
+        )
         stopping_criteria.extend(extra_criteria)
         emission = Emission(
             input_ids,
@@ -213,24 +224,17 @@ class Lookahead:
             keep_scores=generation_config.return_dict_in_generate and generation_config.output_scores,
             keep_logits=generation_config.return_dict_in_generate and generation_config.output_logits,
         )
-        step_model = TransformersStepModel(
-            model,
-            layout,
-            input_ids,
-            generation_config,
-            model_kwargs,
-            most_new_tokens=emission.remaining,
-            decoding_length=1 if pace is None else pace.most_nodes,
-            prompt_logits=1 if pace is None else self.config.prompt_logits,
+        step_model = self._step_model(
+            model, layout, trusted, input_ids, generation_config, model_kwargs, emission.remaining, pace
         )
         prompt = _unpadded(input_ids, model_kwargs)
-        drafter = self._drafter(model, step_model, prompt, pace, namespace, reads)
+        drafter = self._drafter(model, step_model, prompt, pace, namespace, reads, trusted.mode)
         self._decode(step_model, drafter, emission, prompt)
         if streamer is not None:
             streamer.end()
         if not generation_config.return_dict_in_generate:
             return emission.token_ids.clone()
-        return _as_output(emission, step_model.cache.as_dynamic(text_config(model)))
+        return _as_output(emission, step_model.returned_cache())
 
     def _checked(
         self, model: PreTrainedModel, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any]
@@ -239,8 +243,9 @@ class Lookahead:
         check_model(model)
         check_call(model, input_ids, generation_config)
         check_prompt(model, input_ids, model_kwargs.get("inputs_embeds"))
-        check_cache(model_kwargs.get("past_key_values"))
-        layout = attention_layout(model, model_kwargs.get("past_key_values"))
+        cache = made_cache(model_kwargs)
+        check_cache(cache)
+        layout = attention_layout(model, cache)
         check_inputs(model_kwargs)
         check_memory(model, self.memory)
         return layout
@@ -248,13 +253,14 @@ class Lookahead:
     def _drafter(
         self,
         model: PreTrainedModel,
-        step_model: TransformersStepModel,
+        step_model: TransformersStepModel | LibraryStepModel,
         prompt: list[int],
         pace: Pace | None,
         namespace: str,
         reads: Sequence[str],
+        trusted: ModelMode,
     ) -> RequestDrafter | NoDrafter:
-        if pace is None:
+        if pace is None or isinstance(step_model, LibraryStepModel):
             return NoDrafter()
         measure = partial(
             step_times_for,
@@ -264,11 +270,37 @@ class Lookahead:
             most_nodes=pace.most_nodes,
             cache=StepTimesCache.of_user(),
         )
-        return RequestDrafter(self.memory.store, self.config, pace, measure, namespace=namespace, reads=reads)
+        config = self.config if trusted is ModelMode.TREE else replace(self.config, mode=DraftMode.SINGLE)
+        return RequestDrafter(self.memory.store, config, pace, measure, namespace=namespace, reads=reads)
+
+    def _step_model(
+        self,
+        model: PreTrainedModel,
+        layout: AttentionLayout,
+        trusted: ProbeResult,
+        input_ids: Tensor,
+        generation_config: Any,
+        model_kwargs: dict[str, Any],
+        most_new_tokens: int,
+        pace: Pace | None,
+    ) -> TransformersStepModel | LibraryStepModel:
+        if trusted.mode is ModelMode.PLAIN:
+            return LibraryStepModel(model, input_ids, generation_config, model_kwargs)
+        return TransformersStepModel(
+            model,
+            layout,
+            input_ids,
+            generation_config,
+            model_kwargs,
+            most_new_tokens=most_new_tokens,
+            decoding_length=1 if pace is None else pace.most_nodes,
+            prompt_logits=1 if pace is None else self.config.prompt_logits,
+            verification=trusted.verification,
+        )
 
     def _decode(
         self,
-        step_model: TransformersStepModel,
+        step_model: TransformersStepModel | LibraryStepModel,
         drafter: RequestDrafter | NoDrafter,
         emission: Emission,
         prompt: list[int],
@@ -296,19 +328,10 @@ class Lookahead:
             paces[setting] = Pace(most, BudgetPolicy(most) if is_auto else None)
         return paces[setting]
 
-    def _may_branch(self, model: PreTrainedModel, layout: AttentionLayout) -> bool:
-        """Return whether drafts are worth making; on a model's first use this asks the probe."""
-        if self.config.decoding_length == 1 or model.training:  # dropout draws for each forward it sees
-            return False
-        setting = _setting(model)
-        results = self._probes.setdefault(model, {})
-        if setting not in results:
-            results[setting] = probe(model, layout)
-            if not results[setting].branches:
-                reason = results[setting].reason
-                message = f"{type(model).__name__} is decoded in plain steps, without drafts: {reason}"
-                warnings.warn(message, stacklevel=2)
-        return results[setting].branches
+    @property
+    def _drafts(self) -> bool:
+        """Whether drafts are wanted at all."""
+        return self.config.decoding_length != 1
 
 
 def _setting(model: PreTrainedModel) -> tuple[object, ...]:
@@ -359,7 +382,7 @@ def _taken_stop_strings(kwargs: dict[str, Any]) -> list[StopStringCriteria]:
     return [StopStringCriteria(stop_strings=stop_strings, tokenizer=tokenizer)]
 
 
-def _as_output(emission: Emission, cache: DynamicCache) -> GenerateDecoderOnlyOutput:
+def _as_output(emission: Emission, cache: Any) -> GenerateDecoderOnlyOutput:
     fields: dict[str, Any] = {  # the library's annotations ask for narrower tensors than it makes
         "sequences": emission.token_ids.clone(),
         "scores": emission.scores,
