@@ -12,7 +12,7 @@ from lookahead.errors import (
     UnsupportedGenerationError,
     UnsupportedModelError,
 )
-from lookahead.hf.compat import CACHE_NAMES, text_config
+from lookahead.hf.compat import CACHE_NAMES, holds_tokens, text_config
 from lookahead.hf.limits import DraftLimits, rope_switches_at
 
 _WITHOUT = "or call model.generate without Lookahead"
@@ -67,7 +67,7 @@ def check_cache(cache: object) -> None:
     """
     # In 5.16 callers' caches bear no mark; but `generate` makes its own with layers, and empty.
     is_callers = getattr(cache, "_is_user_defined", False) or (
-        isinstance(cache, Cache) and (not cache.layers or cache.get_seq_length() > 0)
+        isinstance(cache, Cache) and (not cache.layers or holds_tokens(cache))
     )
     if is_callers:
         _refuse("past_key_values", type(cache).__name__, "leave it out: Lookahead keeps a cache of its own")

@@ -30,15 +30,15 @@ class AttentionLayout:
     """How a model's layers see the past.
 
     Attributes:
-        layer_count: layers in the cache.
         windows: by layer type, the sliding window in tokens, or None for full attention.
         chunks: by layer type, for those that see only their own chunk, its tokens.
+        kept: by layer, how many tokens its own cache would keep at least, the current one included; None for all.
         unsupported: why no arena can take the place of the model's own cache; empty where one can.
     """
 
-    layer_count: int = 0
     windows: dict[str, int | None] = field(default_factory=dict)
     chunks: dict[str, int] = field(default_factory=dict)
+    kept: tuple[int | None, ...] = ()
     unsupported: str = ""
 
 
@@ -71,6 +71,14 @@ def made_cache(model_kwargs: dict[str, Any]) -> object:
     return next((model_kwargs[name] for name in CACHE_NAMES if model_kwargs.get(name) is not None), None)
 
 
+def holds_tokens(cache: Cache) -> bool:
+    """Return whether a cache with layers has seen a token."""
+    try:
+        return int(cache.get_seq_length()) > 0
+    except ValueError:  # no layer of it is an attention layer, and the others count no tokens
+        return bool(cache.has_previous_state())
+
+
 def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
     """Read off the cache that `generate` made how the model's layers see the past."""
     if not isinstance(cache, Cache) or not cache.layers:
@@ -88,8 +96,10 @@ def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
         window = getattr(layer, "sliding_window", None)
         if layer_type == "chunked_attention" and window is not None:
             chunks[layer_type], window = window, None
-        windows[layer_type] = window
-    return AttentionLayout(len(cache.layers), windows, chunks)
+        if windows.setdefault(layer_type, window) != window:
+            return AttentionLayout(unsupported=f"its layers of type {layer_type!r} have windows of several sizes")
+    kept = tuple(getattr(layer, "sliding_window", None) for layer in cache.layers)
+    return AttentionLayout(windows, chunks, kept)
 
 
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention"})

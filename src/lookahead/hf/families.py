@@ -110,10 +110,11 @@ FAMILIES: dict[str, Family] = {
     **_plain_names("minimax_m2", "mixtral", "nanochat", "nemotron", "olmo", "olmo2", "olmoe", "openai-gpt"),
     **_plain_names("opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
     **_plain_names("seed_oss", "stablelm", "starcoder2", "xglm", "apertus", "codegen"),
-    **_plain_names("hyperclovax", "iquestcoder", "solar_open", "hy_v3", "gpt-sw3", "mpt", "bloom", "moshi"),
+    **_plain_names("hyperclovax", "iquestcoder", "solar_open", "hy_v3", "gpt-sw3", "bloom"),
+    "mpt": Family("mpt", {"use_cache": True}),
     "biogpt": Family("biogpt", {"scale_embedding": False}),
     "ctrl": Family("ctrl", {"dff": 64}),
-    "doge": Family("doge", {"keep_window_size": WINDOW}),
+    "doge": Family("doge", {"keep_window_size": 32}),
     "deepseek_v2": Family("deepseek_v2", _LATENT),
     "deepseek_v3": Family("deepseek_v3", _LATENT),
     "glm4_moe_lite": Family("glm4_moe_lite", _LATENT),
@@ -140,8 +141,9 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family("mistral", {"sliding_window": WINDOW}),
     "mistral-full": Family("mistral"),
     "modernbert-decoder": Family(
-        "modernbert-decoder", {"local_attention": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+        "modernbert-decoder", {**_ALTERNATING, "local_attention": 2 * WINDOW}
     ),
+    "moshi": Family("moshi", {"sliding_window": WINDOW}),
     "mimo_v2_flash": Family("mimo_v2_flash", _ALTERNATING),
     "olmo3": Family("olmo3", _ALTERNATING),
     "qwen2-windowed": Family("qwen2", {**_ALTERNATING, "use_sliding_window": True}),
@@ -155,7 +157,7 @@ FAMILIES: dict[str, Family] = {
             "layer_types": ["chunked_attention", "full_attention"],
             "no_rope_layers": [1, 0],
             "intermediate_size_mlp": 64,
-            "floor_scale": 16,
+            "floor_scale": 24,
         },
     ),
     # rotary frequencies that depend on the length
@@ -170,7 +172,8 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     # recurrent and hybrid ones
-    **_plain_names("lfm2", "minimax", "rwkv"),
+    **_plain_names("minimax", "rwkv"),
+    "lfm2": Family("lfm2", {"layer_types": ["conv", "full_attention"]}),
     "bamba": Family("bamba", {**_MAMBA2, "attn_layer_indices": [1]}),
     "falcon_h1": Family("falcon_h1", {**_MAMBA2, "mamba_d_ssm": 64}),
     "falcon_mamba": Family("falcon_mamba", {"state_size": 4}),
@@ -187,7 +190,7 @@ FAMILIES: dict[str, Family] = {
     "recurrent_gemma": Family(
         "recurrent_gemma", {"attention_window_size": WINDOW, "num_hidden_layers": 3, "lru_width": 32}
     ),
-    "xlstm": Family("xlstm", {"num_heads": 4, "chunk_size": 8}),
+    "xlstm": Family("xlstm", {"hidden_size": 64, "embedding_dim": 64, "num_heads": 4}),
 }
 
 
@@ -205,8 +208,9 @@ def family_model(family: str, dtype: torch.dtype = torch.float32) -> PreTrainedM
     """
     described = FAMILIES[family]
     known = AutoConfig.for_model(described.model_type)
-    names = {*known.to_dict(), *getattr(known, "attribute_map", {})}
-    shared = {name: value for name, value in _SIZES.items() if name in names}
+    aliases: dict[str, str] = getattr(known, "attribute_map", {})
+    names = {*known.to_dict(), *aliases}
+    shared = {aliases.get(name, name): value for name, value in _SIZES.items() if name in names}
     config = AutoConfig.for_model(described.model_type, **{**shared, **described.settings})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """Where drafts must end: what a model's configuration says and a small forward cannot show."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ _UNDERSTOOD = frozenset(
         "max_window_layers",
         "attention_chunk_size",
         "local_attention",  # ModernBERT's decoder: its cache layers say the same
-        "keep_window_size",  # Doge: as many keys as that are seen, whichever they are
+        "keep_window_size",
         "chunk_size_feed_forward",
         "chunk_size_lm_head",
         "use_dynamic_ntk",
@@ -40,6 +41,7 @@ class DraftLimits:
         rope_switch: length at which the rotary frequencies become others (longrope).
         rope_growth: length from which on they are others at every length (dynamic).
         slot_block: slots whose tokens are scaled alike, where a model scales queries by slots (Llama 4).
+        dense_until: tokens in the cache up to which a model sees them all; of more it picks some (Doge).
         counts_slots: whether the model may take the cache's length for the position, as code that is not the
             library's likes to do.
     """
@@ -48,21 +50,31 @@ class DraftLimits:
     rope_switch: int | None = None
     rope_growth: int | None = None
     slot_block: int | None = None
+    dense_until: int | None = None
     counts_slots: bool = False
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> "DraftLimits":
-        """Return a model's limits."""
+    def of(cls, model: PreTrainedModel, kept: Sequence[int | None] = ()) -> "DraftLimits":
+        """Return a model's limits.
+
+        Args:
+            model: a decoder-only model.
+            kept: how many tokens each layer's cache would keep, where it is left to the model what several
+                tokens of a chain see of them: it is not known to get it right.
+        """
         config = text_config(model)
         types = _rope_types(model)
         context = context_length(model)
         grows = "dynamic" in types or bool(getattr(config, "use_dynamic_ntk", False))
         is_tuned = bool(getattr(config, "attn_temperature_tuning", False))
+        ends = (getattr(config, "keep_window_size", None), *kept)
+        dense = [end for end in ends if end is not None]
         return cls(
             context=None if grows else context,
             rope_switch=rope_switches_at(model),
             rope_growth=context if grows else None,
             slot_block=int(getattr(config, "floor_scale", 1)) if is_tuned else None,
+            dense_until=min(dense, default=None),
             counts_slots=not type(model).__module__.startswith("transformers."),
         )
 
@@ -78,6 +90,8 @@ class DraftLimits:
         if self.rope_switch is not None and position < self.rope_switch:
             ends.append(self.rope_switch)
         if self.slot_block is not None and (slot + 1) // self.slot_block != (slot + nodes) // self.slot_block:
+            return 0
+        if self.dense_until is not None and slot + nodes > self.dense_until:
             return 0
         if self.counts_slots and any(slot + nodes > end for end in ends):
             return 0

@@ -252,7 +252,7 @@ def _steps_alone(
     }
     if takes_positions(model):
         kwargs["position_ids"] = torch.arange(len(prompt), device=model.device)[None]
-    if len(kwargs["past_key_values"].layers) not in (0, layout.layer_count):
+    if len(kwargs["past_key_values"].layers) not in (0, len(layout.kept)):
         message = "its cache has not as many layers as `generate` makes"
         raise _DisagreementError(message)
     ids = torch.tensor([prompt], device=model.device)

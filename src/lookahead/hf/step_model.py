@@ -65,7 +65,7 @@ class TransformersStepModel:
         self._generation_config = generation_config
         self._model_kwargs = model_kwargs
         self._verification = verification
-        self._limits = DraftLimits.of(model)
+        self._limits = DraftLimits.of(model, kept=[] if verification.mode is ModelMode.TREE else layout.kept)
         self._bias = PositionBias(model)
         self._restart = CacheRestart(model, self._limits.rope_switch, input_ids, model_kwargs)
         self._most_levels, self._most_nodes = most_new_tokens, decoding_length
@@ -79,7 +79,7 @@ class TransformersStepModel:
         self._next_position = -1 if positions is None else int(positions[..., -1].max()) + 1
         prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
         capacity = prompt_length + min(most_new_tokens, _FIRST_CAPACITY) + decoding_length
-        self.cache = ArenaCache(layout.layer_count, capacity)
+        self.cache = ArenaCache(layout.kept, capacity)
 
     def prefill(self) -> Tensor:
         """Read the prompt; return logits [k, V] after its last k tokens, the first new token's last."""
@@ -114,8 +114,10 @@ class TransformersStepModel:
         if self._takes_positions:
             inputs["position_ids"] = tree_positions(tree, self._next_position)[None].to(device)
         inputs["attention_mask"] = self._mask(tree)
+        is_tree = len(tree) > 1 and self._verification.mode is ModelMode.TREE
+        self.cache.show_all(is_tree)
         with ExitStack() as told:
-            if len(tree) > 1 and self._verification.mode is ModelMode.TREE:
+            if is_tree:
                 told.enter_context(self._bias.told(tree, self._prefix_length, self._padding))
                 if self._verification.folds:
                     told.enter_context(folded_attention(self._model))
