@@ -42,6 +42,7 @@ _SIZES: dict[str, Any] = {
     "head_dim": 8,
     "sliding_window": None,
     "initializer_range": 0.3,
+    "tie_word_embeddings": False,  # else many of them say one token for ever
     "init_std": 0.3,
     "pad_token_id": 0,
     "bos_token_id": 1,
@@ -164,6 +165,7 @@ FAMILIES: dict[str, Family] = {
     "phi3-longrope": Family(
         "phi3", {"rope_parameters": _LONGROPE, "original_max_position_embeddings": 32, "num_attention_heads": 4}
     ),
+    "llama-longrope": Family("llama", {"rope_parameters": _LONGROPE}),
     "llama-dynamic-rope": Family(
         "llama",
         {
@@ -190,7 +192,7 @@ FAMILIES: dict[str, Family] = {
     "recurrent_gemma": Family(
         "recurrent_gemma", {"attention_window_size": WINDOW, "num_hidden_layers": 3, "lru_width": 32}
     ),
-    "xlstm": Family("xlstm", {"hidden_size": 64, "embedding_dim": 64, "num_heads": 4}),
+    "xlstm": Family("xlstm", {"hidden_size": 128, "embedding_dim": 128, "num_heads": 4}),
 }
 
 
