@@ -13,6 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from lookahead import DraftMemory, DraftMode, Lookahead, LookaheadConfig, TokenTrie
 from lookahead.errors import ConfigError
+from lookahead.hf.families import FAMILIES, is_installed
 from tiny_models import prompt, tiny_model, tiny_tokenizer
 
 ENDS = [11, 20, 33, 34, 50]
@@ -45,15 +46,15 @@ SAMPLING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "repetition_pe
 @pytest.mark.parametrize("sampling", [{"do_sample": False}, SAMPLING], ids=["greedy", "sampling"])
 @pytest.mark.parametrize("ends", [None, ENDS], ids=["all to the limit", "rows end"])
 @pytest.mark.parametrize("rows", [2, 4, 7])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mistral-windowed", "gemma3-hybrid"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "llama4_text", "opt"])
 def test_the_text_of_generate(family, rows, ends, sampling):
     model = tiny_model(family)
     token_ids, mask = padded_batch(rows)
-    lookahead = Lookahead(LookaheadConfig(decoding_length=64))
+    lookahead = Lookahead(LookaheadConfig(decoding_length=6 * rows))
     for _ in ("cold", "warm"):
         assert_same_batch(model, lookahead, token_ids, mask, eos_token_id=ends, **sampling)
     assert lookahead.stats.requests == 2 * rows
-    assert lookahead.last_stats.mean_acceptance_length > 1.4
+    assert lookahead.last_stats.mean_acceptance_length > 1.2
     assert lookahead.last_stats.forwards < lookahead.last_stats.steps
 
 
@@ -266,8 +267,33 @@ def test_as_many_names_as_prompts(names):
         Lookahead().generate(model, token_ids, attention_mask=mask, namespace=names, max_new_tokens=2)
 
 
+@pytest.mark.filterwarnings("ignore:.* is decoded in")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family):
+    if not is_installed(family):
+        pytest.skip(f"this transformers has no {family}")
+    model = tiny_model(family)
+    token_ids, mask = padded_batch()
+    lookahead = Lookahead(LookaheadConfig(decoding_length=32))
+    short = {"max_new_tokens": 28, "eos_token_id": ENDS[:2]}
+    lookahead.generate(model, token_ids, **short, do_sample=False, attention_mask=mask, pad_token_id=0)
+    assert_same_batch(model, lookahead, token_ids, mask, do_sample=False, **short)
+    assert_same_batch(model, lookahead, token_ids, mask, **SAMPLING, **short)
+
+
+@pytest.mark.parametrize("family", ["bloom", "mpt", "falcon-alibi", "gpt_neo"])
+def test_models_that_read_positions_off_slots_are_verified_in_chains(family):
+    model = tiny_model(family)
+    token_ids, mask = padded_batch()
+    lookahead = Lookahead(LookaheadConfig(decoding_length=64))
+    for _ in ("cold", "warm"):
+        assert_same_batch(model, lookahead, token_ids, mask, do_sample=False)
+    assert lookahead.last_stats.mean_acceptance_length > 1.5
+    assert lookahead.last_stats.draft_tokens > 0
+
+
 def test_a_model_that_cannot_branch_serves_batches_in_plain_steps():
-    model = tiny_model("bloom")
+    model = tiny_model("jamba")
     token_ids, mask = padded_batch()
     lookahead = Lookahead()
     with pytest.warns(UserWarning, match="plain steps"):

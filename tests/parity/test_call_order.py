@@ -246,7 +246,7 @@ def test_left_padding(model, warm):
 
 
 def test_left_padding_with_a_sliding_window():
-    model = tiny_model("mistral-windowed")
+    model = tiny_model("mistral")
     padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), PROMPT], dim=1)
     mask = (torch.arange(padded.shape[1]) >= 5).long()[None]
     warm = prepared(LookaheadConfig(decoding_length=16), "warm", model, [PROMPT], **GREEDY)

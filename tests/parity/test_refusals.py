@@ -11,7 +11,7 @@ from transformers import (
     LogitsProcessorList,
 )
 
-from lookahead import DraftMemory, Lookahead, LookaheadConfig
+from lookahead import DraftMemory, Lookahead
 from lookahead.errors import (
     LookaheadError,
     PromptTooLongError,
@@ -19,7 +19,7 @@ from lookahead.errors import (
     UnsupportedModelError,
     VocabularyMismatchError,
 )
-from tiny_models import FAMILIES, prompt, tiny_model
+from tiny_models import prompt, tiny_model
 
 PROMPT = prompt(0)
 GREEDY = {"max_new_tokens": 30, "do_sample": False}
@@ -68,15 +68,6 @@ def test_an_encoder_decoder_is_refused():
     ):
         with pytest.raises(UnsupportedModelError, match="encoder-decoder"):
             generate(**GREEDY)
-
-
-def test_a_model_without_a_key_value_cache_is_refused():
-    config = AutoConfig.for_model(
-        "mamba", vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4, pad_token_id=0
-    )
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with pytest.raises(UnsupportedModelError, match="MambaForCausalLM"):
-        Lookahead().generate(model, PROMPT, **GREEDY)
 
 
 def test_another_vocabulary_is_refused(model):
@@ -171,25 +162,10 @@ def test_too_long_embeddings_are_refused(model):
         Lookahead().generate(model, inputs_embeds=embeddings, **GREEDY)
 
 
-def test_an_answer_across_the_length_where_longrope_changes_is_refused():
-    rope = {
-        "rope_type": "longrope",
-        "rope_theta": 10000.0,
-        "short_factor": [1.0] * 4,
-        "long_factor": [2.0] * 4,
-        "original_max_position_embeddings": 20,
-    }
-    config = AutoConfig.for_model(
-        "phi3", **{**FAMILIES["phi3"][1], "rope_parameters": rope, "original_max_position_embeddings": 20}
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    lookahead = Lookahead(LookaheadConfig(decoding_length=1))
-    within = {"max_new_tokens": 8, "do_sample": False}
-    expected = model.generate(PROMPT, **within)
-    assert lookahead.generate(model, PROMPT, **within).tolist() == expected.tolist()
-    with pytest.raises(UnsupportedGenerationError, match="within 20"):
-        lookahead.generate(model, PROMPT, **GREEDY)
+def test_a_prompt_in_chunks_is_refused_where_longrope_would_start_the_cache_anew():
+    model = tiny_model("phi3-longrope")
+    with pytest.raises(UnsupportedGenerationError, match="prefill_chunk_size=4.*longrope"):
+        Lookahead().generate(model, PROMPT, prefill_chunk_size=4, **GREEDY)
 
 
 def test_a_prompt_never_shows_in_another_requests_drafts(model):

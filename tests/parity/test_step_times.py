@@ -12,7 +12,7 @@ from lookahead.hf.step_times import StepTimesCache, StepTimesKey, step_times_for
 from parity.memories import prepared
 from tiny_models import prompt, tiny_model
 
-FAMILIES = ["llama", "mistral-windowed", "gemma3-hybrid", "gpt2", "opt"]
+FAMILIES = ["llama", "mistral", "gemma3", "gpt2", "opt"]
 MOST_NODES = 16
 NOTHING_KEPT = StepTimesCache(None)
 

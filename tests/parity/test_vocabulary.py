@@ -10,7 +10,7 @@ from tiny_models import prompt, tiny_model, tiny_tokenizer
 GREEDY = {"max_new_tokens": 30, "do_sample": False}
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3-hybrid", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
 @pytest.mark.parametrize("context", [[5, 9], [7]])
 def test_the_whole_vocabulary_is_read_as_token_by_token(family, context):
     model = tiny_model(family)

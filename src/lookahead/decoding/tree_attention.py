@@ -17,11 +17,13 @@ class RowOfTrees:
         tree: n nodes.
         length: slots of the cache that hold the row's tokens, padding included; those from there on up to
             the first slot of the trees are another row's.
+        position: of node 0; less than `length` by the tokens of padding.
         padding: the first slots' mask, int [m]: 0 where there is padding; None where there is none.
     """
 
     tree: DraftTree
     length: int
+    position: int
     padding: Tensor | None = None
 
 
@@ -33,13 +35,19 @@ def tree_positions(tree: DraftTree, first: int, size: int | None = None) -> Tens
 
 
 def tree_mask(
-    rows: Sequence[RowOfTrees], dtype: torch.dtype, *, start: int, size: int, window: int | None = None
+    rows: Sequence[RowOfTrees],
+    dtype: torch.dtype,
+    *,
+    start: int,
+    size: int,
+    window: int | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
     """Return the additive attention mask of draft trees behind a cache.
 
     A node sees its row's part of the cache without padding, itself and its ancestors; with a sliding window
-    only those of them less than `window` positions back. What stands behind a tree that is smaller than
-    others sees what node 0 sees: nobody reads what comes of it.
+    only those of them less than `window` positions back, with chunks only those in its own. What stands
+    behind a tree that is smaller than others sees what node 0 sees: nobody reads what comes of it.
 
     Args:
         rows: B trees.
@@ -47,17 +55,18 @@ def tree_mask(
         start: the first slot of the trees.
         size: the largest tree's nodes.
         window: how many positions a token sees, itself included, or None for all.
+        chunk: positions of a chunk, or None where there are none.
 
     Returns:
         [B, 1, size, start + size]: 0 where a node sees, the dtype's lowest value where it does not.
     """
     hidden = torch.zeros(len(rows), size, start + size, dtype=torch.bool)
     for row, of_row in zip(rows, hidden, strict=True):
-        _hide(of_row, row, start, window)
+        _hide(of_row, row, start, window, chunk)
     return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
 
 
-def _hide(hidden: Tensor, row: RowOfTrees, start: int, window: int | None) -> None:
+def _hide(hidden: Tensor, row: RowOfTrees, start: int, window: int | None, chunk: int | None) -> None:
     """Write True, to [size, start + size], where a node does not see a slot."""
     tree, nodes = row.tree, len(row.tree)
     hidden[:nodes, start : start + nodes] = torch.from_numpy(~tree.ancestors())
@@ -66,10 +75,14 @@ def _hide(hidden: Tensor, row: RowOfTrees, start: int, window: int | None) -> No
         hidden[:nodes, row.length : start] = True
     if row.padding is not None:
         hidden[:nodes, : len(row.padding)] |= row.padding == 0
-    if window is not None:
+    if window is not None or chunk is not None:
         depths = torch.from_numpy(tree.depths.astype("int64"))
-        places = torch.cat([torch.arange(start), row.length + depths])
-        hidden[:nodes, : start + nodes] |= places[None, :] <= places[start:, None] - window
+        positions = torch.cat([torch.arange(start) + row.position - row.length, row.position + depths])
+        if window is not None:
+            hidden[:nodes, : start + nodes] |= positions[None, :] <= positions[start:, None] - window
+        if chunk is not None:
+            chunks = torch.div(positions, chunk, rounding_mode="floor")
+            hidden[:nodes, : start + nodes] |= chunks[None, :] != chunks[start:, None]
     hidden[nodes:] = hidden[0]
 
 

@@ -1,5 +1,6 @@
 """The library's cache interface over Lookahead's arena."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,23 +13,37 @@ from lookahead.decoding.arena import KVArena
 class ArenaLayer(DynamicLayer):
     """One layer's keys and values, kept in the arena.
 
-    It holds every token, sliding windows too: what a token may not see is the mask's business.
+    It holds every token. In a tree's forward it shows them all, and what a node may not see is the mask's
+    business. Else one with a sliding window shows what the library's own layer would, no more: there are models
+    whose cache alone makes the window.
     """
 
-    def __init__(self, arena: KVArena, layer: int) -> None:
+    def __init__(self, arena: KVArena, layer: int, window: int | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._arena = arena
         self._layer = layer
+        self._window = window
+        self.is_sliding = window is not None
+        self.shows_all = False
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append keys and values [B, heads, T, width]; return all of them."""
+        """Append keys and values [B, heads, T, width]; return those that may be seen."""
         self.keys, self.values = self._arena.append(self._layer, key_states, value_states)
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
             self.is_initialized = True
-        return self.keys, self.values
+        if self._window is None or self.shows_all:
+            return self.keys, self.values
+        shown = self._window - 1 + key_states.shape[2]
+        return self.keys[:, :, -shown:], self.values[:, :, -shown:]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return how many keys the next forward sees, and the slot of the first."""
+        held = self.get_seq_length()
+        hidden = 0 if self._window is None or self.shows_all else max(0, held - self._window + 1)
+        return held - hidden + query_length, hidden
 
     def get_seq_length(self) -> int:
         """Return how many tokens the layer holds."""
@@ -36,11 +51,23 @@ class ArenaLayer(DynamicLayer):
 
 
 class ArenaCache(Cache):
-    """A cache whose layers share one arena."""
+    """A cache whose layers share one arena.
 
-    def __init__(self, layer_count: int, capacity: int) -> None:
-        self.arena = KVArena(layer_count, capacity)
-        super().__init__(layers=[ArenaLayer(self.arena, layer) for layer in range(layer_count)])
+    Args:
+        windows: each layer's sliding window in tokens, or None.
+        capacity: tokens to allocate for at first.
+    """
+
+    def __init__(self, windows: Sequence[int | None], capacity: int) -> None:
+        self.arena = KVArena(len(windows), capacity)
+        layers = [ArenaLayer(self.arena, layer, window) for layer, window in enumerate(windows)]
+        super().__init__(layers=layers)
+        self._windowed = [layer for layer in layers if layer.is_sliding]
+
+    def show_all(self, shows_all: bool) -> None:
+        """Say whether the next forward's mask takes care of windows, as a tree's does."""
+        for layer in self._windowed:
+            layer.shows_all = shows_all
 
     def as_dynamic(self, config: PreTrainedConfig) -> DynamicCache:
         """Return the library's own kind of cache with copies of what this one holds."""

@@ -13,13 +13,15 @@ from lookahead.errors import (
     UnsupportedModelError,
 )
 from lookahead.hf.compat import (
+    CACHE_NAMES,
     AttentionLayout,
     attention_layout,
-    context_length,
-    rope_switches_at,
+    holds_tokens,
+    made_cache,
     text_config,
 )
 from lookahead.hf.handover import Handover
+from lookahead.hf.limits import DraftLimits, rope_switches_at
 
 _WITHOUT = "or call model.generate without Lookahead"
 
@@ -32,10 +34,11 @@ def checked_layout(handover: Handover) -> AttentionLayout:
     """
     model, model_kwargs = handover.model, handover.model_kwargs
     check_model(model)
-    check_call(model, handover.input_ids, handover.generation_config)
+    check_call(model, handover.generation_config)
     check_prompt(model, handover.input_ids, model_kwargs.get("inputs_embeds"))
-    check_cache(model_kwargs.get("past_key_values"))
-    layout = attention_layout(model, model_kwargs.get("past_key_values"))
+    cache = made_cache(model_kwargs)
+    check_cache(cache)
+    layout = attention_layout(model, cache)
     check_inputs(model_kwargs)
     return layout
 
@@ -55,11 +58,11 @@ def check_model(model: PreTrainedModel) -> None:
 
 
 _SERVED_INPUTS = frozenset(
-    {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "inputs_embeds"}
+    {"attention_mask", "position_ids", "use_cache", "logits_to_keep", "inputs_embeds", *CACHE_NAMES}
 )
 
 
-def check_call(model: PreTrainedModel, input_ids: Tensor, generation_config: Any) -> None:
+def check_call(model: PreTrainedModel, generation_config: Any) -> None:
     """Refuse what a call to `generate` may ask for and Lookahead cannot give.
 
     Raises:
@@ -74,9 +77,9 @@ def check_call(model: PreTrainedModel, input_ids: Tensor, generation_config: Any
             _refuse(setting, value=True, remedy=f"set {setting}=False")
     if generation_config.cache_implementation not in (None, "dynamic"):
         _refuse("cache_implementation", generation_config.cache_implementation, "leave it unset")
-    switch = rope_switches_at(model)
-    if switch is not None and input_ids.shape[1] <= switch < generation_config.max_length:
-        _refuse("max_length", generation_config.max_length, f"stay within {switch}, where its RoPE changes")
+    chunk = generation_config.prefill_chunk_size
+    if chunk is not None and rope_switches_at(model) is not None:
+        _refuse("prefill_chunk_size", chunk, "leave it unset where RoPE is of the longrope type")
 
 
 def check_cache(cache: object) -> None:
@@ -87,7 +90,7 @@ def check_cache(cache: object) -> None:
     """
     # In 5.16 callers' caches bear no mark; but `generate` makes its own with layers, and empty.
     is_callers = getattr(cache, "_is_user_defined", False) or (
-        isinstance(cache, Cache) and (not cache.layers or cache.get_seq_length() > 0)
+        isinstance(cache, Cache) and (not cache.layers or holds_tokens(cache))
     )
     if is_callers:
         _refuse("past_key_values", type(cache).__name__, "leave it out: Lookahead keeps a cache of its own")
@@ -118,7 +121,7 @@ def check_prompt(model: PreTrainedModel, input_ids: Tensor, embeddings: Tensor |
     Raises:
         PromptTooLongError: says how long it is and how long it may be.
     """
-    context = context_length(model)
+    context = DraftLimits.of(model).context  # dynamic RoPE has no end
     length = input_ids.shape[1] if embeddings is None else embeddings.shape[1]
     if context is not None and length > context:
         message = (

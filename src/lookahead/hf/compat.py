@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
@@ -15,13 +15,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from lookahead.decoding.tree_attention import folded_tree_attention
-from lookahead.errors import UnsupportedModelError
 
 FOLDED_ATTENTION = "lookahead_folded"
 """Name under which the grouped-query tree attention is registered with the library."""
 
-# RoPE types whose frequencies depend on the largest position in a forward: a draft would change them.
-LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
+CACHE_NAMES = ("past_key_values", "cache_params", "state")
+"""Under which of the model's inputs `generate` keeps the cache: attention models, Mamba, RWKV."""
+
+_CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length")
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,16 @@ class AttentionLayout:
     """How a model's layers see the past.
 
     Attributes:
-        layer_count: layers in the cache.
         windows: by layer type, the sliding window in tokens, or None for full attention.
+        chunks: by layer type, for those that see only their own chunk, its tokens.
+        kept: by layer, how many tokens its own cache would keep at least, the current one included; None for all.
+        unsupported: why no arena can take the place of the model's own cache; empty where one can.
     """
 
-    layer_count: int
-    windows: dict[str, int | None]
+    windows: dict[str, int | None] = field(default_factory=dict)
+    chunks: dict[str, int] = field(default_factory=dict)
+    kept: tuple[int | None, ...] = ()
+    unsupported: str = ""
 
 
 def text_config(model: PreTrainedModel) -> PreTrainedConfig:
@@ -60,63 +65,70 @@ def decoding_experts(model: PreTrainedModel) -> Iterator[None]:
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Return how many positions the model was made for, or None where it does not say."""
-    length: int | None = getattr(text_config(model), "max_position_embeddings", None)
-    return length
+    config = text_config(model)
+    lengths = (getattr(config, name, None) for name in _CONTEXT_NAMES)
+    return next((length for length in lengths if isinstance(length, int)), None)
+
+
+def rope_entries(model: PreTrainedModel) -> list[dict[str, Any]]:
+    """Return the rotary settings under their new and old names, where layer types have their own also those."""
+    config = text_config(model)
+    found = (getattr(config, name, None) for name in ("rope_parameters", "rope_scaling", "rotary"))
+    entries: list[dict[str, Any]] = []
+    for entry in found:
+        if isinstance(entry, dict):
+            entries += [entry, *(value for value in entry.values() if isinstance(value, dict))]
+    return entries
+
+
+def made_cache(model_kwargs: dict[str, Any]) -> object:
+    """Return the cache among a model's inputs, whatever it is called there; None where there is none."""
+    return next((model_kwargs[name] for name in CACHE_NAMES if model_kwargs.get(name) is not None), None)
+
+
+def holds_tokens(cache: Cache) -> bool:
+    """Return whether a cache with layers has seen a token."""
+    try:
+        return int(cache.get_seq_length()) > 0
+    except ValueError:  # no layer of it is an attention layer, and the others count no tokens
+        return bool(cache.has_previous_state())
 
 
 def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
-    """Read off the cache that `generate` made how the model's layers see the past.
-
-    Raises:
-        UnsupportedModelError: the model keeps something other than keys and values of attention layers.
-    """
+    """Read off the cache that `generate` made how the model's layers see the past."""
     if not isinstance(cache, Cache) or not cache.layers:
-        message = (
-            f"{type(model).__name__} keeps no key-value cache that Lookahead can use; "
-            "decoder-only attention models are supported, call model.generate without Lookahead for this one"
-        )
-        raise UnsupportedModelError(message)
-    types = getattr(text_config(model), "layer_types", None) or [_type_of(layer) for layer in cache.layers]
+        return AttentionLayout(unsupported="it keeps something other than a key-value cache")
+    config = text_config(model)
+    types = getattr(config, "layer_types", None) or [_type_of(config, layer) for layer in cache.layers]
+    if len(types) != len(cache.layers):
+        return AttentionLayout(unsupported=f"it has {len(types)} layers, its cache {len(cache.layers)}")
     windows: dict[str, int | None] = {}
+    chunks: dict[str, int] = {}
     for layer_type, layer in zip(types, cache.layers, strict=True):
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or layer_type not in (
-            "full_attention",
-            "sliding_attention",
-        ):
-            message = (
-                f"{type(model).__name__} has layers of type {layer_type!r} ({type(layer).__name__}); "
-                "Lookahead supports full and sliding attention: call model.generate without it"
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or layer_type not in _LAYER_TYPES:
+            reason = (
+                f"it has layers of type {layer_type!r}, whose state ({type(layer).__name__}) cannot branch"
             )
-            raise UnsupportedModelError(message)
-        windows[layer_type] = getattr(layer, "sliding_window", None)
-    return AttentionLayout(len(cache.layers), windows)
-
-
-def _type_of(layer: object) -> str:
-    return "sliding_attention" if isinstance(layer, DynamicSlidingWindowLayer) else "full_attention"
-
-
-def rope_switches_at(model: PreTrainedModel) -> int | None:
-    """Return the length at which a longrope model changes its frequencies and starts its cache anew."""
-    for entry in _rope_entries(model):
-        if entry.get("rope_type") == "longrope":
-            found = entry.get("original_max_position_embeddings")
-            length: int | None = found or getattr(
-                text_config(model), "original_max_position_embeddings", None
+            return AttentionLayout(unsupported=reason)
+        window = getattr(layer, "sliding_window", None)
+        if layer_type == "chunked_attention" and window is not None:
+            chunks[layer_type], window = window, None
+        if windows.setdefault(layer_type, window) != window:
+            return AttentionLayout(
+                unsupported=f"its layers of type {layer_type!r} have windows of several sizes"
             )
-            return length
-    return None
+    kept = tuple(getattr(layer, "sliding_window", None) for layer in cache.layers)
+    return AttentionLayout(windows, chunks, kept)
 
 
-def rope_depends_on_length(model: PreTrainedModel) -> bool:
-    """Return whether the rotary frequencies depend on the largest position in a forward."""
-    return any(entry.get("rope_type") in LENGTH_DEPENDENT_ROPE for entry in _rope_entries(model))
+_LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
 
-def _rope_entries(model: PreTrainedModel) -> list[dict[str, Any]]:
-    """Return the rotary settings, where layer types have their own also those."""
-    parameters = getattr(text_config(model), "rope_parameters", None) or {}
-    return [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+def _type_of(config: PreTrainedConfig, layer: object) -> str:
+    if not isinstance(layer, DynamicSlidingWindowLayer):
+        return "full_attention"
+    is_chunked = getattr(config, "sliding_window", None) is None and hasattr(config, "attention_chunk_size")
+    return "chunked_attention" if is_chunked else "sliding_attention"
 
 
 def streamers_come_first() -> bool:
@@ -154,6 +166,69 @@ def prefill(
     return logits
 
 
+def prefill_as_library(
+    model: PreTrainedModel, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """Read the prompts as `generate` does, cache and all.
+
+    Returns:
+        Logits [B, 1, V] after the prompts, and the model's inputs for the next step.
+    """
+    untyped: Any = model
+    outputs = untyped._prefill(input_ids, generation_config, model_kwargs)  # noqa: SLF001
+    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs)  # noqa: SLF001
+    return outputs.logits[:, -1:], updated
+
+
+def step_as_library(
+    model: PreTrainedModel, input_ids: Tensor, model_kwargs: dict[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """Do a step as `generate` does, behind the tokens so far [B, L].
+
+    Returns:
+        Logits [B, 1, V], and the model's inputs for the next step.
+    """
+    untyped: Any = model
+    last = 1 if model_kwargs["use_cache"] else None
+    inputs = untyped.prepare_inputs_for_generation(input_ids, next_sequence_length=last, **model_kwargs)
+    outputs = untyped(**inputs, return_dict=True)
+    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs)  # noqa: SLF001
+    return outputs.logits[:, -1:], updated
+
+
+def forward_in_emptied_cache(
+    model: PreTrainedModel, input_ids: Tensor, model_kwargs: dict[str, Any], **preparation: Any
+) -> Tensor | None:
+    """Do the forward in which `generate` would start the cache anew (longrope models, Phi-3 the first of them).
+
+    Args:
+        model: the model.
+        input_ids: int64 [1, L], all tokens so far.
+        model_kwargs: as `generate` would have them, an `ArenaCache` among them.
+        **preparation: what `generate` tells `prepare_inputs_for_generation` beside them.
+
+    Returns:
+        Logits [1, k, V]; None where the model keeps its cache, and nothing has been done.
+    """
+    untyped: Any = model
+    inputs = untyped.prepare_inputs_for_generation(input_ids, **preparation, **model_kwargs)
+    if inputs.get("past_key_values") is not None:
+        return None
+    cache = model_kwargs["past_key_values"]
+    cache.arena.truncate(0)
+    outputs = untyped(**{**inputs, "past_key_values": cache}, return_dict=True)
+    logits: Tensor = outputs.logits
+    return logits
+
+
+def extra_inputs(model: PreTrainedModel, prefix_length: int, tokens: int) -> dict[str, Tensor]:
+    """Return what `generate` gives models with code of their own beside the usual: the slots of the tokens."""
+    takes = "cache_position" in signature(model.forward).parameters
+    if not takes or type(model).__module__.startswith("transformers."):
+        return {}
+    return {"cache_position": torch.arange(prefix_length, prefix_length + tokens, device=model.device)}
+
+
 def query_groups(model: PreTrainedModel) -> int:
     """Return how many query heads share a key head where trees are verified folded, else 1."""
     if not _can_fold(model):
@@ -182,8 +257,7 @@ def folded_attention(model: PreTrainedModel) -> Iterator[None]:
 def _can_fold(model: PreTrainedModel) -> bool:
     """Return whether the model looks its attention function up by name, and SDPA is the one in use."""
     looks_up = getattr(model, "_supports_attention_backend", False)
-    # Another thread may have the model verify a tree just now.
-    return bool(looks_up) and text_config(model)._attn_implementation in ("sdpa", FOLDED_ATTENTION)  # noqa: SLF001
+    return bool(looks_up) and attention_name(model) == "sdpa"
 
 
 def with_repeated_rows(mask: Tensor, groups: int) -> Tensor:

@@ -133,7 +133,7 @@ def token_ids_of(emissions: Sequence[Emission], generation_config: Any) -> Tenso
     return padded_together(emissions, pad_token_of(generation_config))
 
 
-def output_of(emission: Emission, cache: DynamicCache, stats: GenerationStats) -> GenerateDecoderOnlyOutput:
+def output_of(emission: Emission, cache: Any, stats: GenerationStats) -> GenerateDecoderOnlyOutput:
     """Return what `generate` returns where a dict was asked for, and with it `lookahead_stats`."""
     fields: dict[str, Any] = {  # the library's annotations ask for narrower tensors than it makes
         "sequences": emission.token_ids.clone(),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lookahead.config import LookaheadConfig
+from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.decoding import loop
 from lookahead.decoding.emission import Emission
 from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
@@ -18,12 +18,14 @@ from lookahead.drafting.memory import DraftMemory
 from lookahead.drafting.pace import Pace
 from lookahead.drafting.store import DEFAULT_NAMESPACE
 from lookahead.hf.checks import check_memory, checked_layout
-from lookahead.hf.compat import AttentionLayout, text_config
+from lookahead.hf.compat import AttentionLayout
 from lookahead.hf.emissions import emissions_for, output_of, token_ids_of
 from lookahead.hf.handover import Handover, namespaces_of_rows
 from lookahead.hf.knowledge import ModelKnowledge
+from lookahead.hf.library_steps import LibraryStepModel
 from lookahead.hf.step_model import TransformersStepModel
 from lookahead.hf.step_times import StepTimesCache, step_times_for
+from lookahead.hf.verification import ModelMode, Verification
 from lookahead.stats import GenerationStats
 
 
@@ -93,37 +95,53 @@ class LookaheadMode:
     @torch.no_grad()
     def decode(self, call: CheckedCall) -> Any:
         """Decode what `prepare` has checked; return what `generate` returns."""
-        handover, layout = call.handover, call.layout
-        model, input_ids, config = handover.model, handover.input_ids, handover.generation_config
-        pace = self._knowledge.pace(model, input_ids) if self._knowledge.may_branch(model, layout) else None
-        emissions = emissions_for(handover)
-        step_model = TransformersStepModel(
-            model,
-            layout,
-            input_ids,
-            config,
-            handover.model_kwargs,
-            most_new_tokens=emissions[0].remaining,
-            decoding_length=1 if pace is None else pace.most_nodes,
-            prompt_logits=1 if pace is None else self._config.prompt_logits,
-        )
-        they_wait = len(emissions) < len(input_ids)
-        drafter = NoDrafter() if pace is None else self._drafter(handover, step_model, pace, they_wait)
+        handover, config = call.handover, call.handover.generation_config
+        verification = self._knowledge.verification(handover.model, call.layout, len(handover.input_ids))
+        emissions = emissions_for(handover, they_wait=not verification.rows_may_differ)
+        drafter: BatchDrafter | NoDrafter = NoDrafter()
+        if verification.mode is ModelMode.PLAIN:
+            step_model: TransformersStepModel | LibraryStepModel = LibraryStepModel(
+                handover.model, handover.input_ids, config, handover.model_kwargs
+            )
+        else:
+            pace = self._knowledge.pace(handover.model, handover.input_ids)
+            step_model = self._step_model(call, verification, pace, emissions[0].remaining)
+            drafter = self._drafter(handover, step_model, pace, verification, len(emissions))
         stats = self._run(step_model, drafter, emissions, handover.prompts)
         if handover.streamer is not None:
             handover.streamer.end()
         if not config.return_dict_in_generate:
             return token_ids_of(emissions, config)
-        return output_of(emissions[0], step_model.cache.as_dynamic(text_config(model)), stats)
+        return output_of(emissions[0], step_model.returned_cache(), stats)
+
+    def _step_model(
+        self, call: CheckedCall, verification: Verification, pace: Pace, most_new_tokens: int
+    ) -> TransformersStepModel:
+        return TransformersStepModel(
+            call.handover.model,
+            call.layout,
+            call.handover.input_ids,
+            call.handover.generation_config,
+            call.handover.model_kwargs,
+            most_new_tokens=most_new_tokens,
+            decoding_length=pace.most_nodes,
+            prompt_logits=self._config.prompt_logits,
+            verification=verification,
+        )
 
     def _drafter(
-        self, handover: Handover, step_model: TransformersStepModel, pace: Pace, they_wait: bool
+        self,
+        handover: Handover,
+        step_model: TransformersStepModel,
+        pace: Pace,
+        verification: Verification,
+        emission_count: int,
     ) -> BatchDrafter:
         requests = [
             RequestDrafter(
                 self._memory.store,
                 branch_length=self._config.branch_length,
-                mode=self._config.mode,
+                mode=self._config.mode if verification.mode is ModelMode.TREE else DraftMode.SINGLE,
                 namespace=namespace,
                 reads=handover.reads,
             )
@@ -138,12 +156,17 @@ class LookaheadMode:
             most_nodes=pace.most_nodes,
             cache=StepTimesCache.of_user(),
         )
-        recycles = self._memory.store.recycles
-        return BatchDrafter(requests, pace, recycles=recycles, they_wait=they_wait, measure=measure)
+        return BatchDrafter(
+            requests,
+            pace,
+            recycles=self._memory.store.recycles,
+            they_wait=emission_count < len(prompts),
+            measure=measure,
+        )
 
     def _run(
         self,
-        step_model: TransformersStepModel,
+        step_model: TransformersStepModel | LibraryStepModel,
         drafter: BatchDrafter | NoDrafter,
         emissions: Sequence[Emission],
         prompts: Sequence[Sequence[int]],

@@ -1,18 +1,28 @@
-"""The probe: does a forward over a tree say what forwards over its branches say? Asked on first use.
+"""The probe: does a forward over a tree say what `generate`'s own steps say? Asked on first use.
 
-An architecture that nobody here has seen should be slow, not wrong.
+An architecture that nobody here has seen should be slow, not wrong: where trees disagree, chains are tried, and
+where those do as well, every step is a plain one.
 """
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
 
 from lookahead.drafting.tree import DraftTree
-from lookahead.hf.compat import AttentionLayout, rope_depends_on_length, takes_positions, text_config
-from lookahead.hf.step_model import prefilled
+from lookahead.hf.compat import AttentionLayout, attention_layout, takes_positions, text_config
+from lookahead.hf.library_steps import LibraryStepModel
+from lookahead.hf.limits import unknown_settings
+from lookahead.hf.position_bias import PositionBias
+from lookahead.hf.step_model import TransformersStepModel, prefilled
+from lookahead.hf.verification import CHAIN, PLAIN, TREE, TREE_UNFOLDED, ModelMode, Verification
 
 _NOISE_FACTOR = 8.0
 """A tree may differ from its branches by this many times what a branch differs from single steps."""
@@ -20,6 +30,8 @@ _RELATIVE_FLOOR = 1e-4
 """… or by this share of the logits' spread, where single steps happen to agree to the last bit."""
 _ROUNDING_FACTOR = 32.0
 """A branch may differ from single steps by this many units of rounding, times the logits' spread."""
+_ATTEMPTS = 3
+"""With other tokens each: in half precision a router of experts may round to another expert, now and then."""
 
 _PROMPT_LENGTH = 4
 _PARENTS = [-1, 0, 1, 2, 0, 4]
@@ -31,79 +43,201 @@ class ProbeResult:
     """What a model can be trusted with.
 
     Attributes:
-        branches: whether drafts may be trees; otherwise every step is a plain one.
-        reason: why not, in words; empty where they may.
+        verification: how its drafts are verified.
+        reason: why not as trees, in words; empty where they are.
+        difference: the worst difference of a logit from those of single steps, in the mode that was chosen;
+            None where there was nothing to compare.
+        spread: the logits' standard deviation, to judge the difference by.
     """
 
-    branches: bool
+    verification: Verification
     reason: str = ""
+    difference: float | None = None
+    spread: float | None = None
+
+    @property
+    def mode(self) -> ModelMode:
+        """What the model can be trusted with."""
+        return self.verification.mode
 
 
-def probe(model: PreTrainedModel, layout: AttentionLayout) -> ProbeResult:
-    """Compare a small tree forward with its branches' forwards, in the model's own dtype.
+class _DisagreementError(Exception):
+    """A mode's logits are not those of single steps; the message says by how much."""
 
-    Takes seven small forwards. A model that raises, or whose answers differ by more than rounding, is not
-    trusted with trees; neither is one that reads off the largest position what it should not.
+
+def probe(
+    model: PreTrainedModel, layout: AttentionLayout | None = None, *, tries_trees: bool = True
+) -> ProbeResult:
+    """Compare a small tree, and if need be a chain, with `generate`'s own steps, in the model's own dtype.
+
+    Takes nine small forwards, or a few more where trees cannot be had. Never raises, draws no random number,
+    and leaves the model as it was.
+
+    Args:
+        model: a decoder-only model.
+        layout: how its layers see the past; read off a fresh cache if not given.
+        tries_trees: whether trees are worth trying; they are not for a batch whose rows the model does not
+            tell apart where it reads positions off slots.
     """
-    if not takes_positions(model):
-        return ProbeResult(branches=False, reason="its forward takes no position_ids")
-    if rope_depends_on_length(model):
-        return ProbeResult(branches=False, reason="its rotary frequencies depend on the length of a forward")
-    tree = _probe_tree(model)
+    layout = layout or attention_layout(model, _fresh_cache(model))
+    if layout.unsupported:
+        return ProbeResult(PLAIN, layout.unsupported)
+    reasons: list[str] = []
+    with torch.no_grad(), _undisturbed(model):
+        for verification in _worth_trying(model, reasons) if tries_trees else [CHAIN]:
+            try:
+                difference, spread = _tried_often(model, layout, verification)
+            except Exception as problem:  # noqa: BLE001  # whatever an odd model raises, it is not trusted
+                reasons.append(_as_reason(verification, problem))
+            else:
+                reason = (
+                    "" if verification.mode is ModelMode.TREE else "; ".join(_without_repetition(reasons))
+                )
+                return ProbeResult(verification, reason, difference, spread)
+    return ProbeResult(PLAIN, "; ".join(_without_repetition(reasons)))
+
+
+def _fresh_cache(model: PreTrainedModel) -> object:
     try:
-        with torch.no_grad():
-            error, noise, spread = _differences(model, layout, tree)
-    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as problem:
-        return ProbeResult(
-            branches=False, reason=f"a tree forward raised {type(problem).__name__}: {problem}"
-        )
+        return DynamicCache(config=text_config(model))
+    except (KeyError, ValueError, AttributeError, TypeError):  # the library has no such cache for this model
+        return None
+
+
+def _worth_trying(model: PreTrainedModel, reasons: list[str]) -> Iterator[Verification]:
+    """Yield the ways of verification, best first; what the configuration rules out is left out, with a reason."""
+    unknown = unknown_settings(model) if not PositionBias(model) else []
+    if not takes_positions(model) and not PositionBias(model):
+        reasons.append("its forward takes no position_ids")
+    elif unknown:
+        reasons.append(f"it is not known what {', '.join(unknown)} does to a tree")
+    else:
+        yield TREE
+        yield TREE_UNFOLDED
+    yield CHAIN
+
+
+def _as_reason(verification: Verification, problem: Exception) -> str:
+    if isinstance(problem, _DisagreementError):
+        return str(problem)
+    first_line = next(iter(str(problem).splitlines()), "")
+    return f"a {verification.mode} forward raised {type(problem).__name__}: {first_line}"
+
+
+def _without_repetition(reasons: list[str]) -> list[str]:
+    return list(dict.fromkeys(reasons))
+
+
+@contextmanager
+def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
+    """Within, whatever a forward draws or remembers is undone at the end."""
+    devices = [model.device] if model.device.type == "cuda" else []
+    ropes = [module for module in model.modules() if hasattr(module, "rope_type")]
+    before = [_state_of(module) for module in ropes]
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            for module, (buffers, attributes) in zip(ropes, before, strict=True):
+                module._buffers.update(buffers)  # noqa: SLF001
+                vars(module).update(attributes)
+
+
+def _state_of(module: Any) -> tuple[dict[str, Tensor | None], dict[str, Any]]:
+    """Return a rotary embedding's buffers and scalars, which dynamic types change with the length."""
+    buffers = {name: None if buffer is None else buffer.clone() for name, buffer in module._buffers.items()}  # noqa: SLF001
+    attributes = {
+        name: copy.copy(value)
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | Tensor)
+    }
+    return buffers, attributes
+
+
+def _tried_often(
+    model: PreTrainedModel, layout: AttentionLayout, verification: Verification
+) -> tuple[float, float]:
+    """Return the worst difference and the logits' spread of the first attempt that agrees.
+
+    Raises:
+        _DisagreementError: none does.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _tried(model, layout, verification, attempt)
+        except _DisagreementError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
+
+
+def _tried(
+    model: PreTrainedModel, layout: AttentionLayout, verification: Verification, attempt: int
+) -> tuple[float, float]:
+    tree, prompt = _probe_tree(model, attempt)
+    steps = _steps_alone(model, layout, prompt, tree.token_ids[_BRANCHES[0]].tolist())
+    spread = float(steps.std())
+    arena = prefilled(model, layout, prompt, decoding_length=len(tree), verification=verification)
+    chains = [_verified(arena, DraftTree.chain(tree.token_ids[branch])) for branch in _BRANCHES]
+    noise = _worst(chains[0], steps)
     allowed = max(_RELATIVE_FLOOR, _ROUNDING_FACTOR * torch.finfo(model.dtype).eps) * spread
     if not noise <= allowed:
-        reason = (
+        message = (
             f"a chain's logits differ from single steps' by {noise:.3g}, more than rounding ({allowed:.3g})"
         )
-        return ProbeResult(branches=False, reason=reason)
+        raise _DisagreementError(message)
+    if verification.mode is ModelMode.CHAIN:
+        return noise, spread
+    as_tree = _verified(arena, tree)
+    error = max(_worst(as_tree[branch], chain) for branch, chain in zip(_BRANCHES, chains, strict=True))
     allowed = max(_NOISE_FACTOR * noise, _RELATIVE_FLOOR * spread)
     if not error <= allowed:
-        reason = f"tree logits differ from the branches' by {error:.3g}, more than rounding ({allowed:.3g})"
-        return ProbeResult(branches=False, reason=reason)
-    return ProbeResult(branches=True)
+        message = f"tree logits differ from the branches' by {error:.3g}, more than rounding ({allowed:.3g})"
+        raise _DisagreementError(message)
+    return max(noise, _worst(as_tree[_BRANCHES[0]], steps)), spread
 
 
-def _probe_tree(model: PreTrainedModel) -> DraftTree:
+def _probe_tree(model: PreTrainedModel, attempt: int) -> tuple[DraftTree, list[int]]:
+    """Return a small tree of various tokens, and a prompt before it."""
     vocabulary: int = text_config(model).vocab_size
     depths = [0]
     for parent in _PARENTS[1:]:
         depths.append(depths[parent] + 1)
-    tokens = (np.arange(len(_PARENTS)) * 7919 + 11) % vocabulary
-    return DraftTree(
+    tokens = (np.arange(len(_PARENTS)) * 7919 + 11 + 31 * attempt) % vocabulary
+    prompt = (torch.arange(_PROMPT_LENGTH) * 104729 + 5 + 17 * attempt) % vocabulary
+    tree = DraftTree(
         tokens.astype(np.int32),
         np.array(_PARENTS, np.int32),
         np.array(depths, np.int32),
         np.ones(len(_PARENTS)),
     )
+    return tree, prompt.tolist()
 
 
-def _differences(
-    model: PreTrainedModel, layout: AttentionLayout, tree: DraftTree
-) -> tuple[float, float, float]:
-    """Return the worst tree-to-branch difference, the worst branch-to-steps one, and the logits' spread."""
-    vocabulary: int = text_config(model).vocab_size
-    prompt = (torch.arange(_PROMPT_LENGTH) * 104729 + 5) % vocabulary
-    step_model = prefilled(model, layout, prompt.tolist(), decoding_length=len(tree))
-    as_tree = step_model.forward({0: tree})[0].float()
+def _steps_alone(
+    model: PreTrainedModel, layout: AttentionLayout, prompt: list[int], tokens: list[int]
+) -> Tensor:
+    """Return logits [k, V] after each of some tokens, read one by one as `generate` reads them."""
+    kwargs: dict[str, Any] = {
+        "past_key_values": DynamicCache(config=text_config(model)),
+        "attention_mask": None,
+        "use_cache": True,
+    }
+    if takes_positions(model):
+        kwargs["position_ids"] = torch.arange(len(prompt), device=model.device)[None]
+    if len(kwargs["past_key_values"].layers) not in (0, len(layout.kept)):
+        message = "its cache has not as many layers as `generate` makes"
+        raise _DisagreementError(message)
+    ids = torch.tensor([prompt], device=model.device)
+    step_model = LibraryStepModel(model, ids, model.generation_config, kwargs)
+    step_model.prefill()
+    return torch.cat([step_model.forward({0: DraftTree.root_only(token)})[0].float() for token in tokens])
+
+
+def _verified(step_model: TransformersStepModel, tree: DraftTree) -> Tensor:
+    logits = step_model.forward({0: tree})[0].float()
     step_model.keep({0: []})
-    chains = []
-    for branch in _BRANCHES:
-        chains.append(step_model.forward({0: DraftTree.chain(tree.token_ids[branch])})[0].float())
-        step_model.keep({0: []})
-    error = max(_worst(as_tree[branch], chain) for branch, chain in zip(_BRANCHES, chains, strict=True))
-    steps = []
-    for node in _BRANCHES[0]:
-        steps.append(step_model.forward({0: DraftTree.root_only(int(tree.token_ids[node]))})[0][0].float())
-        step_model.keep({0: [0]})
-    noise = _worst(chains[0], torch.stack(steps))
-    return error, noise, float(as_tree.std())
+    return logits
 
 
 def _worst(first: Tensor, second: Tensor) -> float:

@@ -7,20 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
 
 from lookahead.decoding.tree_attention import RowOfTrees, tree_mask, tree_positions
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.cache import ArenaCache
+from lookahead.hf.cache_restart import CacheRestart
 from lookahead.hf.compat import (
     AttentionLayout,
-    context_length,
     decoding_experts,
+    extra_inputs,
     folded_attention,
     prefill,
     query_groups,
     takes_positions,
+    text_config,
     with_repeated_rows,
 )
+from lookahead.hf.limits import DraftLimits
+from lookahead.hf.position_bias import PositionBias
+from lookahead.hf.verification import TREE, ModelMode, Verification
 
 _FIRST_CAPACITY = 512
 """Tokens of answer allocated for at first; the arena doubles when they are used up."""
@@ -38,6 +44,7 @@ class TransformersStepModel:
         most_new_tokens: tokens that will be emitted at most.
         decoding_length: the most nodes of a draft tree.
         prompt_logits: how many of the prompts' last tokens have their logits returned.
+        verification: how drafts are verified; what is given must then be of that kind.
     """
 
     def __init__(
@@ -51,18 +58,24 @@ class TransformersStepModel:
         most_new_tokens: int,
         decoding_length: int,
         prompt_logits: int = 1,
+        verification: Verification = TREE,
     ) -> None:
         self._model = model
         self._layout = layout
         self._input_ids = input_ids
         self._generation_config = generation_config
         self._model_kwargs = model_kwargs
-        self._context = context_length(model)
-        self._most_levels = most_new_tokens
-        self._query_groups = query_groups(model)
+        self._verification = verification
+        self._limits = DraftLimits.of(model, kept=[] if verification.mode is ModelMode.TREE else layout.kept)
+        self._bias = PositionBias(model)
+        self._restart = CacheRestart(model, self._limits.rope_switch, input_ids, model_kwargs)
+        self._most_levels, self._most_nodes = most_new_tokens, decoding_length
+        self._query_groups = query_groups(model) if verification.folds else 1
         self._takes_positions = takes_positions(model)
         self._prompt_logits = prompt_logits
+        self._switches = ExitStack()
         self._rows = list(range(input_ids.shape[0]))
+        self._drafts: Mapping[int, DraftTree] = {}
         mask: Tensor | None = model_kwargs.get("attention_mask")
         self._padding = {row: None if mask is None else mask[row].cpu() for row in self._rows}
         self._lengths = dict.fromkeys(self._rows, 0)
@@ -70,35 +83,24 @@ class TransformersStepModel:
         positions: Tensor | None = model_kwargs.get("position_ids")
         prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
         capacity = prompt_length + min(most_new_tokens, _FIRST_CAPACITY) + decoding_length
-        self.cache = ArenaCache(layout.layer_count, capacity)
-        self._switches = ExitStack()
+        self.cache = ArenaCache(layout.kept, capacity)
 
     def prefill(self) -> Tensor:
         """Read the prompts; return logits [B, k, V] after their last k tokens, the first new token's last."""
         self._model_kwargs["past_key_values"] = self.cache
-        logits = prefill(
-            self._model,
-            self._input_ids,
-            self._generation_config,
-            self._model_kwargs,
-            most_logits=self._prompt_logits,
-        )
+        logits = self._restart.prefill(self.cache)
+        if logits is None:
+            logits = prefill(
+                self._model,
+                self._input_ids,
+                self._generation_config,
+                self._model_kwargs,
+                most_logits=self._prompt_logits,
+            )
         self._lengths = dict.fromkeys(self._rows, self.cache.get_seq_length())
         self._next_positions = self._first_positions()
         self._switches.enter_context(decoding_experts(self._model))
         return logits
-
-    def close(self) -> None:
-        """Leave the model as it was."""
-        self._switches.close()
-
-    def _first_positions(self) -> dict[int, int]:
-        """Return, by row, the position of the first new token."""
-        positions: Tensor | None = self._model_kwargs.get("position_ids")
-        if positions is None:  # `generate` made none, so that nothing is padded
-            return dict(self._lengths)
-        last = positions[..., -1].expand(len(self._rows)).tolist()
-        return {row: position + 1 for row, position in zip(self._rows, last, strict=True)}
 
     def forward(self, drafts: Mapping[int, DraftTree]) -> dict[int, Tensor]:
         """Verify a draft tree of each row behind what the cache holds; return logits [n, V] by row.
@@ -106,29 +108,22 @@ class TransformersStepModel:
         Rows without a draft are left out, from now on.
         """
         self._select(drafts)
-        device = self._model.device
+        self._drafts = drafts
         trees = [drafts[row] for row in self._rows]
         size = max(map(len, trees))
-        inputs: dict[str, Any] = {"past_key_values": self.cache, "use_cache": True, "return_dict": True}
-        if self._takes_positions:
-            inputs["position_ids"] = self._positions(trees, size).to(device)
-        inputs["attention_mask"] = self._mask(trees, size)
-        tokens = torch.stack([_tokens(tree, size) for tree in trees]).to(device)
-        if size == 1:
-            outputs = self._model(input_ids=tokens, **inputs)
-        else:
-            with folded_attention(self._model):
-                outputs = self._model(input_ids=tokens, **inputs)
-        logits: Tensor = outputs.logits
+        logits = self._restarted(trees[0]) if size == 1 else None
+        if logits is None:
+            logits = self._verified(trees, size)
         if logits.device.type != "cpu":
             logits[-1, -1, 0].item()  # waits for the device, so that the forward's time is counted as its own
         return {row: of_row[: len(tree)] for row, tree, of_row in zip(self._rows, trees, logits, strict=True)}
 
     def levels_left(self, row: int) -> int:
         """Return how deep a row's draft may go within the model's positions; beyond them steps are plain."""
-        if self._context is None:
-            return self._most_levels
-        return max(0, self._context - 1 - self._next_positions[row])
+        if self._restart.is_due(self._start):
+            return 0
+        levels = self._limits.levels_left(self._next_positions[row], self._start, self._most_nodes)
+        return self._most_levels if levels is None else levels
 
     def keep(self, paths: Mapping[int, list[int]]) -> None:
         """Keep in the cache, of the trees just forwarded, only the nodes of each row's path."""
@@ -137,6 +132,16 @@ class TransformersStepModel:
         for row in self._rows:
             self._lengths[row] += len(paths[row])
             self._next_positions[row] += len(paths[row])
+        first = self._rows[0]
+        self._restart.keep(self._drafts[first].token_ids[paths[first]].tolist())
+
+    def returned_cache(self) -> DynamicCache:
+        """Return the cache as `generate` would."""
+        return self.cache.as_dynamic(text_config(self._model))
+
+    def close(self) -> None:
+        """Leave the model as it was."""
+        self._switches.close()
 
     @property
     def rows(self) -> Sequence[int]:
@@ -148,6 +153,14 @@ class TransformersStepModel:
         """The first slot behind all rows."""
         return max(self._lengths[row] for row in self._rows)
 
+    def _first_positions(self) -> dict[int, int]:
+        """Return, by row, the position of the first new token."""
+        positions: Tensor | None = self._model_kwargs.get("position_ids")
+        if positions is None:  # `generate` made none, so that nothing is padded
+            return dict(self._lengths)
+        last = positions[..., -1].expand(len(self._rows)).tolist()
+        return {row: position + 1 for row, position in zip(self._rows, last, strict=True)}
+
     def _select(self, drafts: Mapping[int, DraftTree]) -> None:
         """Leave out the rows that have no draft."""
         if len(drafts) == len(self._rows):
@@ -157,28 +170,66 @@ class TransformersStepModel:
         self.cache.arena.select_rows(places)
         self.cache.arena.truncate(self._start)
 
+    def _verified(self, trees: Sequence[DraftTree], size: int) -> Tensor:
+        """Return logits [B, size, V] of a forward over the trees of all rows."""
+        device = self._model.device
+        inputs: dict[str, Any] = {"past_key_values": self.cache, "use_cache": True, "return_dict": True}
+        inputs |= extra_inputs(self._model, self._start, size)
+        if self._takes_positions:
+            inputs["position_ids"] = self._positions(trees, size).to(device)
+        is_even = all(self._lengths[row] == self._start for row in self._rows)
+        is_masked = self._verification.mode is ModelMode.TREE and (size > 1 or not is_even)
+        inputs["attention_mask"] = self._mask(trees, size) if is_masked else self._plain_mask(size)
+        self.cache.show_all(is_masked)
+        tokens = torch.stack([_tokens(tree, size) for tree in trees]).to(device)
+        with ExitStack() as told:
+            if is_masked and self._bias:
+                padding = self._padding[self._rows[0]]  # a batch of such a model is verified as chains
+                told.enter_context(
+                    self._bias.told(trees[0], self._start, None if padding is None else padding[None])
+                )
+            if is_masked and self._verification.folds:
+                told.enter_context(folded_attention(self._model))
+            logits: Tensor = self._model(input_ids=tokens, **inputs).logits
+        return logits
+
+    def _restarted(self, tree: DraftTree) -> Tensor | None:
+        """Return logits [1, 1, V] of the step in which a longrope model's cache starts anew, if it is."""
+        if not self._restart.is_due(self._start):
+            return None
+        logits = self._restart.step(int(tree.token_ids[0]), self.cache)
+        if logits is not None:
+            self._lengths[self._rows[0]] = self.cache.get_seq_length() - 1  # `keep` counts this step's token
+        return logits
+
     def _positions(self, trees: Sequence[DraftTree], size: int) -> Tensor:
         firsts = [self._next_positions[row] for row in self._rows]
         return torch.stack(
             [tree_positions(tree, first, size) for tree, first in zip(trees, firsts, strict=True)]
         )
 
-    def _mask(self, trees: Sequence[DraftTree], size: int) -> Tensor | dict[str, Tensor] | None:
-        """Return what the model takes as `attention_mask`: for plain steps exactly what `generate` gives."""
-        start = self._start
-        if size == 1 and all(self._lengths[row] == start for row in self._rows):
-            return self._plain_mask(start + 1)
+    def _mask(self, trees: Sequence[DraftTree], size: int) -> Tensor | dict[str, Tensor]:
+        """Return the trees' mask, one for each type of layer where they see the past in different ways."""
         rows = [
-            RowOfTrees(tree, self._lengths[row], self._padding[row])
+            RowOfTrees(tree, self._lengths[row], self._next_positions[row], self._padding[row])
             for row, tree in zip(self._rows, trees, strict=True)
         ]
         masks: dict[str, Tensor] = {}
         for name, window in self._layout.windows.items():
-            mask = tree_mask(rows, self._model.dtype, start=start, size=size, window=window)
+            mask = tree_mask(
+                rows,
+                self._model.dtype,
+                start=self._start,
+                size=size,
+                window=window,
+                chunk=self._layout.chunks.get(name),
+            )
             masks[name] = with_repeated_rows(mask.to(self._model.device), self._query_groups)
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
-    def _plain_mask(self, length: int) -> Tensor | None:
+    def _plain_mask(self, size: int) -> Tensor | None:
+        """Return what `generate` itself would give for so many tokens behind the cache."""
+        length = self._start + size
         paddings = [self._padding[row] for row in self._rows]
         masks = [
             torch.nn.functional.pad(padding, (0, length - len(padding)), value=1)
@@ -196,7 +247,12 @@ def _tokens(tree: DraftTree, size: int) -> Tensor:
 
 
 def prefilled(
-    model: PreTrainedModel, layout: AttentionLayout, prompt: Sequence[int], *, decoding_length: int
+    model: PreTrainedModel,
+    layout: AttentionLayout,
+    prompt: Sequence[int],
+    *,
+    decoding_length: int,
+    verification: Verification = TREE,
 ) -> TransformersStepModel:
     """Return a step model that has read one prompt outside any call of `generate`, for trying things out."""
     ids = torch.tensor([list(prompt)], device=model.device)
@@ -213,6 +269,7 @@ def prefilled(
         model_kwargs,
         most_new_tokens=8,
         decoding_length=decoding_length,
+        verification=verification,
     )
     step_model.prefill()
     return step_model

@@ -10,8 +10,11 @@ from transformers.cache_utils import DynamicCache
 
 from lookahead.decoding.recycling import likeliest_successors
 from lookahead.drafting.tree import DraftTree, Int32Array
+from lookahead.errors import UnsupportedModelError
 from lookahead.hf.compat import attention_layout, text_config
+from lookahead.hf.probe import probe
 from lookahead.hf.step_model import prefilled
+from lookahead.hf.verification import ModelMode
 
 _TOKENS_A_FORWARD = 256
 
@@ -36,16 +39,28 @@ def vocabulary_successors(
 
     Returns:
         int32 [V, k].
+
+    Raises:
+        UnsupportedModelError: the model cannot verify trees.
     """
     embeddings: Any = model.get_input_embeddings()
     size = int(embeddings.weight.shape[0])
     size = size if most_tokens is None else min(size, most_tokens)
     *before, root = context
+    layout = attention_layout(model, DynamicCache(config=text_config(model)))
+    trusted = probe(model, layout)
+    if trusted.mode is not ModelMode.TREE:
+        message = (
+            f"{type(model).__name__} cannot read a vocabulary side by side, as the branches of a tree: "
+            f"{trusted.reason}; leave the vocabulary to be learned while generating"
+        )
+        raise UnsupportedModelError(message)
     step_model = prefilled(
         model,
-        attention_layout(model, DynamicCache(config=text_config(model))),
+        layout,
         before or [root],
         decoding_length=_TOKENS_A_FORWARD,
+        verification=trusted.verification,
     )
     successors: list[Int32Array] = []
     for begin in range(0, size, _TOKENS_A_FORWARD - 1):

@@ -1,0 +1,37 @@
+"""How drafts of a model are verified: as trees, as chains, or not at all."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ModelMode(StrEnum):
+    """What a model can be trusted with."""
+
+    TREE = "tree"
+    """A draft tree in one forward, with a 4-D mask."""
+    CHAIN = "chain"
+    """A single branch in one forward, masked as the library masks several tokens behind a cache."""
+    PLAIN = "plain"
+    """One token a forward, in the library's own cache."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a model's drafts are verified.
+
+    Attributes:
+        mode: what it can be trusted with.
+        folds: whether grouped queries are laid side by side, with the mask repeated ahead for them; not where
+            the model itself reckons with its mask.
+        rows_may_differ: whether the rows of a batch may be of different lengths in the cache, with gaps.
+    """
+
+    mode: ModelMode = ModelMode.TREE
+    folds: bool = True
+    rows_may_differ: bool = True
+
+
+TREE = Verification()
+TREE_UNFOLDED = Verification(folds=False)
+CHAIN = Verification(ModelMode.CHAIN, folds=False, rows_may_differ=False)
+PLAIN = Verification(ModelMode.PLAIN, folds=False, rows_may_differ=False)
