@@ -3,7 +3,8 @@
     python scripts/fit_beliefs.py TRACES.jsonl.gz
 
 Fitted on the requests at even places, on those at odd ones and on all: the numbers in `initial_log_trust` and
-`initial_weights` are the last, rounded. Each half's are judged on the other half, beside those in use.
+`initial_weights` are the last, rounded. Each half's are judged on the other half, beside those in use, which
+were fitted on both.
 """
 
 import argparse
