@@ -39,6 +39,8 @@ LENGTHS = LONGEST_MATCH + 1
 VARIETIES = 4
 CROWDS = 4
 BUCKETS_A_SOURCE = LENGTHS * VARIETIES * CROWDS
+TRIALS_AT_FIRST = 10.0
+"""What trust begins with counts as much as so many trials."""
 
 
 class Matches(NamedTuple):
@@ -67,9 +69,14 @@ def following_at(matches: Matches, match: Integer, depth: Integer) -> int:
 
 
 def initial_log_trust() -> Float64Array:
-    """Return Beta counts (trials, hits) [buckets, 2] worth three trials: longer matches are believed more."""
-    lengths = np.repeat(np.tile(np.arange(LENGTHS), 2), VARIETIES * CROWDS)
-    return 3.0 * np.stack([np.ones(len(lengths)), np.minimum(0.95, 0.25 + 0.1 * lengths)], axis=1)
+    """Return Beta counts (trials, hits) [buckets, 2] worth ten trials.
+
+    What recorded answers taught, rounded (scripts/fit_beliefs.py): the odds of a group are 0.6 times its
+    length, or 0.12 times if it is shared; twice that a crowd more, and 0.6 times a variety more.
+    """
+    source, length, variety, crowd = np.indices((2, LENGTHS, VARIETIES, CROWDS)).reshape(4, -1)
+    odds = np.where(source == OWN, 0.6, 0.12) * np.maximum(length, 1) * 2.0**crowd * 0.6**variety
+    return TRIALS_AT_FIRST * np.stack([np.ones(len(odds)), odds / (1 + odds)], axis=1)
 
 
 @lean_kernel
