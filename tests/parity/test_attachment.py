@@ -193,7 +193,7 @@ def test_an_encoder_decoder_is_left_to_the_library(lookahead):
 
 def test_a_memory_of_another_vocabulary_is_not_used(model, lookahead):
     lookahead.generate(model, PROMPT, **GREEDY)
-    other = tiny_model("gpt2", vocabulary=99)
+    other = tiny_model("gpt2", vocab_size=99)
     with lookahead.attach(other), pytest.warns(UserWarning, match="vocabulary"):
         other.generate(PROMPT, **GREEDY)
     assert lookahead.stats.requests == 1

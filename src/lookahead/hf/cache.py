@@ -60,9 +60,9 @@ class ArenaCache(Cache):
 
     def __init__(self, windows: Sequence[int | None], capacity: int) -> None:
         self.arena = KVArena(len(windows), capacity)
-        layers = [ArenaLayer(self.arena, layer, window) for layer, window in enumerate(windows)]
+        layers: list[Any] = [ArenaLayer(self.arena, layer, window) for layer, window in enumerate(windows)]
         super().__init__(layers=layers)
-        self._windowed = [layer for layer in layers if layer.is_sliding]
+        self._windowed: list[ArenaLayer] = [layer for layer in layers if layer.is_sliding]
 
     def show_all(self, shows_all: bool) -> None:
         """Say whether the next forward's mask takes care of windows, as a tree's does."""
