@@ -177,11 +177,13 @@ def slots_of_run(run: Int32Array, owner: Integer, slots: int) -> tuple[Integer, 
 
 @lean_kernel
 def newest_of_token(ring: TokenRing, owner: Integer, token: Integer) -> Integer:
-    """Return the newest place where an owner's token stands; NOWHERE if another one has its slot since."""
+    """Return the newest place where a token stands in a ring that is all one owner's.
+
+    NOWHERE stands for one that is not there, or whose slot another one has taken since.
+    """
     orders, slots = ring.heads.shape
     place = np.int64(ring.heads[orders - 1, np.int64(mixed(seed_of(owner), token) & np.uint64(slots - 1))])
-    at = place & (len(ring.tokens) - 1)
-    if place < oldest_place(ring) or ring.tokens[at] != token or ring.owners[at] != owner:
+    if place < oldest_place(ring) or ring.tokens[place & (len(ring.tokens) - 1)] != token:
         return NOWHERE
     return place
 

@@ -20,7 +20,7 @@ MOST_LOOKS = 8
 """Times that fresh matches are looked for at most."""
 
 _FIXED = 3 + MOST_AT_ONCE + SUCCESSORS + LONGEST_MATCH
-_A_NODE, _A_MATCH, _SAID, _SAID_FLOATS = 15, AHEAD + 7, 4, 2
+_A_NODE, _A_MATCH, _SAID, _SAID_FLOATS = 15, AHEAD + 6, 4, 2
 
 
 class Sketch(NamedTuple):
@@ -81,9 +81,8 @@ def _sketch_in(integers: Int32Array, floats: Float64Array, most_nodes: int) -> S
     ranges, at = integers[at : at + 2 * n].reshape((n, 2)), at + 2 * n
     said_nodes, at = integers[at : at + 4 * n].reshape((n, 4)), at + 4 * n
     ahead, at = integers[at : at + AHEAD * m].reshape((m, AHEAD)), at + AHEAD * m
-    lengths, at = integers[at : at + m], at + m
+    ranks, at = integers[at : at + m], at + m
     origins, at = integers[at : at + m], at + m
-    match_sources, at = integers[at : at + m], at + m
     listed, at = integers[at : at + 4 * m], at + 4 * m
     tokens, at = integers[at : at + room], at + room
     features, at = integers[at : at + room], at + room
@@ -96,7 +95,7 @@ def _sketch_in(integers: Int32Array, floats: Float64Array, most_nodes: int) -> S
         Growth(token_ids, parents, depths, probabilities),
         sources,
         Frontier(waiting_chances, order, waiting, meta),
-        Matches(ahead, lengths, origins, match_sources),
+        Matches(ahead, ranks, origins),
         listed,
         ranges,
         Predictions(tokens, features, evidence, chances, buckets, ends, said_nodes, rests),

@@ -190,7 +190,7 @@ class TokenLog:
                 self._table.keys,
                 self._table.successors,
                 live.readable,
-                live.tail[-min(live.length, LONGEST_MATCH) :],
+                live.tail,
                 self._trust,
                 self._weights,
                 live.memory.integers,
