@@ -148,9 +148,9 @@ def find_matches(
     following, ranks, origins = matches
     mask, end, oldest = len(tokens) - 1, ends[0], oldest_place(ring)
     enough = min(size + most, len(ranks))
-    slots = slots_of_run(run, owner, heads.shape[1])
+    slots = slots_of_run(run, owner, len(tokens) // 2)
     for i in range(len(ORDERS) if depth == 0 else ORDERS_OF_A_LOOK):
-        place = np.int64(heads[i, slots[i]] if slots[i] != NOWHERE else NOWHERE)
+        place = np.int64(heads[slots[i]] if slots[i] != NOWHERE else NOWHERE)
         # what agrees further was found in the chain before
         longest = LONGEST_MATCH if i == 0 else ORDERS[i - 1]
         for _ in range(MOST_WALKED if depth == 0 else MOST_WALKED_IN_A_LOOK):
