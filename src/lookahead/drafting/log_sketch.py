@@ -16,7 +16,7 @@ from lookahead.drafting.log_prediction import ROOM_A_NODE, Predictions
 from lookahead.drafting.successors import SUCCESSORS
 from lookahead.drafting.trie_nodes import Int32Array
 
-MOST_LOOKS = 8
+MOST_LOOKS = 4
 """Times that fresh matches are looked for at most."""
 
 _FIXED = 3 + MOST_AT_ONCE + SUCCESSORS + LONGEST_MATCH
@@ -128,13 +128,18 @@ class SketchMemory:
         self.floats = np.zeros(3 * most_nodes + _SAID_FLOATS * candidates, np.float64)
         self.most_nodes = most_nodes
         self.sketch = _sketch_in(self.integers, self.floats, most_nodes)
+        # of the tree: token ids, parents and depths, which lie side by side, and probabilities
+        self._columns, self._probabilities = (
+            self.integers[_FIXED:][: 3 * most_nodes],
+            self.floats[:most_nodes],
+        )
 
     def first_nodes(self, size: int) -> Growth:
         """Return a copy of the draft's first `size` nodes."""
-        tree = self.sketch.tree
+        columns, second, third = self._columns.copy(), self.most_nodes, 2 * self.most_nodes
         return Growth(
-            tree.token_ids[:size].copy(),
-            tree.parents[:size].copy(),
-            tree.depths[:size].copy(),
-            tree.probabilities[:size].copy(),
+            columns[:size],
+            columns[second : second + size],
+            columns[third : third + size],
+            self._probabilities[:size].copy(),
         )
