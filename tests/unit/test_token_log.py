@@ -11,6 +11,7 @@ from lookahead.drafting import log_ring, token_log
 from lookahead.drafting.log_matches import LONGEST_MATCH, NOBODY, initial_log_trust
 from lookahead.drafting.log_ring import (
     GAP,
+    MOST_SINGLES,
     NOWHERE,
     SMALLEST_RING,
     RingMemory,
@@ -150,17 +151,29 @@ def test_tokens_that_share_a_hash_slot_are_told_apart():
 
 def test_how_long_ago_a_token_stood_is_forgotten_once_another_one_takes_its_slot():
     ring = RingMemory(SMALLEST_RING)
-    view = ring_in.py_func(ring.cells, ring.end)
+    view = ring_in.py_func(ring.cells, ring.heads, ring.end)
     twin = same_slot_as(1, slots=SMALLEST_RING // 2, owner=NOBODY)
     ring.append(np.array([1, 2], np.int32), NOBODY)
     assert newest_of_token(view, NOBODY, 1) == 0
     assert newest_of_token(view, NOBODY, twin) == NOWHERE
-    assert newest_of_token(view, 1, 1) == NOWHERE  # it is somebody else's
     ring.append(np.array([twin], np.int32), NOBODY)
     assert newest_of_token(view, NOBODY, twin) == 2
     assert newest_of_token(view, NOBODY, 1) == NOWHERE
     ring.append(np.full(SMALLEST_RING, 2, np.int32), NOBODY)
     assert newest_of_token(view, NOBODY, twin) == NOWHERE  # overwritten
+
+
+def test_single_tokens_have_no_more_heads_than_a_vocabulary_has_tokens():
+    ring = RingMemory(4 * MOST_SINGLES)
+    assert ring.nbytes == ring_bytes(ring.capacity) == 31 * ring.capacity + 8
+    view = ring_in.py_func(ring.cells, ring.heads, ring.end)
+    twin = same_slot_as(1, slots=MOST_SINGLES, owner=NOBODY)
+    ring.append(np.array([1, 2], np.int32), NOBODY)
+    assert newest_of_token(view, NOBODY, 1) == 0
+    ring.append(np.array([twin], np.int32), NOBODY)
+    assert newest_of_token(view, NOBODY, twin) == 2
+    assert newest_of_token(view, NOBODY, 1) == NOWHERE
+    assert newest_of_token(view, NOBODY, 2) == 1
 
 
 def test_a_shorter_match_adds_to_a_longer_one_and_overwrites_nothing():

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lookahead.drafting.compilation import kernel
+from lookahead.drafting.compilation import kernel, lean_kernel
 
 Int32Array = npt.NDArray[np.int32]
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-_COLUMNS = ((1, np.dtype(np.int32)),) * 3 + ((1, np.dtype(np.float64)),)
+_DTYPES = (*(np.dtype(np.int32),) * 3, np.dtype(np.float64))
 _NO_FAULT = -1
 _FAULTS = (
     "a draft tree needs node 0 and arrays of one length",
@@ -24,7 +24,7 @@ _FAULTS = (
 )
 
 
-@kernel
+@lean_kernel
 def find_fault(
     token_ids: Int32Array, parents: Int32Array, depths: Int32Array, probabilities: Float64Array
 ) -> int:
@@ -82,11 +82,12 @@ class DraftTree:
     probabilities: Float64Array
 
     def __post_init__(self) -> None:
-        columns = (self.token_ids, self.parents, self.depths, self.probabilities)
-        if tuple((array.ndim, array.dtype) for array in columns) != _COLUMNS:
+        ids, parents, depths, chances = self.token_ids, self.parents, self.depths, self.probabilities
+        dtypes = (ids.dtype, parents.dtype, depths.dtype, chances.dtype)  # no loop: each step makes a tree
+        if dtypes != _DTYPES or not ids.ndim == parents.ndim == depths.ndim == chances.ndim == 1:
             message = "a draft tree's columns are int32, int32, int32 and float64, each of one dimension"
             raise ValueError(message)
-        fault = find_fault(self.token_ids, self.parents, self.depths, self.probabilities)
+        fault = find_fault(ids, parents, depths, chances)
         if fault != _NO_FAULT:
             raise ValueError(_FAULTS[fault])
 
