@@ -89,7 +89,9 @@ def test_settings_that_nobody_knows_leave_chains():
     model = tiny_model("llama")
     model.config.look_back_window = 8
     lookahead = Lookahead(LookaheadConfig(decoding_length=8))
-    with pytest.warns(UserWarning, match="drafts of one branch: it is not known what look_back_window=8 does"):
+    with pytest.warns(
+        UserWarning, match="drafts of one branch: it is not known what look_back_window=8 does"
+    ):
         lookahead.generate(model, prompt(0), **GREEDY)
     for generation in (GREEDY, SAMPLING):
         assert_same_text(model, lookahead, prompt(0), **generation)

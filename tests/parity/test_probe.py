@@ -39,7 +39,9 @@ def test_a_model_that_ignores_its_mask_gets_chains():
     forward = model.forward
 
     def without_tree(*args, attention_mask=None, **kwargs):
-        mask = None if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 4 else attention_mask
+        mask = (
+            None if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 4 else attention_mask
+        )
         return forward(*args, attention_mask=mask, **kwargs)
 
     without_tree.__signature__ = __import__("inspect").signature(forward)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from lookahead.decoding.arena import KVArena
 
@@ -68,11 +67,3 @@ class ArenaCache(Cache):
         """Say whether the next forward's mask takes care of windows, as a tree's does."""
         for layer in self._windowed:
             layer.shows_all = shows_all
-
-    def as_dynamic(self, config: PreTrainedConfig) -> DynamicCache:
-        """Return the library's own kind of cache with copies of what this one holds."""
-        dynamic = DynamicCache(config=config)
-        for layer in range(len(self.layers)):
-            keys, values = self.arena.view(layer)
-            dynamic.update(keys.clone(), values.clone(), layer)
-        return dynamic

@@ -139,6 +139,11 @@ def streamers_come_first() -> bool:
     return not hasattr(generation_utils, "StopCheck")
 
 
+def marks_callers_caches() -> bool:
+    """Return whether `generate` marks a cache that it was given; 5.16 does not, 5.23 does."""
+    return hasattr(generation_utils, "StopCheck")
+
+
 def takes_positions(model: PreTrainedModel) -> bool:
     """Return whether the model can be told each token's position, which a tree needs."""
     return "position_ids" in signature(model.forward).parameters

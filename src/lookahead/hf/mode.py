@@ -17,8 +17,9 @@ from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
 from lookahead.drafting.memory import DraftMemory
 from lookahead.drafting.pace import Pace
 from lookahead.drafting.store import DEFAULT_NAMESPACE
+from lookahead.hf.callers_cache import is_callers
 from lookahead.hf.checks import check_memory, checked_layout
-from lookahead.hf.compat import AttentionLayout
+from lookahead.hf.compat import AttentionLayout, made_cache
 from lookahead.hf.emissions import emissions_for, output_of, token_ids_of
 from lookahead.hf.handover import Handover, namespaces_of_rows
 from lookahead.hf.knowledge import ModelKnowledge
@@ -97,7 +98,11 @@ class LookaheadMode:
         """Decode what `prepare` has checked; return what `generate` returns."""
         handover, config = call.handover, call.handover.generation_config
         verification = self._knowledge.verification(handover.model, call.layout, len(handover.input_ids))
-        emissions = emissions_for(handover, they_wait=not verification.rows_may_differ)
+        has_callers_cache = is_callers(
+            made_cache(handover.model_kwargs)
+        )  # to be brought up to date in all rows
+        they_wait = has_callers_cache or not verification.rows_may_differ
+        emissions = emissions_for(handover, they_wait=they_wait)
         drafter: BatchDrafter | NoDrafter = NoDrafter()
         if verification.mode is ModelMode.PLAIN:
             step_model: TransformersStepModel | LibraryStepModel = LibraryStepModel(
@@ -110,9 +115,11 @@ class LookaheadMode:
         stats = self._run(step_model, drafter, emissions, handover.prompts)
         if handover.streamer is not None:
             handover.streamer.end()
-        if not config.return_dict_in_generate:
-            return token_ids_of(emissions, config)
-        return output_of(emissions[0], step_model.returned_cache(), stats)
+        if config.return_dict_in_generate:
+            return output_of(emissions[0], step_model.returned_cache(), stats)
+        if has_callers_cache:
+            step_model.returned_cache()
+        return token_ids_of(emissions, config)
 
     def _step_model(
         self, call: CheckedCall, verification: Verification, pace: Pace, most_new_tokens: int
