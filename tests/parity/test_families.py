@@ -1,4 +1,4 @@
-"""Every family, greedy and sampling: the text of `generate`. For some, in every draft mode and state of the memory."""
+"""Every family, greedy and sampling: the text of `generate`; some in every draft mode and state of memory."""
 
 from contextlib import nullcontext
 
@@ -42,7 +42,15 @@ PLAIN = {
     "xlstm",
 }
 """Recurrent and hybrid ones, and GPT-1, which has no cache. All others are verified in trees."""
-IN_FLOAT64 = [*MAIN_FAMILIES, "gpt_neo", "falcon-alibi", "mpt", "phi3-longrope", "llama-dynamic-rope", "jamba"]
+IN_FLOAT64 = [
+    *MAIN_FAMILIES,
+    "gpt_neo",
+    "falcon-alibi",
+    "mpt",
+    "phi3-longrope",
+    "llama-dynamic-rope",
+    "jamba",
+]
 
 
 def assert_same_text(model, lookahead, token_ids, **generation):
@@ -89,7 +97,9 @@ def test_same_text_in_float64(family):
 
 
 @pytest.mark.filterwarnings("ignore:.*plain steps, without drafts")
-@pytest.mark.parametrize("family", [*MAIN_FAMILIES, "gpt_neo", "falcon-alibi", "mpt", "opt", "jamba", "qwen3_next"])
+@pytest.mark.parametrize(
+    "family", [*MAIN_FAMILIES, "gpt_neo", "falcon-alibi", "mpt", "opt", "jamba", "qwen3_next"]
+)
 def test_same_text_behind_padding(family):
     model = installed(family)
     token_ids = torch.nn.functional.pad(PROMPTS[0], (5, 0))

@@ -11,7 +11,7 @@ from transformers import (
     LogitsProcessorList,
 )
 
-from lookahead import DraftMemory, Lookahead, LookaheadConfig
+from lookahead import DraftMemory, Lookahead
 from lookahead.errors import (
     LookaheadError,
     PromptTooLongError,
@@ -170,7 +170,7 @@ def test_too_long_embeddings_are_refused(model):
 
 def test_a_prompt_in_chunks_is_refused_where_longrope_would_start_the_cache_anew():
     model = tiny_model("phi3-longrope")
-    with pytest.raises(UnsupportedGenerationError, match="prefill_chunk_size=4.*longrope"):
+    with pytest.raises(UnsupportedGenerationError, match=r"prefill_chunk_size=4.*longrope"):
         Lookahead().generate(model, PROMPT, prefill_chunk_size=4, **GREEDY)
 
 

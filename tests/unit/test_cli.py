@@ -14,7 +14,7 @@ from lookahead.bench.methods import METHODS, USUAL
 from lookahead.cli import app, main
 from lookahead.cli.demo import QUESTIONS
 
-COMMANDS = ("demo", "generate", "bench", "replay", "memory")
+COMMANDS = ("demo", "generate", "bench", "replay", "memory", "check")
 CONTEXT = 4096
 
 

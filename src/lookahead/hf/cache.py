@@ -14,8 +14,8 @@ class ArenaLayer(DynamicLayer):
     """One layer's keys and values, kept in the arena.
 
     It holds every token. In a tree's forward it shows them all, and what a node may not see is the mask's
-    business. Else one with a sliding window shows what the library's own layer would, no more: there are models
-    whose cache alone makes the window.
+    business. Else one with a sliding window shows what the library's own layer would, no more: there are
+    models whose cache alone makes the window.
     """
 
     def __init__(self, arena: KVArena, layer: int, window: int | None = None) -> None:
@@ -61,7 +61,7 @@ class ArenaCache(Cache):
     def __init__(self, windows: Sequence[int | None], capacity: int) -> None:
         self.arena = KVArena(len(windows), capacity)
         layers = [ArenaLayer(self.arena, layer, window) for layer, window in enumerate(windows)]
-        super().__init__(layers=layers)
+        super().__init__(layers=[*layers])
         self._windowed = [layer for layer in layers if layer.is_sliding]
 
     def show_all(self, shows_all: bool) -> None:

@@ -1,8 +1,8 @@
 """Longrope models whose cache is started anew where their rotary frequencies change.
 
-`generate` leaves it to the model's own `prepare_inputs_for_generation` to drop the cache there (Phi-3's does, the
-library's general one does not). So it is asked here, too, at the same lengths and with the same inputs, and what
-it says is done.
+`generate` leaves it to the model's own `prepare_inputs_for_generation` to drop the cache there (Phi-3's
+does, the library's general one does not). So it is asked here, too, at the same lengths and with the same
+inputs, and what it says is done.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ class CacheRestart:
         self._emitted: list[int] = []
 
     def prefill(self, cache: ArenaCache) -> Tensor | None:
-        """Read a prompt longer than the switch; return its last logits [k, V], or None if that is not needed."""
+        """Read a prompt longer than the switch; return its last logits [k, V], None if that is not needed."""
         if self._switch is None or self._prompt.shape[1] <= self._switch or self._has_embeddings:
             return None
         kwargs = {**self._kwargs, "past_key_values": cache}
@@ -57,7 +57,9 @@ class CacheRestart:
         if mask is not None:
             kwargs["attention_mask"] = torch.cat([mask, mask.new_ones(1, tokens.shape[1])], dim=1)
         if positions is not None:
-            following = torch.arange(1, 1 + tokens.shape[1], device=positions.device)[None] + positions[:, -1:]
+            following = (
+                torch.arange(1, 1 + tokens.shape[1], device=positions.device)[None] + positions[:, -1:]
+            )
             kwargs["position_ids"] = torch.cat([positions, following], dim=1)
         logits = forward_in_emptied_cache(self._model, text, kwargs, next_sequence_length=1)
         return None if logits is None else logits[-1:]

@@ -1,7 +1,7 @@
-"""Tiny random models of the library's families: real architectures, nothing to fetch, milliseconds a forward.
+"""Tiny random models of the library's families: real architectures, nothing to fetch, quick forwards.
 
-They show what the probe decides for a family (`lookahead check --families`) and carry the parity tests. Windows
-and chunks in them are far shorter than the texts of the tests, so that every text crosses them.
+They show what the probe decides for a family (`lookahead check --families`) and carry the parity tests.
+Windows and chunks in them are far shorter than the texts of the tests, so that every text crosses them.
 """
 
 from collections.abc import Mapping
@@ -68,7 +68,13 @@ _SIZES: dict[str, Any] = {
     "rotary_dim": 8,
 }
 _ALTERNATING = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
-_MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
+_MAMBA2 = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
+}
 _GATED_DELTA = {
     "linear_num_value_heads": 2,
     "linear_num_key_heads": 2,
@@ -141,9 +147,7 @@ FAMILIES: dict[str, Family] = {
     "ministral3": Family("ministral3"),
     "mistral": Family("mistral", {"sliding_window": WINDOW}),
     "mistral-full": Family("mistral"),
-    "modernbert-decoder": Family(
-        "modernbert-decoder", {**_ALTERNATING, "local_attention": 2 * WINDOW}
-    ),
+    "modernbert-decoder": Family("modernbert-decoder", {**_ALTERNATING, "local_attention": 2 * WINDOW}),
     "moshi": Family("moshi", {"sliding_window": WINDOW}),
     "mimo_v2_flash": Family("mimo_v2_flash", _ALTERNATING),
     "olmo3": Family("olmo3", _ALTERNATING),
@@ -163,7 +167,8 @@ FAMILIES: dict[str, Family] = {
     ),
     # rotary frequencies that depend on the length
     "phi3-longrope": Family(
-        "phi3", {"rope_parameters": _LONGROPE, "original_max_position_embeddings": 32, "num_attention_heads": 4}
+        "phi3",
+        {"rope_parameters": _LONGROPE, "original_max_position_embeddings": 32, "num_attention_heads": 4},
     ),
     "llama-longrope": Family("llama", {"rope_parameters": _LONGROPE}),
     "llama-dynamic-rope": Family(
@@ -202,7 +207,7 @@ def is_installed(family: str) -> bool:
 
 
 def family_model(family: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Return a family's tiny model, with the same random weights at every call; torch's generator is left alone.
+    """Return a family's tiny model, every time with the same random weights; torch's generator is left alone.
 
     Args:
         family: a key of `FAMILIES` that is installed.
@@ -219,4 +224,6 @@ def family_model(family: str, dtype: torch.dtype = torch.float32) -> PreTrainedM
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
-    return model.eval().to(dtype)  # type: ignore[arg-type]  # the library's wrapper hides the argument's type
+    model.to(dtype)  # type: ignore[arg-type]  # the library's wrapper hides the argument's type
+    model.eval()
+    return model

@@ -1,7 +1,7 @@
 """The probe: does a forward over a tree say what `generate`'s own steps say? Asked on first use.
 
-An architecture that nobody here has seen should be slow, not wrong: where trees disagree, chains are tried, and
-where those do as well, every step is a plain one.
+An architecture that nobody here has seen should be slow, not wrong: where trees disagree, chains are tried,
+and where those do as well, every step is a plain one.
 """
 
 import copy
@@ -19,7 +19,14 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from lookahead.drafting.tree import DraftTree
-from lookahead.hf.compat import AttentionLayout, attention_layout, takes_positions, text_config
+from lookahead.hf.compat import (
+    AttentionLayout,
+    attention_layout,
+    fresh_cache,
+    takes_cache,
+    takes_positions,
+    text_config,
+)
 from lookahead.hf.library_steps import LibraryStepModel
 from lookahead.hf.limits import unknown_settings
 from lookahead.hf.position_bias import PositionBias
@@ -78,8 +85,8 @@ def probe(model: PreTrainedModel, layout: AttentionLayout | None = None) -> Prob
         layout: how its layers see the past; read off a fresh cache if not given.
     """
     layout = layout or attention_layout(model, _fresh_cache(model))
-    if layout.unsupported:
-        return ProbeResult(PLAIN, layout.unsupported)
+    if layout.unsupported or not takes_cache(model):
+        return ProbeResult(PLAIN, layout.unsupported or "its forward takes no past_key_values")
     reasons: list[str] = []
     with torch.no_grad(), _undisturbed(model):
         for verification in _worth_trying(model, reasons):
@@ -88,7 +95,9 @@ def probe(model: PreTrainedModel, layout: AttentionLayout | None = None) -> Prob
             except Exception as problem:  # noqa: BLE001  # whatever an odd model raises, it is not trusted
                 reasons.append(_as_reason(verification, problem))
             else:
-                reason = "" if verification.mode is ModelMode.TREE else "; ".join(_without_repetition(reasons))
+                reason = (
+                    "" if verification.mode is ModelMode.TREE else "; ".join(_without_repetition(reasons))
+                )
                 return ProbeResult(verification, reason, difference, spread)
     return ProbeResult(PLAIN, "; ".join(_without_repetition(reasons)))
 
@@ -126,13 +135,13 @@ class Probes:
 
 def _fresh_cache(model: PreTrainedModel) -> object:
     try:
-        return DynamicCache(config=text_config(model))
-    except (KeyError, ValueError, AttributeError, TypeError):  # the library has no such cache for this model
+        return fresh_cache(model)
+    except Exception:  # noqa: BLE001  # the library's cache does not fit this model, whatever it says
         return None
 
 
 def _worth_trying(model: PreTrainedModel, reasons: list[str]) -> Iterator[Verification]:
-    """Yield the ways of verification, best first; what the configuration rules out is left out, with a reason."""
+    """Yield the ways of verification, best first; leave out, with a reason, what the settings rule out."""
     unknown = unknown_settings(model) if not PositionBias(model) else []
     if not takes_positions(model) and not PositionBias(model):
         reasons.append("its forward takes no position_ids")
