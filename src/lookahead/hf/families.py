@@ -105,19 +105,19 @@ class Family:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _plain_names(*names: str) -> dict[str, Family]:
+def _as_they_come(*names: str) -> dict[str, Family]:
     return {name: Family(name) for name in names}
 
 
 FAMILIES: dict[str, Family] = {
-    **_plain_names("llama", "arcee", "bitnet", "cohere", "diffllama", "ernie4_5", "ernie4_5_moe"),
-    **_plain_names("falcon", "flex_olmo", "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_bigcode"),
-    **_plain_names("gpt_neox", "gpt_neox_japanese", "gptj", "granite", "granitemoe", "granitemoeshared"),
-    **_plain_names("helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "internlm3", "jais2", "jetmoe"),
-    **_plain_names("minimax_m2", "mixtral", "nanochat", "nemotron", "olmo", "olmo2", "olmoe", "openai-gpt"),
-    **_plain_names("opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
-    **_plain_names("seed_oss", "stablelm", "starcoder2", "xglm", "apertus", "codegen"),
-    **_plain_names("hyperclovax", "iquestcoder", "solar_open", "hy_v3", "gpt-sw3", "bloom"),
+    **_as_they_come("llama", "arcee", "bitnet", "cohere", "diffllama", "ernie4_5", "ernie4_5_moe"),
+    **_as_they_come("falcon", "flex_olmo", "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_bigcode"),
+    **_as_they_come("gpt_neox", "gpt_neox_japanese", "gptj", "granite", "granitemoe", "granitemoeshared"),
+    **_as_they_come("helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "internlm3", "jais2", "jetmoe"),
+    **_as_they_come("minimax_m2", "mixtral", "nanochat", "nemotron", "olmo", "olmo2", "olmoe", "openai-gpt"),
+    **_as_they_come("opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
+    **_as_they_come("seed_oss", "stablelm", "starcoder2", "xglm", "apertus", "codegen"),
+    **_as_they_come("hyperclovax", "iquestcoder", "solar_open", "hy_v3", "gpt-sw3", "bloom"),
     "mpt": Family("mpt", {"use_cache": True}),
     "biogpt": Family("biogpt", {"scale_embedding": False}),
     "ctrl": Family("ctrl", {"dff": 64}),
@@ -179,7 +179,7 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     # recurrent and hybrid ones
-    **_plain_names("minimax", "rwkv"),
+    **_as_they_come("minimax", "rwkv"),
     "lfm2": Family("lfm2", {"layer_types": ["conv", "full_attention"]}),
     "bamba": Family("bamba", {**_MAMBA2, "attn_layer_indices": [1]}),
     "falcon_h1": Family("falcon_h1", {**_MAMBA2, "mamba_d_ssm": 64}),
