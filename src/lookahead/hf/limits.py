@@ -1,7 +1,7 @@
 """Where drafts must end: what a model's configuration says and a small forward cannot show."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ _UNDERSTOOD = frozenset(
         "keep_window_size",
         "chunk_size_feed_forward",
         "chunk_size_lm_head",
+        "mamba_chunk_size",  # of layers that cannot branch anyway
         "use_dynamic_ntk",
         "use_logn_attn",
     }
@@ -112,12 +113,18 @@ def rope_switches_at(model: PreTrainedModel) -> int | None:
     return None
 
 
-def unknown_settings(model: PreTrainedModel) -> list[str]:
-    """Return the settings that may hide tokens by where they stand, and that nobody here understands."""
+def unknown_settings(model: PreTrainedModel, settled: Set[str] = frozenset()) -> list[str]:
+    """Return the settings that may hide tokens by where they stand, and that nobody here understands.
+
+    Args:
+        model: a decoder-only model.
+        settled: names of further settings that are taken care of.
+    """
+    understood = _UNDERSTOOD | settled
     return sorted(
         f"{name}={value!r}"
         for name, value in text_config(model).to_dict().items()
-        if value and not isinstance(value, str) and _BY_LENGTH.search(name) and name not in _UNDERSTOOD
+        if value and not isinstance(value, str) and _BY_LENGTH.search(name) and name not in understood
     )
 
 

@@ -147,8 +147,9 @@ def _fresh_cache(model: PreTrainedModel) -> object:
 
 def _worth_trying(model: PreTrainedModel, reasons: list[str]) -> Iterator[Verification]:
     """Yield the ways of verification, best first; leave out, with a reason, what the settings rule out."""
-    unknown = unknown_settings(model) if not PositionBias(model) else []
-    if not takes_positions(model) and not PositionBias(model):
+    is_told_places = bool(PositionBias(model))
+    unknown = unknown_settings(model, settled={"window_size"} if is_told_places else set())
+    if not takes_positions(model) and not is_told_places:
         reasons.append("its forward takes no position_ids")
     elif unknown:
         reasons.append(f"it is not known what {', '.join(unknown)} does to a tree")
