@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from lookahead.decoding.arena import KVArena
+from lookahead.hf.compat import keeping_nothing
 
 
 class ArenaLayer(DynamicLayer):
@@ -56,13 +57,19 @@ class ArenaCache(Cache):
     Args:
         windows: each layer's sliding window in tokens, or None.
         capacity: tokens to allocate for at first.
+        borrowing: layers that keep nothing.
     """
 
-    def __init__(self, windows: Sequence[int | None], capacity: int) -> None:
-        self.arena = KVArena(len(windows), capacity)
-        layers = [ArenaLayer(self.arena, layer, window) for layer, window in enumerate(windows)]
-        super().__init__(layers=[*layers])
-        self._windowed = [layer for layer in layers if layer.is_sliding]
+    def __init__(
+        self, windows: Sequence[int | None], capacity: int, borrowing: frozenset[int] = frozenset()
+    ) -> None:
+        self.arena = KVArena(len(windows) - len(borrowing), capacity)
+        layers = [
+            keeping_nothing() if layer in borrowing else ArenaLayer(self.arena, layer, window)
+            for layer, window in enumerate(windows)
+        ]
+        super().__init__(layers=layers)
+        self._windowed = [layer for layer in layers if getattr(layer, "is_sliding", False)]
 
     def show_all(self, shows_all: bool) -> None:
         """Say whether the next forward's mask takes care of windows, as a tree's does."""
@@ -77,6 +84,8 @@ class ArenaCache(Cache):
         """Return the library's own kind of cache with copies of what this one holds."""
         dynamic = DynamicCache(config=config)
         for layer in range(len(self.layers)):
+            if not self.arena.length(layer):
+                continue  # one that keeps nothing
             keys, values = self.arena.view(layer)
             dynamic.update(keys.clone(), values.clone(), layer)
         return dynamic

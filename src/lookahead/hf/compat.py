@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel, cache_utils
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import utils as generation_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -33,12 +33,14 @@ class AttentionLayout:
         windows: by layer type, the sliding window in tokens, or None for full attention.
         chunks: by layer type, for those that see only their own chunk, its tokens.
         kept: by layer, how many tokens its own cache would keep, the current one included; None for all.
+        borrowing: layers that keep nothing: they use the keys and values of others (Gemma 3n and 4) or none.
         unsupported: why no arena can take the place of the model's own cache; empty where one can.
     """
 
     windows: dict[str, int | None] = field(default_factory=dict)
     chunks: dict[str, int] = field(default_factory=dict)
     kept: tuple[int | None, ...] = ()
+    borrowing: frozenset[int] = frozenset()
     unsupported: str = ""
 
 
@@ -92,11 +94,16 @@ def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
         return AttentionLayout(unsupported="it keeps something other than a key-value cache")
     config = text_config(model)
     types = getattr(config, "layer_types", None) or [_type_of(config, layer) for layer in cache.layers]
+    if len(types) - len(cache.layers) == getattr(config, "num_kv_shared_layers", None):
+        types = types[: len(cache.layers)]  # before 5.23 layers that keep nothing have no place in the cache
     if len(types) != len(cache.layers):
         return AttentionLayout(unsupported=f"it has {len(types)} layers, its cache {len(cache.layers)}")
     windows: dict[str, int | None] = {}
     chunks: dict[str, int] = {}
-    for layer_type, layer in zip(types, cache.layers, strict=True):
+    borrowing = frozenset(index for index, layer in enumerate(cache.layers) if _keeps_nothing(layer))
+    for index, (layer_type, layer) in enumerate(zip(types, cache.layers, strict=True)):
+        if index in borrowing:
+            continue
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or layer_type not in _LAYER_TYPES:
             reason = (
                 f"it has layers of type {layer_type!r}, whose state ({type(layer).__name__}) cannot branch"
@@ -110,7 +117,16 @@ def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
                 unsupported=f"its layers of type {layer_type!r} have windows of several sizes"
             )
     kept = tuple(getattr(layer, "sliding_window", None) for layer in cache.layers)
-    return AttentionLayout(windows, chunks, kept)
+    return AttentionLayout(windows, chunks, kept, borrowing)
+
+
+def keeping_nothing() -> Any:
+    """Return a cache layer of the library's for a layer that keeps nothing; older versions have none."""
+    return cache_utils.DummyLayer()
+
+
+def _keeps_nothing(layer: object) -> bool:
+    return type(layer).__name__ == "DummyLayer"
 
 
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention"})

@@ -82,6 +82,15 @@ _GATED_DELTA = {
     "linear_value_head_dim": 8,
     "layer_types": ["linear_attention", "full_attention"],
 }
+_BORROWING = {  # the last two layers use the keys and values of the first two
+    "sliding_window": WINDOW,
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCABULARY,
+}
+_SPARSE = {"q_lora_rank": 16, "index_topk": 8, "index_head_dim": 8, "index_n_heads": 2}
 _LATENT = {"num_key_value_heads": 4, "head_dim": 4}
 _LONGROPE = {
     "rope_type": "longrope",
@@ -119,6 +128,20 @@ FAMILIES: dict[str, Family] = {
     **_as_they_come("seed_oss", "stablelm", "starcoder2", "xglm", "apertus", "codegen"),
     **_as_they_come("hyperclovax", "iquestcoder", "solar_open", "hy_v3", "gpt-sw3", "bloom"),
     "mpt": Family("mpt", {"use_cache": True}),
+    "aria_text": Family("aria_text", {"moe_num_experts": 4, "moe_topk": 2}),
+    "axk1": Family("axk1", {**_LATENT, "q_lora_rank": 16}),
+    "hrm_text": Family("hrm_text"),
+    "longcat_flash": Family(
+        "longcat_flash",
+        {
+            **_LATENT,
+            "q_lora_rank": 16,
+            "expert_ffn_hidden_size": 16,
+            "ffn_hidden_size": 64,
+            "zero_expert_num": 2,
+            "moe_topk": 2,
+        },
+    ),
     "biogpt": Family("biogpt", {"scale_embedding": False}),
     "ctrl": Family("ctrl", {"dff": 64}),
     "doge": Family("doge", {"keep_window_size": 32}),
@@ -142,6 +165,17 @@ FAMILIES: dict[str, Family] = {
     "gemma2": Family("gemma2", _ALTERNATING),
     "gemma3": Family("gemma3_text", _ALTERNATING),
     "gpt_oss": Family("gpt_oss", _ALTERNATING),
+    "beam": Family("beam", _ALTERNATING),
+    "cohere2_moe": Family("cohere2_moe", _ALTERNATING),
+    "flint": Family("flint", _ALTERNATING),
+    "gemma3n": Family(
+        "gemma3n_text", {**_BORROWING, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4}
+    ),
+    "gemma4": Family("gemma4_text", {**_BORROWING, "global_head_dim": 8, "num_global_key_value_heads": 2}),
+    "granitemoe_swa": Family("granitemoe_swa", _ALTERNATING),
+    "kolibri1": Family("kolibri1", _ALTERNATING),
+    "laguna": Family("laguna", _ALTERNATING),
+    "mellum": Family("mellum", _ALTERNATING),
     "granite_swa": Family("granite_swa", _ALTERNATING),
     "ministral": Family("ministral", {"sliding_window": WINDOW, "layer_types": ["sliding_attention"] * 2}),
     "ministral3": Family("ministral3"),
@@ -178,10 +212,37 @@ FAMILIES: dict[str, Family] = {
             "max_position_embeddings": 32,
         },
     ),
-    # recurrent and hybrid ones
+    # recurrent, hybrid and sparse ones
     **_as_they_come("minimax", "rwkv"),
     "lfm2": Family("lfm2", {"layer_types": ["conv", "full_attention"]}),
     "bamba": Family("bamba", {**_MAMBA2, "attn_layer_indices": [1]}),
+    "bailing_hybrid": Family("bailing_hybrid", {"layer_types": ["linear_attention", "full_attention"]}),
+    "cpmant": Family("cpmant", {"dim_head": 8, "dim_ff": 64}),
+    "deepseek_v32": Family("deepseek_v32", {**_LATENT, **_SPARSE}),
+    "glm_moe_dsa": Family("glm_moe_dsa", {**_LATENT, **_SPARSE, "indexer_types": ["full", "full"]}),
+    "nemotron_h": Family(
+        "nemotron_h",
+        {
+            "layers_block_type": ["linear_attention", "full_attention"],
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 8,
+            "ssm_state_size": 8,
+            "n_groups": 1,
+            "chunk_size": 8,
+        },
+    ),
+    "qwen3_5": Family("qwen3_5_text", _GATED_DELTA),
+    "zamba2": Family(
+        "zamba2",
+        {
+            "mamba_d_state": 8,
+            "n_mamba_heads": 4,
+            "chunk_size": 8,
+            "num_key_value_heads": 4,
+            "layers_block_type": ["linear_attention", "hybrid"],
+            "adapter_rank": 8,
+        },
+    ),
     "falcon_h1": Family("falcon_h1", {**_MAMBA2, "mamba_d_ssm": 64}),
     "falcon_mamba": Family("falcon_mamba", {"state_size": 4}),
     "granitemoehybrid": Family(

@@ -1,7 +1,8 @@
 """Where drafts must end: what a model's configuration says and a small forward cannot show."""
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +114,7 @@ def rope_switches_at(model: PreTrainedModel) -> int | None:
     return None
 
 
-def unknown_settings(model: PreTrainedModel, settled: Set[str] = frozenset()) -> list[str]:
+def unknown_settings(model: PreTrainedModel, settled: AbstractSet[str] = frozenset()) -> list[str]:
     """Return the settings that may hide tokens by where they stand, and that nobody here understands.
 
     Args:

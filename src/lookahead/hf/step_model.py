@@ -79,7 +79,7 @@ class TransformersStepModel:
         self._next_position = -1 if positions is None else int(positions[..., -1].max()) + 1
         prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
         capacity = prompt_length + min(most_new_tokens, _FIRST_CAPACITY) + decoding_length
-        self.cache = ArenaCache(layout.kept, capacity)
+        self.cache = ArenaCache(layout.kept, capacity, layout.borrowing)
 
     def prefill(self) -> Tensor:
         """Read the prompt; return logits [k, V] after its last k tokens, the first new token's last."""
