@@ -10,7 +10,7 @@ from lookahead.errors import UnsupportedGenerationError
 from parity.test_refusals import Breaking
 from tiny_models import prompt, tiny_model
 
-FAMILIES = ["llama", "gemma3", "mistral", "gpt2", "llama4_text", "bloom", "jamba"]
+FAMILIES = ["llama", "gemma3", "mistral", "gpt2", "llama4_text", "bloom", "gemma3n", "jamba"]
 SETTINGS = [{"do_sample": False}, {"do_sample": True, "temperature": 0.8}]
 
 
@@ -33,8 +33,9 @@ def assert_same_cache(actual, expected):
     assert len(actual.layers) == len(expected.layers)
     for layer, expected_layer in zip(actual.layers, expected.layers, strict=True):
         assert type(layer) is type(expected_layer)
-        torch.testing.assert_close(layer.keys, expected_layer.keys, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(layer.values, expected_layer.values, rtol=1e-3, atol=1e-4)
+        if hasattr(expected_layer, "keys"):  # some borrow those of other layers
+            torch.testing.assert_close(layer.keys, expected_layer.keys, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(layer.values, expected_layer.values, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:.*plain steps")

@@ -1,4 +1,4 @@
-"""Every family, greedy and sampling: the text of `generate`. For some, in every draft mode and state of the memory."""
+"""Every family, greedy and sampling: the text of `generate`; some in every draft mode and state of memory."""
 
 from contextlib import nullcontext
 
@@ -25,23 +25,30 @@ SHORT = {"max_new_tokens": 28}  # crosses every window, chunk and boundary of th
 PROMPTS = [prompt(seed) for seed in range(2)]
 
 PLAIN = {
+    "bailing_hybrid",
     "bamba",
+    "cpmant",
+    "deepseek_v32",
     "falcon_h1",
     "falcon_mamba",
+    "glm_moe_dsa",
     "granitemoehybrid",
     "jamba",
     "lfm2",
     "mamba",
     "mamba2",
     "minimax",
+    "nemotron_h",
     "olmo_hybrid",
     "openai-gpt",
+    "qwen3_5",
     "qwen3_next",
     "recurrent_gemma",
     "rwkv",
     "xlstm",
+    "zamba2",
 }
-"""Recurrent and hybrid ones, and GPT-1, which has no cache. All others are verified in trees."""
+"""Recurrent, hybrid and sparse ones; GPT-1, which has no cache; CPM-Ant, which keeps its past its own way."""
 IN_FLOAT64 = [
     *MAIN_FAMILIES,
     "gpt_neo",

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from lookahead.decoding.arena import KVArena
+from lookahead.hf.cache import ArenaCache, ArenaLayer
 from lookahead.hf.compat import (
     AttentionLayout,
     attention_layout,
@@ -65,18 +66,21 @@ def read_into(arena: KVArena, cache: Any) -> None:
     no token may see any more.
     """
     for index, layer in enumerate(cache.layers):
-        if getattr(layer, "is_initialized", False) and layer.get_seq_length() > 0:
+        if isinstance(layer, DynamicLayer) and layer.is_initialized and layer.get_seq_length() > 0:
             length = layer.get_seq_length()
             arena.append(index, _in_full(layer.keys, length), _in_full(layer.values, length))
 
 
-def write_back(arena: KVArena, cache: Any) -> None:
+def write_back(held: ArenaCache, cache: Any) -> None:
     """Make a cache hold copies of all that an arena holds, each of its layers in its own way."""
     layers: list[Any] = []
-    for index in range(arena.layer_count):
+    for index, held_layer in enumerate(held.layers):
+        if not isinstance(held_layer, ArenaLayer):
+            layers.append(held_layer)  # one that keeps nothing
+            continue
         window = getattr(cache.layers[index], "sliding_window", None) if index < len(cache.layers) else None
         layer: Any = DynamicLayer() if window is None else DynamicSlidingWindowLayer(window)
-        keys, values = arena.view(index)
+        keys, values = held.arena.view(index)
         layer.update(keys.clone(), values.clone())
         layers.append(layer)
     cache.layers = layers

@@ -84,7 +84,7 @@ class TransformersStepModel:
         positions: Tensor | None = model_kwargs.get("position_ids")
         prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
         capacity = prompt_length + min(most_new_tokens, _FIRST_CAPACITY) + decoding_length
-        self.cache = ArenaCache(layout.kept, capacity)
+        self.cache = ArenaCache(layout.kept, capacity, layout.borrowing)
 
     def prefill(self) -> Tensor:
         """Read the prompts; return logits [B, k, V] after their last k tokens, the first new token's last."""
@@ -140,7 +140,7 @@ class TransformersStepModel:
 
     def returned_cache(self) -> object:
         """Return the cache as `generate` would: the one that was handed over, brought up to date."""
-        write_back(self.cache.arena, self._handed_cache)
+        write_back(self.cache, self._handed_cache)
         return self._handed_cache
 
     def close(self) -> None:

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
 
 from lookahead.decoding.recycling import likeliest_successors
 from lookahead.drafting.tree import DraftTree, Int32Array
 from lookahead.errors import UnsupportedModelError
-from lookahead.hf.compat import attention_layout, text_config
+from lookahead.hf.compat import attention_layout, fresh_cache
 from lookahead.hf.probe import probe
 from lookahead.hf.step_model import prefilled
 from lookahead.hf.verification import ModelMode
@@ -47,7 +46,7 @@ def vocabulary_successors(
     size = int(embeddings.weight.shape[0])
     size = size if most_tokens is None else min(size, most_tokens)
     *before, root = context
-    layout = attention_layout(model, DynamicCache(config=text_config(model)))
+    layout = attention_layout(model, fresh_cache(model))
     trusted = probe(model, layout)
     if trusted.mode is not ModelMode.TREE:
         message = (
