@@ -36,7 +36,7 @@ class CacheRestart:
         self._emitted: list[int] = []
 
     def prefill(self, cache: ArenaCache) -> Tensor | None:
-        """Read a prompt longer than the switch; return its last logits [1, k, V], None if there is no need."""
+        """Read a prompt longer than the switch; return its last logits [1, k, V], None if none is."""
         if self._switch is None or self._prompt.shape[1] <= self._switch or self._has_embeddings:
             return None
         kwargs = {**self._kwargs, "past_key_values": cache}

@@ -66,9 +66,9 @@ def read_into(arena: KVArena, cache: Any) -> None:
     no token may see any more.
     """
     for index, layer in enumerate(cache.layers):
-        if isinstance(layer, DynamicLayer) and layer.is_initialized and layer.get_seq_length() > 0:
-            length = layer.get_seq_length()
-            arena.append(index, _in_full(layer.keys, length), _in_full(layer.values, length))
+        if isinstance(layer, _KNOWN_LAYERS) and layer.is_initialized and layer.get_seq_length() > 0:
+            keys_and_values: list[Any] = [layer.keys, layer.values]
+            arena.append(index, *(_in_full(states, layer.get_seq_length()) for states in keys_and_values))
 
 
 def write_back(held: ArenaCache, cache: Any) -> None:
