@@ -218,7 +218,7 @@ def test_the_command_writes_one_row_for_each_store_and_size(tmp_path, capsys):
     path, report = written(tmp_path, GOOD, GOOD), tmp_path / "report.json"
     arguments = ["replay", str(path), "--store", "trie", "--store", "prompt-lookup"]
     with pytest.raises(SystemExit, match="0"):
-        main([*arguments, "--draft-tokens", "2,4", "--json", str(report)])
+        main([*arguments, "--draft-tokens", "2,4", "--memory-tokens", "2000", "--json", str(report)])
     results = json.loads(report.read_text())["results"]
     assert [(row["store"], row["draft_tokens"]) for row in results] == [
         ("trie", 2),
@@ -227,6 +227,7 @@ def test_the_command_writes_one_row_for_each_store_and_size(tmp_path, capsys):
         ("prompt-lookup", 4),
     ]
     assert all(row["mean_acceptance_length"] > 1 for row in results)
+    assert [row["bytes_per_token"] is not None for row in results] == [True, True, False, False]
     assert "Mean acceptance length" in capsys.readouterr().out
 
 

@@ -61,16 +61,29 @@ def measure_costs(
         memory_tokens: how many tokens each memory holds before anything is measured.
         on_progress: told in words what is being done.
     """
-    roomy = LookaheadConfig(memory_bytes=_LEAST_BYTES + _MOST_BYTES_PER_TOKEN * memory_tokens)
     stores = {}
     for name, make in makers.items():
         on_progress(f"filling {name} with {memory_tokens:,} tokens")
-        stores[name] = _filled(make(roomy), traces, sizes, memory_tokens)
+        stores[name] = _filled(make(_roomy(memory_tokens)), traces, sizes, memory_tokens)
     on_progress("measuring what drafting costs")
     _measure_bulk(list(stores.values()), traces)
     for trace in _chosen(traces[1::2] or traces):
         _measure_trace(list(stores.values()), trace, sizes)
     return [_row(name, size, store) for name, store in stores.items() for size in sizes]
+
+
+def full_bytes_per_token(
+    make: Callable[[LookaheadConfig], ReplayedDrafter], traces: Sequence[Trace], memory_tokens: int
+) -> float | None:
+    """Return the bytes that a token takes in a memory filled to its capacity, all tables included.
+
+    Args:
+        make: makes the store.
+        traces: at least one recorded answer.
+        memory_tokens: how many tokens are put in at most.
+    """
+    bytes_per_token = _filled(make(_roomy(memory_tokens)), traces, (), memory_tokens).bytes_per_token
+    return None if bytes_per_token is None else round(bytes_per_token, 1)
 
 
 def memory_blocks(traces: Sequence[Trace], *, seed: int) -> Iterator[Int32Array]:
@@ -92,6 +105,11 @@ def disguised(tokens: Int32Array, rng: np.random.Generator) -> Int32Array:
     mapping = np.arange(len(frequencies), dtype=np.int32)
     mapping[permuted] = rng.permutation(permuted)
     return mapping[tokens]
+
+
+def _roomy(memory_tokens: int) -> LookaheadConfig:
+    """Return settings with which no store has to drop any of so many tokens."""
+    return LookaheadConfig(memory_bytes=_LEAST_BYTES + _MOST_BYTES_PER_TOKEN * memory_tokens)
 
 
 def _filled(

@@ -92,8 +92,6 @@ class ReplayResult:
     recycle_s: list[float] = field(default_factory=list)
     inserted_tokens: int = 0
     recycled_tokens: int = 0
-    output_tokens: int = 0
-    nbytes: int | None = 0
     calibration: Calibration | None = None
 
 
@@ -119,7 +117,6 @@ def replay(
         tallies = [result.overall, result.by_category[trace.category], result.halves[place % 2]]
         _replay_one(drafter, trace, draft_tokens, tallies, result, recycling=recycling)
         on_trace_done()
-    result.nbytes = drafter.nbytes
     return result
 
 
@@ -165,7 +162,6 @@ def _replay_one(
             done += emitted
     finally:
         drafter.end()
-    result.output_tokens += len(output)
 
 
 def _step(
@@ -206,10 +202,19 @@ def _note_insert(result: ReplayResult, tokens: int, started: float) -> None:
     result.inserted_tokens += tokens
 
 
-def summarise_replay(name: str, draft_tokens: int, result: ReplayResult) -> dict[str, object]:
-    """Return one row of figures, as JSON can hold them; times in microseconds."""
+def summarise_replay(
+    name: str, draft_tokens: int, result: ReplayResult, bytes_per_token: float | None = None
+) -> dict[str, object]:
+    """Return one row of figures, as JSON can hold them; times in microseconds.
+
+    Args:
+        name: the store's.
+        draft_tokens: the most tokens a draft had beside the current one.
+        result: what came of the replay.
+        bytes_per_token: of the store at full capacity, where that is known.
+    """
     propose_us = np.array(result.propose_s or [0.0]) * 1e6
-    nbytes, calibration = result.nbytes, result.calibration
+    calibration = result.calibration
     return {
         "store": name,
         "draft_tokens": draft_tokens,
@@ -222,7 +227,7 @@ def summarise_replay(name: str, draft_tokens: int, result: ReplayResult) -> dict
         "propose_us_p99": round(float(np.percentile(propose_us, 99)), 1),
         "insert_us_per_token": round(sum(result.insert_s) * 1e6 / max(1, result.inserted_tokens), 2),
         "recycle_us_per_token": round(sum(result.recycle_s) * 1e6 / max(1, result.recycled_tokens), 2),
-        "bytes_per_token": None if nbytes is None else round(nbytes / max(1, result.output_tokens), 1),
+        "bytes_per_token": bytes_per_token,
         "calibration": None if calibration is None else calibration.summary(),
     }
 

@@ -23,7 +23,7 @@ Data = Annotated[
 Stores = Annotated[
     list[str] | None,
     typer.Option(
-        help="log, trie, trie-parallel, trie-single, or one of --peers; repeatable.", show_default="trie"
+        help="log, trie, trie-parallel, trie-single, or one of --peers; repeatable.", show_default="log"
     ),
 ]
 Peers = Annotated[
@@ -43,7 +43,9 @@ Recycling = Annotated[
     bool, typer.Option("--recycling/--no-recycling", help="Show drafters the recorded top8_ids, once due.")
 ]
 Costs = Annotated[bool, typer.Option("--costs", help="Measure what drafting costs with a full memory.")]
-MemoryTokens = Annotated[int, typer.Option(min=1, help="Tokens in memory for --costs.")]
+MemoryTokens = Annotated[
+    int, typer.Option(min=1, help="Tokens in memory, at most, for --costs and for bytes a token.")
+]
 Picture = Annotated[
     Path | None, typer.Option(help="Draw predicted against observed acceptance here: .svg, .png or .pdf.")
 ]
@@ -76,7 +78,7 @@ def replay(
     from lookahead.bench.plots import check_can_draw, plot_calibration
     from lookahead.bench.traces import read_traces
 
-    makers = _makers(store or ["trie"], memory_nodes, peers=peers)
+    makers = _makers(store or ["log"], memory_nodes, peers=peers)
     costed = _costed(makers) if costs else {}
     traces = read_traces(file)
     warming = read_traces(warm) if warm else []
@@ -86,7 +88,7 @@ def replay(
         check_can_draw(calibration)
     report = {**_about(file, traces, warm, warming, config), "recycling": recycling}
     report["memory_nodes"] = memory_nodes
-    report["results"] = _replayed(makers, config, traces, warming, sizes, recycling=recycling)
+    report["results"] = _replayed(makers, config, traces, warming, sizes, memory_tokens, recycling=recycling)
     if costs:
         report |= {"memory_tokens": memory_tokens, "costs": _costs(costed, traces, sizes, memory_tokens)}
     _print(report)
@@ -155,21 +157,26 @@ def _replayed(
     traces: "list[Trace]",
     warming: "list[Trace]",
     sizes: list[int],
+    memory_tokens: int,
     *,
     recycling: bool,
 ) -> list[dict[str, Any]]:
+    from lookahead.bench.drafting_costs import full_bytes_per_token
     from lookahead.bench.replay import replay as run_replay
     from lookahead.bench.replay import summarise_replay
+    from lookahead.bench.replayed import COSTED
 
     rows = []
     with notices.status("replaying") as status:
         for name, make in makers.items():
+            status.update(f"filling {name}")
+            bytes_per_token = full_bytes_per_token(make, traces, memory_tokens) if name in COSTED else None
             for size in sizes:
                 status.update(f"replaying {name} with {size} draft tokens")
                 drafter = make(config)
                 run_replay(drafter, warming, draft_tokens=size, recycling=recycling)
                 result = run_replay(drafter, traces, draft_tokens=size, recycling=recycling)
-                rows.append(summarise_replay(name, size, result))
+                rows.append(summarise_replay(name, size, result, bytes_per_token))
     return rows
 
 
