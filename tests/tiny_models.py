@@ -13,10 +13,10 @@ MAIN_FAMILIES = ["llama", "gemma3", "llama4_text", "bloom"]
 """One of each kind: full attention, windows, chunks, a bias by places. All products are theirs."""
 
 
-def tiny_model(family: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def tiny_model(family: str, dtype: torch.dtype = torch.float32, **settings: object) -> PreTrainedModel:
     with warnings.catch_warnings():  # transformers 5.16 compiles GPT-BigCode with what torch has deprecated
         warnings.simplefilter("ignore", DeprecationWarning)
-        return family_model(family, dtype)
+        return family_model(family, dtype, **settings)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

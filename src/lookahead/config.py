@@ -8,6 +8,7 @@ from lookahead.errors import ConfigError
 
 MOST_NODES_OF_AUTO = 64
 """With `decoding_length="auto"`; beyond it drafts gain little, and hardly any device has them free."""
+_MOST_NODES_OF_A_BATCH = 256
 DEFAULT_MEMORY_BYTES = 256 * 2**20
 LEAST_MEMORY_BYTES = 2**15
 MOST_MEMORY_BYTES = 2**44
@@ -30,6 +31,7 @@ class LookaheadConfig:
 
     Args:
         decoding_length: tokens that one forward verifies, the current token included; 1 drafts nothing.
+            The rows of a batch share them, each having as many.
             `"auto"` chooses for each step as many as pay, from how long forwards take and how probable drafts
             are; it measures the former once for a model and keeps it on disk.
         branch_length: the deepest a draft may go, in tokens under the current one.
@@ -58,10 +60,11 @@ class LookaheadConfig:
         )
         object.__setattr__(self, "mode", _checked_mode(self.mode))
 
-    @property
-    def most_nodes(self) -> int:
-        """Tokens that one forward verifies at most."""
-        return MOST_NODES_OF_AUTO if self.decoding_length == "auto" else self.decoding_length
+    def most_nodes(self, rows: int = 1) -> int:
+        """Return how many tokens one forward verifies at most for each of so many rows."""
+        if self.decoding_length == "auto":
+            return min(MOST_NODES_OF_AUTO, max(1, _MOST_NODES_OF_A_BATCH // rows))
+        return max(1, self.decoding_length // rows)
 
 
 def _checked_mode(mode: str) -> DraftMode:

@@ -1,5 +1,6 @@
 """What a generation did, in counts and seconds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 
@@ -10,7 +11,8 @@ class GenerationStats:
     Attributes:
         requests: answers begun (prefills).
         tokens: tokens emitted, the first of each answer included.
-        steps: forwards after prefill, plain ones too.
+        steps: forwards after prefill, plain ones too, counted for each row that was in them.
+        forwards: the same, counted once however many rows were in them.
         draft_tokens: tokens drafted, that is verified beside the current one.
         accepted_tokens: drafted tokens that the model itself would have produced.
         prefill_s: seconds in prefill.
@@ -25,6 +27,7 @@ class GenerationStats:
     requests: int = 0
     tokens: int = 0
     steps: int = 0
+    forwards: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
     recycled_tokens: int = 0
@@ -37,7 +40,7 @@ class GenerationStats:
 
     @property
     def mean_acceptance_length(self) -> float:
-        """Tokens after the first ÷ forwards after prefill (the paper's EDL); 1.0 before any step."""
+        """Tokens after the first ÷ steps (the paper's EDL), the mean of all rows; 1.0 before any step."""
         return (self.tokens - self.requests) / self.steps if self.steps else 1.0
 
     @property
@@ -45,12 +48,13 @@ class GenerationStats:
         """Seconds of decoding: everything but prefill and measuring."""
         return self.draft_s + self.recycle_s + self.model_s + self.verify_s
 
-    def count_step(self, *, nodes: int, tokens: int) -> None:
-        """Count a forward that verified `nodes` nodes and emitted `tokens` tokens, the bonus included."""
-        self.steps += 1
-        self.tokens += tokens
-        self.draft_tokens += nodes - 1
-        self.accepted_tokens += tokens - 1
+    def count_forward(self, *, nodes: Mapping[int, int], tokens: Mapping[int, int]) -> None:
+        """Count a forward: by row, how many nodes it verified and tokens it emitted, the bonus included."""
+        self.forwards += 1
+        self.steps += len(nodes)
+        self.tokens += sum(tokens.values())
+        self.draft_tokens += sum(nodes.values()) - len(nodes)
+        self.accepted_tokens += sum(tokens.values()) - len(nodes)
 
     def add(self, other: "GenerationStats") -> None:
         """Add another's counts and seconds to this one's."""

@@ -64,7 +64,8 @@ def slots_of(run, owner, slots):
             break
         mixed = (keys[-1] ^ (token + 1)) * 0x9E3779B97F4A7C15 % 2**64
         keys.append(mixed ^ (mixed >> 29))
-    return [keys[order] % slots if order < len(keys) else None for order in ORDERS]
+    of_order = [slots, slots, slots, min(slots, log_ring.MOST_SINGLES)]
+    return [keys[n] % of if n < len(keys) else None for n, of in zip(ORDERS, of_order, strict=True)]
 
 
 @dataclass

@@ -127,7 +127,7 @@ def test_same_text(family, mode, state):
     assert_same_text(model, lookahead, PROMPTS[1], **SAMPLING)
     assert_same_text(model, lookahead, PROMPTS[1], **GREEDY)
     if state == "warm":
-        assert lookahead.stats.mean_acceptance_length > 1.5  # drafts were accepted, so something was tested
+        assert lookahead.stats.mean_acceptance_length > 1.3  # drafts were accepted, so something was tested
 
 
 @pytest.mark.parametrize("mode", list(DraftMode))

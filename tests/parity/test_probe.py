@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.hf import probe as probe_module
+from lookahead.hf import knowledge
 from lookahead.hf.compat import AttentionLayout
 from lookahead.hf.families import FAMILIES, is_installed
-from lookahead.hf.probe import Probes, probe
+from lookahead.hf.knowledge import ModelKnowledge
+from lookahead.hf.probe import probe
 from lookahead.hf.verification import ModelMode
 from parity.test_families import assert_same_text
 from tiny_models import prompt, tiny_model
@@ -101,11 +102,11 @@ def test_random_numbers_and_frequencies_stay_as_they_were():
 def test_it_is_asked_once_and_warns_once_for_a_model(monkeypatch):
     asked = []
 
-    def counted(model, layout):
+    def counted(model, *args, **kwargs):
         asked.append(model)
-        return probe(model, layout)
+        return probe(model, *args, **kwargs)
 
-    monkeypatch.setattr(probe_module, "probe", counted)
+    monkeypatch.setattr(knowledge, "probe", counted)
     lookahead = Lookahead(LookaheadConfig(decoding_length=8))
     model = tiny_model("jamba")
     with pytest.warns(UserWarning, match="plain steps") as caught:
@@ -124,7 +125,8 @@ def test_nobody_is_warned_of_drafts_that_were_not_wanted():
         assert_same_text(model, lookahead, prompt(0), **GREEDY)
 
 
-def test_a_model_in_training_is_not_asked():
+def test_a_model_in_training_is_not_asked(monkeypatch):
+    monkeypatch.setattr(knowledge, "probe", lambda *_args, **_kwargs: pytest.fail("asked"))
     model = tiny_model("llama").train()
-    result = Probes().result(model, AttentionLayout(), drafts=False)
-    assert (result.mode, result.reason) == (ModelMode.PLAIN, "it is in training mode")
+    verification = ModelKnowledge(LookaheadConfig()).verification(model, AttentionLayout(), rows=1)
+    assert verification.mode is ModelMode.PLAIN

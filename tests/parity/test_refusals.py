@@ -6,7 +6,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
 )
@@ -35,11 +34,9 @@ def model():
     [
         ({"num_beams": 2}, "num_beams=2"),
         ({"use_cache": False}, "use_cache=False"),
-        ({"num_return_sequences": 2, "do_sample": True}, "batch size=2"),
         ({"output_attentions": True, "return_dict_in_generate": True}, "output_attentions=True"),
         ({"output_hidden_states": True, "return_dict_in_generate": True}, "output_hidden_states=True"),
         ({"cache_implementation": "static"}, "cache_implementation='static'"),
-        ({"past_key_values": DynamicCache()}, "past_key_values='DynamicCache'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -51,11 +48,6 @@ def test_impossible_calls_are_refused_by_name(model, setting, named):
         model.generate(PROMPT, custom_generate=lookahead, **{**GREEDY, **setting})
     assert lookahead.memory.namespaces == {}
     assert lookahead.stats.tokens == 0
-
-
-def test_batches_are_refused_by_name(model):
-    with pytest.raises(UnsupportedGenerationError, match="batch size=2"):
-        Lookahead().generate(model, PROMPT.repeat(2, 1), **GREEDY)
 
 
 def test_a_prompt_longer_than_the_context_is_refused(model):
@@ -148,12 +140,6 @@ def test_a_memory_serves_one_vocabulary_whoever_holds_it(model):
     other = AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(VocabularyMismatchError, match=r"64.*99"):
         Lookahead(memory=memory).generate(other, PROMPT, **GREEDY)
-
-
-def test_a_cache_that_holds_something_is_refused(model):
-    cache = model(PROMPT, use_cache=True).past_key_values
-    with pytest.raises(UnsupportedGenerationError, match="past_key_values"):
-        Lookahead().generate(model, PROMPT, past_key_values=cache, **GREEDY)
 
 
 def test_inputs_that_every_forward_would_need_are_refused():

@@ -5,8 +5,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from lookahead import LookaheadConfig
-from lookahead.decoding.loop import decode
-from lookahead.hf import lookahead as generation
+from lookahead.decoding import loop
 from lookahead.hf.compat import attention_layout, text_config
 from lookahead.hf.step_model import TransformersStepModel
 from lookahead.hf.step_times import StepTimesCache, StepTimesKey, step_times_for
@@ -40,7 +39,7 @@ def prefilled(model, tokens):
 
 
 def measured(model, step_model, tokens, *, cache=NOTHING_KEPT):
-    return step_times_for(model, step_model, tokens[0].tolist(), most_nodes=MOST_NODES, cache=cache)
+    return step_times_for(model, step_model, tokens.tolist(), most_nodes=MOST_NODES, cache=cache)
 
 
 def forwards_of(model):
@@ -57,12 +56,12 @@ def test_the_cache_is_left_as_it_was(family):
     step_model = prefilled(model, tokens)
     arena = step_model.cache.arena
     before = [[part.clone() for part in arena.view(layer)] for layer in range(arena.layer_count)]
-    capacity, levels_left = arena.capacity, step_model.levels_left
+    capacity, levels_left = arena.capacity, step_model.levels_left(0)
     torch.manual_seed(3)
     times = measured(model, step_model, tokens)
     assert times.sizes == (1, 2, 4, 8, 16)
     assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(3)))
-    assert (arena.capacity, step_model.levels_left) == (capacity, levels_left)
+    assert (arena.capacity, step_model.levels_left(0)) == (capacity, levels_left)
     for layer, parts in enumerate(before):
         assert arena.length(layer) == tokens.shape[1]
         assert all(torch.equal(part, held) for part, held in zip(parts, arena.view(layer), strict=True))
@@ -92,8 +91,9 @@ def test_the_text_is_the_same_with_and_without_measuring(family, do_sample, monk
 
     torch.manual_seed(5)
     expected = model.generate(tokens, **settings).tolist()
+    decode = loop.decode
     monkeypatch.setattr(
-        generation, "decode", lambda step_model, *others: decode(MeasuredFirst(step_model), *others)
+        loop, "decode", lambda step_model, *others: decode(MeasuredFirst(step_model), *others)
     )
     torch.manual_seed(5)
     assert lookahead.generate(model, tokens, **settings).tolist() == expected
@@ -127,7 +127,7 @@ def test_what_was_measured_once_is_read(tmp_path):
     lengths = forwards_of(model)
     assert measured(model, step_model, tokens, cache=cache) == times
     assert lengths == []
-    longer = step_times_for(model, step_model, tokens[0].tolist(), most_nodes=32, cache=cache)
+    longer = step_times_for(model, step_model, tokens.tolist(), most_nodes=32, cache=cache)
     assert max(lengths) == longer.sizes[-1] == 32  # what is kept did not reach so far
     assert measured(model, step_model, tokens, cache=cache) == longer
 
@@ -135,8 +135,23 @@ def test_what_was_measured_once_is_read(tmp_path):
 def test_a_prompt_of_embeddings_alone_can_be_measured():
     model, tokens = tiny_model("llama"), prompt(0)
     step_model = prefilled(model, tokens)
-    times = step_times_for(model, step_model, [], most_nodes=4, cache=NOTHING_KEPT)
+    times = step_times_for(model, step_model, [[]], most_nodes=4, cache=NOTHING_KEPT)
     assert times.sizes == (1, 2, 4)
+
+
+def test_a_batch_has_times_of_its_own(tmp_path):
+    model, tokens = tiny_model("llama"), torch.cat([prompt(0), prompt(1), prompt(2)])
+    cache = StepTimesCache(tmp_path)
+    step_model = prefilled(model, tokens)
+    rows = []
+    model.get_input_embeddings().register_forward_hook(
+        lambda _module, inputs, _output: rows.append(inputs[0].shape[0])
+    )
+    times = measured(model, step_model, tokens, cache=cache)
+    assert set(rows) == {3}
+    assert times.sizes == (1, 2, 4, 8, 16)
+    assert cache.load(StepTimesKey.of(model, tokens.shape[1], rows=4)) == times
+    assert cache.load(StepTimesKey.of(model, tokens.shape[1])) is None
 
 
 def test_measuring_builds_no_graph():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lookahead.decoding.acceptance import accept
+from lookahead.decoding.choice import likeliest
 from lookahead.decoding.emission import Emission
 from lookahead.drafting.tree import DraftTree
 
@@ -33,8 +34,12 @@ def emission(*, max_length: int = 100, stop_at: int | None = None) -> Emission:
         max_length=max_length,
         process=lambda _ids, scores: scores,
         is_finished=lambda ids, _scores: ids[:, -1] == (-1 if stop_at is None else stop_at),
-        do_sample=False,
+        choose=likeliest,
     )
+
+
+def accept_one(tree, logits, answer):
+    return accept({0: tree}, {0: logits}, answer)[0]
 
 
 @pytest.mark.parametrize(
@@ -49,18 +54,18 @@ def emission(*, max_length: int = 100, stop_at: int | None = None) -> Emission:
     ],
 )
 def test_the_models_own_path_is_kept(choices, path, tokens):
-    accepted = accept(TREE, logits_saying(choices), emission())
+    accepted = accept_one(TREE, logits_saying(choices), emission())
     assert (accepted.path, accepted.tokens) == (path, tokens)
 
 
 def test_stops_inside_an_accepted_span():
-    accepted = accept(TREE, logits_saying([B, D, F, F, F, F]), emission(stop_at=B))
+    accepted = accept_one(TREE, logits_saying([B, D, F, F, F, F]), emission(stop_at=B))
     assert (accepted.path, accepted.tokens) == ([0], [B])
 
 
 def test_never_exceeds_the_length_limit():
     answer = emission(max_length=3)
-    accepted = accept(TREE, logits_saying([B, D, F, F, F, F]), answer)
+    accepted = accept_one(TREE, logits_saying([B, D, F, F, F, F]), answer)
     assert accepted.tokens == [B, D]
     assert answer.finished
     assert answer.token_ids.tolist() == [[A, B, D]]
@@ -74,5 +79,35 @@ def test_a_parallel_draft_follows_the_branch_that_goes_on():
         np.array([0, 1, 2, 1, 2], np.int32),
         np.array([1, 0.9, 0.8, 0.9, 0.7]),
     )
-    accepted = accept(tree, logits_saying([B, D, F, D, E]), emission())
+    accepted = accept_one(tree, logits_saying([B, D, F, D, E]), emission())
     assert (accepted.path, accepted.tokens) == ([0, 3, 4], [B, D, E])
+
+
+def rows_of(prompts, *, stop_at, pad=None, max_length=100):
+    return Emission(
+        torch.tensor(prompts),
+        max_length=max_length,
+        process=lambda _ids, scores: scores,
+        is_finished=lambda ids, _scores: ids[:, -1] == stop_at,
+        choose=likeliest,
+        pad_token_id=pad,
+    )
+
+
+def test_rows_that_advance_together_wait_for_the_least_accepted():
+    drafts = {0: TREE, 1: DraftTree.chain([A, E, E, E])}
+    logits = {0: logits_saying([B, D, F, F, F, F]), 1: logits_saying([E, C, F, F])}
+    accepted = accept(drafts, logits, rows_of([[A], [A]], stop_at=-1))
+    assert (accepted[0].path, accepted[0].tokens) == ([0, 1], [B, D])  # d was drafted, too
+    assert (accepted[1].path, accepted[1].tokens) == ([0, 1], [E, C])
+
+
+def test_a_row_that_ends_is_padded_as_far_as_it_was_drafted():
+    drafts = {0: DraftTree.chain([A, E, F, F]), 1: DraftTree.chain([A, B, C, D])}
+    logits = {0: logits_saying([E, A, A, A]), 1: logits_saying([B, C, D, D])}
+    answer = rows_of([[A], [A]], stop_at=E, pad=F)
+    accepted = accept(drafts, logits, answer)
+    assert (accepted[0].path, accepted[0].tokens) == ([0, 1, 2, 3], [E])
+    assert (accepted[1].path, accepted[1].tokens) == ([0, 1, 2, 3], [B, C, D, D])
+    assert answer.token_ids.tolist() == [[A, E, F, F, F], [A, B, C, D, D]]
+    assert answer.padded_rows == {0}

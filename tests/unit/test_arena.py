@@ -46,7 +46,7 @@ def test_append_returns_everything_held():
 )
 def test_keep_leaves_the_path_in_every_layer(path, expected):
     arena = filled()
-    arena.keep(4, path)
+    arena.keep(4, [path], [4])
     assert held(arena, 0) == held(arena, 1) == expected
     assert arena.length(0) == arena.length(1) == len(expected)
 
@@ -61,7 +61,7 @@ def test_nothing_is_copied_when_appending_within_capacity():
 def test_grows_beyond_its_capacity_and_loses_nothing():
     arena = filled(capacity=5, prefix=4, tree=20)
     assert held(arena, 0) == held(arena, 1) == list(range(24))
-    arena.keep(4, [0, 7])
+    arena.keep(4, [[0, 7]], [4])
     assert held(arena, 1) == [0, 1, 2, 3, 4, 11]
 
 
@@ -70,7 +70,7 @@ def test_layers_of_different_shape_are_kept_apart():
     for layer, width in enumerate((3, 5, 3)):
         arena.append(layer, states(0, 4, width), states(0, 4, width))
         arena.append(layer, states(4, 4, width), states(4, 4, width))
-    arena.keep(4, [0, 3])
+    arena.keep(4, [[0, 3]], [4])
     assert [arena.view(layer)[0].shape[-1] for layer in range(3)] == [3, 5, 3]
     assert all(held(arena, layer) == [0, 1, 2, 3, 4, 7] for layer in range(3))
 
@@ -87,3 +87,38 @@ def test_truncate_then_append_overwrites():
     for layer in range(2):
         arena.append(layer, states(50, 1), states(50, 1))
     assert held(arena) == [0, 1, 2, 50]
+
+
+def batch(rows: list[list[int]]) -> torch.Tensor:
+    """[B, 1, count, 2]: each row's tokens, filled with their number."""
+    return torch.tensor(rows, dtype=torch.float32)[:, None, :, None].expand(-1, 1, -1, 2)
+
+
+def held_by_row(arena: KVArena, lengths: list[int]) -> list[list[float]]:
+    keys, _ = arena.view(0)
+    return [keys[row, 0, :length, 0].tolist() for row, length in enumerate(lengths)]
+
+
+def test_each_row_keeps_its_own_path_behind_what_it_holds():
+    arena = KVArena(1, 32)
+    for states_of_rows in ([[0, 1], [10, 11], [20, 21]], [[2, 3, 4], [12, 13, 14], [22, 23, 24]]):
+        arena.append(0, batch(states_of_rows), batch(states_of_rows))
+    arena.keep(2, [[0, 2], [0], [1, 2]], [2, 2, 2])
+    assert arena.length(0) == 4
+    assert held_by_row(arena, [4, 3, 4]) == [[0, 1, 2, 4], [10, 11, 12], [20, 21, 23, 24]]
+    arena.append(0, batch([[5, 6], [15, 16], [25, 26]]), batch([[5, 6], [15, 16], [25, 26]]))
+    arena.keep(4, [[0], [0, 1], [0, 1]], [4, 3, 4])  # the second row closes its gap
+    assert arena.length(0) == 6
+    assert held_by_row(arena, [5, 5, 6]) == [
+        [0, 1, 2, 4, 5],
+        [10, 11, 12, 15, 16],
+        [20, 21, 23, 24, 25, 26],
+    ]
+
+
+def test_rows_can_leave():
+    arena = KVArena(1, 32)
+    arena.append(0, batch([[0, 1], [10, 11], [20, 21]]), batch([[0, 1], [10, 11], [20, 21]]))
+    arena.select_rows([0, 2])
+    keys, values = arena.append(0, batch([[2], [22]]), batch([[2], [22]]))
+    assert keys[:, 0, :, 0].tolist() == values[:, 0, :, 0].tolist() == [[0, 1, 2], [20, 21, 22]]

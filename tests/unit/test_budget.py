@@ -150,7 +150,6 @@ def test_nodes_that_do_not_pay_are_left_out():
     assert policy.sizes(state, [row(0.9, 0.6, 0.4)]) == (3,)
     assert policy.sizes(state, [row(0.4, 0.3)]) == (1,)
     assert policy.sizes(state, [row()]) == (1,)
-    assert policy.least_probability(state) == pytest.approx(0.5)
 
 
 def test_a_flat_part_behind_a_step_is_reached_when_it_pays_as_a_whole():
@@ -158,16 +157,16 @@ def test_a_flat_part_behind_a_step_is_reached_when_it_pays_as_a_whole():
     state = policy.init(StepTimes((1, 2, 8), (0.10, 0.19, 0.19)))
     assert policy.sizes(state, [row(0.5, 0.3)]) == (1,)
     assert policy.sizes(state, [row(0.5, 0.3, 0.2)]) == (4,)  # no node pays alone, three do
-    assert policy.least_probability(state) == 0.0
 
 
-def test_rows_share_one_budget():
+def test_rows_share_one_size_since_a_forward_is_a_rectangle():
     policy = BudgetPolicy()
-    state = policy.init(StepTimes((1, 2), (0.10, 0.11)))
+    state = policy.init(StepTimes((1, 2), (0.10, 0.11)))  # a node of each row costs a tenth of a plain step
     rows = [row(0.9, 0.8, 0.01), row(), row(0.4, 0.02)]
-    assert policy.sizes(state, rows) == (3, 1, 2)
-    assert BudgetPolicy(most_nodes=5).sizes(state, rows) == (3, 1, 1)
-    assert BudgetPolicy(most_nodes=2).sizes(state, rows) == (1, 1, 1)
+    assert policy.sizes(state, rows) == (3, 1, 3)
+    assert BudgetPolicy(most_nodes=2).sizes(state, rows) == (2, 1, 2)
+    assert policy.sizes(state, [row(0.2), row(), row()]) == (1, 1, 1)  # 0.2 tokens for 3 x 0.1
+    assert policy.sizes(state, [row(0.2)]) == (2,)
 
 
 def test_an_unsorted_draft_is_cut_where_its_prefix_gains_most():
@@ -186,7 +185,7 @@ def test_the_rate_stays_within_what_is_plausible():
     for _ in range(200):
         state = policy.adapt(state, nodes=8, tokens=800, step_seconds=cpu(8))
     assert policy.tokens_per_second(state) <= 8 / state.times.seconds_for(8) * 1.001
-    assert policy.tokens_per_second(state, rows=9) == pytest.approx(9 / state.times.seconds_for(9))
+    assert policy.tokens_per_second(state, rows=9) <= 9 * 8 / state.times.seconds_for(8) * 1.001
 
 
 def test_time_spent_outside_the_forward_makes_larger_drafts_pay():

@@ -10,8 +10,15 @@ from lookahead.errors import ConfigError, LookaheadError
 
 def test_the_defaults_are_a_tree_as_large_as_pays():
     config = LookaheadConfig()
-    assert (config.decoding_length, config.most_nodes, config.branch_length) == ("auto", 64, 64)
+    assert (config.decoding_length, config.most_nodes(), config.branch_length) == ("auto", 64, 64)
     assert config.mode is DraftMode.HIERARCHICAL
+
+
+@pytest.mark.parametrize(
+    ("decoding_length", "rows", "each"), [("auto", 4, 64), ("auto", 16, 16), (16, 4, 4), (2, 4, 1)]
+)
+def test_rows_of_a_batch_share_the_nodes_of_a_forward(decoding_length, rows, each):
+    assert LookaheadConfig(decoding_length=decoding_length).most_nodes(rows) == each
 
 
 @pytest.mark.parametrize("mode", ["hierarchical", "parallel", "single", DraftMode.SINGLE])

@@ -1,10 +1,9 @@
-"""One request's view of the memory: its prompt comes with it and goes with it."""
+"""The requests' view of the memory: their prompts come with them and go with them."""
 
 import numpy as np
 
-from lookahead.config import LookaheadConfig
 from lookahead.drafting.budget import BudgetPolicy, StepTimes
-from lookahead.drafting.drafter import NoDrafter, RequestDrafter
+from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
 from lookahead.drafting.pace import Pace
 from lookahead.drafting.token_log import TokenLog
 from lookahead.drafting.token_trie import TokenTrie
@@ -13,8 +12,34 @@ from lookahead.drafting.tree import DraftTree
 SECONDS = {"model_s": 0.05, "draft_s": 0.0001, "recycle_s": 0.0005}
 
 
-def drafter_of(memory, most_nodes=16, **settings):
-    return RequestDrafter(memory, LookaheadConfig(**settings), Pace(most_nodes))
+class OneRow:
+    """A batch of one row, so that a test need not name it."""
+
+    def __init__(self, drafter):
+        self.drafter = drafter
+
+    def read(self, prompt):
+        self.drafter.read([prompt])
+
+    def propose(self, most_levels):
+        return self.drafter.propose({0: most_levels})[0]
+
+    def learn(self, tokens):
+        self.drafter.learn(0, tokens)
+
+    def recycle(self, draft, path, successors):
+        self.drafter.recycle(0, draft, path, successors)
+
+    def recycle_prompt(self, successors):
+        self.drafter.recycle_prompt(0, successors)
+
+    def __getattr__(self, name):
+        return getattr(self.drafter, name)
+
+
+def drafter_of(memory, most_nodes=16, *, branch_length=64):
+    request = RequestDrafter(memory, branch_length=branch_length)
+    return OneRow(BatchDrafter([request], Pace(most_nodes), recycles=memory.recycles))
 
 
 def test_drafts_from_the_prompt_and_from_what_was_learned():
@@ -48,7 +73,9 @@ def auto_drafter(times, measured):
         measured.append(times)
         return times
 
-    return RequestDrafter(TokenLog(), LookaheadConfig(), Pace(64, BudgetPolicy(64)), measure)
+    request = RequestDrafter(TokenLog(), branch_length=64)
+    pace = Pace(64, BudgetPolicy(64))
+    return OneRow(BatchDrafter([request], pace, recycles=True, measure=measure))
 
 
 def test_step_times_are_measured_once_and_only_as_much_as_pays_is_drafted():
@@ -116,7 +143,7 @@ def test_a_trie_does_not_recycle():
 
 
 def test_without_a_memory_every_step_is_plain():
-    drafter = NoDrafter()
+    drafter = OneRow(NoDrafter())
     drafter.read([1, 2])
     drafter.get_ready()
     drafter.learn([3, 4])
@@ -124,3 +151,31 @@ def test_without_a_memory_every_step_is_plain():
     assert not drafter.recycles
     drafter.adapt(1, 1, {})
     drafter.close()
+
+
+def test_each_row_drafts_from_its_own_prompt_and_all_from_one_pace():
+    memory = TokenLog()
+    requests = [RequestDrafter(memory, branch_length=9) for _ in range(2)]
+    drafter = BatchDrafter(requests, Pace(4), recycles=True)
+    drafter.read([[1, 2, 3, 4, 5], [1, 7, 8, 9]])
+    drafter.learn(0, [1])
+    drafter.learn(1, [1])
+    drafts = drafter.propose({0: 9, 1: 2})
+    assert drafts[0].token_ids.tolist() == [1, 2, 3, 4]
+    assert drafts[1].token_ids.tolist() == [1, 7, 8]
+    assert list(drafter.propose({1: 1})) == [1]
+    drafter.close()
+    assert memory._requests == {}
+
+
+def test_tokens_recycled_are_counted_over_all_rows():
+    memory = TokenLog()
+    requests = [RequestDrafter(memory, branch_length=9) for _ in range(2)]
+    drafter = BatchDrafter(requests, Pace(16), recycles=True)
+    drafter.read([[1, 2], [1, 3]])
+    for row, token in ((0, 2), (1, 3)):
+        drafter.recycle(row, DraftTree.root_only(token), [0], np.array([[40 + row]], np.int32))
+    for row in (0, 1):
+        assert 40 + row in drafter.propose({0: 3, 1: 3})[row].token_ids
+        drafter.learn(row, [40 + row, 9])
+    assert drafter.recycled_tokens == 2

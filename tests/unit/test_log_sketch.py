@@ -61,8 +61,10 @@ def test_arrays_are_as_long_as_they_must_be(most_nodes):
 
 def test_the_first_nodes_are_a_copy():
     memory = SketchMemory(4)
-    memory.sketch.tree.token_ids[:] = [1, 2, 3, 4]
+    for first, column in enumerate(memory.sketch.tree):
+        column[:] = range(first, first + 4)
     tree = memory.first_nodes(2)
-    memory.sketch.tree.token_ids[:] = 9
-    assert tree.token_ids.tolist() == [1, 2]
-    assert [len(column) for column in tree] == [2] * 4
+    for column in memory.sketch.tree:
+        column[:] = 9
+    assert [column.tolist() for column in tree] == [[0, 1], [1, 2], [2, 3], [3, 4]]
+    assert tree._fields == memory.sketch.tree._fields

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lookahead.drafting.budget import BudgetPolicy, StepTimes
-from lookahead.drafting.pace import Pace, StepReport
+from lookahead.drafting.pace import Pace, StepReport, accepted_together
 from lookahead.drafting.tree import DraftTree
 
 FLAT = StepTimes((1, 4, 64), (0.05, 0.0501, 0.0502))
@@ -30,7 +30,7 @@ def step(*, nodes=4, tokens=1, recycled_tokens=0, forward_s=0.05, recycle_s=0.00
 def test_without_a_budget_drafts_stay_whole():
     pace = Pace(16)
     assert not pace.needs_measuring
-    assert pace.cut(CHAIN) is CHAIN
+    assert pace.cut([CHAIN, CHAIN]) == [CHAIN, CHAIN]
 
 
 def test_with_a_budget_as_much_is_drafted_as_pays():
@@ -39,7 +39,7 @@ def test_with_a_budget_as_much_is_drafted_as_pays():
         assert pace.needs_measuring
         pace.measured(times)
         assert not pace.needs_measuring
-        assert len(pace.cut(CHAIN)) == size
+        assert len(pace.cut([CHAIN])[0]) == size
 
 
 def test_steps_that_take_longer_than_believed_make_drafts_smaller():
@@ -52,7 +52,7 @@ def test_steps_that_take_longer_than_believed_make_drafts_smaller():
         pace.adapt(
             StepReport(nodes=1, tokens=1, recycled_tokens=0, forward_s=0.05, draft_s=0.0, recycle_s=0.0)
         )
-    assert len(pace.cut(CHAIN)) == 1
+    assert len(pace.cut([CHAIN])[0]) == 1
 
 
 def test_recycling_that_brings_nothing_switches_itself_off_and_tries_again_later():
@@ -71,3 +71,25 @@ def test_recycling_that_spares_more_than_it_costs_stays_on():
     for number in range(2000):
         assert pace.recycles
         pace.adapt(step(tokens=2, recycled_tokens=1 if number % 10 == 0 else 0))
+
+
+def test_rows_that_wait_for_each_other_are_accepted_together_or_not_at_all():
+    tree = DraftTree(
+        np.array([9, 1, 2], np.int32),
+        np.array([-1, 0, 0], np.int32),
+        np.array([0, 1, 1], np.int32),
+        np.array([1.0, 0.5, 0.25]),
+    )
+    chances = accepted_together([CHAIN, tree])
+    np.testing.assert_allclose(chances[0], [1.0, 0.5 * 0.75, 0.0, 0.0])
+    np.testing.assert_allclose(chances[1], [1.0, 0.5 * 0.5, 0.25 * 0.5])
+
+
+def test_rows_that_wait_for_each_other_draft_less():
+    certain, doubtful = DraftTree.chain([1] * 8, 0.95), DraftTree.chain([1] * 8, 0.3)
+    pace = Pace(64, BudgetPolicy(64))
+    pace.measured(StepTimes((1, 64), (0.05, 0.2)))
+    alone = [len(draft) for draft in pace.cut([certain, doubtful])]
+    together = [len(draft) for draft in pace.cut([certain, doubtful], they_wait=True)]
+    assert together < alone
+    assert alone[0] == alone[1] == 8  # a forward is a rectangle: the second row's nodes are free

@@ -33,7 +33,7 @@ def test_as_dict_names_every_count():
     counts = GenerationStats(requests=1, tokens=7, steps=3).as_dict()
     assert counts["mean_acceptance_length"] == 2.0
     assert set(counts) == {
-        *("requests", "tokens", "steps", "draft_tokens", "accepted_tokens", "recycled_tokens"),
+        *("requests", "tokens", "steps", "forwards", "draft_tokens", "accepted_tokens", "recycled_tokens"),
         *("prefill_s", "measure_s", "draft_s", "recycle_s", "model_s", "verify_s"),
         "mean_acceptance_length",
     }

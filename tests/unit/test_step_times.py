@@ -18,7 +18,7 @@ from simulated_decoding import cpu
 from tiny_models import tiny_model
 
 TIMES = StepTimes((1, 2, 4), (0.10, 0.11, 0.12))
-KEY = StepTimesKey("LlamaForCausalLM", "0123", "bfloat16", "some processor", 2, "sdpa", "2.9.0", 512)
+KEY = StepTimesKey("LlamaForCausalLM", "0123", "bfloat16", "some processor", 2, "sdpa", "2.9.0", 512, 1)
 
 
 class Machine:

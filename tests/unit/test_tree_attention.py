@@ -3,7 +3,12 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from lookahead.decoding.tree_attention import folded_tree_attention, tree_mask, tree_positions
+from lookahead.decoding.tree_attention import (
+    RowOfTrees,
+    folded_tree_attention,
+    tree_mask,
+    tree_positions,
+)
 from lookahead.drafting.tree import DraftTree
 
 #        0
@@ -27,18 +32,26 @@ SEES = [
 ]
 
 
+def mask_of(tree, prefix, dtype=torch.float32, *, window=None):
+    """[n, prefix + n]: the mask of one tree right behind what the cache holds."""
+    return tree_mask([RowOfTrees(tree, prefix, prefix)], dtype, start=prefix, size=len(tree), window=window)[
+        0, 0
+    ]
+
+
 def test_positions_are_depths_behind_the_prefix():
     assert tree_positions(TREE, 10).tolist() == [10, 11, 12, 11, 12, 12]
+    assert tree_positions(TREE, 10, size=8).tolist() == [10, 11, 12, 11, 12, 12, 10, 10]
 
 
 def test_a_node_sees_the_prefix_itself_and_its_ancestors():
-    visible = tree_mask(TREE, 3, torch.float32) == 0
+    visible = mask_of(TREE, 3) == 0
     assert visible[:, :3].all()
     assert visible[:, 3:].int().tolist() == SEES
 
 
 def test_what_is_hidden_is_the_dtypes_lowest_value():
-    mask = tree_mask(TREE, 1, torch.bfloat16)
+    mask = mask_of(TREE, 1, torch.bfloat16)
     assert mask.dtype == torch.bfloat16
     assert set(mask.unique().tolist()) == {0.0, torch.finfo(torch.bfloat16).min}
 
@@ -46,13 +59,43 @@ def test_what_is_hidden_is_the_dtypes_lowest_value():
 @pytest.mark.parametrize("window", [1, 2, 3, 5])
 def test_a_window_counts_positions_along_the_branch(window):
     prefix = 4
-    visible = tree_mask(TREE, prefix, torch.float32, window=window) == 0
+    visible = mask_of(TREE, prefix, window=window) == 0
     positions = [0, 1, 2, 3, 4, 5, 6, 5, 6, 6]
     for node in range(6):
         for slot in range(10):
             on_branch = slot < prefix or SEES[node][slot - prefix]
             near = positions[slot] > positions[prefix + node] - window
             assert visible[node, slot] == (on_branch and near)
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5])
+def test_chunks_count_positions_without_padding(chunk, padding):
+    start = 6
+    row = RowOfTrees(TREE, start, start - padding, torch.arange(4) >= padding)
+    visible = tree_mask([row], torch.float32, start=start, size=6, chunk=chunk)[0, 0] == 0
+    positions = [*range(-padding, start - padding), *(start - padding + depth for depth in TREE.depths)]
+    for node in range(6):
+        for slot in range(start + 6):
+            on_branch = padding <= slot < start or (slot >= start and SEES[node][slot - start])
+            same_chunk = positions[slot] // chunk == positions[start + node] // chunk
+            assert visible[node, slot] == (bool(on_branch) and same_chunk)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_row_that_holds_less_sees_neither_the_gap_nor_padding_nor_other_rows_nodes(window):
+    small = DraftTree.chain([9, 8])
+    rows = [RowOfTrees(TREE, 5, 5), RowOfTrees(small, 3, 2, torch.tensor([0, 1]))]
+    mask = tree_mask(rows, torch.float32, start=5, size=6, window=window)
+    assert mask.shape == (2, 1, 6, 11)
+    alone = mask_of(TREE, 5, window=window)
+    assert torch.equal(mask[0, 0], alone)
+    of_small = mask_of(small, 3, window=window)
+    of_small[:, 0] = torch.finfo(torch.float32).min
+    seen = mask[1, 0]
+    assert torch.equal(seen[:2, [0, 1, 2, 5, 6]], of_small)
+    assert (seen[:2, [3, 4, 7, 8, 9, 10]] < 0).all()
+    assert torch.equal(seen[2:], seen[:1].expand(4, -1))  # nobody reads these, but they see something
 
 
 @pytest.mark.parametrize("mask_is_repeated", [False, True])
@@ -62,7 +105,7 @@ def test_folded_attention_equals_attention_with_repeated_heads(groups, mask_is_r
     query = torch.randn(1, 2 * groups, 6, 8, dtype=torch.float64)
     keys = torch.randn(1, 2, 9, 8, dtype=torch.float64)
     values = torch.randn(1, 2, 9, 5, dtype=torch.float64)
-    mask = tree_mask(TREE, 3, torch.float64)[None, None]
+    mask = mask_of(TREE, 3, torch.float64)[None, None]
     repeated = [tensor.repeat_interleave(groups, dim=1) for tensor in (keys, values)]
     expected = scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3)
     if mask_is_repeated:

@@ -14,6 +14,7 @@ from lookahead.drafting.weighing import (
     BIASES,
     FEATURES,
     LEAST_EVIDENCE,
+    NO_SUCCESSORS,
     NONE_BIAS,
     NONE_SLOPE,
     RANKS,
@@ -42,10 +43,25 @@ def test_each_feature_has_a_number_of_its_own_and_tells_its_source():
     assert [source_of(number) for number in numbers] == [source for source, _, _ in features]
 
 
-def test_at_first_matches_are_believed_as_they_are():
-    features = [feature_of(OWN, UNRANKED, 1), feature_of(SHARED, 0, 0)]
-    chances = weighed(features, np.log([0.5, 0.2]), math.log(0.3), initial_weights())
-    np.testing.assert_allclose(chances, [0.5, 0.2])
+@pytest.mark.parametrize(
+    ("feature", "evidence", "score"),
+    [
+        ((OWN, 0, 0), -1.0, -1.0 + 0.7),
+        ((OWN, UNRANKED, 4), -1.0, -1.0 + 0.7 - 0.3 * math.log(9) + 0.4),
+        ((SHARED, 2, 1), -2.0, -1.4 - 0.1 - 0.5 * math.log(3) + 0.4),
+        ((SHARED, NO_SUCCESSORS, 0), -2.0, -1.4 - 0.1 - 0.75),
+        ((RECYCLED, 7, 2), -0.5, -0.3 - 2.0 - 0.9 * math.log(8) + 0.8),
+    ],
+)
+def test_at_first_a_candidate_has_the_documented_score(feature, evidence, score):
+    (chance,) = weighed([feature_of(*feature)], [evidence], math.log(0.3), initial_weights())
+    assert chance == pytest.approx(math.exp(score) / (0.3 + math.exp(score)))
+
+
+def test_at_first_what_was_seen_lately_and_what_the_model_likes_is_believed_more():
+    biases = initial_weights()[VALUE, BIASES:].reshape(SOURCES, RANKS, AGES)
+    assert (np.diff(biases, axis=2) > 0).all()
+    assert (np.diff(biases[:, :NO_SUCCESSORS], axis=1) < 0).all()
 
 
 def test_at_first_the_models_likelier_successors_are_believed_more():

@@ -5,8 +5,10 @@ does it ends, and that last token is the bonus. Greedy and sampling alike: a dra
 the draft, so the text is the model's.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lookahead.decoding.emission import Emission
@@ -15,33 +17,50 @@ from lookahead.drafting.tree import DraftTree
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What one forward yielded.
+    """What one forward yielded for a row.
 
     Attributes:
         path: the accepted nodes from node 0 down, whose keys and values stay in the cache.
-        tokens: the emitted tokens, the bonus last; one for each node of the path.
+        tokens: the emitted tokens, the bonus last; one for each node of the path, less where the answer
+            ended within it and was padded from there on.
     """
 
     path: list[int]
     tokens: list[int]
 
 
-def accept(tree: DraftTree, logits: Tensor, emission: Emission) -> Acceptance:
-    """Walk down the tree along the model's own choices, emitting each.
+def accept(
+    drafts: Mapping[int, DraftTree], logits: Mapping[int, Tensor], emission: Emission
+) -> dict[int, Acceptance]:
+    """Walk down the drafts of rows that advance together, along the model's own choices, emitting each.
 
     Args:
-        tree: n nodes.
-        logits: [n, V], each node's for the token after it.
-        emission: chooses the tokens and knows when the answer is finished.
+        drafts: by row, a tree of n nodes.
+        logits: by row [n, V], each node's for the token after it.
+        emission: chooses the tokens and knows when the answers are finished.
+
+    Returns:
+        What each of the emission's rows yielded, by row. The paths are equally long: the walk ends where
+        any row has no child to go on with.
     """
-    tokens: list[int] = []
-    here = [0]  # in a parallel draft several nodes can stand for the same tokens
+    rows = emission.rows
+    tokens: dict[int, list[int]] = {row: [] for row in rows}
+    here = {row: [0] for row in rows}  # in a parallel draft several nodes can stand for the same tokens
     while True:
-        tokens.append(emission.emit(logits[here[0]]))
-        if emission.finished:
-            break
-        below = tree.children_with_token(here, tokens[-1])
-        if not below:
+        padded = emission.padded_rows
+        chosen = emission.emit(_logits_at({row: here[row][0] for row in rows}, logits))
+        below: dict[int, list[int]] = {}
+        for row, token in zip(rows, chosen, strict=True):
+            if row not in padded:
+                tokens[row].append(token)
+            below[row] = [] if emission.finished else drafts[row].children_with_token(here[row], token)
+        if not all(below.values()):
             break
         here = below
-    return Acceptance(tree.path_to(here[0]), tokens)
+    return {row: Acceptance(drafts[row].path_to(here[row][0]), tokens[row]) for row in rows}
+
+
+def _logits_at(nodes: Mapping[int, int], logits: Mapping[int, Tensor]) -> Tensor:
+    """Return the logits [B, V] at one node of each row."""
+    chosen = [logits[row][node] for row, node in nodes.items()]
+    return chosen[0][None] if len(chosen) == 1 else torch.stack(chosen)

@@ -7,6 +7,7 @@ and keeping the accepted path of a draft tree is one gather for the whole model.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -28,17 +29,26 @@ class _Slab:
             new[: self.layers, ..., :length, :] = old[: self.layers, ..., :length, :]
             setattr(self, name, new)
 
-    def gather(self, start: int, slots: Tensor) -> None:
-        """Copy `slots` to the slots from `start` on, in every layer."""
-        end = start + len(slots)
+    def move(self, rows: Tensor, sources: Tensor, targets: Tensor) -> None:
+        """Copy, in each layer and for each of `rows` [R, 1], slots `sources` [R, m] to `targets` [R, m]."""
         for tensor in (self.keys, self.values):
-            used = tensor[: self.layers]
-            used[..., start:end, :] = used.index_select(3, slots.to(tensor.device))
+            device = tensor.device
+            used = tensor[: self.layers].transpose(2, 3)  # [layers, B, capacity, heads, width]
+            at = rows.to(device)
+            used[:, at, targets.to(device)] = used[:, at, sources.to(device)]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only some rows."""
+        self.keys = self.keys.index_select(1, rows.to(self.keys.device))
+        self.values = self.values.index_select(1, rows.to(self.values.device))
 
 
 @dataclass(eq=False)
 class KVArena:
-    """Keys and values of a whole model, growing by appends and shrinking by keeping a path.
+    """Keys and values of a whole model, growing by appends and shrinking by keeping each row's path.
+
+    What is appended begins at the same slot in all rows, behind the longest; a row that holds less has a
+    gap before it until its path is kept.
 
     Args:
         layer_count: layers of the model; those whose tensors differ in shape share no tensor.
@@ -77,20 +87,31 @@ class KVArena:
         self._lengths[layer] = end
         return layer_keys[:, :, :end], layer_values[:, :, :end]
 
-    def keep(self, start: int, slots: Sequence[int]) -> None:
-        """Keep, of all tokens from `start` on, only those at `start + slots`, moved together.
+    def keep(self, start: int, paths: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
+        """Keep, of all slots from `start` on, only each row's path, moved behind what the row holds.
 
         Args:
-            start: length before the tree was appended.
-            slots: strictly increasing places in the tree, those of the accepted path.
+            start: length before the trees were appended.
+            paths: for each row, strictly increasing places in its tree, those of the accepted path.
+            lengths: for each row, how many of the slots before `start` it holds, from the first on.
         """
-        moved = [index for index, slot in enumerate(slots) if slot != index]
-        if moved:  # the leading nodes of a chain are in their place already
-            first = moved[0]
-            sources = torch.tensor([start + slot for slot in slots[first:]])
-            for slab in self._slabs.values():
-                slab.gather(start + first, sources)
-        self.truncate(start + len(slots))
+        moves = [
+            [(start + place, length + index) for index, place in enumerate(path)]
+            for path, length in zip(paths, lengths, strict=True)
+        ]
+        # A row with a shorter path copies slot 0 to itself.
+        columns = list(zip_longest(*moves, fillvalue=(0, 0)))
+        in_place = 0  # the leading nodes of a chain are in their place already
+        while in_place < len(columns) and all(source == target for source, target in columns[in_place]):
+            in_place += 1
+        if in_place < len(columns):
+            self._move(torch.tensor(columns[in_place:]))
+        self.truncate(max(length + len(path) for path, length in zip(paths, lengths, strict=True)))
+
+    def select_rows(self, rows: Sequence[int]) -> None:
+        """Keep only some rows, in this order."""
+        for slab in self._slabs.values():
+            slab.select(torch.tensor(list(rows)))
 
     def truncate(self, length: int) -> None:
         """Forget every token from `length` on."""
@@ -102,6 +123,13 @@ class KVArena:
         slab, place = self._homes[layer]
         end = self.length(layer)
         return slab.keys[place][:, :, :end], slab.values[place][:, :, :end]
+
+    def _move(self, columns: Tensor) -> None:
+        """Copy slots, int64 [m, B, 2]: sources and targets."""
+        sources, targets = columns.permute(2, 1, 0)
+        rows = torch.arange(len(sources))[:, None]
+        for slab in self._slabs.values():
+            slab.move(rows, sources, targets)
 
     def _home(self, layer: int, keys: Tensor, values: Tensor) -> tuple[_Slab, int]:
         if layer not in self._homes:

@@ -1,60 +1,74 @@
 """Choosing tokens exactly as `generate` does: one call of each callback for each emitted token, in order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from lookahead.decoding.choice import TokenChoice
+
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
-"""Maps the tokens so far [1, L] and the next token's scores [1, V] to new scores [1, V]."""
+"""Maps the tokens so far [B, L] and the next token's scores [B, V] to new scores [B, V]."""
 
 StoppingCriterion = Callable[[Tensor, tuple[Tensor, ...] | None], Tensor]
-"""Tells, from the tokens so far [1, L] and the scores kept, whether the row is finished: bool [1]."""
+"""Tells, from the tokens so far [B, L] and the scores kept, which rows are finished: bool [B]."""
 
 
 class Emission:
-    """The answer under way: turns logits into tokens, one at a time.
+    """Answers under way that advance together: turns logits into tokens, one for each row at a time.
 
     Args:
-        prompt_ids: int64 [1, L].
+        prompt_ids: int64 [B, L].
+        rows: the place of each row in the batch, where these are not all of it.
         max_length: the most tokens, the prompt included; never exceeded.
         process: all logits processors in order.
         is_finished: all stopping criteria; asked once after each token.
-        do_sample: draw from the processed distribution, else take its maximum.
-        publish: called with each token, int64 [1] on the CPU (a streamer's `put`).
+        choose: picks the tokens from the processed scores.
+        pad_token_id: what finished rows go on with while others are under way; None where they go on
+            with tokens of their own, as they do in `generate` where nothing ends a row but itself.
+        on_finish: called once when all rows are finished.
+        publish: called with each step's tokens, int64 [B] on the CPU (a streamer's `put`).
         publish_first: publish a token before the stopping criteria judge it, not after.
-        keep_scores: collect the processed scores of each token.
-        keep_logits: collect the raw logits of each token.
+        keep_scores: collect the processed scores of each step.
+        keep_logits: collect the raw logits of each step.
     """
 
     def __init__(
         self,
         prompt_ids: Tensor,
         *,
+        rows: tuple[int, ...] | None = None,
         max_length: int,
         process: LogitsProcessor,
         is_finished: StoppingCriterion,
-        do_sample: bool,
+        choose: TokenChoice,
+        pad_token_id: int | None = None,
+        on_finish: Callable[[], None] = lambda: None,
         publish: Callable[[Tensor], object] | None = None,
         publish_first: bool = False,
         keep_scores: bool = False,
         keep_logits: bool = False,
     ) -> None:
+        self.rows = tuple(range(len(prompt_ids))) if rows is None else rows
         self._length = prompt_ids.shape[1]
         self._max_length = max_length
         self._process = process
         self._is_finished = is_finished
-        self._do_sample = do_sample
+        self._choose = choose
+        self.pad_token_id = pad_token_id
+        self._on_finish = on_finish
         self._publish = publish
         self._publish_first = publish_first
         self._ids = _with_room(prompt_ids, self._length + 256)
+        self._is_over = torch.zeros(len(prompt_ids), dtype=torch.bool, device=prompt_ids.device)
+        self.padded_rows: frozenset[int] = frozenset()
         self.scores: tuple[Tensor, ...] | None = () if keep_scores else None
         self.logits: tuple[Tensor, ...] | None = () if keep_logits else None
         self.finished = False
 
     @property
     def token_ids(self) -> Tensor:
-        """The prompt and what was emitted: int64 [1, L]."""
+        """The prompts and what was emitted: int64 [B, L]."""
         return self._ids[:, : self._length]
 
     @property
@@ -62,36 +76,57 @@ class Emission:
         """How many more tokens the length limit allows."""
         return self._max_length - self._length
 
-    def emit(self, logits: Tensor) -> int:
-        """Choose the next token from its raw logits [V], tell everybody, and return it."""
-        row = logits[None].to(copy=True, dtype=torch.float32, device=self._ids.device)
-        scores = self._process(self.token_ids, row)
+    def emit(self, logits: Tensor) -> list[int]:
+        """Choose each row's next token from its raw logits [B, V], tell everybody, and return them."""
+        rows = logits.to(copy=True, dtype=torch.float32, device=self._ids.device)
+        scores = self._process(self.token_ids, rows)
         if self.scores is not None:
             self.scores += (scores,)
         if self.logits is not None:
-            self.logits += (row,)
-        if self._do_sample:
-            probabilities = torch.nn.functional.softmax(scores, dim=-1)
-            token = torch.multinomial(probabilities, num_samples=1).squeeze(1)
-        else:
-            token = torch.argmax(scores, dim=-1)
-        self._append(token)
+            self.logits += (rows,)
+        tokens = self._choose(scores)
+        if self.pad_token_id is not None and self.padded_rows:
+            tokens = tokens.masked_fill(self._is_over, self.pad_token_id)
+        self._append(tokens)
         if self._publish is not None and self._publish_first:
-            self._publish(token.cpu())
-        self.finished = bool(self._is_finished(self.token_ids, self.scores).item()) or self.remaining <= 0
+            self._publish(tokens.cpu())
+        self._judge()
         if self._publish is not None and not self._publish_first:
-            self._publish(token.cpu())
-        return int(token.item())
+            self._publish(tokens.cpu())
+        chosen: list[int] = tokens.tolist()
+        return chosen
 
-    def _append(self, token: Tensor) -> None:
+    def _judge(self) -> None:
+        """Ask the stopping criteria which rows are finished."""
+        self._is_over |= self._is_finished(self.token_ids, self.scores)
+        over = self._is_over.tolist()
+        self.finished = all(over) or self.remaining <= 0
+        if self.finished:
+            self._on_finish()
+        if self.pad_token_id is not None:
+            self.padded_rows = frozenset(row for row, ended in zip(self.rows, over, strict=True) if ended)
+
+    def _append(self, tokens: Tensor) -> None:
         if self._length == self._ids.shape[1]:
             self._ids = _with_room(self._ids, 2 * self._length)
-        self._ids[:, self._length] = token
+        self._ids[:, self._length] = tokens
         self._length += 1
 
 
+def padded_together(emissions: Sequence[Emission], pad_token_id: int) -> Tensor:
+    """Return the answers of emissions of one row each as `generate` returns a batch: int64 [B, longest]."""
+    longest = max(emission.token_ids.shape[1] for emission in emissions)
+    rows = [
+        torch.nn.functional.pad(
+            emission.token_ids, (0, longest - emission.token_ids.shape[1]), value=pad_token_id
+        )
+        for emission in emissions
+    ]
+    return torch.cat(rows)
+
+
 def _with_room(token_ids: Tensor, capacity: int) -> Tensor:
-    """Return a longer copy of [1, L], whose views stay valid while tokens are appended."""
-    roomy = token_ids.new_zeros(1, capacity)
+    """Return a longer copy of [B, L], whose views stay valid while tokens are appended."""
+    roomy = token_ids.new_zeros(len(token_ids), capacity)
     roomy[:, : token_ids.shape[1]] = token_ids
     return roomy

@@ -1,92 +1,155 @@
 """The one loop: draft, verify in one forward, accept, keep, learn (arXiv 2312.12728, section 4.1)."""
 
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Protocol
 
 from torch import Tensor
 
-from lookahead.decoding.acceptance import accept
+from lookahead.decoding.acceptance import Acceptance, accept
 from lookahead.decoding.emission import Emission
+from lookahead.decoding.padding import padding_drafts
 from lookahead.decoding.recycling import likeliest_successors
 from lookahead.drafting.tree import DraftTree, Int32Array
 from lookahead.stats import GenerationStats
 
 
 class StepModel(Protocol):
-    """What the loop asks of a model; it owns the model's cache."""
+    """What the loop asks of a model; it owns the model's cache. Rows are numbered as in the batch."""
 
     def prefill(self) -> Tensor:
-        """Read the prompt; return logits [k, V] after its last k tokens, the first new token's last."""
+        """Read the prompts; return logits [B, k, V] after their last k tokens, the first new token's last."""
 
-    def forward(self, tree: DraftTree) -> Tensor:
-        """Verify a draft tree behind what the cache holds; return logits [n, V]."""
+    def forward(self, drafts: Mapping[int, DraftTree]) -> dict[int, Tensor]:
+        """Verify a draft tree of each row behind what the cache holds; return logits [n, V] by row.
 
-    @property
-    def levels_left(self) -> int:
-        """How deep a draft may go before the model runs out of positions."""
+        Rows without a draft are left out, from now on.
+        """
 
-    def keep(self, path: list[int]) -> None:
-        """Keep in the cache, of the tree just forwarded, only the nodes of `path`."""
+    def levels_left(self, row: int) -> int:
+        """Return how deep a row's draft may go before the model runs out of positions."""
+
+    def keep(self, paths: Mapping[int, list[int]]) -> None:
+        """Keep in the cache, of the trees just forwarded, only the nodes of each row's path."""
 
 
 class Drafter(Protocol):
-    """One request's view of the draft memory."""
+    """The requests' view of the draft memory."""
 
     def get_ready(self) -> None:
-        """Find out what drafting needs to know, now that the model has read the prompt."""
+        """Find out what drafting needs to know, now that the model has read the prompts."""
 
-    def propose(self, most_levels: int) -> DraftTree:
-        """Return a draft after the last token learned, at most `most_levels` deep."""
+    def propose(self, most_levels: Mapping[int, int]) -> dict[int, DraftTree]:
+        """Return a draft after the last token learned of each row, at most `most_levels` deep."""
 
-    def learn(self, tokens: list[int]) -> None:
+    def learn(self, row: int, tokens: list[int]) -> None:
         """Remember emitted tokens."""
 
     @property
     def recycles(self) -> bool:
         """Whether `recycle` is wanted after this step."""
 
-    def recycle_prompt(self, successors: Int32Array) -> None:
+    def recycle_prompt(self, row: int, successors: Int32Array) -> None:
         """Remember what the model holds most likely after each of the prompt's last tokens, int32 [m, k]."""
 
-    def recycle(self, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
+    def recycle(self, row: int, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
         """Remember what the model holds most likely after each node, int32 [n, k]; `path` was accepted."""
 
     def adapt(self, nodes: int, tokens: int, seconds: dict[str, float]) -> None:
-        """Take into account what a step yielded and took: seconds by the names they have in the stats."""
+        """Take into account what a step yielded and took.
+
+        Args:
+            nodes: nodes verified for each row.
+            tokens: tokens emitted by all rows.
+            seconds: by the names they have in the stats.
+        """
 
 
-def decode(model: StepModel, drafter: Drafter, emission: Emission, stats: GenerationStats) -> None:
-    """Generate until `emission` is finished; its tokens are the result, `stats` is brought up to date."""
+def decode(model: StepModel, drafter: Drafter, emissions: Sequence[Emission], stats: GenerationStats) -> None:
+    """Generate until all emissions are finished; their tokens are the result, `stats` is brought up to date.
+
+    Args:
+        model: verifies.
+        drafter: proposes.
+        emissions: one for all rows, which then advance together, or one for each row.
+        stats: counts and seconds.
+    """
     clock = _Clock(stats)
     logits = model.prefill()
     clock.charge("prefill_s")
-    drafter.learn([emission.emit(logits[-1])])
-    stats.requests += 1
-    stats.tokens += 1
+    _emit_first_tokens(drafter, emissions, logits, stats)
     clock.charge("verify_s")
-    if not emission.finished:
+    _get_ready(drafter, emissions, logits, clock)
+    while most_levels := _most_levels(model, emissions):
+        drafts = drafter.propose(most_levels)
+        clock.charge("draft_s")
+        verified = drafts | padding_drafts(emissions, drafts)
+        logits_of = model.forward(verified)
+        clock.charge("model_s")
+        accepted = _accept_all(emissions, verified, logits_of)
+        clock.charge("verify_s")
+        model.keep({row: acceptance.path for row, acceptance in accepted.items()})
+        clock.charge("model_s")
+        for row in drafts:
+            drafter.learn(row, accepted[row].tokens)
+        clock.charge("draft_s")
+        if drafter.recycles:
+            for row, draft in drafts.items():
+                drafter.recycle(row, draft, accepted[row].path, likeliest_successors(logits_of[row]))
+            clock.charge("recycle_s")
+        tokens = {row: len(accepted[row].tokens) for row in drafts}
+        stats.count_forward(nodes={row: len(draft) for row, draft in drafts.items()}, tokens=tokens)
+        drafter.adapt(max(map(len, drafts.values())), sum(tokens.values()), clock.lap())
+
+
+def _emit_first_tokens(
+    drafter: Drafter, emissions: Sequence[Emission], logits: Tensor, stats: GenerationStats
+) -> None:
+    for emission in emissions:
+        tokens = emission.emit(logits[list(emission.rows), -1])
+        for row, token in zip(emission.rows, tokens, strict=True):
+            drafter.learn(row, [token])
+        stats.requests += len(tokens)
+        stats.tokens += len(tokens)
+
+
+def _get_ready(drafter: Drafter, emissions: Sequence[Emission], logits: Tensor, clock: "_Clock") -> None:
+    """Measure and recycle what the prompts gave, if any row goes on."""
+    rows = _rows_under_way(emissions)
+    if rows:
         drafter.get_ready()
         clock.charge("measure_s")
-        if drafter.recycles:
-            drafter.recycle_prompt(likeliest_successors(logits))
-            clock.charge("recycle_s")
+    if rows and drafter.recycles:
+        for row in rows:
+            drafter.recycle_prompt(row, likeliest_successors(logits[row]))
+        clock.charge("recycle_s")
     clock.lap()
-    while not emission.finished:
-        draft = drafter.propose(most_levels=min(emission.remaining - 1, model.levels_left))
-        clock.charge("draft_s")
-        logits = model.forward(draft)
-        clock.charge("model_s")
-        accepted = accept(draft, logits, emission)
-        clock.charge("verify_s")
-        model.keep(accepted.path)
-        clock.charge("model_s")
-        drafter.learn(accepted.tokens)
-        clock.charge("draft_s")
-        if drafter.recycles:
-            drafter.recycle(draft, accepted.path, likeliest_successors(logits))
-            clock.charge("recycle_s")
-        stats.count_step(nodes=len(draft), tokens=len(accepted.tokens))
-        drafter.adapt(len(draft), len(accepted.tokens), clock.lap())
+
+
+def _rows_under_way(emissions: Sequence[Emission]) -> dict[int, Emission]:
+    """Return the rows whose answers go on, each with its emission."""
+    return {
+        row: emission
+        for emission in emissions
+        if not emission.finished
+        for row in emission.rows
+        if row not in emission.padded_rows
+    }
+
+
+def _most_levels(model: StepModel, emissions: Sequence[Emission]) -> dict[int, int]:
+    """Return the rows whose answers go on, and how deep their drafts may be."""
+    return {
+        row: min(emission.remaining - 1, model.levels_left(row))
+        for row, emission in _rows_under_way(emissions).items()
+    }
+
+
+def _accept_all(
+    emissions: Sequence[Emission], drafts: Mapping[int, DraftTree], logits: Mapping[int, Tensor]
+) -> dict[int, Acceptance]:
+    under_way = (emission for emission in emissions if not emission.finished)
+    return {row: got for emission in under_way for row, got in accept(drafts, logits, emission).items()}
 
 
 class _Clock:

@@ -1,41 +1,89 @@
 """What one forward over a draft tree needs: the mask and the positions (paper, section 4.4)."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from lookahead.drafting.tree import DraftTree
 
 
-def tree_positions(tree: DraftTree, prefix_length: int) -> Tensor:
-    """Return int64 [n]: a node's position is the prefix's length plus its depth."""
-    return torch.from_numpy(tree.depths.astype("int64")) + prefix_length
+@dataclass(frozen=True)
+class RowOfTrees:
+    """A row of a forward over draft trees: its draft, and what the cache holds before it.
+
+    Attributes:
+        tree: n nodes.
+        length: slots of the cache that hold the row's tokens, padding included; those from there on up to
+            the first slot of the trees are another row's.
+        position: of node 0; less than `length` by the tokens of padding.
+        padding: the first slots' mask, int [m]: 0 where there is padding; None where there is none.
+    """
+
+    tree: DraftTree
+    length: int
+    position: int
+    padding: Tensor | None = None
+
+
+def tree_positions(tree: DraftTree, first: int, size: int | None = None) -> Tensor:
+    """Return int64 [size]: a node's position is that of node 0 plus its depth; node 0's behind the tree."""
+    positions = torch.full((len(tree) if size is None else size,), first)
+    positions[: len(tree)] += torch.from_numpy(tree.depths)
+    return positions
 
 
 def tree_mask(
-    tree: DraftTree, prefix_length: int, dtype: torch.dtype, *, window: int | None = None
+    rows: Sequence[RowOfTrees],
+    dtype: torch.dtype,
+    *,
+    start: int,
+    size: int,
+    window: int | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
-    """Return the additive attention mask of a draft tree behind a cached prefix.
+    """Return the additive attention mask of draft trees behind a cache.
 
-    A node sees the whole prefix, itself and its ancestors; with a sliding window only those of them less
-    than `window` positions back.
+    A node sees its row's part of the cache without padding, itself and its ancestors; with a sliding window
+    only those of them less than `window` positions back, with chunks only those in its own. What stands
+    behind a tree that is smaller than others sees what node 0 sees: nobody reads what comes of it.
 
     Args:
-        tree: n nodes.
-        prefix_length: tokens in the cache before the tree.
+        rows: B trees.
         dtype: the model's.
+        start: the first slot of the trees.
+        size: the largest tree's nodes.
         window: how many positions a token sees, itself included, or None for all.
+        chunk: positions of a chunk, or None where there are none.
 
     Returns:
-        [n, prefix_length + n]: 0 where a node sees, the dtype's lowest value where it does not.
+        [B, 1, size, start + size]: 0 where a node sees, the dtype's lowest value where it does not.
     """
-    size = len(tree)
-    hidden = torch.zeros(size, prefix_length + size, dtype=torch.bool)
-    hidden[:, prefix_length:] = torch.from_numpy(~tree.ancestors())
-    if window is not None:
+    hidden = torch.zeros(len(rows), size, start + size, dtype=torch.bool)
+    for row, of_row in zip(rows, hidden, strict=True):
+        _hide(of_row, row, start, window, chunk)
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
+
+
+def _hide(hidden: Tensor, row: RowOfTrees, start: int, window: int | None, chunk: int | None) -> None:
+    """Write True, to [size, start + size], where a node does not see a slot."""
+    tree, nodes = row.tree, len(row.tree)
+    hidden[:nodes, start : start + nodes] = torch.from_numpy(~tree.ancestors())
+    hidden[:nodes, start + nodes :] = True
+    if row.length < start:
+        hidden[:nodes, row.length : start] = True
+    if row.padding is not None:
+        hidden[:nodes, : len(row.padding)] |= row.padding == 0
+    if window is not None or chunk is not None:
         depths = torch.from_numpy(tree.depths.astype("int64"))
-        positions = torch.cat([torch.arange(prefix_length), prefix_length + depths])
-        hidden |= positions[None, :] <= positions[prefix_length:, None] - window
-    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
+        positions = torch.cat([torch.arange(start) + row.position - row.length, row.position + depths])
+        if window is not None:
+            hidden[:nodes, : start + nodes] |= positions[None, :] <= positions[start:, None] - window
+        if chunk is not None:
+            chunks = torch.div(positions, chunk, rounding_mode="floor")
+            hidden[:nodes, : start + nodes] |= chunks[None, :] != chunks[start:, None]
+    hidden[nodes:] = hidden[0]
 
 
 def folded_tree_attention(

@@ -110,7 +110,8 @@ def push(
     if not may_wait(frontier, chance):
         return
     chances, order, nodes = frontier.chances, frontier.order, frontier.nodes
-    begin, place = frontier.meta[BEGIN], frontier.meta[END]
+    # numba lets an index be negative, and looks at each; max() tells it that these cannot be
+    begin, place = max(0, frontier.meta[BEGIN]), max(0, frontier.meta[END])
     if place < len(chances):
         row = place
         frontier.meta[END] += 1

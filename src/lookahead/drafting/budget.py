@@ -26,13 +26,13 @@ _LARGEST_NUMBER = 1e9
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """The seconds of a forward by how many tokens it has; linear between the grid's points.
+    """The seconds of a forward by how many tokens it has of each row; linear between the grid's points.
 
     More tokens never take less time: where they seem to, that is noise, and the points are averaged
     (pool adjacent violators).
 
     Args:
-        sizes: tokens in a forward, ascending from 1.
+        sizes: tokens of each row in a forward, ascending from 1.
         seconds: what each took; on the object, never descending.
 
     Raises:
@@ -144,7 +144,7 @@ class BudgetPolicy:
     """Chooses how much of each row's draft to verify; state goes in and comes out.
 
     Args:
-        most_nodes: nodes of one forward at most, all rows' node 0 included.
+        most_nodes: nodes of a row in one forward at most, its node 0 included.
         memory_steps: over how many steps, roughly, the rate of tokens is averaged: long enough to be
             steady, short enough to follow a text from its prose into its tables.
 
@@ -170,37 +170,30 @@ class BudgetPolicy:
         It is never below that of plain steps, which is always to be had: else a draft that disappoints
         would make the next one larger. It is never above that of forwards whose every node is emitted.
         """
-        seconds = state.times.up_to(max(rows, self.most_nodes))[rows - 1 :] + state.mean_other_seconds
-        rates = np.arange(rows, rows + len(seconds)) / seconds
+        seconds = state.times.up_to(self.most_nodes) + state.mean_other_seconds
+        rates = rows * np.arange(1, 1 + len(seconds)) / seconds
         return float(np.clip(state.mean_tokens / state.mean_seconds, rates[0], rates.max()))
 
     def sizes(self, state: BudgetState, probabilities_by_row: Sequence[Float64Array]) -> tuple[int, ...]:
         """Return how many nodes of each row's draft to verify, node 0 included.
 
-        All rows grow from one budget: the next node goes to whichever row gains most. Every total is
-        looked at, since T has flat parts and steps; where none pays, each row gets its node 0 alone.
+        A forward is a rectangle, as many tokens for each row as for the row with the most: so there is one
+        size for all rows, and a row has less only where its draft ends. Every size is looked at, since T
+        has flat parts and steps; where none pays, each row gets its node 0 alone.
 
         Args:
             state: as `init` and `adapt` return it.
             probabilities_by_row: for each row float64 [n], its draft nodes' path probabilities, best
                 first, so that any prefix is a tree.
         """
-        rows = len(probabilities_by_row)
-        # Where a row is not sorted (a parallel draft) a node still comes no earlier than those before it.
-        keys = np.concatenate([np.minimum.accumulate(row[1:]) for row in probabilities_by_row])
-        owners = np.repeat(np.arange(rows), [len(row) - 1 for row in probabilities_by_row])
-        order = np.argsort(-keys, kind="stable")[: max(0, self.most_nodes - rows)]
-        tokens = np.concatenate([row[1:] for row in probabilities_by_row])[order].cumsum()
-        seconds = state.times.up_to(rows + len(order))[rows - 1 :]
-        gains = np.concatenate([[0.0], tokens]) - self.tokens_per_second(state, rows) * seconds
-        chosen = owners[order[: int(np.argmax(gains))]]
-        return tuple((1 + np.bincount(chosen, minlength=rows)).tolist())
-
-    def least_probability(self, state: BudgetState, rows: int = 1) -> float:
-        """Return the path probability below which a node cannot pay, whatever its place in the draft."""
-        seconds = state.times.up_to(max(rows, self.most_nodes))[rows - 1 :]
-        cheapest = float(np.diff(seconds).min(initial=np.inf))
-        return self.tokens_per_second(state, rows) * cheapest
+        longest = min(self.most_nodes, max(len(row) for row in probabilities_by_row))
+        tokens = np.zeros(longest)
+        for row in probabilities_by_row:
+            tokens[: len(row)] += row[:longest]
+        seconds = state.times.up_to(longest)
+        gains = tokens.cumsum() - self.tokens_per_second(state, len(probabilities_by_row)) * seconds
+        size = 1 + int(np.argmax(gains))
+        return tuple(min(size, len(row)) for row in probabilities_by_row)
 
     def adapt(
         self, state: BudgetState, *, nodes: int, tokens: int, step_seconds: float, other_seconds: float = 0.0
@@ -209,7 +202,7 @@ class BudgetPolicy:
 
         Args:
             state: the one before.
-            nodes: nodes verified in its forward, all rows together.
+            nodes: nodes verified in its forward for each row.
             tokens: tokens emitted by it, all rows together.
             step_seconds: seconds of its forward.
             other_seconds: seconds that it took besides, such as drafting. What is spent for each emitted

@@ -42,6 +42,7 @@ def _compiled(function: Kernel, *, counts_references: bool) -> Kernel:
     options: dict[str, Any] = {"nogil": True}
     if not counts_references:
         options["_nrt"] = False
+        options["forceinline"] = True  # a call hands over every field of every array, which costs a third
     try:
         compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no folder that it may write to

@@ -1,10 +1,10 @@
-"""One request's view of the draft memory, from its prompt to its end."""
+"""The requests' view of the draft memory, from their prompts to their ends."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from lookahead.config import LookaheadConfig
+from lookahead.config import DraftMode
 from lookahead.drafting.budget import StepTimes
 from lookahead.drafting.pace import Pace, StepReport
 from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, Origin
@@ -15,11 +15,9 @@ class RequestDrafter:
     """Streams one request's tokens into a draft store and proposes what may follow.
 
     Args:
-        memory: the store.
-        config: how deep drafts are, and how they are laid out.
-        pace: how large they are, and whether logits are recycled.
-        measure: returns the model's step times, once its prompt has been read; None where it has no positions
-            left for a draft.
+        store: the memory's.
+        branch_length: the deepest a draft may go.
+        mode: how drafts are laid out.
         namespace: the one the request belongs to.
         reads: further namespaces to draft from.
 
@@ -29,62 +27,45 @@ class RequestDrafter:
 
     def __init__(
         self,
-        memory: DraftStore,
-        config: LookaheadConfig,
-        pace: Pace,
-        measure: Callable[[], StepTimes | None] = lambda: None,
+        store: DraftStore,
         *,
+        branch_length: int,
+        mode: DraftMode = DraftMode.HIERARCHICAL,
         namespace: str = DEFAULT_NAMESPACE,
         reads: Sequence[str] = (),
     ) -> None:
-        self._memory = memory
-        self._config = config
-        self._pace = pace
-        self._measure = measure
-        self._most_nodes = pace.most_nodes
+        self._store = store
+        self._branch_length = branch_length
+        self._mode = mode
         self._request = object()
         self._namespace, self._reads = namespace, reads
         self._prompt = np.zeros(0, np.int32)
         self.recycled_tokens = 0
 
-    def read(self, prompt: list[int]) -> None:
+    def read(self, prompt: Sequence[int]) -> None:
         """Remember the request's prompt until `close`."""
         self._prompt = np.array(prompt, np.int32)
-        self._memory.open(self._request, namespace=self._namespace, reads=self._reads)
-        self._memory.insert(self._request, self._prompt, Origin.PROMPT)
+        self._store.open(self._request, namespace=self._namespace, reads=self._reads)
+        self._store.insert(self._request, self._prompt, Origin.PROMPT)
 
-    def get_ready(self) -> None:
-        """Measure the model's step times where they are wanted and unknown; the prompt has been read."""
-        if self._pace.needs_measuring:
-            times = self._measure()
-            if times is None:
-                self._most_nodes = 1
-            else:
-                self._pace.measured(times)
-
-    def propose(self, most_levels: int) -> DraftTree:
-        """Return a draft after the last token learned, at most `most_levels` deep."""
-        draft = self._memory.propose(
+    def propose(self, most_levels: int, most_nodes: int) -> DraftTree:
+        """Return a draft after the last token learned, of so many levels and nodes at most."""
+        return self._store.propose(
             self._request,
-            decoding_length=self._most_nodes,
-            branch_length=min(self._config.branch_length, most_levels),
-            mode=self._config.mode,
+            decoding_length=most_nodes,
+            branch_length=min(self._branch_length, most_levels),
+            mode=self._mode,
         )
-        return self._pace.cut(draft)
 
     def learn(self, tokens: list[int]) -> None:
         """Remember emitted tokens."""
-        self._memory.insert(self._request, tokens, Origin.OUTPUT)
-
-    @property
-    def recycles(self) -> bool:
-        """Whether `recycle` is wanted after this step."""
-        return self._memory.recycles and self._pace.recycles
+        self._store.insert(self._request, tokens, Origin.OUTPUT)
+        self.recycled_tokens = self._store.recycled_tokens(self._request)
 
     def recycle_prompt(self, successors: Int32Array) -> None:
         """Remember what the model holds most likely after each of the prompt's last tokens, int32 [m, k]."""
         tokens = self._prompt[-len(successors) :]
-        self._memory.recycle(self._request, tokens, successors[-len(tokens) :])
+        self._store.recycle(self._request, tokens, successors[-len(tokens) :])
 
     def recycle(self, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
         """Remember what the model holds most likely after the nodes it verified.
@@ -97,16 +78,92 @@ class RequestDrafter:
         is_rejected = np.ones(len(draft), np.bool_)
         is_rejected[path] = False
         order = np.concatenate([np.flatnonzero(is_rejected), path])
-        self._memory.recycle(self._request, draft.token_ids[order], successors[order])
+        self._store.recycle(self._request, draft.token_ids[order], successors[order])
+
+    def close(self) -> None:
+        """Forget the prompt, whether the request ended or was aborted."""
+        self._store.forget(self._request)
+
+
+class BatchDrafter:
+    """Drafts for the rows of a batch, each a request of its own, at one pace.
+
+    Args:
+        requests: the rows', in order.
+        pace: how much is drafted, and whether logits are recycled.
+        recycles: whether the store drafts from recycled logits.
+        they_wait: whether all rows advance by as much as the least accepted.
+        measure: returns the model's step times, once the prompts have been read; None where it has no
+            positions left for a draft.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[RequestDrafter],
+        pace: Pace,
+        *,
+        recycles: bool,
+        they_wait: bool = False,
+        measure: Callable[[], StepTimes | None] = lambda: None,
+    ) -> None:
+        self._requests = requests
+        self._pace = pace
+        self._store_recycles = recycles
+        self._they_wait = they_wait
+        self._measure = measure
+        self._has_positions = True
+        self._recycled_before = 0
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Remember each row's prompt until `close`."""
+        for request, prompt in zip(self._requests, prompts, strict=True):
+            request.read(prompt)
+
+    def get_ready(self) -> None:
+        """Measure the model's step times where they are wanted and unknown; the prompts have been read."""
+        if self._pace.needs_measuring:
+            times = self._measure()
+            if times is None:
+                self._has_positions = False
+            else:
+                self._pace.measured(times)
+
+    def propose(self, most_levels: Mapping[int, int]) -> dict[int, DraftTree]:
+        """Return a draft of each row after its last token learned, at most `most_levels` deep."""
+        most_nodes = self._pace.most_nodes if self._has_positions else 1
+        drafts = [self._requests[row].propose(levels, most_nodes) for row, levels in most_levels.items()]
+        return dict(zip(most_levels, self._pace.cut(drafts, they_wait=self._they_wait), strict=True))
+
+    def learn(self, row: int, tokens: list[int]) -> None:
+        """Remember emitted tokens of a row."""
+        self._requests[row].learn(tokens)
+
+    @property
+    def recycles(self) -> bool:
+        """Whether `recycle` is wanted after this step."""
+        return self._store_recycles and self._pace.recycles
+
+    def recycle_prompt(self, row: int, successors: Int32Array) -> None:
+        """Remember what the model holds most likely after each of a prompt's last tokens, int32 [m, k]."""
+        self._requests[row].recycle_prompt(successors)
+
+    def recycle(self, row: int, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
+        """Remember what the model holds most likely after the nodes of a row's draft, int32 [n, k]."""
+        self._requests[row].recycle(draft, path, successors)
+
+    @property
+    def recycled_tokens(self) -> int:
+        """Accepted tokens that were drafted from the model's recycled logits."""
+        return sum(request.recycled_tokens for request in self._requests)
 
     def adapt(self, nodes: int, tokens: int, seconds: dict[str, float]) -> None:
-        """Take into account what a step verified, emitted and took."""
-        before, self.recycled_tokens = self.recycled_tokens, self._memory.recycled_tokens(self._request)
+        """Take into account what a step verified in each row, emitted in all, and took."""
+        before, self._recycled_before = self._recycled_before, self.recycled_tokens
         self._pace.adapt(
             StepReport(
                 nodes=nodes,
                 tokens=tokens,
-                recycled_tokens=self.recycled_tokens - before,
+                recycled_tokens=self._recycled_before - before,
                 forward_s=seconds["model_s"],
                 draft_s=seconds["draft_s"],
                 recycle_s=seconds.get("recycle_s", 0.0),
@@ -114,37 +171,38 @@ class RequestDrafter:
         )
 
     def close(self) -> None:
-        """Forget the prompt, whether the request ended or was aborted."""
-        self._memory.forget(self._request)
+        """Forget the prompts, whether the requests ended or were aborted."""
+        for request in self._requests:
+            request.close()
 
 
 class NoDrafter:
     """Drafts nothing and remembers nothing: every step is a plain one."""
 
     def __init__(self) -> None:
-        self._last_token = 0
+        self._last_tokens: dict[int, int] = {}
 
-    def read(self, prompt: list[int]) -> None:
+    def read(self, prompts: Sequence[Sequence[int]]) -> None:
         """Do nothing."""
 
-    def propose(self, most_levels: int) -> DraftTree:  # noqa: ARG002
-        """Return the last token alone."""
-        return DraftTree.root_only(self._last_token)
+    def propose(self, most_levels: Mapping[int, int]) -> dict[int, DraftTree]:
+        """Return each row's last token alone."""
+        return {row: DraftTree.root_only(self._last_tokens[row]) for row in most_levels}
 
     def get_ready(self) -> None:
         """Do nothing: nothing is drafted, however fast forwards are."""
 
-    def learn(self, tokens: list[int]) -> None:
-        """Remember the last token, where the next step begins."""
-        self._last_token = tokens[-1]
+    def learn(self, row: int, tokens: list[int]) -> None:
+        """Remember the row's last token, where the next step begins."""
+        self._last_tokens[row] = tokens[-1]
 
     recycles = False
     recycled_tokens = 0
 
-    def recycle_prompt(self, successors: Int32Array) -> None:
+    def recycle_prompt(self, row: int, successors: Int32Array) -> None:
         """Do nothing: nobody would draft from it."""
 
-    def recycle(self, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
+    def recycle(self, row: int, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
         """Do nothing: nobody would draft from it."""
 
     def adapt(self, nodes: int, tokens: int, seconds: dict[str, float]) -> None:

@@ -113,7 +113,7 @@ def match_again(
     parent, begin = tree.parents[node], ranges[node - 1, 1]
     above = lists[ranges[parent, 0] : ranges[parent, 1]]
     size = matches_that_agree(matches, above, tree.token_ids[node], tree.depths[node], lists[begin:])
-    room = min(len(matches.lengths) - found, len(lists) - begin)
+    room = min(len(matches.ranks) - found, len(lists) - begin)
     if size < FEW_MATCHES and tree.probabilities[node] > WORTH_A_LOOK and room >= MOST_AT_ONCE:
         length = run_to(tail, tree, node, run)
         seen, depth = found, int(tree.depths[node])
@@ -138,7 +138,7 @@ def grow_from_log(
     deepest_draft: int,
     widest: int,
 ) -> int:
-    """Draw the tree under the last of the tokens `tail` (1 to LONGEST_MATCH); return its size.
+    """Draw the tree under the last of the tokens `tail`; return its size.
 
     Args:
         own: the request's own log.
@@ -146,7 +146,7 @@ def grow_from_log(
         keys: int64 [places], those of the model's recycled successors, see `SuccessorTable`.
         successors: int32 [places, SUCCESSORS].
         readable: int32 [m], the owners that the request may read, its own first.
-        tail: int32, the request's last tokens.
+        tail: int32 [LONGEST_MATCH], the request's last tokens; GAPs before them where it has fewer.
         beliefs: what was learned of the sources.
         sketch: written; it has room for `most_nodes`.
         most_nodes: the most nodes, node 0 included.

@@ -21,8 +21,10 @@ from lookahead.drafting.weighing import initial_weights
 @lean_kernel
 def draw(
     own_cells: Int32Array,
+    own_heads: Int32Array,
     own_end: Int64Array,
     shared_cells: Int32Array,
+    shared_heads: Int32Array,
     shared_end: Int64Array,
     keys: Int64Array,
     successors: Int32Array,
@@ -39,8 +41,8 @@ def draw(
 ) -> int:
     """Draw a draft into the sketch that lies in `integers` and `floats`, as `grow_from_log` does."""
     return grow_from_log(
-        ring_in(own_cells, own_end),
-        ring_in(shared_cells, shared_end),
+        ring_in(own_cells, own_heads, own_end),
+        ring_in(shared_cells, shared_heads, shared_end),
         keys,
         successors,
         readable,
@@ -56,6 +58,7 @@ def draw(
 @lean_kernel
 def stream_in(
     own_cells: Int32Array,
+    own_heads: Int32Array,
     own_end: Int64Array,
     has_room: bool,
     tail: Int32Array,
@@ -78,7 +81,7 @@ def stream_in(
         recycled = learn_from_draft(sketch, tokens, Beliefs(trust, weights))
     sketch.size[0] = 0  # it was drawn before these tokens
     if has_room:
-        append_all(ring_in(own_cells, own_end), tokens, NOBODY, run)
+        append_all(ring_in(own_cells, own_heads, own_end), tokens, NOBODY, run)
     kept = max(0, len(tail) - len(tokens))
     for i in range(len(tail)):
         tail[i] = tail[len(tail) - kept + i] if i < kept else tokens[len(tokens) - len(tail) + i]
@@ -102,11 +105,15 @@ def compile_log_kernels() -> None:
         drawing.integers,
         drawing.floats,
     )
-    stream_in(ring.cells, ring.end, True, tail, tokens, run, trust, weights, integers, floats, 4, True)
+    stream_in(
+        ring.cells, ring.heads, ring.end, True, tail, tokens, run, trust, weights, integers, floats, 4, True
+    )
     size = draw(
         ring.cells,
+        ring.heads,
         ring.end,
         ring.cells,
+        ring.heads,
         ring.end,
         table.keys,
         table.successors,

@@ -39,6 +39,8 @@ LENGTHS = LONGEST_MATCH + 1
 VARIETIES = 4
 CROWDS = 4
 BUCKETS_A_SOURCE = LENGTHS * VARIETIES * CROWDS
+TRIALS_AT_FIRST = 10.0
+"""What trust begins with counts as much as so many trials."""
 
 
 class Matches(NamedTuple):
@@ -48,15 +50,31 @@ class Matches(NamedTuple):
 
     Attributes:
         following: int32 [most, AHEAD], the tokens that followed; after a GAP there is nothing.
-        lengths: int32 [most], how many tokens before them agree.
+        ranks: int32 [most], see `rank_of`: how many tokens before them agree, and whose they are.
         origins: int32 [most], the depth of the node that each was found for.
-        sources: int32 [most], OWN or SHARED.
     """
 
     following: Int32Array
-    lengths: Int32Array
+    ranks: Int32Array
     origins: Int32Array
-    sources: Int32Array
+
+
+@lean_kernel
+def rank_of(source: Integer, length: Integer) -> Integer:
+    """Return one number for a match's source and length: higher for longer ones, and for own ones."""
+    return 2 * length - source
+
+
+@lean_kernel
+def source_of_rank(rank: Integer) -> Integer:
+    """Return the source of matches of this rank, OWN or SHARED."""
+    return rank & 1
+
+
+@lean_kernel
+def length_of_rank(rank: Integer) -> Integer:
+    """Return the length of matches of this rank, as seen from node 0."""
+    return (rank + 1) >> 1
 
 
 @lean_kernel
@@ -67,9 +85,14 @@ def following_at(matches: Matches, match: Integer, depth: Integer) -> int:
 
 
 def initial_log_trust() -> Float64Array:
-    """Return Beta counts (trials, hits) [buckets, 2] worth three trials: longer matches are believed more."""
-    lengths = np.repeat(np.tile(np.arange(LENGTHS), 2), VARIETIES * CROWDS)
-    return 3.0 * np.stack([np.ones(len(lengths)), np.minimum(0.95, 0.25 + 0.1 * lengths)], axis=1)
+    """Return Beta counts (trials, hits) [buckets, 2] worth ten trials.
+
+    What recorded answers taught, rounded (scripts/fit_beliefs.py): the odds of a group are 0.6 times its
+    length, or 0.12 times if it is shared; twice that a crowd more, and 0.6 times a variety more.
+    """
+    source, length, variety, crowd = np.indices((2, LENGTHS, VARIETIES, CROWDS)).reshape(4, -1)
+    odds = np.where(source == OWN, 0.6, 0.12) * np.maximum(length, 1) * 2.0**crowd * 0.6**variety
+    return TRIALS_AT_FIRST * np.stack([np.ones(len(odds)), odds / (1 + odds)], axis=1)
 
 
 @lean_kernel
@@ -81,10 +104,10 @@ def match_bucket(source: Integer, length: Integer, offered: int, votes: float) -
 
 
 @lean_kernel
-def agreement(tokens: Int32Array, last: Integer, oldest: Integer, run: Int32Array) -> int:
-    """Return how many of a ring's tokens before and at the place `last` agree with the end of `run`."""
+def agreement(tokens: Int32Array, last: Integer, oldest: Integer, run: Int32Array, most: int) -> int:
+    """Return how many of a ring's tokens before and at the place `last`, `most` at most, end `run` too."""
     mask = len(tokens) - 1
-    most = min(len(run), LONGEST_MATCH, int(last - oldest + 1))
+    most = min(len(run), most, int(last - oldest + 1))
     length = 0
     while length < most:
         token = tokens[(last - length) & mask]
@@ -100,13 +123,17 @@ def agreement(tokens: Int32Array, last: Integer, oldest: Integer, run: Int32Arra
 
 @lean_kernel
 def copy_ahead(tokens: Int32Array, place: Integer, end: Integer, ahead: Int32Array) -> None:
-    """Copy the tokens from a place on, up to a GAP or the end of the ring, where a GAP is written."""
+    """Copy the tokens from a place on, a GAP where the ring ends; what stands behind a GAP means nothing."""
     mask = len(tokens) - 1
-    for i in range(len(ahead)):
-        token = tokens[(place + i) & mask] if place + i < end else GAP
-        ahead[i] = token
-        if token == GAP:
-            break
+    at, most = np.int64(place & mask), np.int64(min(AHEAD, end - place))
+    if at + AHEAD <= len(tokens):  # as nearly always: a loop of fixed length takes a few instructions
+        for i in range(AHEAD):
+            ahead[i] = tokens[at + i]
+    else:
+        for i in range(most):
+            ahead[i] = tokens[(at + i) & mask]
+    if most < AHEAD:
+        ahead[most] = GAP
 
 
 @lean_kernel
@@ -125,25 +152,27 @@ def find_matches(
     Each place is found in the chain of the longest order that it matches, and passed over in the others.
     """
     tokens, owners, previous, heads, ends = ring
-    following, lengths, origins, sources = matches
+    following, ranks, origins = matches
     mask, end, oldest = len(tokens) - 1, ends[0], oldest_place(ring)
-    enough = min(size + most, len(lengths))
-    slots = slots_of_run(run, owner, heads.shape[1])
+    enough = min(size + most, len(ranks))
+    slots = slots_of_run(run, owner, len(tokens) // 2)
     for i in range(len(ORDERS) if depth == 0 else ORDERS_OF_A_LOOK):
-        if slots[i] == NOWHERE:
-            continue
-        place = np.int64(heads[i, slots[i]])
+        place = np.int64(heads[slots[i]] if slots[i] != NOWHERE else NOWHERE)
+        # what agrees further was found in the chain before
+        longest = LONGEST_MATCH if i == 0 else ORDERS[i - 1]
         for _ in range(MOST_WALKED if depth == 0 else MOST_WALKED_IN_A_LOOK):
-            if place < oldest or place == NOWHERE or size >= enough:
+            if place < oldest or size >= enough:  # NOWHERE is older than all
                 break
+            at = place & mask
+            older = np.int64(previous[i, at])  # first of all: the walk waits for nothing but it
+            length = agreement(tokens, place, oldest, run, longest)
+            is_new = length >= ORDERS[i] and (i == 0 or length < longest)
             goes_on = place + 1 < end and tokens[(place + 1) & mask] != GAP
-            if goes_on and owners[place & mask] == owner:
-                length = agreement(tokens, place, oldest, run)
-                if length >= ORDERS[i] and (i == 0 or length < ORDERS[i - 1]):
-                    copy_ahead(tokens, place + 1, end, following[size])
-                    lengths[size], origins[size], sources[size] = length - depth, depth, source
-                    size += 1
-            place = np.int64(previous[i, place & mask])
+            if is_new and goes_on and owners[at] == owner:
+                copy_ahead(tokens, place + 1, end, following[size])
+                ranks[size], origins[size] = rank_of(source, length - depth), depth
+                size += 1
+            place = older
     return size
 
 
@@ -171,14 +200,13 @@ def find_all(
 @lean_kernel
 def list_by_rank(matches: Matches, begin: int, end: int, listed: Int32Array) -> None:
     """Write the matches from `begin` to `end` to `listed`: longest first, and own before shared ones."""
-    lengths, sources = matches.lengths, matches.sources
+    ranks = matches.ranks
     for i in range(begin, end):
-        match, place = i, i - begin
-        rank = 2 * lengths[match] - sources[match]
-        while place > 0 and 2 * lengths[listed[place - 1]] - sources[listed[place - 1]] < rank:
+        place, rank = i - begin, ranks[i]
+        while place > 0 and ranks[listed[place - 1]] < rank:
             listed[place] = listed[place - 1]
             place -= 1
-        listed[place] = match
+        listed[place] = i
 
 
 @lean_kernel

@@ -32,7 +32,9 @@ from lookahead.drafting.log_matches import (
     VOCABULARY,
     Matches,
     count_votes,
+    length_of_rank,
     match_bucket,
+    source_of_rank,
 )
 from lookahead.drafting.log_ring import NOWHERE, Int64Array, TokenRing, newest_of_token
 from lookahead.drafting.successors import NO_TOKEN, SUCCESSORS, key_of, place_of
@@ -109,18 +111,17 @@ def ask_matches(
 
     Returns how many candidates and groups there are, and what probability is left.
     """
-    lengths, sources = matches.lengths, matches.sources
+    ranks = matches.ranks
     tokens, chances = candidates.tokens, candidates.chances
     left, size, asked, end = 1.0, 0, 0, 0
     while end < len(listed) and left > LEAST_SHARE and asked < MOST_ASKED:
-        before, begin, first = size, end, listed[end]
-        while end < len(listed) and (
-            lengths[listed[end]] == lengths[first] and sources[listed[end]] == sources[first]
-        ):
+        before, begin, rank = size, end, ranks[listed[end]]
+        while end < len(listed) and ranks[listed[end]] == rank:
             end += 1
         size, votes = count_votes(following, begin, end, tokens, chances, size)
         if size > before:
-            bucket = match_bucket(sources[first], lengths[first] + depth, size - before, votes)
+            length = length_of_rank(rank) + depth
+            bucket = match_bucket(source_of_rank(rank), length, size - before, votes)
             left = spend(candidates, before, size, votes, bucket, trust, left, asked)
             asked += 1
     return size, asked, left
@@ -160,7 +161,7 @@ def age_of(own: TokenRing, token: Integer) -> int:
     if place == NOWHERE:
         return 0
     age = own.end[0] - place
-    return 4 if age <= 16 else 3 if age <= 64 else 2 if age <= 256 else 1
+    return 1 + int(age <= 16) + int(age <= 64) + int(age <= 256)
 
 
 @lean_kernel

@@ -24,6 +24,8 @@ GAP = -1
 """Stands between two sequences: nothing matches across it, nothing is drafted beyond it."""
 NOWHERE = -1
 SMALLEST_RING = 64
+MOST_SINGLES = 2**17
+"""Heads of single tokens at most: a vocabulary has no more tokens than that, or few of them are ever used."""
 LATEST_PLACE = 2**30
 """Where a ring's places are counted anew; they are int32."""
 
@@ -37,7 +39,7 @@ class TokenRing(NamedTuple):
         tokens: int32 [capacity].
         owners: int32 [capacity], whose each token is.
         previous: int32 [orders, capacity], the older place with the same hash.
-        heads: int32 [orders, capacity / 2], the newest place of each hash.
+        heads: int32, the newest place of each hash: capacity / 2 of each order, but see `MOST_SINGLES`.
         end: int64 [1], tokens ever written: the place of the next one.
     """
 
@@ -48,13 +50,9 @@ class TokenRing(NamedTuple):
     end: Int64Array
 
 
-def _ring_in(cells: Int32Array, end: Int64Array) -> TokenRing:
-    """Return the ring that lies in int32 cells [8, capacity]: handing over few arrays takes less time."""
-    capacity = cells.shape[1]
-    orders = len(ORDERS)
-    return TokenRing(
-        cells[0], cells[1], cells[2 : 2 + orders], cells[2 + orders :].reshape((orders, capacity // 2)), end
-    )
+def _ring_in(cells: Int32Array, heads: Int32Array, end: Int64Array) -> TokenRing:
+    """Return the ring that lies in int32 cells [6, capacity]: handing over few arrays takes less time."""
+    return TokenRing(cells[0], cells[1], cells[2:], heads, end)
 
 
 ring_in = lean_kernel(_ring_in)
@@ -67,12 +65,14 @@ class RingMemory:
         capacity: tokens, a power of two from SMALLEST_RING on.
 
     Attributes:
-        cells: int32 [8, capacity].
+        cells: int32 [6, capacity], tokens, owners and links.
+        heads: int32, see `TokenRing`.
         end: int64 [1].
     """
 
     def __init__(self, capacity: int) -> None:
-        self.cells = np.full((2 + len(ORDERS) + len(ORDERS) // 2, capacity), NOWHERE, np.int32)
+        self.cells = np.full((2 + len(ORDERS), capacity), NOWHERE, np.int32)
+        self.heads = np.full(heads_for(capacity), NOWHERE, np.int32)
         self.end = np.zeros(1, np.int64)
         self.capacity = capacity
         self.tokens, self.owners = self.cells[0], self.cells[1]  # NOWHERE and GAP are the same number
@@ -85,12 +85,12 @@ class RingMemory:
     @property
     def nbytes(self) -> int:
         """Bytes of the ring."""
-        return self.cells.nbytes + self.end.nbytes
+        return self.cells.nbytes + self.heads.nbytes + self.end.nbytes
 
     def append(self, tokens: Int32Array, owner: int) -> None:
         """Write an owner's tokens in order; the first of them follows what the ring ends with."""
         run = np.empty(ORDERS[0] - 1 + len(tokens), np.int32)
-        append_to(self.cells, self.end, tokens, owner, run)
+        append_to(self.cells, self.heads, self.end, tokens, owner, run)
 
     def append_owned(self, tokens: Int32Array, owners: Int32Array) -> None:
         """Write tokens of several owners, each one's texts ending in a GAP."""
@@ -117,9 +117,15 @@ class RingMemory:
         return larger
 
 
+def heads_for(capacity: int) -> int:
+    """Return how many heads a ring of so many tokens has."""
+    slots = capacity // 2
+    return (len(ORDERS) - 1) * slots + min(slots, MOST_SINGLES)
+
+
 def ring_bytes(capacity: int) -> int:
-    """Return the bytes of a ring: 32 a token."""
-    return 4 * (2 + len(ORDERS) + len(ORDERS) // 2) * capacity + 8
+    """Return the bytes of a ring: 32 a token, a little less in a large one."""
+    return 4 * (2 + len(ORDERS)) * capacity + 4 * heads_for(capacity) + 8
 
 
 @lean_kernel
@@ -148,10 +154,16 @@ def mixed(key: Integer, token: Integer) -> Integer:
 
 
 @lean_kernel
-def slots_of_run(run: Int32Array, owner: Integer, slots: int) -> tuple[Integer, Integer, Integer, Integer]:
-    """Return the hash slots of an owner's last 6, 4, 2 and 1 tokens.
+def slot_of_single(key: Integer, slots: int) -> Integer:
+    """Return where the head of a single token is that has this hash, in a ring of so many slots an order."""
+    return np.int64(3 * slots) + np.int64(key & np.uint64(min(slots, MOST_SINGLES) - 1))
 
-    NOWHERE stands for a slot whose tokens would reach across a gap or the begin of `run`.
+
+@lean_kernel
+def slots_of_run(run: Int32Array, owner: Integer, slots: int) -> tuple[Integer, Integer, Integer, Integer]:
+    """Return where the heads of an owner's last 6, 4, 2 and 1 tokens are, with so many slots an order.
+
+    NOWHERE stands for one whose tokens would reach across a gap or the begin of `run`.
     """
     six: Integer = NOWHERE
     four: Integer = NOWHERE
@@ -165,11 +177,11 @@ def slots_of_run(run: Int32Array, owner: Integer, slots: int) -> tuple[Integer, 
         key = mixed(key, token)
         slot = np.int64(key & np.uint64(slots - 1))
         if length == ORDERS[3]:
-            one = slot
+            one = slot_of_single(key, slots)
         elif length == ORDERS[2]:
-            two = slot
+            two = 2 * slots + slot
         elif length == ORDERS[1]:
-            four = slot
+            four = slots + slot
         elif length == ORDERS[0]:
             six = slot
     return six, four, two, one
@@ -177,11 +189,12 @@ def slots_of_run(run: Int32Array, owner: Integer, slots: int) -> tuple[Integer, 
 
 @lean_kernel
 def newest_of_token(ring: TokenRing, owner: Integer, token: Integer) -> Integer:
-    """Return the newest place where an owner's token stands; NOWHERE if another one has its slot since."""
-    orders, slots = ring.heads.shape
-    place = np.int64(ring.heads[orders - 1, np.int64(mixed(seed_of(owner), token) & np.uint64(slots - 1))])
-    at = place & (len(ring.tokens) - 1)
-    if place < oldest_place(ring) or ring.tokens[at] != token or ring.owners[at] != owner:
+    """Return the newest place where a token stands in a ring that is all one owner's.
+
+    NOWHERE stands for one that is not there, or whose slot another one has taken since.
+    """
+    place = np.int64(ring.heads[slot_of_single(mixed(seed_of(owner), token), len(ring.tokens) // 2)])
+    if place < oldest_place(ring) or ring.tokens[place & (len(ring.tokens) - 1)] != token:
         return NOWHERE
     return place
 
@@ -194,12 +207,12 @@ def append(ring: TokenRing, token: Integer, owner: Integer, run: Int32Array) -> 
     at = place & (len(tokens) - 1)
     tokens[at], owners[at] = token, owner
     end[0] = place + 1
-    slots = slots_of_run(run, owner, heads.shape[1])
+    slots = slots_of_run(run, owner, len(tokens) // 2)
     for i in range(len(ORDERS)):
         previous[i, at] = NOWHERE
         if slots[i] != NOWHERE:
-            previous[i, at] = heads[i, slots[i]]
-            heads[i, slots[i]] = place
+            previous[i, at] = heads[slots[i]]
+            heads[slots[i]] = place
 
 
 @lean_kernel
@@ -216,7 +229,12 @@ def append_all(ring: TokenRing, tokens: Int32Array, owner: Integer, run: Int32Ar
 
 @lean_kernel
 def append_to(
-    cells: Int32Array, end: Int64Array, tokens: Int32Array, owner: Integer, run: Int32Array
+    cells: Int32Array,
+    heads: Int32Array,
+    end: Int64Array,
+    tokens: Int32Array,
+    owner: Integer,
+    run: Int32Array,
 ) -> None:
-    """Write tokens to the ring that lies in `cells`, as `append_all` does."""
-    append_all(ring_in(cells, end), tokens, owner, run)
+    """Write tokens to the ring that lies in these arrays, as `append_all` does."""
+    append_all(ring_in(cells, heads, end), tokens, owner, run)

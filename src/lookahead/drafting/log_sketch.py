@@ -16,11 +16,11 @@ from lookahead.drafting.log_prediction import ROOM_A_NODE, Predictions
 from lookahead.drafting.successors import SUCCESSORS
 from lookahead.drafting.trie_nodes import Int32Array
 
-MOST_LOOKS = 8
+MOST_LOOKS = 4
 """Times that fresh matches are looked for at most."""
 
 _FIXED = 3 + MOST_AT_ONCE + SUCCESSORS + LONGEST_MATCH
-_A_NODE, _A_MATCH, _SAID, _SAID_FLOATS = 15, AHEAD + 7, 4, 2
+_A_NODE, _A_MATCH, _SAID, _SAID_FLOATS = 15, AHEAD + 6, 4, 2
 
 
 class Sketch(NamedTuple):
@@ -81,9 +81,8 @@ def _sketch_in(integers: Int32Array, floats: Float64Array, most_nodes: int) -> S
     ranges, at = integers[at : at + 2 * n].reshape((n, 2)), at + 2 * n
     said_nodes, at = integers[at : at + 4 * n].reshape((n, 4)), at + 4 * n
     ahead, at = integers[at : at + AHEAD * m].reshape((m, AHEAD)), at + AHEAD * m
-    lengths, at = integers[at : at + m], at + m
+    ranks, at = integers[at : at + m], at + m
     origins, at = integers[at : at + m], at + m
-    match_sources, at = integers[at : at + m], at + m
     listed, at = integers[at : at + 4 * m], at + 4 * m
     tokens, at = integers[at : at + room], at + room
     features, at = integers[at : at + room], at + room
@@ -96,7 +95,7 @@ def _sketch_in(integers: Int32Array, floats: Float64Array, most_nodes: int) -> S
         Growth(token_ids, parents, depths, probabilities),
         sources,
         Frontier(waiting_chances, order, waiting, meta),
-        Matches(ahead, lengths, origins, match_sources),
+        Matches(ahead, ranks, origins),
         listed,
         ranges,
         Predictions(tokens, features, evidence, chances, buckets, ends, said_nodes, rests),
@@ -129,13 +128,18 @@ class SketchMemory:
         self.floats = np.zeros(3 * most_nodes + _SAID_FLOATS * candidates, np.float64)
         self.most_nodes = most_nodes
         self.sketch = _sketch_in(self.integers, self.floats, most_nodes)
+        # of the tree: token ids, parents and depths, which lie side by side, and probabilities
+        self._columns, self._probabilities = (
+            self.integers[_FIXED:][: 3 * most_nodes],
+            self.floats[:most_nodes],
+        )
 
     def first_nodes(self, size: int) -> Growth:
         """Return a copy of the draft's first `size` nodes."""
-        tree = self.sketch.tree
+        columns, second, third = self._columns.copy(), self.most_nodes, 2 * self.most_nodes
         return Growth(
-            tree.token_ids[:size].copy(),
-            tree.parents[:size].copy(),
-            tree.depths[:size].copy(),
-            tree.probabilities[:size].copy(),
+            columns[:size],
+            columns[second : second + size],
+            columns[third : third + size],
+            self._probabilities[:size].copy(),
         )

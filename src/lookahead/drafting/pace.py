@@ -1,10 +1,13 @@
 """The pace of decoding: how much to draft and whether to recycle, as measured while running."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from lookahead.drafting.budget import BudgetPolicy, BudgetState, StepTimes
 from lookahead.drafting.recycling import RecyclingPolicy, RecyclingState
-from lookahead.drafting.tree import DraftTree
+from lookahead.drafting.tree import DraftTree, Float64Array
 
 _LATEST = 1 / 32
 """Weight of the latest step in running means."""
@@ -15,8 +18,8 @@ class StepReport:
     """One step: what it did and the seconds it took.
 
     Attributes:
-        nodes: nodes verified, the current token included.
-        tokens: tokens emitted.
+        nodes: nodes verified in each row, the current token included.
+        tokens: tokens emitted by all rows.
         recycled_tokens: those of them that were drafted from the model's recycled logits.
         forward_s: seconds of the forward, keeping the accepted path included.
         draft_s: seconds drafting and learning.
@@ -32,10 +35,10 @@ class StepReport:
 
 
 class Pace:
-    """Remembers from step to step, and from request to request, what the policies know about one model.
+    """Remembers from step to step, and from batch to batch, what the policies know about one model.
 
     Args:
-        most_nodes: nodes of one forward at most, the current token included.
+        most_nodes: nodes of each row in one forward at most, the current token included.
         budget: chooses how much of a draft to verify; None verifies all of it.
     """
 
@@ -62,13 +65,23 @@ class Pace:
         """Whether the model's logits are to be recycled."""
         return self._recycling_state.is_on
 
-    def cut(self, draft: DraftTree) -> DraftTree:
-        """Return as much of a draft as pays."""
+    def cut(self, drafts: Sequence[DraftTree], *, they_wait: bool = False) -> list[DraftTree]:
+        """Return as much of each row's draft as pays.
+
+        Args:
+            drafts: of all rows in the next forward.
+            they_wait: whether the rows advance by as much as the least accepted of them.
+        """
         state = self._budget_state
         if self._budget is None or state is None:
-            return draft
-        (size,) = self._budget.sizes(state, [draft.probabilities])
-        return draft if size == len(draft) else draft.first(size)
+            return list(drafts)
+        waits = they_wait and len(drafts) > 1
+        probabilities = accepted_together(drafts) if waits else [draft.probabilities for draft in drafts]
+        sizes = self._budget.sizes(state, probabilities)
+        return [
+            draft if size == len(draft) else draft.first(size)
+            for draft, size in zip(drafts, sizes, strict=True)
+        ]
 
     def adapt(self, step: StepReport) -> None:
         """Take a step into account."""
@@ -89,3 +102,19 @@ class Pace:
                 step_seconds=step.forward_s,
                 other_seconds=step.draft_s + step.recycle_s,
             )
+
+
+def accepted_together(drafts: Sequence[DraftTree]) -> list[Float64Array]:
+    """Return, for rows that wait for each other, each node's chance that it is accepted and no row waits.
+
+    That is its own chance times, for each of the other rows, the chance that it gets as deep.
+    """
+    deepest = max(int(draft.depths.max()) for draft in drafts)
+    reaching = np.array(
+        [np.bincount(draft.depths, draft.probabilities, minlength=deepest + 1) for draft in drafts]
+    ).clip(0.0, 1.0)
+    chances = []
+    for row, draft in enumerate(drafts):
+        others = np.delete(reaching, row, axis=0).prod(axis=0)
+        chances.append(draft.probabilities * others[draft.depths])
+    return chances

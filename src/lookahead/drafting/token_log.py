@@ -143,6 +143,7 @@ class TokenLog:
                 self._give_room(live, len(tokens))
             live.recycled_tokens += stream_in(
                 live.own.cells,
+                live.own.heads,
                 live.own.end,
                 live.own is not self._no_room,
                 live.tail,
@@ -184,13 +185,15 @@ class TokenLog:
                 live.memory = SketchMemory(decoding_length)
             size = draw(
                 live.own.cells,
+                live.own.heads,
                 live.own.end,
                 self._shared.cells,
+                self._shared.heads,
                 self._shared.end,
                 self._table.keys,
                 self._table.successors,
                 live.readable,
-                live.tail[-min(live.length, LONGEST_MATCH) :],
+                live.tail,
                 self._trust,
                 self._weights,
                 live.memory.integers,

@@ -1,17 +1,18 @@
 """The draft tree: the only currency between drafting and verification."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from lookahead.drafting.compilation import kernel
+from lookahead.drafting.compilation import kernel, lean_kernel
 
 Int32Array = npt.NDArray[np.int32]
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-_COLUMNS = ((1, np.dtype(np.int32)),) * 3 + ((1, np.dtype(np.float64)),)
+_DTYPES = (*(np.dtype(np.int32),) * 3, np.dtype(np.float64))
 _NO_FAULT = -1
 _FAULTS = (
     "a draft tree needs node 0 and arrays of one length",
@@ -23,7 +24,7 @@ _FAULTS = (
 )
 
 
-@kernel
+@lean_kernel
 def find_fault(
     token_ids: Int32Array, parents: Int32Array, depths: Int32Array, probabilities: Float64Array
 ) -> int:
@@ -81,22 +82,29 @@ class DraftTree:
     probabilities: Float64Array
 
     def __post_init__(self) -> None:
-        columns = (self.token_ids, self.parents, self.depths, self.probabilities)
-        if tuple((array.ndim, array.dtype) for array in columns) != _COLUMNS:
+        ids, parents, depths, chances = self.token_ids, self.parents, self.depths, self.probabilities
+        dtypes = (ids.dtype, parents.dtype, depths.dtype, chances.dtype)  # no loop: each step makes a tree
+        if dtypes != _DTYPES or not ids.ndim == parents.ndim == depths.ndim == chances.ndim == 1:
             message = "a draft tree's columns are int32, int32, int32 and float64, each of one dimension"
             raise ValueError(message)
-        fault = find_fault(self.token_ids, self.parents, self.depths, self.probabilities)
+        fault = find_fault(ids, parents, depths, chances)
         if fault != _NO_FAULT:
             raise ValueError(_FAULTS[fault])
 
     @classmethod
     def root_only(cls, token_id: int) -> "DraftTree":
         """Return the tree that drafts nothing: a plain step."""
+        return cls.chain([token_id])
+
+    @classmethod
+    def chain(cls, tokens: Sequence[int] | Int32Array, probability: float = 1.0) -> "DraftTree":
+        """Return the tree of one branch: the tokens one below the other, each with the same chance."""
+        size = len(tokens)
         return cls(
-            np.array([token_id], np.int32),
-            np.array([-1], np.int32),
-            np.zeros(1, np.int32),
-            np.ones(1, np.float64),
+            np.array(tokens, np.int32),
+            np.arange(-1, size - 1, dtype=np.int32),
+            np.arange(size, dtype=np.int32),
+            probability ** np.arange(size, dtype=np.float64),
         )
 
     def __len__(self) -> int:

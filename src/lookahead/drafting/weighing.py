@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from lookahead.drafting.candidates import RECYCLED, Float64Array
+from lookahead.drafting.candidates import Float64Array
 from lookahead.drafting.compilation import lean_kernel
 from lookahead.drafting.successors import SUCCESSORS
 from lookahead.drafting.trie_nodes import Int32Array, Integer
@@ -27,6 +27,8 @@ NONE_BIAS, NONE_SLOPE, SLOPES = 0, 1, 2
 BIASES = SLOPES + SOURCES
 
 LEARNING_RATE = 0.4
+SQUARES_AT_FIRST = 10.0
+"""With as much the first steps are a third as long: what the weights begin with is better than a guess."""
 LEAST_EVIDENCE = 1e-5
 
 
@@ -34,16 +36,30 @@ VALUE, SQUARES = 0, 1
 
 
 def initial_weights() -> Float64Array:
-    """Return weights that believe matches as they are and the model's ranks as is usual.
+    """Return the weights to begin with.
 
     float64 [2, 5 + FEATURES]: bias and slope of "none of them", a slope a source, a bias a feature; below
     them the sums of their squared gradients.
+
+    What recorded answers taught, rounded (scripts/fit_beliefs.py). Of a candidate with evidence e, rank r
+    counted from 1 (not among the model's successors: 9) and age a, the score is
+
+        own         e     + 0.7 - 0.3 ln r + 0.1 a
+        shared      0.7 e - 0.1 - 0.5 ln r + 0.4 a
+        recycled    0.6 e - 2.0 - 0.9 ln r + 0.4 a
+
+    and 0.75 less, instead of the term in r, where no successors are known.
     """
+    slopes, bases = np.array([1.0, 0.7, 0.6]), np.array([0.7, -0.1, -2.0])
+    by_rank, by_age = np.array([0.3, 0.5, 0.9]), np.array([0.1, 0.4, 0.4])
+    ranks = np.log(np.arange(RANKS) + 1.0)
     weights = np.zeros((2, BIASES + FEATURES))
-    weights[VALUE, NONE_SLOPE:BIASES] = 1.0
-    by_rank = np.log(0.35 / (np.arange(SUCCESSORS) + 1.5))
-    weights[VALUE, BIASES:].reshape(SOURCES, RANKS, AGES)[RECYCLED, :SUCCESSORS] = by_rank[:, None]
-    weights[SQUARES] = 1.0
+    weights[VALUE, NONE_SLOPE], weights[VALUE, SLOPES:BIASES] = 1.0, slopes
+    biases = weights[VALUE, BIASES:].reshape(SOURCES, RANKS, AGES)
+    biases += bases[:, None, None] + by_age[:, None, None] * np.arange(AGES)
+    biases[:, :NO_SUCCESSORS] -= (by_rank[:, None] * ranks[:NO_SUCCESSORS])[:, :, None]
+    biases[:, NO_SUCCESSORS] -= 0.75
+    weights[SQUARES] = SQUARES_AT_FIRST
     return weights
 
 

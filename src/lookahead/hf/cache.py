@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from lookahead.decoding.arena import KVArena
 from lookahead.hf.compat import keeping_nothing
@@ -64,7 +63,7 @@ class ArenaCache(Cache):
         self, windows: Sequence[int | None], capacity: int, borrowing: frozenset[int] = frozenset()
     ) -> None:
         self.arena = KVArena(len(windows) - len(borrowing), capacity)
-        layers = [
+        layers: list[Any] = [
             keeping_nothing() if layer in borrowing else ArenaLayer(self.arena, layer, window)
             for layer, window in enumerate(windows)
         ]
@@ -75,17 +74,3 @@ class ArenaCache(Cache):
         """Say whether the next forward's mask takes care of windows, as a tree's does."""
         for layer in self._windowed:
             layer.shows_all = shows_all
-
-    def keep(self, start: int, path: list[int]) -> None:
-        """Keep, of the tokens from `start` on, only those at the places of `path`."""
-        self.arena.keep(start, path)
-
-    def as_dynamic(self, config: PreTrainedConfig) -> DynamicCache:
-        """Return the library's own kind of cache with copies of what this one holds."""
-        dynamic = DynamicCache(config=config)
-        for layer in range(len(self.layers)):
-            if not self.arena.length(layer):
-                continue  # one that keeps nothing
-            keys, values = self.arena.view(layer)
-            dynamic.update(keys.clone(), values.clone(), layer)
-        return dynamic

@@ -36,7 +36,7 @@ class CacheRestart:
         self._emitted: list[int] = []
 
     def prefill(self, cache: ArenaCache) -> Tensor | None:
-        """Read a prompt longer than the switch; return its last logits [k, V], None if that is not needed."""
+        """Read a prompt longer than the switch; return its last logits [1, k, V], None if none is."""
         if self._switch is None or self._prompt.shape[1] <= self._switch or self._has_embeddings:
             return None
         kwargs = {**self._kwargs, "past_key_values": cache}
@@ -49,7 +49,7 @@ class CacheRestart:
         return held <= self._switch < self._prompt.shape[1] + len(self._emitted) + 1
 
     def step(self, token: int, cache: ArenaCache) -> Tensor | None:
-        """Do the step after `token` with the cache started anew; return logits [1, V], None if it is kept."""
+        """Do the step after `token`, the cache started anew; return logits [1, 1, V], None if it is kept."""
         tokens = torch.tensor([[*self._emitted, token]], device=self._prompt.device)
         text = torch.cat([self._prompt, tokens], dim=1)
         kwargs = {**self._kwargs, "past_key_values": cache}
@@ -62,7 +62,7 @@ class CacheRestart:
             )
             kwargs["position_ids"] = torch.cat([positions, following], dim=1)
         logits = forward_in_emptied_cache(self._model, text, kwargs, next_sequence_length=1)
-        return None if logits is None else logits[-1:]
+        return None if logits is None else logits[:, -1:]
 
     def keep(self, tokens: list[int]) -> None:
         """Take note of the tokens kept in the cache."""

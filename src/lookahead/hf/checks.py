@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
 from lookahead.drafting.memory import DraftMemory
 from lookahead.errors import (
@@ -12,10 +11,34 @@ from lookahead.errors import (
     UnsupportedGenerationError,
     UnsupportedModelError,
 )
-from lookahead.hf.compat import CACHE_NAMES, holds_tokens, text_config
+from lookahead.hf.callers_cache import can_be_brought_up_to_date, is_callers, layout_behind
+from lookahead.hf.compat import (
+    CACHE_NAMES,
+    AttentionLayout,
+    made_cache,
+    text_config,
+)
+from lookahead.hf.handover import Handover
 from lookahead.hf.limits import DraftLimits, rope_switches_at
 
 _WITHOUT = "or call model.generate without Lookahead"
+
+
+def checked_layout(handover: Handover) -> AttentionLayout:
+    """Refuse what cannot be served; return how the model's layers see the past.
+
+    Raises:
+        LookaheadError: says what, and what to do.
+    """
+    model, model_kwargs = handover.model, handover.model_kwargs
+    check_model(model)
+    check_call(model, handover.generation_config)
+    check_prompt(model, handover.input_ids, model_kwargs.get("inputs_embeds"))
+    cache = made_cache(model_kwargs)
+    check_cache(cache)
+    layout = layout_behind(model, cache)
+    check_inputs(model_kwargs)
+    return layout
 
 
 def check_model(model: PreTrainedModel) -> None:
@@ -37,7 +60,7 @@ _SERVED_INPUTS = frozenset(
 )
 
 
-def check_call(model: PreTrainedModel, input_ids: Tensor, generation_config: Any) -> None:
+def check_call(model: PreTrainedModel, generation_config: Any) -> None:
     """Refuse what a call to `generate` may ask for and Lookahead cannot give.
 
     Raises:
@@ -47,8 +70,6 @@ def check_call(model: PreTrainedModel, input_ids: Tensor, generation_config: Any
         _refuse("num_beams", generation_config.num_beams, "set num_beams=1 (greedy or sampling)")
     if not generation_config.use_cache:
         _refuse("use_cache", generation_config.use_cache, "set use_cache=True")
-    if input_ids.shape[0] != 1:
-        _refuse("batch size", input_ids.shape[0], "give one sequence a call, with num_return_sequences=1")
     for setting in ("output_attentions", "output_hidden_states"):
         if getattr(generation_config, setting, False):
             _refuse(setting, value=True, remedy=f"set {setting}=False")
@@ -60,17 +81,13 @@ def check_call(model: PreTrainedModel, input_ids: Tensor, generation_config: Any
 
 
 def check_cache(cache: object) -> None:
-    """Refuse a cache that the caller made: what `generate` made itself is empty and nobody's yet.
+    """Refuse a cache of the caller's that can neither be read nor brought up to date.
 
     Raises:
         UnsupportedGenerationError: names it.
     """
-    # In 5.16 callers' caches bear no mark; but `generate` makes its own with layers, and empty.
-    is_callers = getattr(cache, "_is_user_defined", False) or (
-        isinstance(cache, Cache) and (not cache.layers or holds_tokens(cache))
-    )
-    if is_callers:
-        _refuse("past_key_values", type(cache).__name__, "leave it out: Lookahead keeps a cache of its own")
+    if is_callers(cache) and not can_be_brought_up_to_date(cache):
+        _refuse("past_key_values", type(cache).__name__, "give a DynamicCache that is not offloaded, or none")
 
 
 def check_inputs(model_kwargs: dict[str, Any]) -> None:

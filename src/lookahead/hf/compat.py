@@ -1,7 +1,7 @@
 """What Lookahead knows of transformers' internals, and nobody else here does (5.16.1 to 5.23)."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
@@ -48,6 +48,21 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
     """Return the configuration of the model's decoder."""
     config: PreTrainedConfig = model.config.get_text_config(decoder=True)
     return config
+
+
+def attention_name(model: PreTrainedModel) -> str:
+    """Return the name of the attention that the model uses when it verifies no tree just now."""
+    name = str(text_config(model)._attn_implementation)  # noqa: SLF001
+    return "sdpa" if name == FOLDED_ATTENTION else name
+
+
+@contextmanager
+def decoding_experts(model: PreTrainedModel) -> Iterator[None]:
+    """Within, a mixture of experts computes them as `generate` has them computed after the prompt."""
+    untyped: Any = model
+    switch = getattr(untyped, "_optimize_model_for_decode", nullcontext)
+    with switch():
+        yield
 
 
 def context_length(model: PreTrainedModel) -> int | None:
@@ -147,6 +162,11 @@ def streamers_come_first() -> bool:
     return not hasattr(generation_utils, "StopCheck")
 
 
+def marks_callers_caches() -> bool:
+    """Return whether `generate` marks a cache that it was given; 5.16 does not, 5.23 does."""
+    return hasattr(generation_utils, "StopCheck")
+
+
 def takes_cache(model: PreTrainedModel) -> bool:
     """Return whether the model keeps its past where others do; GPT-1 keeps none."""
     return "past_key_values" in signature(model.forward).parameters
@@ -168,45 +188,45 @@ def prefill(
     """Read the prompt exactly as `generate` does.
 
     Returns:
-        Logits [k, V] after the prompt's last k tokens, the first new token's last; k is `most_logits`, or
+        Logits [B, k, V] after the prompts' last k tokens, the first new token's last; k is `most_logits`, or
         less where the model or the way the prompt is read gives fewer.
     """
     untyped: Any = model  # the library's own types do not know its private method
     if most_logits > 1 and "logits_to_keep" in model_kwargs:
         model_kwargs = {**model_kwargs, "logits_to_keep": most_logits}
     outputs = untyped._prefill(input_ids, generation_config, model_kwargs)  # noqa: SLF001
-    logits: Tensor = outputs.logits[0, -most_logits:]
+    logits: Tensor = outputs.logits[:, -most_logits:]
     return logits
 
 
 def prefill_as_library(
     model: PreTrainedModel, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Read the prompt as `generate` does, cache and all.
+    """Read the prompts as `generate` does, cache and all.
 
     Returns:
-        Logits [1, V] after the prompt, and the model's inputs for the next step.
+        Logits [B, 1, V] after the prompts, and the model's inputs for the next step.
     """
     untyped: Any = model
     outputs = untyped._prefill(input_ids, generation_config, model_kwargs)  # noqa: SLF001
     updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs)  # noqa: SLF001
-    return outputs.logits[0, -1:], updated
+    return outputs.logits[:, -1:], updated
 
 
 def step_as_library(
     model: PreTrainedModel, input_ids: Tensor, model_kwargs: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Do a step as `generate` does, behind the tokens so far [1, L].
+    """Do a step as `generate` does, behind the tokens so far [B, L].
 
     Returns:
-        Logits [1, V], and the model's inputs for the next step.
+        Logits [B, 1, V], and the model's inputs for the next step.
     """
     untyped: Any = model
     last = 1 if model_kwargs["use_cache"] else None
     inputs = untyped.prepare_inputs_for_generation(input_ids, next_sequence_length=last, **model_kwargs)
     outputs = untyped(**inputs, return_dict=True)
     updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs)  # noqa: SLF001
-    return outputs.logits[0, -1:], updated
+    return outputs.logits[:, -1:], updated
 
 
 def forward_in_emptied_cache(
@@ -221,16 +241,16 @@ def forward_in_emptied_cache(
         **preparation: what `generate` tells `prepare_inputs_for_generation` beside them.
 
     Returns:
-        Logits [k, V]; None where the model keeps its cache, and nothing has been done.
+        Logits [1, k, V]; None where the model keeps its cache, and nothing has been done.
     """
     untyped: Any = model
     inputs = untyped.prepare_inputs_for_generation(input_ids, **preparation, **model_kwargs)
     if inputs.get("past_key_values") is not None:
         return None
     cache = model_kwargs["past_key_values"]
-    cache.keep(0, [])
+    cache.arena.truncate(0)
     outputs = untyped(**{**inputs, "past_key_values": cache}, return_dict=True)
-    logits: Tensor = outputs.logits[0]
+    logits: Tensor = outputs.logits
     return logits
 
 
@@ -267,13 +287,24 @@ def folded_attention(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
+        # Right for every thread: what is folded is so only in how it is computed, not in what comes of it.
         config._attn_implementation = "sdpa"  # noqa: SLF001
 
 
 def _can_fold(model: PreTrainedModel) -> bool:
     """Return whether the model looks its attention function up by name, and SDPA is the one in use."""
     looks_up = getattr(model, "_supports_attention_backend", False)
-    return bool(looks_up) and text_config(model)._attn_implementation == "sdpa"  # noqa: SLF001
+    return bool(looks_up) and attention_name(model) == "sdpa"
+
+
+def with_repeated_rows(mask: Tensor, groups: int) -> Tensor:
+    """Return a mask [B, 1, T, S] that carries [B, 1, groups · T, S], repeated once for all layers.
+
+    It is carried as an attribute, so that a layer that does not fold finds the mask as it expects it.
+    """
+    if groups > 1:
+        mask.folded = mask.repeat(1, 1, groups, 1)  # type: ignore[attr-defined]
+    return mask
 
 
 def _register_folded_attention() -> None:
@@ -299,5 +330,6 @@ def _folded_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return attended, None
-    attended = folded_tree_attention(query, key, value, attention_mask, scaling=scaling)
+    folded: Tensor = getattr(attention_mask, "folded", attention_mask)
+    attended = folded_tree_attention(query, key, value, folded, scaling=scaling)
     return attended.transpose(1, 2).contiguous(), None

@@ -267,24 +267,24 @@ def is_installed(family: str) -> bool:
     return FAMILIES[family].model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
-def family_model(family: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def family_model(family: str, dtype: torch.dtype = torch.float32, **settings: object) -> PreTrainedModel:
     """Return a family's tiny model, every time with the same random weights; torch's generator is left alone.
 
     Args:
         family: a key of `FAMILIES` that is installed.
         dtype: of its weights.
+        **settings: of its configuration, instead of the family's.
     """
     described = FAMILIES[family]
     known = AutoConfig.for_model(described.model_type)
     aliases: dict[str, str] = getattr(known, "attribute_map", {})
     names = {*known.to_dict(), *aliases}
     shared = {aliases.get(name, name): value for name, value in _SIZES.items() if name in names}
-    config = AutoConfig.for_model(described.model_type, **{**shared, **described.settings})
+    config = AutoConfig.for_model(described.model_type, **{**shared, **described.settings, **settings})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: Any = AutoModelForCausalLM.from_config(config)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
-    model.to(dtype)  # type: ignore[arg-type]  # the library's wrapper hides the argument's type
-    model.eval()
-    return model
+    made: PreTrainedModel = model.eval().to(dtype)
+    return made

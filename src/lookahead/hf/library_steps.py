@@ -1,5 +1,6 @@
 """Plain steps as `generate` does them, in the library's own cache: for what no arena can hold."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,16 +12,14 @@ from lookahead.hf.compat import made_cache, prefill_as_library, step_as_library
 
 
 class LibraryStepModel:
-    """One sequence's forwards, one token at a time.
+    """A batch's forwards, one token of each row at a time; all rows stay in it until all are finished.
 
     Args:
         model: a decoder-only model: recurrent, hybrid, whatever `generate` takes.
-        input_ids: int64 [1, L], the prompt.
+        input_ids: int64 [B, L], the prompts.
         generation_config: as `generate` prepared it.
         model_kwargs: as `generate` prepared them.
     """
-
-    levels_left = 0
 
     def __init__(
         self,
@@ -35,22 +34,29 @@ class LibraryStepModel:
         self._model_kwargs = model_kwargs
 
     def prefill(self) -> Tensor:
-        """Read the prompt; return logits [1, V] after it."""
+        """Read the prompts; return logits [B, 1, V] after them."""
         logits, self._model_kwargs = prefill_as_library(
             self._model, self._ids, self._generation_config, self._model_kwargs
         )
         return logits
 
-    def forward(self, tree: DraftTree) -> Tensor:
-        """Read the one token of a tree of one node; return logits [1, V]."""
-        token = torch.tensor([[int(tree.token_ids[0])]], device=self._ids.device)
-        self._ids = torch.cat([self._ids, token], dim=1)
+    def forward(self, drafts: Mapping[int, DraftTree]) -> dict[int, Tensor]:
+        """Read the one token of each row's tree of one node; return logits [1, V] by row."""
+        tokens = [[int(drafts[row].token_ids[0])] for row in range(len(self._ids))]
+        self._ids = torch.cat([self._ids, torch.tensor(tokens, device=self._ids.device)], dim=1)
         logits, self._model_kwargs = step_as_library(self._model, self._ids, self._model_kwargs)
-        return logits
+        return dict(enumerate(logits))
 
-    def keep(self, path: list[int]) -> None:
+    def levels_left(self, row: int) -> int:  # noqa: ARG002  # no row may draft
+        """Return 0: a step is a plain one."""
+        return 0
+
+    def keep(self, paths: Mapping[int, list[int]]) -> None:
         """Do nothing: what has been read is kept."""
 
     def returned_cache(self) -> object:
         """Return the cache as `generate` would."""
         return made_cache(self._model_kwargs)
+
+    def close(self) -> None:
+        """Do nothing: the model is as it was."""

@@ -55,6 +55,11 @@ class DraftLimits:
     dense_until: int | None = None
     counts_slots: bool = False
 
+    @property
+    def counts_slots_somewhere(self) -> bool:
+        """Whether slots of the cache matter to the model, so that the rows of a batch must not have gaps."""
+        return self.slot_block is not None or self.dense_until is not None or self.counts_slots
+
     @classmethod
     def of(cls, model: PreTrainedModel, kept: Sequence[int | None] = ()) -> "DraftLimits":
         """Return a model's limits.

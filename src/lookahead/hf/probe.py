@@ -5,12 +5,10 @@ and where those do as well, every step is a plain one.
 """
 
 import copy
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -75,7 +73,9 @@ class _DisagreementError(Exception):
     """A mode's logits are not those of single steps; the message says by how much."""
 
 
-def probe(model: PreTrainedModel, layout: AttentionLayout | None = None) -> ProbeResult:
+def probe(
+    model: PreTrainedModel, layout: AttentionLayout | None = None, *, tries_trees: bool = True
+) -> ProbeResult:
     """Compare a small tree, and if need be a chain, with `generate`'s own steps, in the model's own dtype.
 
     Takes nine small forwards, or a few times as many where trees cannot be had. Never raises, draws no random
@@ -84,6 +84,8 @@ def probe(model: PreTrainedModel, layout: AttentionLayout | None = None) -> Prob
     Args:
         model: a decoder-only model.
         layout: how its layers see the past; read off a fresh cache if not given.
+        tries_trees: whether trees are worth trying; they are not for a batch whose rows the model does not
+            tell apart where it reads positions off slots.
     """
     layout = layout or attention_layout(model, _fresh_cache(model))
     if layout.unsupported or not takes_cache(model):
@@ -91,7 +93,7 @@ def probe(model: PreTrainedModel, layout: AttentionLayout | None = None) -> Prob
     reasons: list[str] = []
     problem: Exception | None = None
     with torch.no_grad(), _undisturbed(model):
-        for verification in _worth_trying(model, reasons):
+        for verification in _worth_trying(model, reasons) if tries_trees else [CHAIN]:
             if verification is TREE_UNFOLDED and isinstance(problem, _DisagreementError):
                 continue  # what is laid out otherwise is the same arithmetic
             try:
@@ -105,37 +107,6 @@ def probe(model: PreTrainedModel, layout: AttentionLayout | None = None) -> Prob
                 )
                 return ProbeResult(verification, reason, difference, spread)
     return ProbeResult(PLAIN, "; ".join(_without_repetition(reasons)))
-
-
-@dataclass(eq=False)
-class Probes:
-    """Asks the probe once for each model and setting, and warns once where the answer is not trees."""
-
-    _results: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = field(
-        default_factory=WeakKeyDictionary
-    )
-    _warned: WeakKeyDictionary[PreTrainedModel, set[object]] = field(default_factory=WeakKeyDictionary)
-
-    def result(self, model: PreTrainedModel, layout: AttentionLayout, *, drafts: bool = True) -> ProbeResult:
-        """Return what a model can be trusted with.
-
-        Args:
-            model: the model.
-            layout: how its layers see the past.
-            drafts: whether drafts are wanted at all: else nobody is warned that there are none.
-        """
-        if model.training:  # dropout draws for each forward it sees: only `generate`'s own forwards will do
-            return ProbeResult(PLAIN, "it is in training mode")
-        setting = (model.dtype, model.device, text_config(model)._attn_implementation)  # noqa: SLF001
-        results = self._results.setdefault(model, {})
-        if setting not in results:
-            results[setting] = probe(model, layout)
-        result, warned = results[setting], self._warned.setdefault(model, set())
-        if result.mode is not ModelMode.TREE and drafts and setting not in warned:
-            warned.add(setting)
-            way = "drafts of one branch" if result.mode is ModelMode.CHAIN else "plain steps, without drafts"
-            warnings.warn(f"{type(model).__name__} is decoded in {way}: {result.reason}", stacklevel=3)
-        return result
 
 
 def _fresh_cache(model: PreTrainedModel) -> object:
@@ -218,7 +189,7 @@ def _tried(
     steps = _steps_alone(model, layout, prompt, tree.token_ids[_BRANCHES[0]].tolist())
     spread = float(steps.std())
     arena = prefilled(model, layout, prompt, decoding_length=len(tree), verification=verification)
-    chains = [_verified(arena, _chain(tree, branch)) for branch in _BRANCHES]
+    chains = [_verified(arena, DraftTree.chain(tree.token_ids[branch])) for branch in _BRANCHES]
     noise = _worst(chains[0], steps)
     allowed = max(_RELATIVE_FLOOR, _ROUNDING_FACTOR * torch.finfo(model.dtype).eps) * spread
     if not noise <= allowed:
@@ -271,23 +242,13 @@ def _steps_alone(
     ids = torch.tensor([prompt], device=model.device)
     step_model = LibraryStepModel(model, ids, model.generation_config, kwargs)
     step_model.prefill()
-    return torch.stack([step_model.forward(DraftTree.root_only(token))[0].float() for token in tokens])
+    return torch.cat([step_model.forward({0: DraftTree.root_only(token)})[0].float() for token in tokens])
 
 
 def _verified(step_model: TransformersStepModel, tree: DraftTree) -> Tensor:
-    logits = step_model.forward(tree).float()
-    step_model.keep([])
+    logits = step_model.forward({0: tree})[0].float()
+    step_model.keep({0: []})
     return logits
-
-
-def _chain(tree: DraftTree, branch: list[int]) -> DraftTree:
-    length = len(branch)
-    return DraftTree(
-        tree.token_ids[branch],
-        np.arange(-1, length - 1, dtype=np.int32),
-        np.arange(length, dtype=np.int32),
-        np.ones(length),
-    )
 
 
 def _worst(first: Tensor, second: Tensor) -> float:

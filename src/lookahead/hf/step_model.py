@@ -1,27 +1,28 @@
-"""A transformers model as the loop sees it: prefill, verify a tree, keep a path."""
+"""A transformers model as the loop sees it: prefill, verify trees, keep paths."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache
 
-from lookahead.decoding.chunks import in_other_chunk
-from lookahead.decoding.tree_attention import tree_mask, tree_positions
+from lookahead.decoding.tree_attention import RowOfTrees, tree_mask, tree_positions
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.cache import ArenaCache
 from lookahead.hf.cache_restart import CacheRestart
+from lookahead.hf.callers_cache import read_into, write_back
 from lookahead.hf.compat import (
     AttentionLayout,
+    decoding_experts,
     extra_inputs,
     folded_attention,
     prefill,
     query_groups,
     takes_positions,
-    text_config,
+    with_repeated_rows,
 )
 from lookahead.hf.limits import DraftLimits
 from lookahead.hf.position_bias import PositionBias
@@ -32,17 +33,17 @@ _FIRST_CAPACITY = 512
 
 
 class TransformersStepModel:
-    """One sequence's forwards and cache.
+    """A batch's forwards and cache.
 
     Args:
         model: a decoder-only model.
         layout: how its layers see the past.
-        input_ids: int64 [1, L], the prompt.
+        input_ids: int64 [B, L], the prompts.
         generation_config: as `generate` prepared it.
         model_kwargs: as `generate` prepared them; their cache is replaced by an arena.
         most_new_tokens: tokens that will be emitted at most.
         decoding_length: the most nodes of a draft tree.
-        prompt_logits: how many of the prompt's last tokens have their logits returned.
+        prompt_logits: how many of the prompts' last tokens have their logits returned.
         verification: how drafts are verified; what is given must then be of that kind.
     """
 
@@ -69,21 +70,27 @@ class TransformersStepModel:
         self._bias = PositionBias(model)
         self._restart = CacheRestart(model, self._limits.rope_switch, input_ids, model_kwargs)
         self._most_levels, self._most_nodes = most_new_tokens, decoding_length
-        self._tree = DraftTree.root_only(0)
         self._query_groups = query_groups(model) if verification.folds else 1
         self._takes_positions = takes_positions(model)
-        self._padding: Tensor | None = model_kwargs.get("attention_mask")
-        self._prefix_length = 0
         self._prompt_logits = prompt_logits
-        positions = model_kwargs.get("position_ids")
-        self._next_position = -1 if positions is None else int(positions[..., -1].max()) + 1
+        self._handed_cache = model_kwargs.get("past_key_values")
+        self._switches = ExitStack()
+        self._rows = list(range(input_ids.shape[0]))
+        self._drafts: Mapping[int, DraftTree] = {}
+        mask: Tensor | None = model_kwargs.get("attention_mask")
+        self._padding = {row: None if mask is None else mask[row].cpu() for row in self._rows}
+        self._lengths = dict.fromkeys(self._rows, 0)
+        self._next_positions: dict[int, int] = {}
+        positions: Tensor | None = model_kwargs.get("position_ids")
         prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
         capacity = prompt_length + min(most_new_tokens, _FIRST_CAPACITY) + decoding_length
         self.cache = ArenaCache(layout.kept, capacity, layout.borrowing)
 
     def prefill(self) -> Tensor:
-        """Read the prompt; return logits [k, V] after its last k tokens, the first new token's last."""
-        self._model_kwargs["past_key_values"] = self.cache
+        """Read the prompts; return logits [B, k, V] after their last k tokens, the first new token's last."""
+        if isinstance(self._handed_cache, Cache):
+            read_into(self.cache.arena, self._handed_cache)
+        self._model_kwargs = {**self._model_kwargs, "past_key_values": self.cache}
         logits = self._restart.prefill(self.cache)
         if logits is None:
             logits = prefill(
@@ -93,82 +100,154 @@ class TransformersStepModel:
                 self._model_kwargs,
                 most_logits=self._prompt_logits,
             )
-        self._prefix_length = self.cache.get_seq_length()
-        if self._next_position < 0:  # `generate` made no positions, so none are padded
-            self._next_position = self._prefix_length
+        self._lengths = dict.fromkeys(self._rows, self.cache.get_seq_length())
+        self._next_positions = self._first_positions()
+        self._switches.enter_context(decoding_experts(self._model))
         return logits
 
-    def forward(self, tree: DraftTree) -> Tensor:
-        """Verify a draft tree behind what the cache holds; return logits [n, V]."""
-        logits: Tensor | None
-        self._tree = tree
-        if len(tree) == 1 and self._restart.is_due(self._prefix_length):
-            logits = self._restart.step(int(tree.token_ids[0]), self.cache)
-            if logits is not None:
-                self._prefix_length = self.cache.get_seq_length() - 1  # `keep` counts this step's token
-                return logits
-        device = self._model.device
-        tokens = torch.from_numpy(tree.token_ids.astype("int64"))[None].to(device)
-        inputs: dict[str, Any] = {"past_key_values": self.cache, "use_cache": True, "return_dict": True}
-        inputs |= extra_inputs(self._model, self._prefix_length, len(tree))
-        if self._takes_positions:
-            inputs["position_ids"] = tree_positions(tree, self._next_position)[None].to(device)
-        inputs["attention_mask"] = self._mask(tree)
-        is_tree = len(tree) > 1 and self._verification.mode is ModelMode.TREE
-        self.cache.show_all(is_tree)
-        with ExitStack() as told:
-            if is_tree:
-                told.enter_context(self._bias.told(tree, self._prefix_length, self._padding))
-                if self._verification.folds:
-                    told.enter_context(folded_attention(self._model))
-            outputs = self._model(input_ids=tokens, **inputs)
-        logits = outputs.logits[0]
+    def forward(self, drafts: Mapping[int, DraftTree]) -> dict[int, Tensor]:
+        """Verify a draft tree of each row behind what the cache holds; return logits [n, V] by row.
+
+        Rows without a draft are left out, from now on.
+        """
+        self._select(drafts)
+        self._drafts = drafts
+        trees = [drafts[row] for row in self._rows]
+        size = max(map(len, trees))
+        logits = self._restarted(trees[0]) if size == 1 else None
+        if logits is None:
+            logits = self._verified(trees, size)
         if logits.device.type != "cpu":
-            logits[-1, 0].item()  # waits for the device, so that the forward's time is counted as its own
-        return logits
+            logits[-1, -1, 0].item()  # waits for the device, so that the forward's time is counted as its own
+        return {row: of_row[: len(tree)] for row, tree, of_row in zip(self._rows, trees, logits, strict=True)}
 
-    @property
-    def levels_left(self) -> int:
-        """How deep a draft may go within the model's positions; beyond them steps are plain ones."""
-        if self._restart.is_due(self._prefix_length):
+    def levels_left(self, row: int) -> int:
+        """Return how deep a row's draft may go within the model's positions; beyond them steps are plain."""
+        if self._restart.is_due(self._start):
             return 0
-        levels = self._limits.levels_left(self._next_position, self._prefix_length, self._most_nodes)
+        levels = self._limits.levels_left(self._next_positions[row], self._start, self._most_nodes)
         return self._most_levels if levels is None else levels
 
-    def keep(self, path: list[int]) -> None:
-        """Keep in the cache, of the tree just forwarded, only the nodes of `path`."""
-        self.cache.keep(self._prefix_length, path)
-        self._restart.keep(self._tree.token_ids[path].tolist())
-        self._prefix_length += len(path)
-        self._next_position += len(path)
+    def keep(self, paths: Mapping[int, list[int]]) -> None:
+        """Keep in the cache, of the trees just forwarded, only the nodes of each row's path."""
+        lengths = [self._lengths[row] for row in self._rows]
+        self.cache.arena.keep(self._start, [paths[row] for row in self._rows], lengths)
+        for row in self._rows:
+            self._lengths[row] += len(paths[row])
+            self._next_positions[row] += len(paths[row])
+        first = self._rows[0]
+        self._restart.keep(self._drafts[first].token_ids[paths[first]].tolist())
 
-    def returned_cache(self) -> DynamicCache:
-        """Return the cache as `generate` would."""
-        return self.cache.as_dynamic(text_config(self._model))
+    def returned_cache(self) -> object:
+        """Return the cache as `generate` would: the one that was handed over, brought up to date."""
+        write_back(self.cache, self._handed_cache)
+        return self._handed_cache
 
-    def _mask(self, tree: DraftTree) -> Tensor | dict[str, Tensor] | None:
-        """Return what the model takes as `attention_mask`: for a plain step exactly what `generate` gives."""
-        if len(tree) == 1 or self._verification.mode is not ModelMode.TREE:
-            if self._padding is None:
-                return None
-            ones = self._padding.new_ones(1, self._prefix_length + len(tree) - self._padding.shape[1])
-            return torch.cat([self._padding, ones], dim=1).to(self._model.device)
-        masks = {name: self._window_mask(tree, name) for name in self._layout.windows}
+    def close(self) -> None:
+        """Leave the model as it was."""
+        self._switches.close()
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """The rows in the cache."""
+        return self._rows
+
+    @property
+    def _start(self) -> int:
+        """The first slot behind all rows."""
+        return max(self._lengths[row] for row in self._rows)
+
+    def _first_positions(self) -> dict[int, int]:
+        """Return, by row, the position of the first new token."""
+        positions: Tensor | None = self._model_kwargs.get("position_ids")
+        if positions is None:  # `generate` made none, so that nothing is padded
+            return dict(self._lengths)
+        last = positions[..., -1].expand(len(self._rows)).tolist()
+        return {row: position + 1 for row, position in zip(self._rows, last, strict=True)}
+
+    def _select(self, drafts: Mapping[int, DraftTree]) -> None:
+        """Leave out the rows that have no draft."""
+        if len(drafts) == len(self._rows):
+            return
+        places = [place for place, row in enumerate(self._rows) if row in drafts]
+        self._rows = [self._rows[place] for place in places]
+        self.cache.arena.select_rows(places)
+        self.cache.arena.truncate(self._start)
+
+    def _verified(self, trees: Sequence[DraftTree], size: int) -> Tensor:
+        """Return logits [B, size, V] of a forward over the trees of all rows."""
+        device = self._model.device
+        inputs: dict[str, Any] = {"past_key_values": self.cache, "use_cache": True, "return_dict": True}
+        inputs |= extra_inputs(self._model, self._start, size)
+        if self._takes_positions:
+            inputs["position_ids"] = self._positions(trees, size).to(device)
+        is_even = all(self._lengths[row] == self._start for row in self._rows)
+        is_masked = self._verification.mode is ModelMode.TREE and (size > 1 or not is_even)
+        inputs["attention_mask"] = self._mask(trees, size) if is_masked else self._plain_mask(size)
+        self.cache.show_all(is_masked)
+        tokens = torch.stack([_tokens(tree, size) for tree in trees]).to(device)
+        with ExitStack() as told:
+            if is_masked and self._bias:
+                padding = self._padding[self._rows[0]]  # a batch of such a model is verified as chains
+                told.enter_context(
+                    self._bias.told(trees[0], self._start, None if padding is None else padding[None])
+                )
+            if is_masked and self._verification.folds:
+                told.enter_context(folded_attention(self._model))
+            logits: Tensor = self._model(input_ids=tokens, **inputs).logits
+        return logits
+
+    def _restarted(self, tree: DraftTree) -> Tensor | None:
+        """Return logits [1, 1, V] of the step in which a longrope model's cache starts anew, if it is."""
+        if not self._restart.is_due(self._start):
+            return None
+        logits = self._restart.step(int(tree.token_ids[0]), self.cache)
+        if logits is not None:
+            self._lengths[self._rows[0]] = self.cache.get_seq_length() - 1  # `keep` counts this step's token
+        return logits
+
+    def _positions(self, trees: Sequence[DraftTree], size: int) -> Tensor:
+        firsts = [self._next_positions[row] for row in self._rows]
+        return torch.stack(
+            [tree_positions(tree, first, size) for tree, first in zip(trees, firsts, strict=True)]
+        )
+
+    def _mask(self, trees: Sequence[DraftTree], size: int) -> Tensor | dict[str, Tensor]:
+        """Return the trees' mask, one for each type of layer where they see the past in different ways."""
+        rows = [
+            RowOfTrees(tree, self._lengths[row], self._next_positions[row], self._padding[row])
+            for row, tree in zip(self._rows, trees, strict=True)
+        ]
+        masks: dict[str, Tensor] = {}
+        for name, window in self._layout.windows.items():
+            mask = tree_mask(
+                rows,
+                self._model.dtype,
+                start=self._start,
+                size=size,
+                window=window,
+                chunk=self._layout.chunks.get(name),
+            )
+            masks[name] = with_repeated_rows(mask.to(self._model.device), self._query_groups)
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
-    def _window_mask(self, tree: DraftTree, layer_type: str) -> Tensor:
-        model = self._model
-        mask = tree_mask(tree, self._prefix_length, model.dtype, window=self._layout.windows[layer_type])
-        if layer_type in self._layout.chunks:
-            # The library counts chunks from the first token that is no padding, that is by positions.
-            other = in_other_chunk(
-                tree, self._prefix_length, self._next_position, self._layout.chunks[layer_type]
-            )
-            mask.masked_fill_(other, torch.finfo(model.dtype).min)
-        if self._padding is not None:
-            padded = self._padding.shape[1]
-            mask[:, :padded].masked_fill_(self._padding.cpu() == 0, torch.finfo(model.dtype).min)
-        return mask.repeat(self._query_groups, 1)[None, None].to(model.device)
+    def _plain_mask(self, size: int) -> Tensor | None:
+        """Return what `generate` itself would give for so many tokens behind the cache."""
+        length = self._start + size
+        paddings = [self._padding[row] for row in self._rows]
+        masks = [
+            torch.nn.functional.pad(padding, (0, length - len(padding)), value=1)
+            for padding in paddings
+            if padding is not None
+        ]
+        return torch.stack(masks).to(self._model.device) if masks else None
+
+
+def _tokens(tree: DraftTree, size: int) -> Tensor:
+    """Return a tree's tokens, int64 [size]; behind them node 0's, whose logits nobody reads."""
+    tokens = torch.full((size,), int(tree.token_ids[0]))
+    tokens[: len(tree)] = torch.from_numpy(tree.token_ids)
+    return tokens
 
 
 def prefilled(
@@ -179,7 +258,7 @@ def prefilled(
     decoding_length: int,
     verification: Verification = TREE,
 ) -> TransformersStepModel:
-    """Return a step model that has read a prompt outside any call of `generate`, for trying things out."""
+    """Return a step model that has read one prompt outside any call of `generate`, for trying things out."""
     ids = torch.tensor([list(prompt)], device=model.device)
     model_kwargs: dict[str, Any] = {
         "attention_mask": None,

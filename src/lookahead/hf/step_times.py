@@ -15,13 +15,13 @@ from transformers import PreTrainedModel
 
 from lookahead.drafting.budget import StepTimes
 from lookahead.drafting.tree import DraftTree
-from lookahead.hf.compat import text_config
+from lookahead.hf.compat import attention_name
 from lookahead.hf.devices import device_name
 from lookahead.hf.dtypes import dtype_name
 from lookahead.hf.step_model import TransformersStepModel
 from lookahead.hf.user_cache import cached_whole, user_cache_folder
 
-_FORMAT = 1
+_FORMAT = 2
 """Number of the cache files' layout; files of another are measured anew."""
 _PASSES = 3
 _LIMIT_SECONDS = 1.5
@@ -41,6 +41,7 @@ class StepTimesKey:
         attention: the library's name of the attention in use.
         torch: its version.
         context_tokens: the context's bucket.
+        rows: the bucket of the rows of a batch.
     """
 
     model: str
@@ -51,25 +52,32 @@ class StepTimesKey:
     attention: str
     torch: str
     context_tokens: int
+    rows: int
 
     @classmethod
-    def of(cls, model: PreTrainedModel, context_tokens: int) -> "StepTimesKey":
-        """Return the key of a model behind so many tokens."""
+    def of(cls, model: PreTrainedModel, context_tokens: int, rows: int = 1) -> "StepTimesKey":
+        """Return the key of a model behind so many tokens, in each of so many rows."""
         return cls(
             model=type(model).__name__,
             architecture=_architecture_digest(model),
             dtype=dtype_name(model.dtype),
             device=device_name(model.device),
             threads=torch.get_num_threads() if model.device.type == "cpu" else 0,
-            attention=str(text_config(model)._attn_implementation),  # noqa: SLF001
+            attention=attention_name(model),
             torch=str(torch.__version__),
             context_tokens=context_bucket(context_tokens),
+            rows=rows_bucket(rows),
         )
 
 
 def context_bucket(tokens: int) -> int:
     """Return the power of two, 512 at least, that so many tokens fit in."""
     return max(_SMALLEST_BUCKET, 1 << max(0, tokens - 1).bit_length())
+
+
+def rows_bucket(rows: int) -> int:
+    """Return the power of two that so many rows fit in."""
+    return 1 << (rows - 1).bit_length()
 
 
 @dataclass(frozen=True)
@@ -120,34 +128,34 @@ class StepTimesCache:
 def step_times_for(
     model: PreTrainedModel,
     step_model: TransformersStepModel,
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     *,
     most_nodes: int,
     cache: StepTimesCache,
 ) -> StepTimes | None:
-    """Return how long forwards behind a prompt take: from the cache, or measured there and then.
+    """Return how long forwards behind prompts take: from the cache, or measured there and then.
 
     Measuring takes about a second and a half at most for a model of 50 ms a forward, draws no random number
     and leaves the step model's cache as it was.
 
     Args:
         model: the model.
-        step_model: its view of one sequence, the prompt just read.
-        prompt: the prompt's tokens, without padding.
-        most_nodes: the largest forward that is of interest.
+        step_model: its view of a batch, the prompts just read.
+        prompts: each row's tokens, without padding.
+        most_nodes: the most tokens of a row that are of interest.
         cache: where times are kept.
 
     Returns:
         The times, or None where the model has no positions left for a draft, however small.
     """
-    largest = min(most_nodes, step_model.levels_left + 1)
+    largest = min(most_nodes, *(step_model.levels_left(row) + 1 for row in step_model.rows))
     if largest < 2:
         return None
-    key = StepTimesKey.of(model, step_model.cache.get_seq_length())
+    key = StepTimesKey.of(model, step_model.cache.get_seq_length(), len(prompts))
     times = cache.load(key)
     if times is None or times.sizes[-1] < largest:
         times = measure_step_times(
-            partial(_forward_and_forget, step_model, prompt), sizes_to_measure(largest)
+            partial(_forward_and_forget, step_model, prompts), sizes_to_measure(largest)
         )
         if largest == most_nodes:  # near the end of its positions a model shows only part of the curve
             cache.store(key, times)
@@ -207,19 +215,18 @@ def _seconds_of(forward: Callable[[int], None], size: int, clock: Callable[[], f
 
 
 @torch.no_grad()
-def _forward_and_forget(step_model: TransformersStepModel, prompt: Sequence[int], size: int) -> None:
-    """Verify a chain of the prompt's last tokens, wait until that is done, and keep nothing of it."""
-    tokens = np.resize(np.array(prompt[-size:], np.int32), size)  # a short prompt again and again
-    chain = DraftTree(
-        tokens,
-        np.arange(-1, size - 1, dtype=np.int32),
-        np.arange(size, dtype=np.int32),
-        np.ones(size, np.float64),
-    )
-    logits = step_model.forward(chain)
+def _forward_and_forget(
+    step_model: TransformersStepModel, prompts: Sequence[Sequence[int]], size: int
+) -> None:
+    """Verify a chain of each prompt's last tokens, wait until that is done, and keep nothing of it."""
+    rows = step_model.rows
+    chains = {  # a short prompt again and again
+        row: DraftTree.chain(np.resize(np.array(prompts[row][-size:], np.int32), size)) for row in rows
+    }
+    logits = step_model.forward(chains)
     # Reading a logit waits for whatever devices computed it, as choosing a token from it does in a real step.
-    logits[-1, 0].item()
-    step_model.keep([])
+    logits[rows[-1]][-1, 0].item()
+    step_model.keep({row: [] for row in rows})
 
 
 _NO_ARCHITECTURE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")

@@ -23,13 +23,15 @@ class Verification:
         mode: what it can be trusted with.
         folds: whether grouped queries are laid side by side, with the mask repeated ahead for them; not where
             the model itself reckons with its mask.
+        rows_may_differ: whether the rows of a batch may be of different lengths in the cache, with gaps.
     """
 
     mode: ModelMode = ModelMode.TREE
     folds: bool = True
+    rows_may_differ: bool = True
 
 
 TREE = Verification()
 TREE_UNFOLDED = Verification(folds=False)
-CHAIN = Verification(ModelMode.CHAIN, folds=False)
-PLAIN = Verification(ModelMode.PLAIN, folds=False)
+CHAIN = Verification(ModelMode.CHAIN, folds=False, rows_may_differ=False)
+PLAIN = Verification(ModelMode.PLAIN, folds=False, rows_may_differ=False)

@@ -50,9 +50,9 @@ def vocabulary_successors(
     successors: list[Int32Array] = []
     for begin in range(0, size, _TOKENS_A_FORWARD - 1):
         end = min(size, begin + _TOKENS_A_FORWARD - 1)
-        logits = step_model.forward(_side_by_side(root, np.arange(begin, end, dtype=np.int32)))
-        step_model.keep([])
-        successors.append(likeliest_successors(logits[1:]))
+        logits = step_model.forward({0: _side_by_side(root, np.arange(begin, end, dtype=np.int32))})
+        step_model.keep({0: []})
+        successors.append(likeliest_successors(logits[0][1:]))
         on_progress(end, size)
     return np.concatenate(successors)
 

@@ -1,0 +1,73 @@
+"""What is known of the models that were used: how to verify their drafts, and the pace of decoding."""
+
+import warnings
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lookahead.config import LookaheadConfig
+from lookahead.drafting.budget import BudgetPolicy
+from lookahead.drafting.pace import Pace
+from lookahead.hf.compat import AttentionLayout, attention_name
+from lookahead.hf.limits import DraftLimits
+from lookahead.hf.position_bias import PositionBias
+from lookahead.hf.probe import ProbeResult, probe
+from lookahead.hf.step_times import context_bucket, rows_bucket
+from lookahead.hf.verification import PLAIN, ModelMode, Verification
+
+
+class ModelKnowledge:
+    """Remembers, as long as a model lives, what its first uses have shown.
+
+    Args:
+        config: the settings.
+    """
+
+    def __init__(self, config: LookaheadConfig) -> None:
+        self._config = config
+        self._paces: WeakKeyDictionary[PreTrainedModel, dict[object, Pace]] = WeakKeyDictionary()
+        self._probes: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = WeakKeyDictionary()
+
+    def pace(self, model: PreTrainedModel, input_ids: Tensor) -> Pace:
+        """Return what is known about drafting for a model and batches [B, L] of about this size."""
+        paces = self._paces.setdefault(model, {})
+        rows, length = input_ids.shape
+        setting = (_setting(model), context_bucket(length), rows_bucket(rows))
+        if setting not in paces:
+            most = self._config.most_nodes(rows_bucket(rows))
+            is_auto = self._config.decoding_length == "auto"
+            paces[setting] = Pace(most, BudgetPolicy(most) if is_auto else None)
+        return paces[setting]
+
+    def verification(self, model: PreTrainedModel, layout: AttentionLayout, rows: int) -> Verification:
+        """Return how drafts for a batch of so many rows are verified; a model's first use asks the probe.
+
+        One warning a model says why, where that is not by trees.
+        """
+        if self._config.decoding_length == 1 or model.training:  # dropout draws for each forward it sees
+            return PLAIN
+        is_batch = rows > 1
+        limits = DraftLimits.of(model)
+        if is_batch and limits.rope_switch is not None:  # its cache starts anew, for each row at another step
+            return PLAIN
+        by_slots = is_batch and bool(PositionBias(model))
+        results = self._probes.setdefault(model, {})
+        setting = (_setting(model), by_slots, layout.unsupported)
+        if setting not in results:
+            results[setting] = probe(model, layout, tries_trees=not by_slots)
+            _warn(model, results[setting])
+        found = results[setting].verification
+        return replace(found, rows_may_differ=found.rows_may_differ and not limits.counts_slots_somewhere)
+
+
+def _warn(model: PreTrainedModel, result: ProbeResult) -> None:
+    if result.mode is not ModelMode.TREE and result.reason:
+        way = "drafts of one branch" if result.mode is ModelMode.CHAIN else "plain steps, without drafts"
+        warnings.warn(f"{type(model).__name__} is decoded in {way}: {result.reason}", stacklevel=2)
+
+
+def _setting(model: PreTrainedModel) -> tuple[object, ...]:
+    """Return what a model's results and times depend on, beside its weights."""
+    return (model.dtype, model.device, attention_name(model))

@@ -1,0 +1,193 @@
+"""The generation mode itself: from what `generate` hands over to what it returns."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lookahead.config import DraftMode, LookaheadConfig
+from lookahead.decoding import loop
+from lookahead.decoding.emission import Emission
+from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
+from lookahead.drafting.memory import DraftMemory
+from lookahead.drafting.pace import Pace
+from lookahead.drafting.store import DEFAULT_NAMESPACE
+from lookahead.hf.callers_cache import is_callers
+from lookahead.hf.checks import check_memory, checked_layout
+from lookahead.hf.compat import AttentionLayout, made_cache
+from lookahead.hf.emissions import emissions_for, output_of, token_ids_of
+from lookahead.hf.handover import Handover, namespaces_of_rows
+from lookahead.hf.knowledge import ModelKnowledge
+from lookahead.hf.library_steps import LibraryStepModel
+from lookahead.hf.step_model import TransformersStepModel
+from lookahead.hf.step_times import StepTimesCache, step_times_for
+from lookahead.hf.verification import ModelMode, Verification
+from lookahead.stats import GenerationStats
+
+
+@dataclass(frozen=True)
+class CheckedCall:
+    """A call that can be served.
+
+    Attributes:
+        handover: the call.
+        layout: how the model's layers see the past.
+    """
+
+    handover: Handover
+    layout: AttentionLayout
+
+
+class LookaheadMode:
+    """Decodes what `generate` has prepared.
+
+    Args:
+        config: the settings.
+        memory: the draft memory.
+        record: is told the counts and seconds of each call that ended, whatever ended it.
+    """
+
+    def __init__(
+        self, config: LookaheadConfig, memory: DraftMemory, record: Callable[[GenerationStats], None]
+    ) -> None:
+        self._config = config
+        self._memory = memory
+        self._record = record
+        self._knowledge = ModelKnowledge(config)
+
+    def prepare(
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        *,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        streamer: Any = None,
+        namespace: str | Sequence[str] = DEFAULT_NAMESPACE,
+        reads: Sequence[str] = (),
+        **model_kwargs: Any,
+    ) -> CheckedCall:
+        """Check what `generate` hands over, before anything is generated or learned; see `__call__`.
+
+        Raises:
+            LookaheadError: the model or the call is one that Lookahead cannot serve.
+        """
+        handover = Handover(
+            model,
+            input_ids,
+            logits_processor,
+            stopping_criteria,
+            generation_config,
+            streamer,
+            namespaces_of_rows(namespace, reads, len(input_ids)),
+            tuple(reads),
+            model_kwargs,
+        )
+        layout = checked_layout(handover)
+        check_memory(model, self._memory)
+        return CheckedCall(handover, layout)
+
+    @torch.no_grad()
+    def decode(self, call: CheckedCall) -> Any:
+        """Decode what `prepare` has checked; return what `generate` returns."""
+        handover, config = call.handover, call.handover.generation_config
+        verification = self._knowledge.verification(handover.model, call.layout, len(handover.input_ids))
+        has_callers_cache = is_callers(
+            made_cache(handover.model_kwargs)
+        )  # to be brought up to date in all rows
+        they_wait = has_callers_cache or not verification.rows_may_differ
+        emissions = emissions_for(handover, they_wait=they_wait)
+        drafter: BatchDrafter | NoDrafter = NoDrafter()
+        if verification.mode is ModelMode.PLAIN:
+            step_model: TransformersStepModel | LibraryStepModel = LibraryStepModel(
+                handover.model, handover.input_ids, config, handover.model_kwargs
+            )
+        else:
+            pace = self._knowledge.pace(handover.model, handover.input_ids)
+            step_model = self._step_model(call, verification, pace, emissions[0].remaining)
+            drafter = self._drafter(handover, step_model, pace, verification, len(emissions))
+        stats = self._run(step_model, drafter, emissions, handover.prompts)
+        if handover.streamer is not None:
+            handover.streamer.end()
+        if config.return_dict_in_generate:
+            return output_of(emissions[0], step_model.returned_cache(), stats)
+        if has_callers_cache:
+            step_model.returned_cache()
+        return token_ids_of(emissions, config)
+
+    def _step_model(
+        self, call: CheckedCall, verification: Verification, pace: Pace, most_new_tokens: int
+    ) -> TransformersStepModel:
+        return TransformersStepModel(
+            call.handover.model,
+            call.layout,
+            call.handover.input_ids,
+            call.handover.generation_config,
+            call.handover.model_kwargs,
+            most_new_tokens=most_new_tokens,
+            decoding_length=pace.most_nodes,
+            prompt_logits=self._config.prompt_logits,
+            verification=verification,
+        )
+
+    def _drafter(
+        self,
+        handover: Handover,
+        step_model: TransformersStepModel,
+        pace: Pace,
+        verification: Verification,
+        emission_count: int,
+    ) -> BatchDrafter:
+        requests = [
+            RequestDrafter(
+                self._memory.store,
+                branch_length=self._config.branch_length,
+                mode=self._config.mode if verification.mode is ModelMode.TREE else DraftMode.SINGLE,
+                namespace=namespace,
+                reads=handover.reads,
+            )
+            for namespace in handover.namespaces
+        ]
+        prompts = handover.prompts
+        measure = partial(
+            step_times_for,
+            handover.model,
+            step_model,
+            prompts,
+            most_nodes=pace.most_nodes,
+            cache=StepTimesCache.of_user(),
+        )
+        return BatchDrafter(
+            requests,
+            pace,
+            recycles=self._memory.store.recycles,
+            they_wait=emission_count < len(prompts),
+            measure=measure,
+        )
+
+    def _run(
+        self,
+        step_model: TransformersStepModel | LibraryStepModel,
+        drafter: BatchDrafter | NoDrafter,
+        emissions: Sequence[Emission],
+        prompts: Sequence[Sequence[int]],
+    ) -> GenerationStats:
+        """Run the loop; whatever happens in it, the prompts are forgotten and the counts are kept."""
+        stats = GenerationStats()
+        try:
+            started = perf_counter()
+            drafter.read(prompts)
+            stats.draft_s += perf_counter() - started
+            loop.decode(step_model, drafter, emissions, stats)
+        finally:
+            stats.recycled_tokens = drafter.recycled_tokens
+            drafter.close()
+            step_model.close()
+            self._record(stats)
+        return stats
