@@ -19,6 +19,17 @@ from lookahead.decoding.tree_attention import folded_tree_attention
 FOLDED_ATTENTION = "lookahead_folded"
 """Name under which the grouped-query tree attention is registered with the library."""
 
+_FOLDED_FOR = {
+    "sdpa": FOLDED_ATTENTION,
+    # These take no tree's mask (flex on the CPU crashes on it). The names tell what to restore, and avoid
+    # "flash", by which the library knows models that want no mask.
+    "flex_attention": f"{FOLDED_ATTENTION}_for_flex",
+    "flash_attention_2": f"{FOLDED_ATTENTION}_for_fa2",
+    "flash_attention_3": f"{FOLDED_ATTENTION}_for_fa3",
+    "flash_attention_4": f"{FOLDED_ATTENTION}_for_fa4",
+}
+_OWN_NAMES = {folded: own for own, folded in _FOLDED_FOR.items()}
+
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
 """Under which of the model's inputs `generate` keeps the cache: attention models, Mamba, RWKV."""
 
@@ -53,7 +64,7 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
 def attention_name(model: PreTrainedModel) -> str:
     """Return the name of the attention that the model uses when it verifies no tree just now."""
     name = str(text_config(model)._attn_implementation)  # noqa: SLF001
-    return "sdpa" if name == FOLDED_ATTENTION else name
+    return _OWN_NAMES.get(name, name)
 
 
 @contextmanager
@@ -277,24 +288,33 @@ def query_groups(model: PreTrainedModel) -> int:
 
 @contextmanager
 def folded_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Within, an SDPA model with grouped queries verifies trees without repeating its keys and values."""
+    """Within, a model verifies trees by SDPA, without repeating keys and values for grouped queries."""
     if not _can_fold(model):
         yield
         return
-    _register_folded_attention()
+    own = attention_name(model)
+    _register_folded_attention(_FOLDED_FOR[own])
     config = text_config(model)
-    config._attn_implementation = FOLDED_ATTENTION  # noqa: SLF001
+    config._attn_implementation = _FOLDED_FOR[own]  # noqa: SLF001
     try:
         yield
     finally:
         # Right for every thread: what is folded is so only in how it is computed, not in what comes of it.
-        config._attn_implementation = "sdpa"  # noqa: SLF001
+        config._attn_implementation = own  # noqa: SLF001
 
 
 def _can_fold(model: PreTrainedModel) -> bool:
-    """Return whether the model looks its attention function up by name, and SDPA is the one in use."""
+    """Return whether the model looks its attention function up by name, and SDPA can take its place."""
     looks_up = getattr(model, "_supports_attention_backend", False)
-    return bool(looks_up) and attention_name(model) == "sdpa"
+    name = attention_name(model)
+    return bool(looks_up) and (name == "sdpa" or (name in _FOLDED_FOR and bool(model._supports_sdpa)))  # noqa: SLF001
+
+
+def takes_tree_masks(model: PreTrainedModel, *, folded: bool) -> bool:
+    """Return whether a tree's forward, folded or not, meets an attention that takes its mask."""
+    name = attention_name(model)
+    takes_masks = name == "sdpa" or not (name in _FOLDED_FOR or "flash" in name)
+    return takes_masks or (folded and _can_fold(model))
 
 
 def with_repeated_rows(mask: Tensor, groups: int) -> Tensor:
@@ -307,11 +327,11 @@ def with_repeated_rows(mask: Tensor, groups: int) -> Tensor:
     return mask
 
 
-def _register_folded_attention() -> None:
+def _register_folded_attention(name: str) -> None:
     """Tell the library of the attention function, on first use: importing Lookahead changes nothing."""
-    if FOLDED_ATTENTION not in AttentionInterface():
-        AttentionInterface.register(FOLDED_ATTENTION, _folded_attention_forward)
-        AttentionMaskInterface.register(FOLDED_ATTENTION, sdpa_mask)
+    if name not in AttentionInterface():
+        AttentionInterface.register(name, _folded_attention_forward)
+        AttentionMaskInterface.register(name, sdpa_mask)
 
 
 def _folded_attention_forward(

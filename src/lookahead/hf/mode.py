@@ -37,10 +37,12 @@ class CheckedCall:
     Attributes:
         handover: the call.
         layout: how the model's layers see the past.
+        memory: what is drafted from.
     """
 
     handover: Handover
     layout: AttentionLayout
+    memory: DraftMemory
 
 
 class LookaheadMode:
@@ -48,12 +50,15 @@ class LookaheadMode:
 
     Args:
         config: the settings.
-        memory: the draft memory.
+        memory: returns the draft memory of the next call.
         record: is told the counts and seconds of each call that ended, whatever ended it.
     """
 
     def __init__(
-        self, config: LookaheadConfig, memory: DraftMemory, record: Callable[[GenerationStats], None]
+        self,
+        config: LookaheadConfig,
+        memory: Callable[[], DraftMemory],
+        record: Callable[[GenerationStats], None],
     ) -> None:
         self._config = config
         self._memory = memory
@@ -90,8 +95,9 @@ class LookaheadMode:
             model_kwargs,
         )
         layout = checked_layout(handover)
-        check_memory(model, self._memory)
-        return CheckedCall(handover, layout)
+        memory = self._memory()
+        check_memory(model, memory)
+        return CheckedCall(handover, layout, memory)
 
     @torch.no_grad()
     def decode(self, call: CheckedCall) -> Any:
@@ -111,7 +117,7 @@ class LookaheadMode:
         else:
             pace = self._knowledge.pace(handover.model, handover.input_ids)
             step_model = self._step_model(call, verification, pace, emissions[0].remaining)
-            drafter = self._drafter(handover, step_model, pace, verification, len(emissions))
+            drafter = self._drafter(call, step_model, pace, verification, len(emissions))
         stats = self._run(step_model, drafter, emissions, handover.prompts)
         if handover.streamer is not None:
             handover.streamer.end()
@@ -138,15 +144,16 @@ class LookaheadMode:
 
     def _drafter(
         self,
-        handover: Handover,
+        call: CheckedCall,
         step_model: TransformersStepModel,
         pace: Pace,
         verification: Verification,
         emission_count: int,
     ) -> BatchDrafter:
+        handover, store = call.handover, call.memory.store
         requests = [
             RequestDrafter(
-                self._memory.store,
+                store,
                 branch_length=self._config.branch_length,
                 mode=self._config.mode if verification.mode is ModelMode.TREE else DraftMode.SINGLE,
                 namespace=namespace,
@@ -166,7 +173,7 @@ class LookaheadMode:
         return BatchDrafter(
             requests,
             pace,
-            recycles=self._memory.store.recycles,
+            recycles=store.recycles,
             they_wait=emission_count < len(prompts),
             measure=measure,
         )

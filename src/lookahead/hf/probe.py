@@ -20,9 +20,11 @@ from lookahead.drafting.tree import DraftTree
 from lookahead.hf.compat import (
     AttentionLayout,
     attention_layout,
+    attention_name,
     fresh_cache,
     takes_cache,
     takes_positions,
+    takes_tree_masks,
     text_config,
 )
 from lookahead.hf.library_steps import LibraryStepModel
@@ -124,9 +126,12 @@ def _worth_trying(model: PreTrainedModel, reasons: list[str]) -> Iterator[Verifi
         reasons.append("its forward takes no position_ids")
     elif unknown:
         reasons.append(f"it is not known what {', '.join(unknown)} does to a tree")
+    elif not takes_tree_masks(model, folded=True):
+        reasons.append(f"its attention, {attention_name(model)}, takes no tree's mask")
     else:
         yield TREE
-        yield TREE_UNFOLDED
+        if takes_tree_masks(model, folded=False):
+            yield TREE_UNFOLDED
     yield CHAIN
 
 
