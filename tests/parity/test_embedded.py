@@ -94,3 +94,25 @@ def test_the_probe_trusts_the_embedded_model_in_bfloat16(prompts):
     lookahead = Lookahead()  # a fallback to plain steps would warn, and warnings are errors
     lookahead.generate(model, **prompts[0], max_new_tokens=8, do_sample=False)
     assert lookahead.stats.draft_tokens > 0
+
+
+@pytest.mark.parametrize("settings", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
+def test_a_padded_batch_of_real_prompts(embedded, settings):
+    model, tokenizer = embedded
+    chats = [[{"role": "user", "content": question}] for question in (*QUESTIONS, "Count to twelve.")]
+    inputs = tokenizer.apply_chat_template(
+        chats,
+        add_generation_prompt=True,
+        padding=True,
+        return_tensors="pt",
+        return_dict=True,
+        tokenizer_kwargs={"padding_side": "left"},
+    )
+    lookahead = Lookahead(LookaheadConfig(decoding_length=24))
+    torch.manual_seed(11)
+    expected = model.generate(**inputs, **settings).tolist()
+    with lookahead.attach(model):
+        torch.manual_seed(11)
+        assert model.generate(**inputs, **settings).tolist() == expected
+    assert lookahead.stats.mean_acceptance_length > 1
+    assert lookahead.stats.requests == 3
