@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 from transformers.generation import utils as generation_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.utils.generic import ModelOutput
 
 from lookahead.decoding.tree_attention import folded_tree_attention
 
@@ -21,6 +22,36 @@ FOLDED_ATTENTION = "lookahead_folded"
 
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
 """Under which of the model's inputs `generate` keeps the cache: attention models, Mamba, RWKV."""
+
+TOKEN_TYPE_NAMES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+"""Inputs that say of each token of what type it is."""
+
+INPUTS_ABOUT_IMAGES = frozenset(
+    {
+        "audio_feature_lengths",
+        "batch_num_images",
+        "downsample_mode",
+        "feature_attention_mask",
+        "image_grid_thw",
+        "image_merge_sizes",
+        "image_position_ids",
+        "num_frames_per_video",
+        "second_per_grid_ts",
+        "spatial_shapes",
+        "target_sizes",
+        "target_sizes_videos",
+        "use_audio_in_video",
+        "video_compression_mask",
+        "video_grid_thw",
+        "video_merge_sizes",
+        "video_position_ids",
+        "video_second_per_grid",
+        "vision_aspect_ratio",
+        "vision_feature_layer",
+        "vision_feature_select_strategy",
+    }
+)
+"""What every step is given and models read only beside pictures and sounds, or to find out positions."""
 
 _CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length")
 
@@ -139,6 +170,11 @@ def streamers_come_first() -> bool:
     return not hasattr(generation_utils, "StopCheck")
 
 
+def is_the_librarys(model: PreTrainedModel) -> bool:
+    """Return whether a model's code is the library's own, not a repository's."""
+    return type(model).__module__.startswith("transformers.")
+
+
 def takes_positions(model: PreTrainedModel) -> bool:
     """Return whether the model can be told each token's position, which a tree needs."""
     return "position_ids" in signature(model.forward).parameters
@@ -176,7 +212,7 @@ def prefill_as_library(
     """
     untyped: Any = model
     outputs = untyped._prefill(input_ids, generation_config, model_kwargs)  # noqa: SLF001
-    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs)  # noqa: SLF001
+    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs, False)  # noqa: SLF001
     return outputs.logits[:, -1:], updated
 
 
@@ -192,8 +228,28 @@ def step_as_library(
     last = 1 if model_kwargs["use_cache"] else None
     inputs = untyped.prepare_inputs_for_generation(input_ids, next_sequence_length=last, **model_kwargs)
     outputs = untyped(**inputs, return_dict=True)
-    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs)  # noqa: SLF001
+    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs, False)  # noqa: SLF001
     return outputs.logits[:, -1:], updated
+
+
+def inputs_of_first_step(
+    model: PreTrainedModel, input_ids: Tensor, model_kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what `generate` would give the model in the step behind the prompts, whatever token comes first.
+
+    Args:
+        model: the model.
+        input_ids: int64 [B, L], the prompts.
+        model_kwargs: as `generate` prepared them, with a cache that says it holds the prompts.
+
+    Raises:
+        Exception: whatever a model's code raises that wants the prefill's outputs.
+    """
+    untyped: Any = model
+    tokens = torch.cat([input_ids, input_ids.new_zeros(len(input_ids), 1)], dim=1)
+    updated = untyped._update_model_kwargs_for_generation(ModelOutput(), dict(model_kwargs), False)  # noqa: SLF001
+    inputs: dict[str, Any] = untyped.prepare_inputs_for_generation(tokens, next_sequence_length=1, **updated)
+    return inputs
 
 
 def forward_in_emptied_cache(
@@ -224,7 +280,7 @@ def forward_in_emptied_cache(
 def extra_inputs(model: PreTrainedModel, prefix_length: int, tokens: int) -> dict[str, Tensor]:
     """Return what `generate` gives models with code of their own beside the usual: the slots of the tokens."""
     takes = "cache_position" in signature(model.forward).parameters
-    if not takes or type(model).__module__.startswith("transformers."):
+    if not takes or is_the_librarys(model):
         return {}
     return {"cache_position": torch.arange(prefix_length, prefix_length + tokens, device=model.device)}
 

@@ -23,6 +23,7 @@ from lookahead.hf.emissions import emissions_for, output_of, token_ids_of
 from lookahead.hf.handover import Handover, namespaces_of_rows
 from lookahead.hf.knowledge import ModelKnowledge
 from lookahead.hf.library_steps import LibraryStepModel
+from lookahead.hf.step_inputs import StepInputs
 from lookahead.hf.step_model import TransformersStepModel
 from lookahead.hf.step_times import StepTimesCache, step_times_for
 from lookahead.hf.verification import ModelMode, Verification
@@ -96,7 +97,7 @@ class LookaheadMode:
     def decode(self, call: CheckedCall) -> Any:
         """Decode what `prepare` has checked; return what `generate` returns."""
         handover, config = call.handover, call.handover.generation_config
-        verification = self._knowledge.verification(handover.model, call.layout, len(handover.input_ids))
+        verification, step_inputs = self._knowledge.of_call(handover, call.layout)
         emissions = emissions_for(handover, they_wait=not verification.rows_may_differ)
         drafter: BatchDrafter | NoDrafter = NoDrafter()
         if verification.mode is ModelMode.PLAIN:
@@ -105,7 +106,7 @@ class LookaheadMode:
             )
         else:
             pace = self._knowledge.pace(handover.model, handover.input_ids)
-            step_model = self._step_model(call, verification, pace, emissions[0].remaining)
+            step_model = self._step_model(call, verification, step_inputs, pace, emissions[0].remaining)
             drafter = self._drafter(handover, step_model, pace, verification, len(emissions))
         stats = self._run(step_model, drafter, emissions, handover.prompts)
         if handover.streamer is not None:
@@ -115,7 +116,12 @@ class LookaheadMode:
         return output_of(emissions[0], step_model.returned_cache(), stats)
 
     def _step_model(
-        self, call: CheckedCall, verification: Verification, pace: Pace, most_new_tokens: int
+        self,
+        call: CheckedCall,
+        verification: Verification,
+        step_inputs: StepInputs,
+        pace: Pace,
+        most_new_tokens: int,
     ) -> TransformersStepModel:
         return TransformersStepModel(
             call.handover.model,
@@ -127,6 +133,7 @@ class LookaheadMode:
             decoding_length=pace.most_nodes,
             prompt_logits=self._config.prompt_logits,
             verification=verification,
+            step_inputs=step_inputs,
         )
 
     def _drafter(
