@@ -175,6 +175,11 @@ def is_the_librarys(model: PreTrainedModel) -> bool:
     return type(model).__module__.startswith("transformers.")
 
 
+def looks_across(model: PreTrainedModel) -> bool:
+    """Return whether layers of the model attend to images themselves, whose keys its cache holds (Mllama)."""
+    return bool(getattr(text_config(model), "cross_attention_layers", None))
+
+
 def takes_positions(model: PreTrainedModel) -> bool:
     """Return whether the model can be told each token's position, which a tree needs."""
     return "position_ids" in signature(model.forward).parameters

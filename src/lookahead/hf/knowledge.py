@@ -45,7 +45,7 @@ class ModelKnowledge:
         return paces[setting]
 
     def of_call(self, handover: Handover, layout: AttentionLayout) -> tuple[Verification, StepInputs]:
-        """Return how a call's drafts are verified, and what its steps are given beside tokens, cache and mask.
+        """Return how a call's drafts are verified, and its steps' inputs beside tokens, cache and mask.
 
         Plain steps where nobody knows that; one warning for a model and such inputs names them.
         """
@@ -59,7 +59,11 @@ class ModelKnowledge:
         told = self._told.setdefault(model, set())
         if step_inputs.unserved not in told:
             told.add(step_inputs.unserved)
-            _warn(model, ModelMode.PLAIN, f"its steps need {', '.join(step_inputs.unserved)}")
+            _warn(
+                model,
+                ModelMode.PLAIN,
+                f"it is not known what its steps do with {', '.join(step_inputs.unserved)}",
+            )
         return PLAIN, step_inputs
 
     def verification(self, model: PreTrainedModel, layout: AttentionLayout, rows: int) -> Verification:

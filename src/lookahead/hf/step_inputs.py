@@ -22,6 +22,7 @@ from lookahead.hf.compat import (
     AttentionLayout,
     inputs_of_first_step,
     is_the_librarys,
+    looks_across,
 )
 from lookahead.hf.limits import rope_switches_at
 
@@ -71,8 +72,9 @@ class StepInputs:
             layout: how the model's layers see the past.
         """
         extras = tuple(_beyond_the_usual(model_kwargs))
-        if not is_the_librarys(model) or rope_switches_at(model) is not None:
-            # Code of its own, or a cache that starts anew: the first step says little of the others.
+        if not is_the_librarys(model) or rope_switches_at(model) is not None or looks_across(model):
+            # Code of its own, a cache that starts anew or that holds more than text: the first step's inputs
+            # say little of what the others see.
             return cls(unserved=extras)
         embeddings: Tensor | None = model_kwargs.get("inputs_embeds")
         slots = input_ids.shape[1] if embeddings is None else embeddings.shape[1]
@@ -80,11 +82,11 @@ class StepInputs:
         try:
             given = inputs_of_first_step(model, input_ids, {**model_kwargs, "past_key_values": stand_in})
         except Exception as problem:  # noqa: BLE001  # an odd model's code, which may want the prefill's outputs
-            return cls(unserved=extras or (f"something only its prefill tells ({type(problem).__name__})",))
+            return cls(unserved=extras or (f"what its prefill yields ({type(problem).__name__})",))
         positions: Tensor | None = given.get("position_ids")
         unserved = [name for name in _beyond_the_usual(given) if not _is_served(name, given[name], positions)]
         if positions is None and model_kwargs.get("position_ids") is not None:
-            unserved.append("position_ids, which it finds out by itself")
+            unserved.append("positions of its own making")
         if unserved:
             return cls(unserved=tuple(unserved))
         types = {name: given[name][:, -1:] for name in TOKEN_TYPE_NAMES if given.get(name) is not None}
