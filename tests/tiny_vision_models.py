@@ -85,6 +85,9 @@ def _of_shape(*shape: int) -> Callable[[int, torch.Generator], dict[str, Tensor]
     return lambda rows, generator: {"pixel_values": torch.rand(rows, *shape, generator=generator)}
 
 
+_squares = _of_shape(3, 8, 8)
+
+
 def _in_grids(rows: int, generator: torch.Generator) -> dict[str, Tensor]:
     grids = torch.tensor((_GRIDS * rows)[:rows])
     patches = int(grids.prod(-1).sum())
@@ -121,7 +124,7 @@ class VisionModel:
     name: str
     model_type: str
     settings: dict
-    images: Callable[[int, torch.Generator], dict[str, Tensor]] = _of_shape(3, 8, 8)
+    images: Callable[[int, torch.Generator], dict[str, Tensor]] = _squares
     types: str | None = None
     token: int = IMAGE
 
@@ -271,8 +274,10 @@ def tiny_vision_model(family: str) -> PreTrainedModel:
     torch.manual_seed(0)
     model: PreTrainedModel = getattr(transformers, described.name)(config).eval()
     for name, weight in model.named_parameters():
-        if name.endswith(("mm_input_projection_weight", "attn_gate", "mlp_gate")):
-            torch.nn.init.normal_(weight)  # zeros, with which no image would matter
+        if name.endswith(
+            ("mm_input_projection_weight", "attn_gate", "mlp_gate", "patch_embedder.input_proj.weight")
+        ):
+            torch.nn.init.normal_(weight)  # nothing or next to it, with which no image would matter
     model.generation_config.pad_token_id = 0
     return model
 
