@@ -142,12 +142,6 @@ def test_a_memory_serves_one_vocabulary_whoever_holds_it(model):
         Lookahead(memory=memory).generate(other, PROMPT, **GREEDY)
 
 
-def test_inputs_that_every_forward_would_need_are_refused():
-    model = tiny_model("gpt2")
-    with pytest.raises(UnsupportedGenerationError, match="token_type_ids"):
-        Lookahead().generate(model, PROMPT, token_type_ids=torch.ones_like(PROMPT), **GREEDY)
-
-
 def test_too_long_embeddings_are_refused(model):
     embeddings = model.get_input_embeddings()(prompt(1, 300))
     with pytest.raises(PromptTooLongError, match="300 tokens"):

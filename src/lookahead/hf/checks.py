@@ -13,7 +13,6 @@ from lookahead.errors import (
 )
 from lookahead.hf.callers_cache import can_be_brought_up_to_date, is_callers, layout_behind
 from lookahead.hf.compat import (
-    CACHE_NAMES,
     AttentionLayout,
     made_cache,
     text_config,
@@ -36,9 +35,7 @@ def checked_layout(handover: Handover) -> AttentionLayout:
     check_prompt(model, handover.input_ids, model_kwargs.get("inputs_embeds"))
     cache = made_cache(model_kwargs)
     check_cache(cache)
-    layout = layout_behind(model, cache)
-    check_inputs(model_kwargs)
-    return layout
+    return layout_behind(model, cache)
 
 
 def check_model(model: PreTrainedModel) -> None:
@@ -53,11 +50,6 @@ def check_model(model: PreTrainedModel) -> None:
             f"choose one, {_WITHOUT}"
         )
         raise UnsupportedModelError(message)
-
-
-_SERVED_INPUTS = frozenset(
-    {"attention_mask", "position_ids", "use_cache", "logits_to_keep", "inputs_embeds", *CACHE_NAMES}
-)
 
 
 def check_call(model: PreTrainedModel, generation_config: Any) -> None:
@@ -88,20 +80,6 @@ def check_cache(cache: object) -> None:
     """
     if is_callers(cache) and not can_be_brought_up_to_date(cache):
         _refuse("past_key_values", type(cache).__name__, "give a DynamicCache that is not offloaded, or none")
-
-
-def check_inputs(model_kwargs: dict[str, Any]) -> None:
-    """Refuse inputs beyond the usual ones: every forward would have to be given them anew.
-
-    Raises:
-        UnsupportedGenerationError: names the input.
-    """
-    positions = model_kwargs.get("position_ids")
-    if positions is not None and positions.ndim > 2:
-        _refuse("position_ids of several axes", list(positions.shape), "use a model with one axis")
-    for name, value in model_kwargs.items():
-        if value is not None and name not in _SERVED_INPUTS:
-            _refuse(f"the model input {name}", type(value).__name__, "leave it out")
 
 
 def _refuse(setting: str, value: object, remedy: str) -> None:

@@ -8,30 +8,43 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel, cache_utils
+from transformers import PreTrainedConfig, PreTrainedModel, cache_utils
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import utils as generation_utils
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
-from lookahead.decoding.tree_attention import folded_tree_attention
-
-FOLDED_ATTENTION = "lookahead_folded"
-"""Name under which the grouped-query tree attention is registered with the library."""
-
-_FOLDED_FOR = {
-    "sdpa": FOLDED_ATTENTION,
-    # These take no tree's mask (flex on the CPU crashes on it). The names tell what to restore, and avoid
-    # "flash", by which the library knows models that want no mask.
-    "flex_attention": f"{FOLDED_ATTENTION}_for_flex",
-    "flash_attention_2": f"{FOLDED_ATTENTION}_for_fa2",
-    "flash_attention_3": f"{FOLDED_ATTENTION}_for_fa3",
-    "flash_attention_4": f"{FOLDED_ATTENTION}_for_fa4",
-}
-_OWN_NAMES = {folded: own for own, folded in _FOLDED_FOR.items()}
+from transformers.utils.generic import ModelOutput
 
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
 """Under which of the model's inputs `generate` keeps the cache: attention models, Mamba, RWKV."""
+
+TOKEN_TYPE_NAMES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+"""Inputs that say of each token of what type it is."""
+
+INPUTS_ABOUT_IMAGES = frozenset(
+    {
+        "audio_feature_lengths",
+        "batch_num_images",
+        "downsample_mode",
+        "feature_attention_mask",
+        "image_grid_thw",
+        "image_merge_sizes",
+        "image_position_ids",
+        "num_frames_per_video",
+        "second_per_grid_ts",
+        "spatial_shapes",
+        "target_sizes",
+        "target_sizes_videos",
+        "use_audio_in_video",
+        "video_compression_mask",
+        "video_grid_thw",
+        "video_merge_sizes",
+        "video_position_ids",
+        "video_second_per_grid",
+        "vision_aspect_ratio",
+        "vision_feature_layer",
+        "vision_feature_select_strategy",
+    }
+)
+"""What every step is given and models read only beside pictures and sounds, or to find out positions."""
 
 _CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length")
 
@@ -59,12 +72,6 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
     """Return the configuration of the model's decoder."""
     config: PreTrainedConfig = model.config.get_text_config(decoder=True)
     return config
-
-
-def attention_name(model: PreTrainedModel) -> str:
-    """Return the name of the attention that the model uses when it verifies no tree just now."""
-    name = str(text_config(model)._attn_implementation)  # noqa: SLF001
-    return _OWN_NAMES.get(name, name)
 
 
 @contextmanager
@@ -183,6 +190,11 @@ def takes_cache(model: PreTrainedModel) -> bool:
     return "past_key_values" in signature(model.forward).parameters
 
 
+def looks_across(model: PreTrainedModel) -> bool:
+    """Return whether layers of the model attend to images themselves, whose keys its cache holds (Mllama)."""
+    return bool(getattr(text_config(model), "cross_attention_layers", None))
+
+
 def takes_positions(model: PreTrainedModel) -> bool:
     """Return whether the model can be told each token's position, which a tree needs."""
     return "position_ids" in signature(model.forward).parameters
@@ -220,7 +232,7 @@ def prefill_as_library(
     """
     untyped: Any = model
     outputs = untyped._prefill(input_ids, generation_config, model_kwargs)  # noqa: SLF001
-    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs)  # noqa: SLF001
+    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs, False)  # noqa: SLF001
     return outputs.logits[:, -1:], updated
 
 
@@ -236,8 +248,28 @@ def step_as_library(
     last = 1 if model_kwargs["use_cache"] else None
     inputs = untyped.prepare_inputs_for_generation(input_ids, next_sequence_length=last, **model_kwargs)
     outputs = untyped(**inputs, return_dict=True)
-    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs)  # noqa: SLF001
+    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs, False)  # noqa: SLF001
     return outputs.logits[:, -1:], updated
+
+
+def inputs_of_first_step(
+    model: PreTrainedModel, input_ids: Tensor, model_kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what `generate` would give the model in the step behind the prompts, whatever token comes first.
+
+    Args:
+        model: the model.
+        input_ids: int64 [B, L], the prompts.
+        model_kwargs: as `generate` prepared them, with a cache that says it holds the prompts.
+
+    Raises:
+        Exception: whatever a model's code raises that wants the prefill's outputs.
+    """
+    untyped: Any = model
+    tokens = torch.cat([input_ids, input_ids.new_zeros(len(input_ids), 1)], dim=1)
+    updated = untyped._update_model_kwargs_for_generation(ModelOutput(), dict(model_kwargs), False)  # noqa: SLF001
+    inputs: dict[str, Any] = untyped.prepare_inputs_for_generation(tokens, next_sequence_length=1, **updated)
+    return inputs
 
 
 def forward_in_emptied_cache(
@@ -275,81 +307,3 @@ def extra_inputs(model: PreTrainedModel, prefix_length: int, tokens: int) -> dic
 def is_the_librarys(model: PreTrainedModel) -> bool:
     """Return whether the model's code is the library's, not some that came with its weights."""
     return type(model).__module__.startswith("transformers.")
-
-
-def query_groups(model: PreTrainedModel) -> int:
-    """Return how many query heads share a key head where trees are verified folded, else 1."""
-    if not _can_fold(model):
-        return 1
-    config = text_config(model)
-    heads = getattr(config, "num_attention_heads", 1)
-    return max(1, heads // (getattr(config, "num_key_value_heads", None) or heads))
-
-
-@contextmanager
-def folded_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Within, a model verifies trees by SDPA, without repeating keys and values for grouped queries."""
-    if not _can_fold(model):
-        yield
-        return
-    own = attention_name(model)
-    _register_folded_attention(_FOLDED_FOR[own])
-    config = text_config(model)
-    config._attn_implementation = _FOLDED_FOR[own]  # noqa: SLF001
-    try:
-        yield
-    finally:
-        # Right for every thread: what is folded is so only in how it is computed, not in what comes of it.
-        config._attn_implementation = own  # noqa: SLF001
-
-
-def _can_fold(model: PreTrainedModel) -> bool:
-    """Return whether the model looks its attention function up by name, and SDPA can take its place."""
-    looks_up = getattr(model, "_supports_attention_backend", False)
-    name = attention_name(model)
-    return bool(looks_up) and (name == "sdpa" or (name in _FOLDED_FOR and bool(model._supports_sdpa)))  # noqa: SLF001
-
-
-def takes_tree_masks(model: PreTrainedModel, *, folded: bool) -> bool:
-    """Return whether a tree's forward, folded or not, meets an attention that takes its mask."""
-    name = attention_name(model)
-    takes_masks = name == "sdpa" or not (name in _FOLDED_FOR or "flash" in name)
-    return takes_masks or (folded and _can_fold(model))
-
-
-def with_repeated_rows(mask: Tensor, groups: int) -> Tensor:
-    """Return a mask [B, 1, T, S] that carries [B, 1, groups · T, S], repeated once for all layers.
-
-    It is carried as an attribute, so that a layer that does not fold finds the mask as it expects it.
-    """
-    if groups > 1:
-        mask.folded = mask.repeat(1, 1, groups, 1)  # type: ignore[attr-defined]
-    return mask
-
-
-def _register_folded_attention(name: str) -> None:
-    """Tell the library of the attention function, on first use: importing Lookahead changes nothing."""
-    if name not in AttentionInterface():
-        AttentionInterface.register(name, _folded_attention_forward)
-        AttentionMaskInterface.register(name, sdpa_mask)
-
-
-def _folded_attention_forward(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    is_tree = query.shape[2] > 1 and attention_mask is not None and attention_mask.shape[1] == 1
-    if attention_mask is None or not is_tree or dropout or kwargs.get("position_bias") is not None:
-        attended, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        return attended, None
-    folded: Tensor = getattr(attention_mask, "folded", attention_mask)
-    attended = folded_tree_attention(query, key, value, folded, scaling=scaling)
-    return attended.transpose(1, 2).contiguous(), None

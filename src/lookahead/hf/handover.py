@@ -11,6 +11,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 
 from lookahead.drafting.store import check_namespaces
 from lookahead.errors import ConfigError
+from lookahead.hf.compat import text_config
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,11 @@ class Handover:
 
     @property
     def prompts(self) -> list[list[int]]:
-        """Each row's prompt, without padding."""
+        """Each row's prompt, without padding and without what stands for pictures beyond the vocabulary."""
         mask = self.model_kwargs.get("attention_mask")
-        if mask is None or mask.shape != self.input_ids.shape:
-            whole: list[list[int]] = self.input_ids.tolist()
-            return whole
-        seen = mask.to(self.input_ids.device) != 0
+        seen = (self.input_ids >= 0) & (self.input_ids < text_config(self.model).vocab_size)
+        if mask is not None and mask.shape == self.input_ids.shape:
+            seen &= mask.to(self.input_ids.device) != 0
         return [row[of_row].tolist() for row, of_row in zip(self.input_ids, seen, strict=True)]
 
 

@@ -10,10 +10,13 @@ from transformers import PreTrainedModel
 from lookahead.config import LookaheadConfig
 from lookahead.drafting.budget import BudgetPolicy
 from lookahead.drafting.pace import Pace
-from lookahead.hf.compat import AttentionLayout, attention_name
+from lookahead.hf.compat import AttentionLayout
+from lookahead.hf.folded_attention import attention_name
+from lookahead.hf.handover import Handover
 from lookahead.hf.limits import DraftLimits
 from lookahead.hf.position_bias import PositionBias
 from lookahead.hf.probe import ProbeResult, probe
+from lookahead.hf.step_inputs import StepInputs
 from lookahead.hf.step_times import context_bucket, rows_bucket
 from lookahead.hf.verification import PLAIN, ModelMode, Verification
 
@@ -29,6 +32,7 @@ class ModelKnowledge:
         self._config = config
         self._paces: WeakKeyDictionary[PreTrainedModel, dict[object, Pace]] = WeakKeyDictionary()
         self._probes: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = WeakKeyDictionary()
+        self._told: WeakKeyDictionary[PreTrainedModel, set[tuple[str, ...]]] = WeakKeyDictionary()
 
     def pace(self, model: PreTrainedModel, input_ids: Tensor) -> Pace:
         """Return what is known about drafting for a model and batches [B, L] of about this size."""
@@ -40,6 +44,28 @@ class ModelKnowledge:
             is_auto = self._config.decoding_length == "auto"
             paces[setting] = Pace(most, BudgetPolicy(most) if is_auto else None)
         return paces[setting]
+
+    def of_call(self, handover: Handover, layout: AttentionLayout) -> tuple[Verification, StepInputs]:
+        """Return how a call's drafts are verified, and its steps' inputs beside tokens, cache and mask.
+
+        Plain steps where nobody knows that; one warning for a model and such inputs names them.
+        """
+        model = handover.model
+        found = self.verification(model, layout, len(handover.input_ids))
+        if found.mode is ModelMode.PLAIN:
+            return found, StepInputs()
+        step_inputs = StepInputs.of(model, handover.input_ids, handover.model_kwargs, layout)
+        if not step_inputs.unserved:
+            return found, step_inputs
+        told = self._told.setdefault(model, set())
+        if step_inputs.unserved not in told:
+            told.add(step_inputs.unserved)
+            _warn(
+                model,
+                ModelMode.PLAIN,
+                f"it is not known what its steps do with {', '.join(step_inputs.unserved)}",
+            )
+        return PLAIN, step_inputs
 
     def verification(self, model: PreTrainedModel, layout: AttentionLayout, rows: int) -> Verification:
         """Return how drafts for a batch of so many rows are verified; a model's first use asks the probe.
@@ -57,15 +83,15 @@ class ModelKnowledge:
         setting = (_setting(model), by_slots, layout.unsupported)
         if setting not in results:
             results[setting] = probe(model, layout, tries_trees=not by_slots)
-            _warn(model, results[setting])
+            _warn(model, results[setting].mode, results[setting].reason)
         found = results[setting].verification
         return replace(found, rows_may_differ=found.rows_may_differ and not limits.counts_slots_somewhere)
 
 
-def _warn(model: PreTrainedModel, result: ProbeResult) -> None:
-    if result.mode is not ModelMode.TREE and result.reason:
-        way = "drafts of one branch" if result.mode is ModelMode.CHAIN else "plain steps, without drafts"
-        warnings.warn(f"{type(model).__name__} is decoded in {way}: {result.reason}", stacklevel=2)
+def _warn(model: PreTrainedModel, mode: ModelMode, reason: str) -> None:
+    if mode is not ModelMode.TREE and reason:
+        way = "drafts of one branch" if mode is ModelMode.CHAIN else "plain steps, without drafts"
+        warnings.warn(f"{type(model).__name__} is decoded in {way}: {reason}", stacklevel=2)
 
 
 def _setting(model: PreTrainedModel) -> tuple[object, ...]:

@@ -24,6 +24,7 @@ from lookahead.hf.emissions import emissions_for, output_of, token_ids_of
 from lookahead.hf.handover import Handover, namespaces_of_rows
 from lookahead.hf.knowledge import ModelKnowledge
 from lookahead.hf.library_steps import LibraryStepModel
+from lookahead.hf.step_inputs import StepInputs
 from lookahead.hf.step_model import TransformersStepModel
 from lookahead.hf.step_times import StepTimesCache, step_times_for
 from lookahead.hf.verification import ModelMode, Verification
@@ -103,10 +104,8 @@ class LookaheadMode:
     def decode(self, call: CheckedCall) -> Any:
         """Decode what `prepare` has checked; return what `generate` returns."""
         handover, config = call.handover, call.handover.generation_config
-        verification = self._knowledge.verification(handover.model, call.layout, len(handover.input_ids))
-        has_callers_cache = is_callers(
-            made_cache(handover.model_kwargs)
-        )  # to be brought up to date in all rows
+        verification, step_inputs = self._knowledge.of_call(handover, call.layout)
+        has_callers_cache = is_callers(made_cache(handover.model_kwargs))  # brought up to date in all rows
         they_wait = has_callers_cache or not verification.rows_may_differ
         emissions = emissions_for(handover, they_wait=they_wait)
         drafter: BatchDrafter | NoDrafter = NoDrafter()
@@ -116,7 +115,7 @@ class LookaheadMode:
             )
         else:
             pace = self._knowledge.pace(handover.model, handover.input_ids)
-            step_model = self._step_model(call, verification, pace, emissions[0].remaining)
+            step_model = self._step_model(call, verification, step_inputs, pace, emissions[0].remaining)
             drafter = self._drafter(call, step_model, pace, verification, len(emissions))
         stats = self._run(step_model, drafter, emissions, handover.prompts)
         if handover.streamer is not None:
@@ -128,7 +127,12 @@ class LookaheadMode:
         return token_ids_of(emissions, config)
 
     def _step_model(
-        self, call: CheckedCall, verification: Verification, pace: Pace, most_new_tokens: int
+        self,
+        call: CheckedCall,
+        verification: Verification,
+        step_inputs: StepInputs,
+        pace: Pace,
+        most_new_tokens: int,
     ) -> TransformersStepModel:
         return TransformersStepModel(
             call.handover.model,
@@ -140,6 +144,7 @@ class LookaheadMode:
             decoding_length=pace.most_nodes,
             prompt_logits=self._config.prompt_logits,
             verification=verification,
+            step_inputs=step_inputs,
         )
 
     def _drafter(

@@ -20,13 +20,12 @@ from lookahead.drafting.tree import DraftTree
 from lookahead.hf.compat import (
     AttentionLayout,
     attention_layout,
-    attention_name,
     fresh_cache,
     takes_cache,
     takes_positions,
-    takes_tree_masks,
     text_config,
 )
+from lookahead.hf.folded_attention import attention_name, takes_tree_masks
 from lookahead.hf.library_steps import LibraryStepModel
 from lookahead.hf.limits import unknown_settings
 from lookahead.hf.position_bias import PositionBias

@@ -14,18 +14,11 @@ from lookahead.drafting.tree import DraftTree
 from lookahead.hf.cache import ArenaCache
 from lookahead.hf.cache_restart import CacheRestart
 from lookahead.hf.callers_cache import read_into, write_back
-from lookahead.hf.compat import (
-    AttentionLayout,
-    decoding_experts,
-    extra_inputs,
-    folded_attention,
-    prefill,
-    query_groups,
-    takes_positions,
-    with_repeated_rows,
-)
+from lookahead.hf.compat import AttentionLayout, decoding_experts, extra_inputs, prefill, takes_positions
+from lookahead.hf.folded_attention import folded_attention, query_groups, with_repeated_rows
 from lookahead.hf.limits import DraftLimits
 from lookahead.hf.position_bias import PositionBias
+from lookahead.hf.step_inputs import StepInputs, first_positions
 from lookahead.hf.verification import TREE, ModelMode, Verification
 
 _FIRST_CAPACITY = 512
@@ -45,6 +38,7 @@ class TransformersStepModel:
         decoding_length: the most nodes of a draft tree.
         prompt_logits: how many of the prompts' last tokens have their logits returned.
         verification: how drafts are verified; what is given must then be of that kind.
+        step_inputs: what the steps are given beside tokens, cache and mask; none of it unserved.
     """
 
     def __init__(
@@ -59,8 +53,10 @@ class TransformersStepModel:
         decoding_length: int,
         prompt_logits: int = 1,
         verification: Verification = TREE,
+        step_inputs: StepInputs | None = None,
     ) -> None:
         self._model = model
+        self._step_inputs = step_inputs or StepInputs()
         self._layout = layout
         self._input_ids = input_ids
         self._generation_config = generation_config
@@ -101,7 +97,8 @@ class TransformersStepModel:
                 most_logits=self._prompt_logits,
             )
         self._lengths = dict.fromkeys(self._rows, self.cache.get_seq_length())
-        self._next_positions = self._first_positions()
+        firsts = first_positions(len(self._rows), self.cache.get_seq_length(), self._model_kwargs)
+        self._next_positions = dict(zip(self._rows, firsts.tolist(), strict=True))
         self._switches.enter_context(decoding_experts(self._model))
         return logits
 
@@ -125,7 +122,8 @@ class TransformersStepModel:
         """Return how deep a row's draft may go within the model's positions; beyond them steps are plain."""
         if self._restart.is_due(self._start):
             return 0
-        levels = self._limits.levels_left(self._next_positions[row], self._start, self._most_nodes)
+        position = self._next_positions[row] + self._step_inputs.most_ahead(row)
+        levels = self._limits.levels_left(position, self._start, self._most_nodes)
         return self._most_levels if levels is None else levels
 
     def keep(self, paths: Mapping[int, list[int]]) -> None:
@@ -157,14 +155,6 @@ class TransformersStepModel:
         """The first slot behind all rows."""
         return max(self._lengths[row] for row in self._rows)
 
-    def _first_positions(self) -> dict[int, int]:
-        """Return, by row, the position of the first new token."""
-        positions: Tensor | None = self._model_kwargs.get("position_ids")
-        if positions is None:  # `generate` made none, so that nothing is padded
-            return dict(self._lengths)
-        last = positions[..., -1].expand(len(self._rows)).tolist()
-        return {row: position + 1 for row, position in zip(self._rows, last, strict=True)}
-
     def _select(self, drafts: Mapping[int, DraftTree]) -> None:
         """Leave out the rows that have no draft."""
         if len(drafts) == len(self._rows):
@@ -179,6 +169,7 @@ class TransformersStepModel:
         device = self._model.device
         inputs: dict[str, Any] = {"past_key_values": self.cache, "use_cache": True, "return_dict": True}
         inputs |= extra_inputs(self._model, self._start, size)
+        inputs |= self._step_inputs.token_types(self._rows, size)
         if self._takes_positions:
             inputs["position_ids"] = self._positions(trees, size).to(device)
         is_even = all(self._lengths[row] == self._start for row in self._rows)
@@ -208,9 +199,8 @@ class TransformersStepModel:
 
     def _positions(self, trees: Sequence[DraftTree], size: int) -> Tensor:
         firsts = [self._next_positions[row] for row in self._rows]
-        return torch.stack(
-            [tree_positions(tree, first, size) for tree, first in zip(trees, firsts, strict=True)]
-        )
+        counted = [tree_positions(tree, first, size) for tree, first in zip(trees, firsts, strict=True)]
+        return self._step_inputs.positions(torch.stack(counted), self._rows)
 
     def _mask(self, trees: Sequence[DraftTree], size: int) -> Tensor | dict[str, Tensor]:
         """Return the trees' mask, one for each type of layer where they see the past in different ways."""
@@ -274,6 +264,7 @@ def prefilled(
         most_new_tokens=8,
         decoding_length=decoding_length,
         verification=verification,
+        step_inputs=StepInputs.of(model, ids, model_kwargs, layout),
     )
     step_model.prefill()
     return step_model

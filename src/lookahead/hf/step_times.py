@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 from lookahead.drafting.budget import StepTimes
 from lookahead.drafting.tree import DraftTree
-from lookahead.hf.compat import attention_name
 from lookahead.hf.devices import device_name
 from lookahead.hf.dtypes import dtype_name
+from lookahead.hf.folded_attention import attention_name
 from lookahead.hf.step_model import TransformersStepModel
 from lookahead.hf.user_cache import cached_whole, user_cache_folder
 
