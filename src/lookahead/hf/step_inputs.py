@@ -76,9 +76,7 @@ class StepInputs:
             # Code of its own, a cache that starts anew or that holds more than text: the first step's inputs
             # say little of what the others see.
             return cls(unserved=extras)
-        embeddings: Tensor | None = model_kwargs.get("inputs_embeds")
-        slots = input_ids.shape[1] if embeddings is None else embeddings.shape[1]
-        stand_in = _StandIn(layout.kept, slots)
+        stand_in = _StandIn(layout.kept, _prompt_slots(input_ids, model_kwargs))
         try:
             given = inputs_of_first_step(model, input_ids, {**model_kwargs, "past_key_values": stand_in})
         except Exception as problem:  # noqa: BLE001  # an odd model's code, which may want the prefill's outputs
@@ -92,7 +90,10 @@ class StepInputs:
         types = {name: given[name][:, -1:] for name in TOKEN_TYPE_NAMES if given.get(name) is not None}
         if positions is None:
             return cls(types=types)
-        return cls(positions[..., -1].cpu() - first_positions(len(input_ids), slots, model_kwargs), types)
+        shift = positions[..., -1].cpu() - first_positions(
+            len(input_ids), stand_in.get_seq_length(), model_kwargs
+        )
+        return cls(shift if shift.ndim > 1 or shift.any() else None, types)
 
     def positions(self, counted: Tensor, rows: Sequence[int]) -> Tensor:
         """Return the model's positions, int64 [B, n] or [axes, B, n], of nodes at `counted` [B, n]."""
@@ -121,7 +122,16 @@ def first_positions(rows: int, slots: int, model_kwargs: Mapping[str, Any]) -> T
         return positions[:, -1].expand(rows).cpu() + 1
     if positions is not None and mask is not None:
         return mask.long().sum(-1).cpu()
-    return torch.full((rows,), slots)  # nothing is padded, or the model counts slots
+    # Nothing is padded, or the model counts slots.
+    return torch.full((rows,), slots if positions is None else positions.shape[-1])
+
+
+def _prompt_slots(input_ids: Tensor, model_kwargs: Mapping[str, Any]) -> int:
+    """Return how many slots of the cache the prompts take."""
+    positions, embeddings = model_kwargs.get("position_ids"), model_kwargs.get("inputs_embeds")
+    if positions is not None:
+        return int(positions.shape[-1])
+    return int(input_ids.shape[1] if embeddings is None else embeddings.shape[1])
 
 
 class _StandIn(ArenaCache):
