@@ -1,0 +1,38 @@
+"""Random calls: prompts, settings, memories and callbacks drawn from a seed; with Lookahead they come to the same.
+
+A few of them run with all tests. `make fuzz` runs a thousand, `make fuzz FUZZ_CASES=5000` more, and
+`make fuzz SEED=17` the one that a failure has named.
+"""
+
+import os
+
+import pytest
+
+from parity.fuzz_cases import drawn_case
+from parity.fuzz_runs import Tally, try_case
+
+CASES = int(os.environ.get("LOOKAHEAD_FUZZ_CASES") or 40)
+ONLY = os.environ.get("LOOKAHEAD_FUZZ_SEED")
+SEEDS = [int(ONLY)] if ONLY else range(CASES)
+
+
+@pytest.mark.filterwarnings("ignore:.* is decoded in ")  # the model cannot branch, and is served all the same
+@pytest.mark.filterwarnings("ignore:Passing `.*`inputs?_")  # the library: no prompt to penalize in embeddings
+def test_random_calls():
+    tally = Tally()
+    for seed in SEEDS:
+        case = drawn_case(seed)
+        try:
+            try_case(case, tally)
+        except Exception as error:
+            error.add_note(f"while trying {case}")
+            raise
+    print(  # noqa: T201  shown by `make fuzz`
+        f"{len(SEEDS)} calls: {tally.compared} compared, {tally.refused_by_both} refused by generate as well, "
+        f"{len(tally.differences)} differences; "
+        f"{tally.accepted_tokens} of {tally.tokens} tokens came from drafts"
+    )
+    assert not tally.differences, "\n\n".join(tally.differences)
+    if not ONLY:
+        assert tally.compared > 0.9 * len(SEEDS)
+        assert tally.accepted_tokens > 0.2 * tally.tokens
