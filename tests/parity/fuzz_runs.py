@@ -229,10 +229,9 @@ def _accelerated(case: Case, model: PreTrainedModel, lookahead: Lookahead) -> Ca
 
 def _outcome(case: Case, model: PreTrainedModel, generate: Callable[..., Any]) -> Outcome:
     witness = Witness()
-    arguments = _arguments(case, model, witness)
     torch.manual_seed(case.seed)
     try:
-        returned = generate(**arguments)
+        returned = generate(**_arguments(case, model, witness))
     except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
         return Outcome(error=(type(error), f"{error!r:.500}"))
     outcome = Outcome(random=torch.rand(1).item(), events=witness.events, kind=type(returned))
