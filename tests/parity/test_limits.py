@@ -42,7 +42,8 @@ def test_longrope_on_either_side_of_its_switch(family, length):
     lookahead = warmed(model, prompt(0, length), **GREEDY)
     for generation in (GREEDY, SAMPLING):
         assert_same_text(model, lookahead, prompt(0, length), **generation)
-    assert lookahead.stats.mean_acceptance_length > 1.2
+    if family == "llama-longrope":  # Phi-3's cache is started anew at every step from there on in 5.16
+        assert lookahead.stats.mean_acceptance_length > 1.2
 
 
 @pytest.mark.parametrize("family", ["phi3-longrope", "llama-longrope"])
@@ -89,7 +90,9 @@ def test_settings_that_nobody_knows_leave_chains():
     model = tiny_model("llama")
     model.config.look_back_window = 8
     lookahead = Lookahead(LookaheadConfig(decoding_length=8))
-    with pytest.warns(UserWarning, match="drafts of one branch: it is not known what look_back_window=8 does"):
+    with pytest.warns(
+        UserWarning, match="drafts of one branch: it is not known what look_back_window=8 does"
+    ):
         lookahead.generate(model, prompt(0), **GREEDY)
     for generation in (GREEDY, SAMPLING):
         assert_same_text(model, lookahead, prompt(0), **generation)
@@ -121,7 +124,8 @@ def test_the_librarys_own_settings_are_known(family):
         (DraftLimits(), (10, 10, 8), None),
         (DraftLimits(context=20), (10, 10, 8), 9),
         (DraftLimits(context=20), (25, 25, 8), 0),
-        (DraftLimits(rope_switch=20), (15, 18, 8), 4),
+        (DraftLimits(rope_switch=20), (15, 18, 8), 1),
+        (DraftLimits(rope_switch=20), (15, 20, 8), 4),
         (DraftLimits(rope_switch=20), (20, 23, 8), None),
         (DraftLimits(rope_switch=20, context=30), (20, 20, 8), 9),
         (DraftLimits(rope_growth=20), (15, 15, 8), 4),

@@ -148,3 +148,16 @@ def test_tenants_in_threads_while_the_memory_is_saved(model, tmp_path):
             DraftMemory.load(tmp_path / "memory")
         assert all(future.result() == [expected] * 4 for future in served)
     assert memory.namespaces == {"0": 160, "1": 160, "2": 160}
+
+
+def test_another_memory_may_take_its_place_between_calls(model):
+    lookahead = Lookahead(LookaheadConfig(decoding_length=16))
+    lookahead.generate(model, PROMPT, **GREEDY)
+    first, lookahead.memory = lookahead.memory, DraftMemory()
+    lookahead.generate(model, PROMPT, **GREEDY)
+    cold = lookahead.last_stats.mean_acceptance_length
+    assert first.namespaces == lookahead.memory.namespaces == {"default": 40}
+    lookahead.memory = first
+    lookahead.generate(model, PROMPT, **GREEDY)
+    assert lookahead.last_stats.mean_acceptance_length > cold
+    assert first.namespaces == {"default": 80}

@@ -85,4 +85,9 @@ def _tree(parents):
     for parent in parents[1:]:
         depths.append(depths[parent] + 1)
     size = len(parents)
-    return np.arange(size, dtype=np.int32), np.array(parents, np.int32), np.array(depths, np.int32), np.ones(size)
+    return (
+        np.arange(size, dtype=np.int32),
+        np.array(parents, np.int32),
+        np.array(depths, np.int32),
+        np.ones(size),
+    )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lookahead import Lookahead, LookaheadConfig
+from lookahead.errors import UnsupportedModelError
 from lookahead.hf.vocabulary import vocabulary_successors
 from tiny_models import prompt, tiny_model, tiny_tokenizer
 
@@ -36,3 +37,8 @@ def test_the_text_is_the_same_and_the_first_draft_is_not_empty():
     expected = model.generate(prompt(0), **GREEDY)
     assert lookahead.generate(model, prompt(0), **GREEDY).tolist() == expected.tolist()
     assert lookahead.stats.draft_tokens == 15 * lookahead.stats.steps or lookahead.stats.steps < 29
+
+
+def test_a_model_that_cannot_branch_cannot_read_it_side_by_side():
+    with pytest.raises(UnsupportedModelError, match="JambaForCausalLM cannot read a vocabulary side by side"):
+        vocabulary_successors(tiny_model("jamba"), [5, 9])

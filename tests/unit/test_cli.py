@@ -13,8 +13,9 @@ import tiny_models
 from lookahead.bench.methods import METHODS, USUAL
 from lookahead.cli import app, main
 from lookahead.cli.demo import QUESTIONS
+from lookahead.hf import families, family_table
 
-COMMANDS = ("demo", "generate", "bench", "replay", "memory")
+COMMANDS = ("demo", "generate", "bench", "replay", "memory", "check")
 CONTEXT = 4096
 
 
@@ -248,3 +249,45 @@ def test_demo_answers_every_question_twice_and_compares(folder):
     assert all(question in result.stdout for _, question in QUESTIONS)
     assert f"{len(QUESTIONS)} of {len(QUESTIONS)}" in result.stdout
     assert "near ties" not in result.stdout
+
+
+def test_check_shows_what_the_probe_decides_for_a_model(folder, tmp_path):
+    out = tmp_path / "check.json"
+    arguments = ("--dtype", "float32", "--device", "cpu", "--threads", "1", "--json", out)
+    result = invoke("check", folder, *arguments)
+    assert result.exit_code == 0
+    assert "tree: a draft tree is verified in one forward" in result.stdout
+    written = json.loads(out.read_text())
+    assert written["mode"] == "tree"
+    assert written["reason"] == ""
+    assert 0 <= written["worst_logit_difference"] < 1e-3
+
+
+def test_check_families_lists_them_all(tmp_path, monkeypatch):
+    chosen = {name: families.FAMILIES[name] for name in ("llama", "bloom", "jamba")}
+    unknown = {
+        "unheard-of": families.Family("unheard_of"),
+        "broken": families.Family("llama", {"num_hidden_layers": "no"}),
+    }
+    monkeypatch.setattr(family_table, "FAMILIES", chosen | unknown)
+    monkeypatch.setattr(families, "FAMILIES", chosen | unknown)
+    out = tmp_path / "families.json"
+    result = invoke("check", "--families", "--json", out)
+    assert result.exit_code == 0
+    assert "| bloom  | tree " in result.stdout
+    assert "2 tree, 0 chain, 1 plain" in result.stdout
+    assert "jamba: plain, it has layers of type 'linear_attention'" in result.stdout
+    written = json.loads(out.read_text())
+    assert [(row["family"], row["mode"]) for row in written["families"]] == [
+        ("bloom", "tree"),
+        ("jamba", "plain"),
+        ("llama", "tree"),
+    ]
+    assert {row["family"] for row in written["skipped"]} == {"unheard-of", "broken"}
+
+
+def test_check_takes_a_model_or_the_families_not_both(folder, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["check", folder, "--families"])
+    assert ended.value.code == 2
+    assert "give one of them" in capsys.readouterr().err

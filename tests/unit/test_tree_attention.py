@@ -34,7 +34,9 @@ SEES = [
 
 def mask_of(tree, prefix, dtype=torch.float32, *, window=None):
     """[n, prefix + n]: the mask of one tree right behind what the cache holds."""
-    return tree_mask([RowOfTrees(tree, prefix, prefix)], dtype, start=prefix, size=len(tree), window=window)[0, 0]
+    return tree_mask([RowOfTrees(tree, prefix, prefix)], dtype, start=prefix, size=len(tree), window=window)[
+        0, 0
+    ]
 
 
 def test_positions_are_depths_behind_the_prefix():

@@ -77,6 +77,8 @@ class Attachment:
         """Generate as the model's own `generate` would."""
         original: Any = getattr(type(model), _ATTACHED)
         kwargs |= dict(zip(_ARGUMENTS, args, strict=False))
+        if kwargs.get("custom_generate", self) is None:
+            del kwargs["custom_generate"]
         other = _other_loop(model, kwargs)
         if other is not None:
             self._step_aside(other)

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from lookahead.decoding.arena import KVArena
+from lookahead.hf.compat import keeping_nothing
 
 
 class ArenaLayer(DynamicLayer):
     """One layer's keys and values, kept in the arena.
 
     It holds every token. In a tree's forward it shows them all, and what a node may not see is the mask's
-    business. Else one with a sliding window shows what the library's own layer would, no more: there are models
-    whose cache alone makes the window.
+    business. Else one with a sliding window shows what the library's own layer would, no more: there are
+    models whose cache alone makes the window.
     """
 
     def __init__(self, arena: KVArena, layer: int, window: int | None = None) -> None:
@@ -56,23 +56,21 @@ class ArenaCache(Cache):
     Args:
         windows: each layer's sliding window in tokens, or None.
         capacity: tokens to allocate for at first.
+        borrowing: layers that keep nothing.
     """
 
-    def __init__(self, windows: Sequence[int | None], capacity: int) -> None:
-        self.arena = KVArena(len(windows), capacity)
-        layers: list[Any] = [ArenaLayer(self.arena, layer, window) for layer, window in enumerate(windows)]
+    def __init__(
+        self, windows: Sequence[int | None], capacity: int, borrowing: frozenset[int] = frozenset()
+    ) -> None:
+        self.arena = KVArena(len(windows) - len(borrowing), capacity)
+        layers: list[Any] = [
+            keeping_nothing() if layer in borrowing else ArenaLayer(self.arena, layer, window)
+            for layer, window in enumerate(windows)
+        ]
         super().__init__(layers=layers)
-        self._windowed: list[ArenaLayer] = [layer for layer in layers if layer.is_sliding]
+        self._windowed = [layer for layer in layers if getattr(layer, "is_sliding", False)]
 
     def show_all(self, shows_all: bool) -> None:
         """Say whether the next forward's mask takes care of windows, as a tree's does."""
         for layer in self._windowed:
             layer.shows_all = shows_all
-
-    def as_dynamic(self, config: PreTrainedConfig) -> DynamicCache:
-        """Return the library's own kind of cache with copies of what this one holds."""
-        dynamic = DynamicCache(config=config)
-        for layer in range(len(self.layers)):
-            keys, values = self.arena.view(layer)
-            dynamic.update(keys.clone(), values.clone(), layer)
-        return dynamic

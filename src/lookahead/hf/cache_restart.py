@@ -1,8 +1,8 @@
 """Longrope models whose cache is started anew where their rotary frequencies change.
 
-`generate` leaves it to the model's own `prepare_inputs_for_generation` to drop the cache there (Phi-3's does, the
-library's general one does not). So it is asked here, too, at the same lengths and with the same inputs, and what
-it says is done.
+`generate` leaves it to the model's own `prepare_inputs_for_generation` to drop the cache there (Phi-3's
+does, the library's general one does not). So it is asked here, too, at the same lengths and with the same
+inputs, and what it says is done.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ class CacheRestart:
         self._emitted: list[int] = []
 
     def prefill(self, cache: ArenaCache) -> Tensor | None:
-        """Read a prompt longer than the switch; return its last logits [1, k, V], or None if that is not needed."""
+        """Read a prompt longer than the switch; return its last logits [1, k, V], None if none is."""
         if self._switch is None or self._prompt.shape[1] <= self._switch or self._has_embeddings:
             return None
         kwargs = {**self._kwargs, "past_key_values": cache}
@@ -49,7 +49,7 @@ class CacheRestart:
         return held <= self._switch < self._prompt.shape[1] + len(self._emitted) + 1
 
     def step(self, token: int, cache: ArenaCache) -> Tensor | None:
-        """Do the step after `token` with the cache started anew; return logits [1, 1, V], None if it is kept."""
+        """Do the step after `token`, the cache started anew; return logits [1, 1, V], None if it is kept."""
         tokens = torch.tensor([[*self._emitted, token]], device=self._prompt.device)
         text = torch.cat([self._prompt, tokens], dim=1)
         kwargs = {**self._kwargs, "past_key_values": cache}

@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
 from lookahead.drafting.memory import DraftMemory
 from lookahead.errors import (
@@ -12,11 +11,10 @@ from lookahead.errors import (
     UnsupportedGenerationError,
     UnsupportedModelError,
 )
+from lookahead.hf.callers_cache import can_be_brought_up_to_date, is_callers, layout_behind
 from lookahead.hf.compat import (
     CACHE_NAMES,
     AttentionLayout,
-    attention_layout,
-    holds_tokens,
     made_cache,
     text_config,
 )
@@ -38,7 +36,7 @@ def checked_layout(handover: Handover) -> AttentionLayout:
     check_prompt(model, handover.input_ids, model_kwargs.get("inputs_embeds"))
     cache = made_cache(model_kwargs)
     check_cache(cache)
-    layout = attention_layout(model, cache)
+    layout = layout_behind(model, cache)
     check_inputs(model_kwargs)
     return layout
 
@@ -83,17 +81,13 @@ def check_call(model: PreTrainedModel, generation_config: Any) -> None:
 
 
 def check_cache(cache: object) -> None:
-    """Refuse a cache that the caller made: what `generate` made itself is empty and nobody's yet.
+    """Refuse a cache of the caller's that can neither be read nor brought up to date.
 
     Raises:
         UnsupportedGenerationError: names it.
     """
-    # In 5.16 callers' caches bear no mark; but `generate` makes its own with layers, and empty.
-    is_callers = getattr(cache, "_is_user_defined", False) or (
-        isinstance(cache, Cache) and (not cache.layers or holds_tokens(cache))
-    )
-    if is_callers:
-        _refuse("past_key_values", type(cache).__name__, "leave it out: Lookahead keeps a cache of its own")
+    if is_callers(cache) and not can_be_brought_up_to_date(cache):
+        _refuse("past_key_values", type(cache).__name__, "give a DynamicCache that is not offloaded, or none")
 
 
 def check_inputs(model_kwargs: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel, cache_utils
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import utils as generation_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -18,6 +18,17 @@ from lookahead.decoding.tree_attention import folded_tree_attention
 
 FOLDED_ATTENTION = "lookahead_folded"
 """Name under which the grouped-query tree attention is registered with the library."""
+
+_FOLDED_FOR = {
+    "sdpa": FOLDED_ATTENTION,
+    # These take no tree's mask (flex on the CPU crashes on it). The names tell what to restore, and avoid
+    # "flash", by which the library knows models that want no mask.
+    "flex_attention": f"{FOLDED_ATTENTION}_for_flex",
+    "flash_attention_2": f"{FOLDED_ATTENTION}_for_fa2",
+    "flash_attention_3": f"{FOLDED_ATTENTION}_for_fa3",
+    "flash_attention_4": f"{FOLDED_ATTENTION}_for_fa4",
+}
+_OWN_NAMES = {folded: own for own, folded in _FOLDED_FOR.items()}
 
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
 """Under which of the model's inputs `generate` keeps the cache: attention models, Mamba, RWKV."""
@@ -32,13 +43,15 @@ class AttentionLayout:
     Attributes:
         windows: by layer type, the sliding window in tokens, or None for full attention.
         chunks: by layer type, for those that see only their own chunk, its tokens.
-        kept: by layer, how many tokens its own cache would keep at least, the current one included; None for all.
+        kept: by layer, how many tokens its own cache would keep, the current one included; None for all.
+        borrowing: layers that keep nothing: they use the keys and values of others (Gemma 3n and 4) or none.
         unsupported: why no arena can take the place of the model's own cache; empty where one can.
     """
 
     windows: dict[str, int | None] = field(default_factory=dict)
     chunks: dict[str, int] = field(default_factory=dict)
     kept: tuple[int | None, ...] = ()
+    borrowing: frozenset[int] = frozenset()
     unsupported: str = ""
 
 
@@ -51,7 +64,7 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
 def attention_name(model: PreTrainedModel) -> str:
     """Return the name of the attention that the model uses when it verifies no tree just now."""
     name = str(text_config(model)._attn_implementation)  # noqa: SLF001
-    return "sdpa" if name == FOLDED_ATTENTION else name
+    return _OWN_NAMES.get(name, name)
 
 
 @contextmanager
@@ -71,7 +84,7 @@ def context_length(model: PreTrainedModel) -> int | None:
 
 
 def rope_entries(model: PreTrainedModel) -> list[dict[str, Any]]:
-    """Return the rotary settings under their new and old names, where layer types have their own also those."""
+    """Return the rotary settings under new and old names, and where layer types have their own also those."""
     config = text_config(model)
     found = (getattr(config, name, None) for name in ("rope_parameters", "rope_scaling", "rotary"))
     entries: list[dict[str, Any]] = []
@@ -84,6 +97,13 @@ def rope_entries(model: PreTrainedModel) -> list[dict[str, Any]]:
 def made_cache(model_kwargs: dict[str, Any]) -> object:
     """Return the cache among a model's inputs, whatever it is called there; None where there is none."""
     return next((model_kwargs[name] for name in CACHE_NAMES if model_kwargs.get(name) is not None), None)
+
+
+def fresh_cache(model: PreTrainedModel) -> Cache | None:
+    """Return an empty cache like the one that `generate` makes; None where it leaves that to the model."""
+    untyped: Any = model
+    makes_one = untyped._supports_default_dynamic_cache()  # noqa: SLF001
+    return DynamicCache(config=text_config(model)) if makes_one else None
 
 
 def holds_tokens(cache: Cache) -> bool:
@@ -100,11 +120,16 @@ def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
         return AttentionLayout(unsupported="it keeps something other than a key-value cache")
     config = text_config(model)
     types = getattr(config, "layer_types", None) or [_type_of(config, layer) for layer in cache.layers]
+    if len(types) - len(cache.layers) == getattr(config, "num_kv_shared_layers", None):
+        types = types[: len(cache.layers)]  # before 5.23 layers that keep nothing have no place in the cache
     if len(types) != len(cache.layers):
         return AttentionLayout(unsupported=f"it has {len(types)} layers, its cache {len(cache.layers)}")
     windows: dict[str, int | None] = {}
     chunks: dict[str, int] = {}
-    for layer_type, layer in zip(types, cache.layers, strict=True):
+    borrowing = frozenset(index for index, layer in enumerate(cache.layers) if _keeps_nothing(layer))
+    for index, (layer_type, layer) in enumerate(zip(types, cache.layers, strict=True)):
+        if index in borrowing:
+            continue
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or layer_type not in _LAYER_TYPES:
             reason = (
                 f"it has layers of type {layer_type!r}, whose state ({type(layer).__name__}) cannot branch"
@@ -118,7 +143,16 @@ def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
                 unsupported=f"its layers of type {layer_type!r} have windows of several sizes"
             )
     kept = tuple(getattr(layer, "sliding_window", None) for layer in cache.layers)
-    return AttentionLayout(windows, chunks, kept)
+    return AttentionLayout(windows, chunks, kept, borrowing)
+
+
+def keeping_nothing() -> Any:
+    """Return a cache layer of the library's for a layer that keeps nothing; older versions have none."""
+    return cache_utils.DummyLayer()
+
+
+def _keeps_nothing(layer: object) -> bool:
+    return type(layer).__name__ == "DummyLayer"
 
 
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
@@ -137,6 +171,16 @@ def streamers_come_first() -> bool:
     It did so in 5.16; 5.23 asks first.
     """
     return not hasattr(generation_utils, "StopCheck")
+
+
+def marks_callers_caches() -> bool:
+    """Return whether `generate` marks a cache that it was given; 5.16 does not, 5.23 does."""
+    return hasattr(generation_utils, "StopCheck")
+
+
+def takes_cache(model: PreTrainedModel) -> bool:
+    """Return whether the model keeps its past where others do; GPT-1 keeps none."""
+    return "past_key_values" in signature(model.forward).parameters
 
 
 def takes_positions(model: PreTrainedModel) -> bool:
@@ -199,7 +243,7 @@ def step_as_library(
 def forward_in_emptied_cache(
     model: PreTrainedModel, input_ids: Tensor, model_kwargs: dict[str, Any], **preparation: Any
 ) -> Tensor | None:
-    """Do the forward in which `generate` would start the cache anew (longrope models, Phi-3 the first of them).
+    """Do the forward in which `generate` would start the cache anew, as longrope models like Phi-3 do.
 
     Args:
         model: the model.
@@ -222,11 +266,15 @@ def forward_in_emptied_cache(
 
 
 def extra_inputs(model: PreTrainedModel, prefix_length: int, tokens: int) -> dict[str, Tensor]:
-    """Return what `generate` gives models with code of their own beside the usual: the slots of the tokens."""
-    takes = "cache_position" in signature(model.forward).parameters
-    if not takes or type(model).__module__.startswith("transformers."):
+    """Return what `generate` gives models with code of their own beside the usual: the tokens' slots."""
+    if is_the_librarys(model) or "cache_position" not in signature(model.forward).parameters:
         return {}
     return {"cache_position": torch.arange(prefix_length, prefix_length + tokens, device=model.device)}
+
+
+def is_the_librarys(model: PreTrainedModel) -> bool:
+    """Return whether the model's code is the library's, not some that came with its weights."""
+    return type(model).__module__.startswith("transformers.")
 
 
 def query_groups(model: PreTrainedModel) -> int:
@@ -240,24 +288,33 @@ def query_groups(model: PreTrainedModel) -> int:
 
 @contextmanager
 def folded_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Within, an SDPA model with grouped queries verifies trees without repeating its keys and values."""
+    """Within, a model verifies trees by SDPA, without repeating keys and values for grouped queries."""
     if not _can_fold(model):
         yield
         return
-    _register_folded_attention()
+    own = attention_name(model)
+    _register_folded_attention(_FOLDED_FOR[own])
     config = text_config(model)
-    config._attn_implementation = FOLDED_ATTENTION  # noqa: SLF001
+    config._attn_implementation = _FOLDED_FOR[own]  # noqa: SLF001
     try:
         yield
     finally:
         # Right for every thread: what is folded is so only in how it is computed, not in what comes of it.
-        config._attn_implementation = "sdpa"  # noqa: SLF001
+        config._attn_implementation = own  # noqa: SLF001
 
 
 def _can_fold(model: PreTrainedModel) -> bool:
-    """Return whether the model looks its attention function up by name, and SDPA is the one in use."""
+    """Return whether the model looks its attention function up by name, and SDPA can take its place."""
     looks_up = getattr(model, "_supports_attention_backend", False)
-    return bool(looks_up) and attention_name(model) == "sdpa"
+    name = attention_name(model)
+    return bool(looks_up) and (name == "sdpa" or (name in _FOLDED_FOR and bool(model._supports_sdpa)))  # noqa: SLF001
+
+
+def takes_tree_masks(model: PreTrainedModel, *, folded: bool) -> bool:
+    """Return whether a tree's forward, folded or not, meets an attention that takes its mask."""
+    name = attention_name(model)
+    takes_masks = name == "sdpa" or not (name in _FOLDED_FOR or "flash" in name)
+    return takes_masks or (folded and _can_fold(model))
 
 
 def with_repeated_rows(mask: Tensor, groups: int) -> Tensor:
@@ -270,11 +327,11 @@ def with_repeated_rows(mask: Tensor, groups: int) -> Tensor:
     return mask
 
 
-def _register_folded_attention() -> None:
+def _register_folded_attention(name: str) -> None:
     """Tell the library of the attention function, on first use: importing Lookahead changes nothing."""
-    if FOLDED_ATTENTION not in AttentionInterface():
-        AttentionInterface.register(FOLDED_ATTENTION, _folded_attention_forward)
-        AttentionMaskInterface.register(FOLDED_ATTENTION, sdpa_mask)
+    if name not in AttentionInterface():
+        AttentionInterface.register(name, _folded_attention_forward)
+        AttentionMaskInterface.register(name, sdpa_mask)
 
 
 def _folded_attention_forward(

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 from transformers.generation import logits_process, stopping_criteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 

@@ -1,7 +1,7 @@
-"""Tiny random models of the library's families: real architectures, nothing to fetch, milliseconds a forward.
+"""Tiny random models of the library's families: real architectures, nothing to fetch, quick forwards.
 
-They show what the probe decides for a family (`lookahead check --families`) and carry the parity tests. Windows
-and chunks in them are far shorter than the texts of the tests, so that every text crosses them.
+They show what the probe decides for a family (`lookahead check --families`) and carry the parity tests.
+Windows and chunks in them are far shorter than the texts of the tests, so that every text crosses them.
 """
 
 from collections.abc import Mapping
@@ -82,6 +82,15 @@ _GATED_DELTA = {
     "linear_value_head_dim": 8,
     "layer_types": ["linear_attention", "full_attention"],
 }
+_BORROWING = {  # the last two layers use the keys and values of the first two
+    "sliding_window": WINDOW,
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCABULARY,
+}
+_SPARSE = {"q_lora_rank": 16, "index_topk": 8, "index_head_dim": 8, "index_n_heads": 2}
 _LATENT = {"num_key_value_heads": 4, "head_dim": 4}
 _LONGROPE = {
     "rope_type": "longrope",
@@ -105,20 +114,34 @@ class Family:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _plain_names(*names: str) -> dict[str, Family]:
+def _as_they_come(*names: str) -> dict[str, Family]:
     return {name: Family(name) for name in names}
 
 
 FAMILIES: dict[str, Family] = {
-    **_plain_names("llama", "arcee", "bitnet", "cohere", "diffllama", "ernie4_5", "ernie4_5_moe"),
-    **_plain_names("falcon", "flex_olmo", "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_bigcode"),
-    **_plain_names("gpt_neox", "gpt_neox_japanese", "gptj", "granite", "granitemoe", "granitemoeshared"),
-    **_plain_names("helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "internlm3", "jais2", "jetmoe"),
-    **_plain_names("minimax_m2", "mixtral", "nanochat", "nemotron", "olmo", "olmo2", "olmoe", "openai-gpt"),
-    **_plain_names("opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
-    **_plain_names("seed_oss", "stablelm", "starcoder2", "xglm", "apertus", "codegen"),
-    **_plain_names("hyperclovax", "iquestcoder", "solar_open", "hy_v3", "gpt-sw3", "bloom"),
+    **_as_they_come("llama", "arcee", "bitnet", "cohere", "diffllama", "ernie4_5", "ernie4_5_moe"),
+    **_as_they_come("falcon", "flex_olmo", "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_bigcode"),
+    **_as_they_come("gpt_neox", "gpt_neox_japanese", "gptj", "granite", "granitemoe", "granitemoeshared"),
+    **_as_they_come("helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "internlm3", "jais2", "jetmoe"),
+    **_as_they_come("minimax_m2", "mixtral", "nanochat", "nemotron", "olmo", "olmo2", "olmoe", "openai-gpt"),
+    **_as_they_come("opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
+    **_as_they_come("seed_oss", "stablelm", "starcoder2", "xglm", "apertus", "codegen"),
+    **_as_they_come("hyperclovax", "iquestcoder", "solar_open", "hy_v3", "gpt-sw3", "bloom"),
     "mpt": Family("mpt", {"use_cache": True}),
+    "aria_text": Family("aria_text", {"moe_num_experts": 4, "moe_topk": 2}),
+    "axk1": Family("axk1", {**_LATENT, "q_lora_rank": 16}),
+    "hrm_text": Family("hrm_text"),
+    "longcat_flash": Family(
+        "longcat_flash",
+        {
+            **_LATENT,
+            "q_lora_rank": 16,
+            "expert_ffn_hidden_size": 16,
+            "ffn_hidden_size": 64,
+            "zero_expert_num": 2,
+            "moe_topk": 2,
+        },
+    ),
     "biogpt": Family("biogpt", {"scale_embedding": False}),
     "ctrl": Family("ctrl", {"dff": 64}),
     "doge": Family("doge", {"keep_window_size": 32}),
@@ -142,6 +165,17 @@ FAMILIES: dict[str, Family] = {
     "gemma2": Family("gemma2", _ALTERNATING),
     "gemma3": Family("gemma3_text", _ALTERNATING),
     "gpt_oss": Family("gpt_oss", _ALTERNATING),
+    "beam": Family("beam", _ALTERNATING),
+    "cohere2_moe": Family("cohere2_moe", _ALTERNATING),
+    "flint": Family("flint", _ALTERNATING),
+    "gemma3n": Family(
+        "gemma3n_text", {**_BORROWING, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4}
+    ),
+    "gemma4": Family("gemma4_text", {**_BORROWING, "global_head_dim": 8, "num_global_key_value_heads": 2}),
+    "granitemoe_swa": Family("granitemoe_swa", _ALTERNATING),
+    "kolibri1": Family("kolibri1", _ALTERNATING),
+    "laguna": Family("laguna", _ALTERNATING),
+    "mellum": Family("mellum", _ALTERNATING),
     "granite_swa": Family("granite_swa", _ALTERNATING),
     "ministral": Family("ministral", {"sliding_window": WINDOW, "layer_types": ["sliding_attention"] * 2}),
     "ministral3": Family("ministral3"),
@@ -178,10 +212,37 @@ FAMILIES: dict[str, Family] = {
             "max_position_embeddings": 32,
         },
     ),
-    # recurrent and hybrid ones
-    **_plain_names("minimax", "rwkv"),
+    # recurrent, hybrid and sparse ones
+    **_as_they_come("minimax", "rwkv"),
     "lfm2": Family("lfm2", {"layer_types": ["conv", "full_attention"]}),
     "bamba": Family("bamba", {**_MAMBA2, "attn_layer_indices": [1]}),
+    "bailing_hybrid": Family("bailing_hybrid", {"layer_types": ["linear_attention", "full_attention"]}),
+    "cpmant": Family("cpmant", {"dim_head": 8, "dim_ff": 64}),
+    "deepseek_v32": Family("deepseek_v32", {**_LATENT, **_SPARSE}),
+    "glm_moe_dsa": Family("glm_moe_dsa", {**_LATENT, **_SPARSE, "indexer_types": ["full", "full"]}),
+    "nemotron_h": Family(
+        "nemotron_h",
+        {
+            "layers_block_type": ["linear_attention", "full_attention"],
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 8,
+            "ssm_state_size": 8,
+            "n_groups": 1,
+            "chunk_size": 8,
+        },
+    ),
+    "qwen3_5": Family("qwen3_5_text", _GATED_DELTA),
+    "zamba2": Family(
+        "zamba2",
+        {
+            "mamba_d_state": 8,
+            "n_mamba_heads": 4,
+            "chunk_size": 8,
+            "num_key_value_heads": 4,
+            "layers_block_type": ["linear_attention", "hybrid"],
+            "adapter_rank": 8,
+        },
+    ),
     "falcon_h1": Family("falcon_h1", {**_MAMBA2, "mamba_d_ssm": 64}),
     "falcon_mamba": Family("falcon_mamba", {"state_size": 4}),
     "granitemoehybrid": Family(
@@ -207,7 +268,7 @@ def is_installed(family: str) -> bool:
 
 
 def family_model(family: str, dtype: torch.dtype = torch.float32, **settings: object) -> PreTrainedModel:
-    """Return a family's tiny model, with the same random weights at every call; torch's generator is left alone.
+    """Return a family's tiny model, every time with the same random weights; torch's generator is left alone.
 
     Args:
         family: a key of `FAMILIES` that is installed.

@@ -56,7 +56,7 @@ class ModelKnowledge:
             return PLAIN
         by_slots = is_batch and bool(PositionBias(model))
         results = self._probes.setdefault(model, {})
-        setting = (_setting(model), by_slots)
+        setting = (_setting(model), by_slots, layout.unsupported)
         if setting not in results:
             results[setting] = probe(model, layout, tries_trees=not by_slots)
             _warn(model, results[setting])

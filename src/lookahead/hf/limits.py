@@ -2,17 +2,18 @@
 
 import re
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from lookahead.hf.compat import context_length, rope_entries, text_config
+from lookahead.hf.compat import context_length, is_the_librarys, rope_entries, text_config
 
 _BY_LENGTH = re.compile(r"window|chunk|local_att|block_size|ntk|logn|index_topk|indexer|sparse_att")
 """Names of settings that may make a model see or weigh tokens by where they stand."""
 
-# Those that are understood: handled by the mask, by the limits here or by `position_bias`, or about other things.
+# Those that are understood: dealt with by masks, by the limits here, by `position_bias`, or of another kind.
 _UNDERSTOOD = frozenset(
     {
         "sliding_window",
@@ -26,6 +27,7 @@ _UNDERSTOOD = frozenset(
         "keep_window_size",
         "chunk_size_feed_forward",
         "chunk_size_lm_head",
+        "mamba_chunk_size",  # of layers that cannot branch anyway
         "use_dynamic_ntk",
         "use_logn_attn",
     }
@@ -80,7 +82,7 @@ class DraftLimits:
             rope_growth=context if grows else None,
             slot_block=int(getattr(config, "floor_scale", 1)) if is_tuned else None,
             dense_until=min(dense, default=None),
-            counts_slots=not type(model).__module__.startswith("transformers."),
+            counts_slots=not is_the_librarys(model),
         )
 
     def levels_left(self, position: int, slot: int, nodes: int) -> int | None:
@@ -92,7 +94,9 @@ class DraftLimits:
             nodes: the most that a draft has.
         """
         ends = [end for end in (self.context, self.rope_growth) if end is not None]
-        if self.rope_switch is not None and position < self.rope_switch:
+        if self.rope_switch is not None and slot < self.rope_switch:
+            ends.append(self.rope_switch - (slot - position))  # the cache is started anew at so many slots
+        elif self.rope_switch is not None and position < self.rope_switch:
             ends.append(self.rope_switch)
         if self.slot_block is not None and (slot + 1) // self.slot_block != (slot + nodes) // self.slot_block:
             return 0
@@ -115,12 +119,18 @@ def rope_switches_at(model: PreTrainedModel) -> int | None:
     return None
 
 
-def unknown_settings(model: PreTrainedModel) -> list[str]:
-    """Return the settings that may hide tokens by where they stand, and that nobody here understands."""
+def unknown_settings(model: PreTrainedModel, settled: AbstractSet[str] = frozenset()) -> list[str]:
+    """Return the settings that may hide tokens by where they stand, and that nobody here understands.
+
+    Args:
+        model: a decoder-only model.
+        settled: names of further settings that are taken care of.
+    """
+    understood = _UNDERSTOOD | settled
     return sorted(
         f"{name}={value!r}"
         for name, value in text_config(model).to_dict().items()
-        if value and not isinstance(value, str) and _BY_LENGTH.search(name) and name not in _UNDERSTOOD
+        if value and not isinstance(value, str) and _BY_LENGTH.search(name) and name not in understood
     )
 
 

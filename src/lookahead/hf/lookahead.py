@@ -39,7 +39,7 @@ class Lookahead:
 
     Attributes:
         config: the settings.
-        memory: the draft memory.
+        memory: the draft memory; another one may take its place between calls.
         stats: counts and seconds of all calls since the last `reset_stats`.
         last_stats: those of the last call that ended.
     """
@@ -55,7 +55,7 @@ class Lookahead:
         self.stats = GenerationStats()
         self.last_stats = GenerationStats()
         self._stats_lock = Lock()
-        self._mode = LookaheadMode(self.config, self.memory, self._record)
+        self._mode = LookaheadMode(self.config, lambda: self.memory, self._record)
 
     def reset_stats(self) -> None:
         """Begin counting anew."""

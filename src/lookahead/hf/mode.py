@@ -17,8 +17,9 @@ from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
 from lookahead.drafting.memory import DraftMemory
 from lookahead.drafting.pace import Pace
 from lookahead.drafting.store import DEFAULT_NAMESPACE
+from lookahead.hf.callers_cache import is_callers
 from lookahead.hf.checks import check_memory, checked_layout
-from lookahead.hf.compat import AttentionLayout
+from lookahead.hf.compat import AttentionLayout, made_cache
 from lookahead.hf.emissions import emissions_for, output_of, token_ids_of
 from lookahead.hf.handover import Handover, namespaces_of_rows
 from lookahead.hf.knowledge import ModelKnowledge
@@ -36,10 +37,12 @@ class CheckedCall:
     Attributes:
         handover: the call.
         layout: how the model's layers see the past.
+        memory: what is drafted from.
     """
 
     handover: Handover
     layout: AttentionLayout
+    memory: DraftMemory
 
 
 class LookaheadMode:
@@ -47,12 +50,15 @@ class LookaheadMode:
 
     Args:
         config: the settings.
-        memory: the draft memory.
+        memory: returns the draft memory of the next call.
         record: is told the counts and seconds of each call that ended, whatever ended it.
     """
 
     def __init__(
-        self, config: LookaheadConfig, memory: DraftMemory, record: Callable[[GenerationStats], None]
+        self,
+        config: LookaheadConfig,
+        memory: Callable[[], DraftMemory],
+        record: Callable[[GenerationStats], None],
     ) -> None:
         self._config = config
         self._memory = memory
@@ -89,15 +95,20 @@ class LookaheadMode:
             model_kwargs,
         )
         layout = checked_layout(handover)
-        check_memory(model, self._memory)
-        return CheckedCall(handover, layout)
+        memory = self._memory()
+        check_memory(model, memory)
+        return CheckedCall(handover, layout, memory)
 
     @torch.no_grad()
     def decode(self, call: CheckedCall) -> Any:
         """Decode what `prepare` has checked; return what `generate` returns."""
         handover, config = call.handover, call.handover.generation_config
         verification = self._knowledge.verification(handover.model, call.layout, len(handover.input_ids))
-        emissions = emissions_for(handover, they_wait=not verification.rows_may_differ)
+        has_callers_cache = is_callers(
+            made_cache(handover.model_kwargs)
+        )  # to be brought up to date in all rows
+        they_wait = has_callers_cache or not verification.rows_may_differ
+        emissions = emissions_for(handover, they_wait=they_wait)
         drafter: BatchDrafter | NoDrafter = NoDrafter()
         if verification.mode is ModelMode.PLAIN:
             step_model: TransformersStepModel | LibraryStepModel = LibraryStepModel(
@@ -106,13 +117,15 @@ class LookaheadMode:
         else:
             pace = self._knowledge.pace(handover.model, handover.input_ids)
             step_model = self._step_model(call, verification, pace, emissions[0].remaining)
-            drafter = self._drafter(handover, step_model, pace, verification, len(emissions))
+            drafter = self._drafter(call, step_model, pace, verification, len(emissions))
         stats = self._run(step_model, drafter, emissions, handover.prompts)
         if handover.streamer is not None:
             handover.streamer.end()
-        if not config.return_dict_in_generate:
-            return token_ids_of(emissions, config)
-        return output_of(emissions[0], step_model.returned_cache(), stats)
+        if config.return_dict_in_generate:
+            return output_of(emissions[0], step_model.returned_cache(), stats)
+        if has_callers_cache:
+            step_model.returned_cache()
+        return token_ids_of(emissions, config)
 
     def _step_model(
         self, call: CheckedCall, verification: Verification, pace: Pace, most_new_tokens: int
@@ -131,15 +144,16 @@ class LookaheadMode:
 
     def _drafter(
         self,
-        handover: Handover,
+        call: CheckedCall,
         step_model: TransformersStepModel,
         pace: Pace,
         verification: Verification,
         emission_count: int,
     ) -> BatchDrafter:
+        handover, store = call.handover, call.memory.store
         requests = [
             RequestDrafter(
-                self._memory.store,
+                store,
                 branch_length=self._config.branch_length,
                 mode=self._config.mode if verification.mode is ModelMode.TREE else DraftMode.SINGLE,
                 namespace=namespace,
@@ -159,7 +173,7 @@ class LookaheadMode:
         return BatchDrafter(
             requests,
             pace,
-            recycles=self._memory.store.recycles,
+            recycles=store.recycles,
             they_wait=emission_count < len(prompts),
             measure=measure,
         )

@@ -1,10 +1,10 @@
 """Models that read positions off the cache's slots: for a tree's forward they are told the places instead.
 
-ALiBi models (BLOOM, MPT, Falcon's older ones) add a bias for each key's slot, GPT-Neo hides keys by their slots'
-distance. In a chain slots and positions are the same. In a tree, a node's place is where it would stand if its
-branch were the whole text: the prefix's slots, then the depth. So each bias is built for a chain as deep as the
-tree, by the model's own builder, and then picked by places. It stays so for the duration of one forward, on the
-one instance.
+ALiBi models (BLOOM, MPT, Falcon's older ones) add a bias for each key's slot, GPT-Neo hides keys by their
+slots' distance. In a chain slots and positions are the same. In a tree, a node's place is where it would
+stand if its branch were the whole text: the prefix's slots, then the depth. So each bias is built for a chain
+as deep as the tree, by the model's own builder, and then picked by places. It stays so for the duration of
+one forward, on the one instance.
 """
 
 from collections.abc import Iterator

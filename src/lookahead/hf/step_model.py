@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache
 
 from lookahead.decoding.tree_attention import RowOfTrees, tree_mask, tree_positions
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.cache import ArenaCache
 from lookahead.hf.cache_restart import CacheRestart
+from lookahead.hf.callers_cache import read_into, write_back
 from lookahead.hf.compat import (
     AttentionLayout,
     decoding_experts,
@@ -21,7 +22,6 @@ from lookahead.hf.compat import (
     prefill,
     query_groups,
     takes_positions,
-    text_config,
     with_repeated_rows,
 )
 from lookahead.hf.limits import DraftLimits
@@ -73,6 +73,7 @@ class TransformersStepModel:
         self._query_groups = query_groups(model) if verification.folds else 1
         self._takes_positions = takes_positions(model)
         self._prompt_logits = prompt_logits
+        self._handed_cache = model_kwargs.get("past_key_values")
         self._switches = ExitStack()
         self._rows = list(range(input_ids.shape[0]))
         self._drafts: Mapping[int, DraftTree] = {}
@@ -83,11 +84,13 @@ class TransformersStepModel:
         positions: Tensor | None = model_kwargs.get("position_ids")
         prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
         capacity = prompt_length + min(most_new_tokens, _FIRST_CAPACITY) + decoding_length
-        self.cache = ArenaCache(layout.kept, capacity)
+        self.cache = ArenaCache(layout.kept, capacity, layout.borrowing)
 
     def prefill(self) -> Tensor:
         """Read the prompts; return logits [B, k, V] after their last k tokens, the first new token's last."""
-        self._model_kwargs["past_key_values"] = self.cache
+        if isinstance(self._handed_cache, Cache):
+            read_into(self.cache.arena, self._handed_cache)
+        self._model_kwargs = {**self._model_kwargs, "past_key_values": self.cache}
         logits = self._restart.prefill(self.cache)
         if logits is None:
             logits = prefill(
@@ -135,9 +138,10 @@ class TransformersStepModel:
         first = self._rows[0]
         self._restart.keep(self._drafts[first].token_ids[paths[first]].tolist())
 
-    def returned_cache(self) -> DynamicCache:
-        """Return the cache as `generate` would."""
-        return self.cache.as_dynamic(text_config(self._model))
+    def returned_cache(self) -> object:
+        """Return the cache as `generate` would: the one that was handed over, brought up to date."""
+        write_back(self.cache, self._handed_cache)
+        return self._handed_cache
 
     def close(self) -> None:
         """Leave the model as it was."""

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
 
 from lookahead.decoding.recycling import likeliest_successors
 from lookahead.drafting.tree import DraftTree, Int32Array
 from lookahead.errors import UnsupportedModelError
-from lookahead.hf.compat import attention_layout, text_config
+from lookahead.hf.compat import attention_layout, fresh_cache
 from lookahead.hf.probe import probe
-from lookahead.hf.step_model import prefilled
+from lookahead.hf.step_model import TransformersStepModel, prefilled
 from lookahead.hf.verification import ModelMode
 
 _TOKENS_A_FORWARD = 256
@@ -47,21 +46,7 @@ def vocabulary_successors(
     size = int(embeddings.weight.shape[0])
     size = size if most_tokens is None else min(size, most_tokens)
     *before, root = context
-    layout = attention_layout(model, DynamicCache(config=text_config(model)))
-    trusted = probe(model, layout)
-    if trusted.mode is not ModelMode.TREE:
-        message = (
-            f"{type(model).__name__} cannot read a vocabulary side by side, as the branches of a tree: "
-            f"{trusted.reason}; leave the vocabulary to be learned while generating"
-        )
-        raise UnsupportedModelError(message)
-    step_model = prefilled(
-        model,
-        layout,
-        before or [root],
-        decoding_length=_TOKENS_A_FORWARD,
-        verification=trusted.verification,
-    )
+    step_model = _prefilled_for_trees(model, before or [root])
     successors: list[Int32Array] = []
     for begin in range(0, size, _TOKENS_A_FORWARD - 1):
         end = min(size, begin + _TOKENS_A_FORWARD - 1)
@@ -70,6 +55,20 @@ def vocabulary_successors(
         successors.append(likeliest_successors(logits[0][1:]))
         on_progress(end, size)
     return np.concatenate(successors)
+
+
+def _prefilled_for_trees(model: PreTrainedModel, prompt: Sequence[int]) -> TransformersStepModel:
+    layout = attention_layout(model, fresh_cache(model))
+    trusted = probe(model, layout)
+    if trusted.mode is not ModelMode.TREE:
+        message = (
+            f"{type(model).__name__} cannot read a vocabulary side by side, as the branches of a tree: "
+            f"{trusted.reason}; leave the vocabulary to be learned while generating"
+        )
+        raise UnsupportedModelError(message)
+    return prefilled(
+        model, layout, prompt, decoding_length=_TOKENS_A_FORWARD, verification=trusted.verification
+    )
 
 
 def _side_by_side(root: int, tokens: Int32Array) -> DraftTree:
