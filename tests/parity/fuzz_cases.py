@@ -93,7 +93,9 @@ def drawn_case(seed: int) -> Case:
         set_by=random.choice(["arguments", "arguments", "config", "model"]),
         callbacks=callbacks,
         stop_strings=stop_strings,
-        way=random.choice(["generate", "attach"] if needs_ours else ["custom_generate", "generate", "attach"]),
+        way=random.choice(
+            ["generate", "attach"] if needs_ours else ["custom_generate", "generate", "attach"]
+        ),
     )
 
 
