@@ -1,4 +1,4 @@
-"""Random calls of `generate`, each drawn from a seed: which model, which prompts, which settings and memory."""
+"""Random calls of `generate`, each drawn from a seed: which model, prompts, settings and memory."""
 
 from dataclasses import dataclass
 from random import Random
@@ -28,6 +28,7 @@ class Case:
         longest: the length that all rows are padded to on the left.
         mask: "int", "bool" or "none" for the attention mask's type.
         holes: columns that the mask leaves out in all rows, beside the padding.
+        first_position: of positions that the caller gives; None where `generate` counts them itself.
         inputs: "tokens" or "embeddings".
         config: for `LookaheadConfig`.
         memory: what drafts are made of: "empty", "warm", "junk", "prompts", "trie" or "warm trie".
@@ -47,6 +48,7 @@ class Case:
     longest: int
     mask: str
     holes: tuple[int, ...]
+    first_position: int | None
     inputs: str
     config: dict[str, Any]
     memory: str
@@ -85,6 +87,7 @@ def drawn_case(seed: int) -> Case:
         longest=longest,
         mask=mask,
         holes=_holes(random, longest) if mask == "int" and is_padded else (),
+        first_position=random.choice([0, 3]) if random.random() < 0.06 else None,
         inputs="embeddings" if random.random() < 0.04 else "tokens",
         config=_config(random, len(prompts)),
         memory=memory,
@@ -180,7 +183,7 @@ def _generation(random: Random, longest: int, family: str) -> dict[str, Any]:
     if ends:
         generation |= _chosen(random, 0.15, _about_ends(random, new_tokens))
     generation |= _chosen(random, 0.1, _about_the_way(random, family))
-    if random.random() < 0.04:
+    if random.random() < 0.03:
         generation |= _refused(random)
     return generation
 

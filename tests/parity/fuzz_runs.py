@@ -32,7 +32,7 @@ _WATERMARKS = {
 
 
 class Witness(LogitsProcessor, StoppingCriteria, BaseStreamer):
-    """A caller's processor, criterion and streamer, which do something new at every call, and remember all."""
+    """A caller's processor, criterion and streamer: new at every call, and they remember all they saw."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -94,6 +94,13 @@ class Tally:
     tokens: int = 0
     accepted_tokens: int = 0
     differences: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        return (
+            f"{self.compared} calls compared, {self.refused_by_both} refused by generate as well, "
+            f"{len(self.differences)} differences; "
+            f"{self.accepted_tokens} of {self.tokens} tokens came from drafts"
+        )
 
 
 def try_case(case: Case, tally: Tally) -> None:
@@ -171,10 +178,12 @@ def _arguments(case: Case, model: PreTrainedModel, witness: Witness) -> dict[str
     arguments: dict[str, Any] = {"input_ids": token_ids}
     if case.inputs == "embeddings":
         arguments = {"inputs_embeds": model.get_input_embeddings()(token_ids)}
+    padding = torch.tensor([case.longest - len(row) for row in case.prompts])[:, None]
+    seen = torch.arange(case.longest)[None] >= padding
+    seen[:, list(case.holes)] = False
+    if case.first_position is not None:
+        arguments["position_ids"] = (seen.cumsum(dim=1) - 1).clamp(min=0) + case.first_position
     if case.mask != "none":
-        padding = torch.tensor([case.longest - len(row) for row in case.prompts])[:, None]
-        seen = torch.arange(case.longest)[None] >= padding
-        seen[:, list(case.holes)] = False
         arguments["attention_mask"] = seen if case.mask == "bool" else seen.long()
     settings = _settings(case)
     if case.set_by == "arguments":

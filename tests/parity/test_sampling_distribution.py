@@ -1,4 +1,4 @@
-"""Sampling is exact: the same seed gives the text of `generate`, and many seeds give the model's distribution.
+"""Sampling is exact: a seed gives the text of `generate`, and many seeds give the model's distribution.
 
 The second test asks nothing of `generate`: it counts the answers of a model whose vocabulary is so small that
 the probability of every answer can be computed from the model itself, and compares the counts by chi-square.

@@ -44,9 +44,10 @@ def tree_mask(
     """Return the additive attention mask of draft trees behind a cache.
 
     A node sees its row's part of the cache without padding, itself and its ancestors; with a sliding window
-    only those of them less than `window` places back, with chunks only those in its own. Places are counted as
-    the library counts them: by slots, as if the row were alone, chunks from behind the padding on its left.
-    What stands behind a tree that is smaller than others sees what node 0 sees: nobody reads what comes of it.
+    only those of them less than `window` places back, with chunks only those in its own. Places are counted
+    as the library counts them: by slots, as if the row were alone, chunks from behind the padding on its
+    left. What stands behind a tree that is smaller than others sees what node 0 sees: nobody reads what
+    comes of it.
 
     Args:
         rows: B trees.
