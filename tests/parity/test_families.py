@@ -117,6 +117,19 @@ def test_same_text_behind_padding(family):
     assert_same_text(model, lookahead, token_ids, **generation)
 
 
+@pytest.mark.parametrize("family", MAIN_FAMILIES)
+def test_same_text_with_holes_in_the_mask(family):
+    model = tiny_model(family)
+    mask = torch.ones(1, 17, dtype=torch.long)
+    mask[:, [0, 1, 2, 5, 9, 10]] = 0  # padding on the left, and tokens that nobody is to see
+    token_ids = torch.nn.functional.pad(PROMPTS[0], (5, 0))
+    generation = {**GREEDY, "attention_mask": mask}
+    lookahead = prepared(LookaheadConfig(decoding_length=8), "warm", model, [token_ids], **generation)
+    for settings in (GREEDY, SAMPLING):
+        assert_same_text(model, lookahead, token_ids, **{**generation, **settings})
+    assert lookahead.stats.mean_acceptance_length > 1.3
+
+
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("mode", list(DraftMode))
 @pytest.mark.parametrize("family", MAIN_FAMILIES)

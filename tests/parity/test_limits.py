@@ -54,6 +54,21 @@ def test_longrope_behind_padding(family):
     assert_same_text(model, warmed(model, token_ids, **generation), token_ids, **generation)
 
 
+def test_the_longest_row_of_a_batch_sets_all_rows_frequencies_where_these_grow():
+    model = tiny_model("llama-dynamic-rope")
+    token_ids = torch.cat([prompt(seed) for seed in range(3)])
+    mask = (torch.arange(12)[None] >= torch.tensor([[0], [6], [10]])).long()
+    settings = {"max_new_tokens": 30, "do_sample": False, "attention_mask": mask}
+    end = model.generate(token_ids, **settings)[0, 12 + 14].item()  # the longest row's first, and it goes on
+    settings |= {"eos_token_id": end, "return_dict_in_generate": True, "output_logits": True}
+    expected = model.generate(token_ids, **settings)
+    lookahead = Lookahead(LookaheadConfig(decoding_length=48))
+    for _ in ("cold", "warm"):
+        actual = lookahead.generate(model, token_ids, **settings)
+        assert actual.sequences.tolist() == expected.sequences.tolist()
+        torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["llama-longrope", "llama-dynamic-rope"])
 def test_no_draft_crosses_the_length_at_which_frequencies_change(family):
     model = tiny_model(family)

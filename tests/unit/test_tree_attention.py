@@ -34,9 +34,7 @@ SEES = [
 
 def mask_of(tree, prefix, dtype=torch.float32, *, window=None):
     """[n, prefix + n]: the mask of one tree right behind what the cache holds."""
-    return tree_mask([RowOfTrees(tree, prefix, prefix)], dtype, start=prefix, size=len(tree), window=window)[
-        0, 0
-    ]
+    return tree_mask([RowOfTrees(tree, prefix)], dtype, start=prefix, size=len(tree), window=window)[0, 0]
 
 
 def test_positions_are_depths_behind_the_prefix():
@@ -70,22 +68,26 @@ def test_a_window_counts_positions_along_the_branch(window):
 
 @pytest.mark.parametrize("padding", [0, 2])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5])
-def test_chunks_count_positions_without_padding(chunk, padding):
+@pytest.mark.parametrize("has_hole", [False, True])
+def test_chunks_count_slots_behind_the_padding_on_the_left(chunk, padding, has_hole):
     start = 6
-    row = RowOfTrees(TREE, start, start - padding, torch.arange(4) >= padding)
+    mask = torch.arange(5) >= padding
+    mask[3] = not has_hole
+    row = RowOfTrees(TREE, start, mask)
     visible = tree_mask([row], torch.float32, start=start, size=6, chunk=chunk)[0, 0] == 0
     positions = [*range(-padding, start - padding), *(start - padding + depth for depth in TREE.depths)]
     for node in range(6):
         for slot in range(start + 6):
+            is_hidden = has_hole and slot == 3
             on_branch = padding <= slot < start or (slot >= start and SEES[node][slot - start])
             same_chunk = positions[slot] // chunk == positions[start + node] // chunk
-            assert visible[node, slot] == (bool(on_branch) and same_chunk)
+            assert visible[node, slot] == (bool(on_branch) and same_chunk and not is_hidden)
 
 
 @pytest.mark.parametrize("window", [None, 3])
 def test_a_row_that_holds_less_sees_neither_the_gap_nor_padding_nor_other_rows_nodes(window):
     small = DraftTree.chain([9, 8])
-    rows = [RowOfTrees(TREE, 5, 5), RowOfTrees(small, 3, 2, torch.tensor([0, 1]))]
+    rows = [RowOfTrees(TREE, 5), RowOfTrees(small, 3, torch.tensor([0, 1]))]
     mask = tree_mask(rows, torch.float32, start=5, size=6, window=window)
     assert mask.shape == (2, 1, 6, 11)
     alone = mask_of(TREE, 5, window=window)

@@ -17,13 +17,11 @@ class RowOfTrees:
         tree: n nodes.
         length: slots of the cache that hold the row's tokens, padding included; those from there on up to
             the first slot of the trees are another row's.
-        position: of node 0; less than `length` by the tokens of padding.
         padding: the first slots' mask, int [m]: 0 where there is padding; None where there is none.
     """
 
     tree: DraftTree
     length: int
-    position: int
     padding: Tensor | None = None
 
 
@@ -46,16 +44,18 @@ def tree_mask(
     """Return the additive attention mask of draft trees behind a cache.
 
     A node sees its row's part of the cache without padding, itself and its ancestors; with a sliding window
-    only those of them less than `window` positions back, with chunks only those in its own. What stands
-    behind a tree that is smaller than others sees what node 0 sees: nobody reads what comes of it.
+    only those of them less than `window` places back, with chunks only those in its own. Places are counted
+    as the library counts them: by slots, as if the row were alone, chunks from behind the padding on its
+    left. What stands behind a tree that is smaller than others sees what node 0 sees: nobody reads what
+    comes of it.
 
     Args:
         rows: B trees.
         dtype: the model's.
         start: the first slot of the trees.
         size: the largest tree's nodes.
-        window: how many positions a token sees, itself included, or None for all.
-        chunk: positions of a chunk, or None where there are none.
+        window: how many places a token sees, itself included, or None for all.
+        chunk: places of a chunk, or None where there are none.
 
     Returns:
         [B, 1, size, start + size]: 0 where a node sees, the dtype's lowest value where it does not.
@@ -76,14 +76,18 @@ def _hide(hidden: Tensor, row: RowOfTrees, start: int, window: int | None, chunk
     if row.padding is not None:
         hidden[:nodes, : len(row.padding)] |= row.padding == 0
     if window is not None or chunk is not None:
-        depths = torch.from_numpy(tree.depths.astype("int64"))
-        positions = torch.cat([torch.arange(start) + row.position - row.length, row.position + depths])
+        places = torch.cat([torch.arange(start), row.length + torch.from_numpy(tree.depths.astype("int64"))])
         if window is not None:
-            hidden[:nodes, : start + nodes] |= positions[None, :] <= positions[start:, None] - window
+            hidden[:nodes, : start + nodes] |= places[None, :] <= places[start:, None] - window
         if chunk is not None:
-            chunks = torch.div(positions, chunk, rounding_mode="floor")
+            chunks = torch.div(places - _left_padding(row), chunk, rounding_mode="floor")
             hidden[:nodes, : start + nodes] |= chunks[None, :] != chunks[start:, None]
     hidden[nodes:] = hidden[0]
+
+
+def _left_padding(row: RowOfTrees) -> int:
+    """Return how many slots stand before a row's first token; padding elsewhere is not among them."""
+    return 0 if row.padding is None else int((row.padding.cumsum(0) == 0).sum())
 
 
 def folded_tree_attention(

@@ -25,7 +25,8 @@ class Parts(NamedTuple):
 def divided(memory_bytes: int, *, learned_bytes: int) -> Parts:
     """Divide a memory: half for the shared log, the rest in equal parts for live requests and the table.
 
-    The shared log's half is taken of the whole, so that a power of two of bytes holds one of tokens.
+    The shared log's half is taken of the whole, so that a power of two of bytes holds one of tokens; it is
+    smaller where the half would leave the others no room.
 
     Args:
         memory_bytes: the cap.
@@ -34,11 +35,13 @@ def divided(memory_bytes: int, *, learned_bytes: int) -> Parts:
     Raises:
         ConfigError: the cap leaves no room.
     """
-    least = learned_bytes + 4 * max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
+    least_rest = max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
+    least = learned_bytes + 4 * least_rest
     if memory_bytes < least:
         message = f"memory_bytes={memory_bytes} leaves no room for a log; give at least {least}"
         raise ConfigError(message)
-    shared_tokens = affordable_tokens(memory_bytes // 2 + ring_bytes(0))
+    most_shared = min(memory_bytes // 2 + ring_bytes(0), memory_bytes - learned_bytes - 2 * least_rest)
+    shared_tokens = affordable_tokens(most_shared)
     rest = (memory_bytes - learned_bytes - ring_bytes(shared_tokens)) // 2
     return Parts(rest, shared_tokens, affordable_places(rest))
 

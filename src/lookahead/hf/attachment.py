@@ -13,6 +13,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 
 from lookahead.errors import ConfigError, LookaheadError
+from lookahead.hf.compat import mark_callers_cache
 from lookahead.hf.handover import taken_stop_strings
 
 _ATTACHED = "generate"
@@ -84,6 +85,7 @@ class Attachment:
             self._step_aside(other)
             return original(model, **kwargs)
         extra_criteria = taken_stop_strings(kwargs)
+        mark_callers_cache(kwargs)
         mode = partial(self._generate, streamer=kwargs.get("streamer"), extra_criteria=extra_criteria)
         return original(model, custom_generate=mode, **kwargs)
 

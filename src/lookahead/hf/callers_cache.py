@@ -25,13 +25,14 @@ _KNOWN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
 def is_callers(cache: object) -> bool:
     """Return whether the caller holds on to a cache, as far as one can tell.
 
-    In 5.16 nothing marks it: an empty one with layers may be `generate`'s own, and is taken for it.
+    In 5.16 nothing marks it but `Lookahead.generate` and `attach`: behind `custom_generate=` an empty one
+    with layers may be `generate`'s own, and is taken for it.
     """
     if not isinstance(cache, Cache):
         return False
-    if marks_callers_caches():
-        return bool(getattr(cache, "_is_user_defined", False))
-    return not cache.layers or holds_tokens(cache)
+    if getattr(cache, "_is_user_defined", False):
+        return True
+    return not marks_callers_caches() and (not cache.layers or holds_tokens(cache))
 
 
 def can_be_brought_up_to_date(cache: object) -> bool:

@@ -185,6 +185,13 @@ def marks_callers_caches() -> bool:
     return hasattr(generation_utils, "StopCheck")
 
 
+def mark_callers_cache(arguments: dict[str, Any]) -> None:
+    """Mark a cache among the arguments of `generate` as the caller's, as 5.23 itself does."""
+    cache = made_cache(arguments)
+    if isinstance(cache, Cache):
+        cache._is_user_defined = True  # type: ignore[attr-defined]  # noqa: SLF001
+
+
 def takes_cache(model: PreTrainedModel) -> bool:
     """Return whether the model keeps its past where others do; GPT-1 keeps none."""
     return "past_key_values" in signature(model.forward).parameters

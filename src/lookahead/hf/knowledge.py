@@ -78,6 +78,8 @@ class ModelKnowledge:
         limits = DraftLimits.of(model)
         if is_batch and limits.rope_switch is not None:  # its cache starts anew, for each row at another step
             return PLAIN
+        if is_batch and limits.rope_growth is not None:  # all rows' frequencies are those of the longest one
+            return PLAIN
         by_slots = is_batch and bool(PositionBias(model))
         results = self._probes.setdefault(model, {})
         setting = (_setting(model), by_slots, layout.unsupported)

@@ -14,6 +14,7 @@ from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
 from lookahead.errors import ConfigError
 from lookahead.hf.attachment import Attachment, detach
 from lookahead.hf.checks import check_memory, check_model
+from lookahead.hf.compat import mark_callers_cache
 from lookahead.hf.handover import taken_stop_strings
 from lookahead.hf.mode import LookaheadMode
 from lookahead.hf.namespace_view import NamespaceView
@@ -101,6 +102,7 @@ class Lookahead:
         """
         check_model(model)
         extra_criteria = taken_stop_strings(kwargs)
+        mark_callers_cache(kwargs)
         streamer = kwargs.get("streamer")
 
         def mode(model: PreTrainedModel, input_ids: Tensor, **handed: Any) -> Any:

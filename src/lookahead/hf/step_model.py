@@ -205,7 +205,7 @@ class TransformersStepModel:
     def _mask(self, trees: Sequence[DraftTree], size: int) -> Tensor | dict[str, Tensor]:
         """Return the trees' mask, one for each type of layer where they see the past in different ways."""
         rows = [
-            RowOfTrees(tree, self._lengths[row], self._next_positions[row], self._padding[row])
+            RowOfTrees(tree, self._lengths[row], self._padding[row])
             for row, tree in zip(self._rows, trees, strict=True)
         ]
         masks: dict[str, Tensor] = {}
