@@ -54,6 +54,7 @@ def test_longrope_behind_padding(family):
     assert_same_text(model, warmed(model, token_ids, **generation), token_ids, **generation)
 
 
+@pytest.mark.filterwarnings("ignore:.*plain steps")
 def test_the_longest_row_of_a_batch_sets_all_rows_frequencies_where_these_grow():
     model = tiny_model("llama-dynamic-rope")
     token_ids = torch.cat([prompt(seed) for seed in range(3)])
@@ -67,6 +68,23 @@ def test_the_longest_row_of_a_batch_sets_all_rows_frequencies_where_these_grow()
         actual = lookahead.generate(model, token_ids, **settings)
         assert actual.sequences.tolist() == expected.sequences.tolist()
         torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama-longrope", "phi3-longrope", "llama-dynamic-rope"])
+def test_a_batch_is_verified_in_trees_where_it_ends_before_frequencies_change(family):
+    model = tiny_model(family)
+    token_ids = torch.cat([prompt(seed) for seed in range(3)])
+    lookahead = Lookahead(LookaheadConfig(decoding_length=48))
+    within = {"max_new_tokens": SWITCH - 12, "do_sample": False}
+    for _ in ("cold", "warm"):
+        expected = model.generate(token_ids, **within)
+        assert lookahead.generate(model, token_ids, **within).tolist() == expected.tolist()
+    assert lookahead.last_stats.mean_acceptance_length > 1.5
+    beyond = {**within, "max_new_tokens": SWITCH - 11}
+    expected = model.generate(token_ids, **beyond)
+    with pytest.warns(UserWarning, match=r"plain steps.*longest row"):
+        assert lookahead.generate(model, token_ids, **beyond).tolist() == expected.tolist()
+    assert lookahead.last_stats.draft_tokens == 0
 
 
 @pytest.mark.parametrize("family", ["llama-longrope", "llama-dynamic-rope"])

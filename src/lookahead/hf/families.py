@@ -216,7 +216,9 @@ FAMILIES: dict[str, Family] = {
     **_as_they_come("minimax", "rwkv"),
     "lfm2": Family("lfm2", {"layer_types": ["conv", "full_attention"]}),
     "bamba": Family("bamba", {**_MAMBA2, "attn_layer_indices": [1]}),
-    "bailing_hybrid": Family("bailing_hybrid", {"layer_types": ["linear_attention", "full_attention"]}),
+    "bailing_hybrid": Family(
+        "bailing_hybrid", {"layer_types": ["linear_attention", "full_attention"], "num_key_value_heads": 4}
+    ),
     "cpmant": Family("cpmant", {"dim_head": 8, "dim_ff": 64}),
     "deepseek_v32": Family("deepseek_v32", {**_LATENT, **_SPARSE}),
     "glm_moe_dsa": Family("glm_moe_dsa", {**_LATENT, **_SPARSE, "indexer_types": ["full", "full"]}),

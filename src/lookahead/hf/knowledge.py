@@ -32,7 +32,7 @@ class ModelKnowledge:
         self._config = config
         self._paces: WeakKeyDictionary[PreTrainedModel, dict[object, Pace]] = WeakKeyDictionary()
         self._probes: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = WeakKeyDictionary()
-        self._told: WeakKeyDictionary[PreTrainedModel, set[tuple[str, ...]]] = WeakKeyDictionary()
+        self._told: WeakKeyDictionary[PreTrainedModel, set[str]] = WeakKeyDictionary()
 
     def pace(self, model: PreTrainedModel, input_ids: Tensor) -> Pace:
         """Return what is known about drafting for a model and batches [B, L] of about this size."""
@@ -50,21 +50,17 @@ class ModelKnowledge:
 
         Plain steps where nobody knows that; one warning for a model and such inputs names them.
         """
-        model = handover.model
-        found = self.verification(model, layout, len(handover.input_ids))
+        model, rows = handover.model, len(handover.input_ids)
+        found = self.verification(model, layout, rows)
         if found.mode is ModelMode.PLAIN:
             return found, StepInputs()
+        if rows > 1 and _frequencies_change(model, handover.generation_config.max_length):
+            self._tell(model, "its rotary frequencies change with the length of the longest row")
+            return PLAIN, StepInputs()
         step_inputs = StepInputs.of(model, handover.input_ids, handover.model_kwargs, layout)
         if not step_inputs.unserved:
             return found, step_inputs
-        told = self._told.setdefault(model, set())
-        if step_inputs.unserved not in told:
-            told.add(step_inputs.unserved)
-            _warn(
-                model,
-                ModelMode.PLAIN,
-                f"it is not known what its steps do with {', '.join(step_inputs.unserved)}",
-            )
+        self._tell(model, f"it is not known what its steps do with {', '.join(step_inputs.unserved)}")
         return PLAIN, step_inputs
 
     def verification(self, model: PreTrainedModel, layout: AttentionLayout, rows: int) -> Verification:
@@ -74,20 +70,28 @@ class ModelKnowledge:
         """
         if self._config.decoding_length == 1 or model.training:  # dropout draws for each forward it sees
             return PLAIN
-        is_batch = rows > 1
-        limits = DraftLimits.of(model)
-        if is_batch and limits.rope_switch is not None:  # its cache starts anew, for each row at another step
-            return PLAIN
-        if is_batch and limits.rope_growth is not None:  # all rows' frequencies are those of the longest one
-            return PLAIN
-        by_slots = is_batch and bool(PositionBias(model))
+        by_slots = rows > 1 and bool(PositionBias(model))
         results = self._probes.setdefault(model, {})
         setting = (_setting(model), by_slots, layout.unsupported)
         if setting not in results:
             results[setting] = probe(model, layout, tries_trees=not by_slots)
             _warn(model, results[setting].mode, results[setting].reason)
         found = results[setting].verification
-        return replace(found, rows_may_differ=found.rows_may_differ and not limits.counts_slots_somewhere)
+        may_differ = found.rows_may_differ and not DraftLimits.of(model).counts_slots_somewhere
+        return replace(found, rows_may_differ=may_differ)
+
+    def _tell(self, model: PreTrainedModel, reason: str) -> None:
+        """Say once why a model's call is decoded in plain steps."""
+        told = self._told.setdefault(model, set())
+        if reason not in told:
+            told.add(reason)
+            _warn(model, ModelMode.PLAIN, reason)
+
+
+def _frequencies_change(model: PreTrainedModel, longest: int) -> bool:
+    """Return whether, within so many slots, rotary frequencies change: in a batch for all rows at once."""
+    limits = DraftLimits.of(model)
+    return any(end is not None and longest > end for end in (limits.rope_switch, limits.rope_growth))
 
 
 def _warn(model: PreTrainedModel, mode: ModelMode, reason: str) -> None:

@@ -64,7 +64,8 @@ class TransformersStepModel:
         self._verification = verification
         self._limits = DraftLimits.of(model, kept=[] if verification.mode is ModelMode.TREE else layout.kept)
         self._bias = PositionBias(model)
-        self._restart = CacheRestart(model, self._limits.rope_switch, input_ids, model_kwargs)
+        switch = self._limits.rope_switch if len(input_ids) == 1 else None  # no batch gets as far
+        self._restart = CacheRestart(model, switch, input_ids, model_kwargs)
         self._most_levels, self._most_nodes = most_new_tokens, decoding_length
         self._query_groups = query_groups(model) if verification.folds else 1
         self._takes_positions = takes_positions(model)
