@@ -13,13 +13,14 @@ from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
     GenerationConfig,
+    LlamaForCausalLM,
     LogitsProcessorList,
     TextIteratorStreamer,
     pipeline,
 )
 
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.errors import ConfigError
+from lookahead.errors import ConfigError, UnsupportedModelError
 from parity.test_call_order import Recorder
 from tiny_models import prompt, tiny_model, tiny_tokenizer
 
@@ -59,14 +60,64 @@ def test_a_with_block_detaches_whatever_happens_in_it(model, lookahead):
     assert lookahead.stats.requests == 1
 
 
-def test_a_generate_of_the_models_own_is_given_back(model, lookahead):
-    own = functools.partial(type(model).generate, model)  # as from a repository with a custom_generate folder
+def test_a_generate_that_came_with_the_model_is_left_alone_and_given_back(model, lookahead):
+    own = functools.partial(type(model).generate, model, suppress_tokens=[5])  # as from a repository's folder
     model.generate = own
     expected = model.generate(PROMPT, **GREEDY)
-    with lookahead.attach(model):
+    with lookahead.attach(model), pytest.warns(UserWarning, match="came with a generate of its own"):
         assert model.generate(PROMPT, **GREEDY).tolist() == expected.tolist()
     assert model.generate is own
+    assert lookahead.stats.requests == 0
+
+
+def test_a_class_with_a_generate_or_a_loop_of_its_own_is_left_alone(lookahead):
+    class OwnGenerate(LlamaForCausalLM):
+        def generate(self, numbers):
+            return numbers + 1
+
+    class OwnLoop(LlamaForCausalLM):
+        def _sample(self, *args, **kwargs):
+            return super()._sample(*args, **kwargs)[:, :-1]
+
+    model = tiny_model("llama")
+    model.__class__ = OwnGenerate
+    with lookahead.attach(model), pytest.warns(UserWarning, match="a generate of its own"):
+        assert model.generate(3) == 4
+    model = tiny_model("llama")
+    model.__class__ = OwnLoop
+    with lookahead.attach(model), pytest.warns(UserWarning, match="a loop of its own"):
+        answer = model.generate(PROMPT, **GREEDY)
+    assert answer.shape[1] == PROMPT.shape[1] + 39
+    with pytest.raises(UnsupportedModelError, match="loop of its own"):
+        lookahead.generate(model, PROMPT, **GREEDY)
+    assert lookahead.stats.requests == 0
+
+
+def test_an_attached_model_may_be_given_to_generate_as_well(model, lookahead):
+    expected = model.generate(PROMPT, **GREEDY)
+    with lookahead.attach(model):
+        assert lookahead.generate(model, PROMPT, **GREEDY).tolist() == expected.tolist()
     assert lookahead.stats.requests == 1
+
+
+def test_stop_strings_of_the_model_and_of_several_settings(model, lookahead):
+    tokenizer = tiny_tokenizer()
+    answer = model.generate(PROMPT, **GREEDY)[0, PROMPT.shape[1] :].tolist()
+    early, late = tokenizer.decode(answer[4:6]), tokenizer.decode(answer[12:14])
+    model.generation_config.stop_strings = [late]
+    config = GenerationConfig(**GREEDY, stop_strings=[late], pad_token_id=0)
+    for settings in ({}, {"stop_strings": early}, {"generation_config": config, "stop_strings": [early]}):
+        given = {**settings, **({} if "generation_config" in settings else GREEDY), "tokenizer": tokenizer}
+        expected = model.generate(PROMPT, **given)
+        with lookahead.attach(model):
+            assert model.generate(PROMPT, **given).tolist() == expected.tolist()
+        assert expected.shape[1] < PROMPT.shape[1] + 40
+    assert lookahead.stats.requests == 3
+
+
+def test_positional_arguments_too_many_or_twice(model, lookahead):
+    with lookahead.attach(model), pytest.raises(TypeError, match="positional"):
+        model.generate(PROMPT, inputs=PROMPT)
 
 
 def test_a_second_one_is_refused(model, lookahead):
@@ -226,6 +277,27 @@ def test_a_model_can_be_saved_while_attached(model, lookahead, tmp_path):
         model.save_pretrained(tmp_path)
         assert set(model.state_dict()) == set(pickle.loads(pickle.dumps(model.state_dict())))  # noqa: S301
     assert (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("family", ["bloom", "gpt_neo", "falcon-alibi"])
+def test_threads_share_a_model_that_trees_change(lookahead, family):
+    model = tiny_model(family)
+    prompts = [prompt(seed) for seed in range(4)]
+    expected = [model.generate(ids, **GREEDY).tolist() for ids in prompts]
+    answers = {}
+
+    def run(number):
+        for again in range(3):
+            answers[number, again] = lookahead.generate(model, prompts[number], **GREEDY).tolist()
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {number: answers[number, 2] for number in range(4)} == dict(enumerate(expected))
+    assert len(answers) == 12
+    assert [model.generate(ids, **GREEDY).tolist() for ids in prompts] == expected
 
 
 def test_threads_share_a_model(model, lookahead):

@@ -12,6 +12,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from lookahead import DraftMemory, DraftMode, Lookahead, LookaheadConfig, TokenTrie
+from lookahead.decoding.choice import StepNoise
 from lookahead.errors import ConfigError
 from lookahead.hf.families import FAMILIES, is_installed
 from tiny_models import prompt, tiny_model, tiny_tokenizer
@@ -203,6 +204,40 @@ def test_generation_settings(settings):
     for _ in ("cold", "warm"):
         given = {"do_sample": False, "eos_token_id": ENDS, **settings}
         assert_same_batch(model, lookahead, token_ids, mask, **given)
+
+
+class Flattens(LogitsProcessor):
+    """Takes the tokens as one piece of memory, as they are in `generate`."""
+
+    def __call__(self, input_ids, scores):
+        assert input_ids.view(-1).shape[0] == input_ids.numel()
+        return scores
+
+
+def test_callbacks_are_given_tokens_in_one_piece():
+    model = tiny_model("llama")
+    token_ids, mask = padded_batch()
+    settings = {"logits_processor": LogitsProcessorList([Flattens()]), "do_sample": False}
+    assert_same_batch(model, Lookahead(LookaheadConfig(decoding_length=64)), token_ids, mask, **settings)
+
+
+def test_rows_are_ahead_of_others_no_further_than_there_is_room_for_noise(monkeypatch):
+    monkeypatch.setattr("lookahead.hf.emissions._MOST_NOISE_BYTES", 4 * 4 * 64 * 3)  # of three steps
+    waiting = []
+    taken = StepNoise._taken
+
+    def watched(self, *args):
+        noise = taken(self, *args)
+        waiting.append(len({step for _, step in self._waiting}))
+        return noise
+
+    monkeypatch.setattr(StepNoise, "_taken", watched)
+    model = tiny_model("llama")
+    token_ids, mask = padded_batch()
+    lookahead = Lookahead(LookaheadConfig(decoding_length=64))
+    for _ in ("cold", "warm"):
+        assert_same_batch(model, lookahead, token_ids, mask, **SAMPLING)
+    assert 1 < max(waiting) <= 3 + 1
 
 
 def test_a_subclass_of_a_known_processor_sees_all_rows():

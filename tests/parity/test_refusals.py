@@ -33,6 +33,8 @@ def model():
     ("setting", "named"),
     [
         ({"num_beams": 2}, "num_beams=2"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "the generation mode='contrastive_search'"),
+        ({"prompt_lookup_num_tokens": 3}, "the generation mode='assisted_generation'"),
         ({"use_cache": False}, "use_cache=False"),
         ({"output_attentions": True, "return_dict_in_generate": True}, "output_attentions=True"),
         ({"output_hidden_states": True, "return_dict_in_generate": True}, "output_hidden_states=True"),
@@ -48,6 +50,12 @@ def test_impossible_calls_are_refused_by_name(model, setting, named):
         model.generate(PROMPT, custom_generate=lookahead, **{**GREEDY, **setting})
     assert lookahead.memory.namespaces == {}
     assert lookahead.stats.tokens == 0
+
+
+def test_other_ways_of_decoding_are_refused_by_name(model):
+    for name in ("assistant_model", "custom_generate"):
+        with pytest.raises(UnsupportedGenerationError, match=f"{name}='LlamaForCausalLM'"):
+            Lookahead().generate(model, PROMPT, **{name: model}, **GREEDY)
 
 
 def test_a_prompt_longer_than_the_context_is_refused(model):

@@ -118,7 +118,14 @@ def test_a_compiled_model(what):
         model.forward = torch.compile(model.forward, backend="eager", dynamic=True)
         assert_same_text(model)
     else:
-        assert_same_text(torch.compile(model, backend="eager", dynamic=True))
+        compiled = torch.compile(model, backend="eager", dynamic=True)
+        lookahead = assert_same_text(compiled)
+        expected = compiled.generate(PROMPT, **GREEDY)
+        with lookahead.attach(compiled):
+            assert compiled.generate(PROMPT, **GREEDY).tolist() == expected.tolist()
+            assert lookahead.generate(compiled, PROMPT, **GREEDY).tolist() == expected.tolist()
+        assert lookahead.stats.requests == 5
+        assert "generate" not in vars(model)
     torch.compiler.reset()
 
 

@@ -65,6 +65,14 @@ def test_grows_beyond_its_capacity_and_loses_nothing():
     assert held(arena, 1) == [0, 1, 2, 3, 4, 11]
 
 
+def test_does_not_double_beyond_what_there_will_be_at_most():
+    arena = KVArena(1, 8, largest=10)
+    arena.append(0, states(0, 9), states(0, 9))
+    assert arena.capacity == 10
+    arena.append(0, states(9, 6), states(9, 6))  # more than was known
+    assert held(arena) == list(range(15))
+
+
 def test_layers_of_different_shape_are_kept_apart():
     arena = KVArena(3, 16)
     for layer, width in enumerate((3, 5, 3)):

@@ -88,13 +88,21 @@ def test_step_times_are_measured_once_and_only_as_much_as_pays_is_drafted():
     assert len(drafter.propose(most_levels=9)) == 1
 
 
-def test_without_positions_left_to_measure_in_steps_are_plain():
-    measured = []
-    drafter = auto_drafter(None, measured)
+def test_without_positions_left_to_measure_in_steps_are_plain_until_there_are_some():
+    asked = []
+
+    def measure():
+        asked.append(None)
+        return StepTimes((1, 2), (0.01, 0.0101)) if len(asked) > 2 else None
+
+    request = RequestDrafter(TokenLog(), branch_length=64)
+    drafter = OneRow(BatchDrafter([request], Pace(64, BudgetPolicy(64)), recycles=True, measure=measure))
     drafter.read([1, 2, 3, 1, 2, 3, 1, 2])
     drafter.get_ready()
-    assert measured == [None]
     assert len(drafter.propose(most_levels=9)) == 1
+    assert len(drafter.propose(most_levels=9)) > 1
+    drafter.propose(most_levels=9)
+    assert len(asked) == 3
 
 
 def test_what_the_model_held_likeliest_is_drafted_where_nothing_was_repeated():

@@ -53,10 +53,12 @@ class KVArena:
     Args:
         layer_count: layers of the model; those whose tensors differ in shape share no tensor.
         capacity: tokens to allocate for; doubled whenever it does not suffice.
+        largest: tokens that there will be at most, as far as is known: it is not doubled beyond.
     """
 
     layer_count: int
     capacity: int
+    largest: int | None = None
     _slabs: dict[tuple[object, ...], _Slab] = field(default_factory=dict, init=False)
     _homes: dict[int, tuple[_Slab, int]] = field(default_factory=dict, init=False)
     _lengths: dict[int, int] = field(default_factory=dict, init=False)
@@ -151,7 +153,8 @@ class KVArena:
         return _Slab(allocated(keys), allocated(values))
 
     def _grow(self, needed: int) -> None:
-        self.capacity = max(needed, 2 * self.capacity)
+        doubled = 2 * self.capacity if self.largest is None else min(2 * self.capacity, self.largest)
+        self.capacity = max(needed, doubled)
         held = max(self._lengths.values(), default=0)
         for slab in self._slabs.values():
             slab.resized(self.capacity, held)

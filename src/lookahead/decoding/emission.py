@@ -26,6 +26,7 @@ class Emission:
         choose: picks the tokens from the processed scores.
         pad_token_id: what finished rows go on with while others are under way; None where they go on
             with tokens of their own, as they do in `generate` where nothing ends a row but itself.
+        most_lead: how many tokens the rows may be ahead of the emission that is furthest behind.
         on_finish: called once when all rows are finished.
         publish: called with each step's tokens, int64 [B] on the CPU (a streamer's `put`).
         publish_first: publish a token before the stopping criteria judge it, not after.
@@ -43,6 +44,7 @@ class Emission:
         is_finished: StoppingCriterion,
         choose: TokenChoice,
         pad_token_id: int | None = None,
+        most_lead: int | None = None,
         on_finish: Callable[[], None] = lambda: None,
         publish: Callable[[Tensor], object] | None = None,
         publish_first: bool = False,
@@ -56,6 +58,7 @@ class Emission:
         self._is_finished = is_finished
         self._choose = choose
         self.pad_token_id = pad_token_id
+        self.most_lead = most_lead
         self._on_finish = on_finish
         self._publish = publish
         self._publish_first = publish_first
@@ -69,7 +72,8 @@ class Emission:
     @property
     def token_ids(self) -> Tensor:
         """The prompts and what was emitted: int64 [B, L]."""
-        return self._ids[:, : self._length]
+        ids = self._ids[:, : self._length]
+        return ids if len(ids) == 1 else ids.contiguous()  # as `generate` has them; one row is so anyway
 
     @property
     def remaining(self) -> int:

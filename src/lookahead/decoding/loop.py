@@ -139,10 +139,15 @@ def _rows_under_way(emissions: Sequence[Emission]) -> dict[int, Emission]:
 
 def _most_levels(model: StepModel, emissions: Sequence[Emission]) -> dict[int, int]:
     """Return the rows whose answers go on, and how deep their drafts may be."""
-    return {
-        row: min(emission.remaining - 1, model.levels_left(row))
-        for row, emission in _rows_under_way(emissions).items()
-    }
+    under_way = _rows_under_way(emissions)
+    behind = max((emission.remaining for emission in under_way.values()), default=0)
+    levels = {}
+    for row, emission in under_way.items():
+        levels[row] = min(emission.remaining - 1, model.levels_left(row))
+        if emission.most_lead is not None:
+            lead = behind - emission.remaining
+            levels[row] = min(levels[row], max(0, emission.most_lead - lead))
+    return levels
 
 
 def _accept_all(

@@ -111,7 +111,6 @@ class BatchDrafter:
         self._store_recycles = recycles
         self._they_wait = they_wait
         self._measure = measure
-        self._has_positions = True
         self._recycled_before = 0
 
     def read(self, prompts: Sequence[Sequence[int]]) -> None:
@@ -123,14 +122,13 @@ class BatchDrafter:
         """Measure the model's step times where they are wanted and unknown; the prompts have been read."""
         if self._pace.needs_measuring:
             times = self._measure()
-            if times is None:
-                self._has_positions = False
-            else:
+            if times is not None:
                 self._pace.measured(times)
 
     def propose(self, most_levels: Mapping[int, int]) -> dict[int, DraftTree]:
         """Return a draft of each row after its last token learned, at most `most_levels` deep."""
-        most_nodes = self._pace.most_nodes if self._has_positions else 1
+        self.get_ready()  # where there were no positions left for a draft there may be now, behind a boundary
+        most_nodes = 1 if self._pace.needs_measuring else self._pace.most_nodes
         drafts = [self._requests[row].propose(levels, most_nodes) for row, levels in most_levels.items()]
         return dict(zip(most_levels, self._pace.cut(drafts, they_wait=self._they_wait), strict=True))
 

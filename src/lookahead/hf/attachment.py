@@ -4,7 +4,6 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from inspect import signature
 from types import MethodType, TracebackType
 from typing import Any, Self
 
@@ -13,11 +12,11 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 
 from lookahead.errors import ConfigError, LookaheadError
-from lookahead.hf.compat import mark_callers_cache
-from lookahead.hf.handover import taken_stop_strings
+from lookahead.hf.compat import has_loop_of_its_own, mark_callers_cache, waits_for_other_ranks
+from lookahead.hf.handover import named_arguments, taken_stop_strings
 
 _ATTACHED = "generate"
-_ARGUMENTS = tuple(signature(GenerationMixin.generate).parameters)[1:]
+_SERVED_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 _OTHER_LOOPS = ("custom_generate", "assistant_model", "synced_gpus")
 """Arguments of calls that have a loop of their own."""
 
@@ -38,7 +37,7 @@ class Attachment:
     def __init__(
         self, model: PreTrainedModel, prepare: Callable[..., Any], decode: Callable[[Any], Any]
     ) -> None:
-        self._model = model
+        self._model = uncompiled(model)
         self._prepare = prepare
         self._decode = decode
         self._shadowed: Any = None
@@ -77,17 +76,23 @@ class Attachment:
     def __call__(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         """Generate as the model's own `generate` would."""
         original: Any = getattr(type(model), _ATTACHED)
-        kwargs |= dict(zip(_ARGUMENTS, args, strict=False))
-        if kwargs.get("custom_generate", self) is None:
-            del kwargs["custom_generate"]
-        other = _other_loop(model, kwargs)
+        if self._shadowed is not None:
+            self._step_aside("the model came with a generate of its own")
+            return self._shadowed(*args, **kwargs)
+        if issubclass(type(model), GenerationMixin) and original is not GenerationMixin.generate:
+            self._step_aside(f"{type(model).__name__} has a generate of its own")
+            return original(model, *args, **kwargs)
+        arguments = named_arguments(model, args, kwargs)
+        if arguments.get("custom_generate", self) is None:
+            del arguments["custom_generate"]
+        other = _other_loop(model, arguments)
         if other is not None:
             self._step_aside(other)
-            return original(model, **kwargs)
-        extra_criteria = taken_stop_strings(kwargs)
-        mark_callers_cache(kwargs)
-        mode = partial(self._generate, streamer=kwargs.get("streamer"), extra_criteria=extra_criteria)
-        return original(model, custom_generate=mode, **kwargs)
+            return original(model, **arguments)
+        extra_criteria = taken_stop_strings(model, arguments)
+        mark_callers_cache(arguments)
+        mode = partial(self._generate, streamer=arguments.get("streamer"), extra_criteria=extra_criteria)
+        return original(model, custom_generate=mode, **arguments)
 
     def _generate(
         self,
@@ -118,9 +123,15 @@ class Attachment:
 
 def attachment_of(model: PreTrainedModel) -> Attachment | None:
     """Return what is attached to a model, if anything is."""
-    method = vars(model).get(_ATTACHED)
+    method = vars(uncompiled(model)).get(_ATTACHED)
     attached = getattr(method, "__func__", None)
     return attached if isinstance(attached, Attachment) else None
+
+
+def uncompiled(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model in the wrapper that `torch.compile` put around it, which hands `generate` on to it."""
+    inner: PreTrainedModel = getattr(model, "_orig_mod", model)
+    return inner
 
 
 def detach(model: PreTrainedModel) -> None:
@@ -128,6 +139,7 @@ def detach(model: PreTrainedModel) -> None:
     attachment = attachment_of(model)
     if attachment is None:
         return
+    model = uncompiled(model)
     if attachment._shadowed is None:  # noqa: SLF001  # the other half of `attach`
         delattr(model, _ATTACHED)
     else:
@@ -139,21 +151,24 @@ def _other_loop(model: PreTrainedModel, kwargs: dict[str, Any]) -> str | None:
     for name in _OTHER_LOOPS:
         if kwargs.get(name) not in (None, False):
             return f"{name} was given"
-    if getattr(model.config, "is_encoder_decoder", False):
-        return "the model is an encoder-decoder"
-    mode = _generation_mode(model, kwargs)
-    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
-        return f"{mode.value} was asked for, neither greedy search nor sampling"
-    return None
+    config = _merged_config(model, kwargs)
+    mode: GenerationMode = config.get_generation_mode()
+    reasons = {
+        "the model is an encoder-decoder": getattr(model.config, "is_encoder_decoder", False),
+        "the model decodes in a loop of its own": has_loop_of_its_own(model),
+        "processes that share the model's weights have to keep in step": waits_for_other_ranks(model),
+        "token_healing was asked for": config.token_healing,
+        f"{mode.value} was asked for, neither greedy search nor sampling": mode not in _SERVED_MODES,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _generation_mode(model: PreTrainedModel, kwargs: dict[str, Any]) -> GenerationMode:
-    """Return the generation mode that the library would choose."""
+def _merged_config(model: PreTrainedModel, kwargs: dict[str, Any]) -> Any:
+    """Return the settings that the library would come to."""
     merged = copy.copy(model.generation_config)
     given = kwargs.get("generation_config")
     settings = {name: value for name, value in vars(given or merged).items() if value is not None}
     settings |= {name: value for name, value in kwargs.items() if hasattr(merged, name)}
     for name, value in settings.items():
         setattr(merged, name, value)
-    mode: GenerationMode = merged.get_generation_mode()
-    return mode
+    return merged

@@ -57,12 +57,18 @@ class ArenaCache(Cache):
         windows: each layer's sliding window in tokens, or None.
         capacity: tokens to allocate for at first.
         borrowing: layers that keep nothing.
+        largest: tokens that there will be at most, as far as is known.
     """
 
     def __init__(
-        self, windows: Sequence[int | None], capacity: int, borrowing: frozenset[int] = frozenset()
+        self,
+        windows: Sequence[int | None],
+        capacity: int,
+        borrowing: frozenset[int] = frozenset(),
+        *,
+        largest: int | None = None,
     ) -> None:
-        self.arena = KVArena(len(windows) - len(borrowing), capacity)
+        self.arena = KVArena(len(windows) - len(borrowing), capacity, largest)
         layers: list[Any] = [
             keeping_nothing() if layer in borrowing else ArenaLayer(self.arena, layer, window)
             for layer, window in enumerate(windows)

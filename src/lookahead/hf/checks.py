@@ -1,9 +1,11 @@
 """What Lookahead cannot do is refused before anything is generated or learned."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.generation.configuration_utils import GenerationMode
 
 from lookahead.drafting.memory import DraftMemory
 from lookahead.errors import (
@@ -14,6 +16,7 @@ from lookahead.errors import (
 from lookahead.hf.callers_cache import can_be_brought_up_to_date, is_callers, layout_behind
 from lookahead.hf.compat import (
     AttentionLayout,
+    has_loop_of_its_own,
     made_cache,
     text_config,
 )
@@ -39,15 +42,21 @@ def checked_layout(handover: Handover) -> AttentionLayout:
 
 
 def check_model(model: PreTrainedModel) -> None:
-    """Refuse models that are not decoder-only.
+    """Refuse models that are not decoder-only, and those that decode in a loop of their own.
 
     Raises:
-        UnsupportedModelError: it is an encoder-decoder.
+        UnsupportedModelError: it is an encoder-decoder, or its class has another `_sample`.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         message = (
             f"{type(model).__name__} is an encoder-decoder; Lookahead decodes decoder-only models: "
             f"choose one, {_WITHOUT}"
+        )
+        raise UnsupportedModelError(message)
+    if has_loop_of_its_own(model):
+        message = (
+            f"{type(model).__name__} decodes in a loop of its own, which Lookahead does not know: "
+            f"choose another model, {_WITHOUT}"
         )
         raise UnsupportedModelError(message)
 
@@ -60,6 +69,9 @@ def check_call(model: PreTrainedModel, generation_config: Any) -> None:
     """
     if (generation_config.num_beams or 1) > 1:
         _refuse("num_beams", generation_config.num_beams, "set num_beams=1 (greedy or sampling)")
+    mode = generation_config.get_generation_mode()
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        _refuse("the generation mode", mode.value, "choose greedy search or sampling")
     if not generation_config.use_cache:
         _refuse("use_cache", generation_config.use_cache, "set use_cache=True")
     for setting in ("output_attentions", "output_hidden_states"):
@@ -70,6 +82,17 @@ def check_call(model: PreTrainedModel, generation_config: Any) -> None:
     chunk = generation_config.prefill_chunk_size
     if chunk is not None and rope_switches_at(model) is not None:
         _refuse("prefill_chunk_size", chunk, "leave it unset where RoPE is of the longrope type")
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of `generate` that it would not hand over, and that ask for another way of decoding.
+
+    Raises:
+        UnsupportedGenerationError: names the argument.
+    """
+    for name in ("assistant_model", "custom_generate"):
+        if arguments.get(name) is not None:
+            _refuse(name, type(arguments[name]).__name__, "leave it out")
 
 
 def check_cache(cache: object) -> None:

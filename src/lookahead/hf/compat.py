@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, cache_utils
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel, cache_utils
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import utils as generation_utils
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
 from transformers.utils.generic import ModelOutput
 
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
@@ -190,6 +192,20 @@ def mark_callers_cache(arguments: dict[str, Any]) -> None:
     cache = made_cache(arguments)
     if isinstance(cache, Cache):
         cache._is_user_defined = True  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def has_loop_of_its_own(model: PreTrainedModel) -> bool:
+    """Return whether the model's class samples in another way than the library's (CSM, Higgs Audio)."""
+    own = getattr(type(model), "_sample", GenerationMixin._sample)  # noqa: SLF001  # an adapter's wrapper has none
+    return own is not GenerationMixin._sample  # noqa: SLF001
+
+
+def waits_for_other_ranks(model: PreTrainedModel) -> bool:
+    """Return whether `generate` keeps processes in step that share the model's weights (FSDP, ZeRO-3)."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return False
+    return bool(is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model))
 
 
 def takes_cache(model: PreTrainedModel) -> bool:

@@ -11,7 +11,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from lookahead.decoding.choice import StepNoise, drawn, likeliest
 from lookahead.decoding.emission import Emission, padded_together
-from lookahead.hf.compat import streamers_come_first
+from lookahead.hf.compat import streamers_come_first, text_config
 from lookahead.hf.handover import Handover
 from lookahead.stats import GenerationStats
 
@@ -40,6 +40,9 @@ _ROW_BY_ROW_PROCESSORS = frozenset(
     }
 )
 """The library's own that keep nothing from call to call and treat each row as if it were alone."""
+
+_MOST_NOISE_BYTES = 2**28
+"""Noise that rows which are ahead have had drawn for those behind takes no more: so far may they be ahead."""
 
 _ROW_BY_ROW_CRITERIA = frozenset(
     {
@@ -86,11 +89,13 @@ def emissions_for(handover: Handover, *, they_wait: bool = False) -> list[Emissi
     if rows == 1 or they_wait or sees_all_rows:
         return [Emission(input_ids, choose=drawn if generation_config.do_sample else likeliest, **common)]
     noise = StepNoise(rows)
+    bytes_a_step = 4 * rows * text_config(handover.model).vocab_size
     return [
         Emission(
             input_ids[row : row + 1],
             rows=(row,),
             choose=noise.of_row(row) if generation_config.do_sample else likeliest,
+            most_lead=max(1, _MOST_NOISE_BYTES // bytes_a_step) if generation_config.do_sample else None,
             on_finish=partial(noise.leave, row),
             **{**common, "process": _of_row(processors, row)},
         )

@@ -60,7 +60,8 @@ def folded_attention(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
-        # Right for every thread: what is folded is so only in how it is computed, not in what comes of it.
+        # Where SDPA is the model's own, this is right for every thread: what is folded is so only in how it
+        # is computed, not in what comes of it. Other models serve one thread at a time.
         config._attn_implementation = own  # noqa: SLF001
 
 
@@ -68,7 +69,13 @@ def _can_fold(model: PreTrainedModel) -> bool:
     """Return whether the model looks its attention function up by name, and SDPA can take its place."""
     looks_up = getattr(model, "_supports_attention_backend", False)
     name = attention_name(model)
-    return bool(looks_up) and (name == "sdpa" or (name in _FOLDED_FOR and bool(model._supports_sdpa)))  # noqa: SLF001
+    takes_sdpa = name == "sdpa" or (name in _FOLDED_FOR and getattr(model, "_supports_sdpa", False))
+    return bool(looks_up) and bool(takes_sdpa)
+
+
+def changes_attention(model: PreTrainedModel) -> bool:
+    """Return whether a tree's forward has a model attend in another way than its own, beyond the name."""
+    return attention_name(model) != "sdpa" and _can_fold(model)
 
 
 def takes_tree_masks(model: PreTrainedModel, *, folded: bool) -> bool:

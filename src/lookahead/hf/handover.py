@@ -3,10 +3,11 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.generation.stopping_criteria import StopStringCriteria
 
 from lookahead.drafting.store import check_namespaces
@@ -41,6 +42,14 @@ class Handover:
     model_kwargs: dict[str, Any]
 
     @property
+    def most_slots(self) -> int:
+        """Slots of the cache that prompts and answers take at most, padding included."""
+        limit: int = self.stopping_criteria.max_length or self.generation_config.max_length
+        positions: Tensor | None = self.model_kwargs.get("position_ids")
+        read = self.input_ids.shape[1]  # 0 where the prompts are embeddings
+        return limit - read + (read if positions is None else max(read, positions.shape[-1]))
+
+    @property
     def prompts(self) -> list[list[int]]:
         """Each row's prompt, without padding and without what stands for pictures beyond the vocabulary."""
         mask = self.model_kwargs.get("attention_mask")
@@ -73,24 +82,48 @@ def namespaces_of_rows(namespace: str | Sequence[str], reads: Sequence[str], row
     return tuple(name for name in names for _ in range(rows // len(names)))
 
 
-def taken_stop_strings(kwargs: dict[str, Any]) -> list[StopStringCriteria]:
+def named_arguments(model: PreTrainedModel, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments by the names that `generate` gives them.
+
+    Raises:
+        TypeError: there are more than `generate` takes.
+    """
+    generate = getattr(type(model), "generate", GenerationMixin.generate)  # a compiled one's wrapper has none
+    own = list(signature(generate).parameters.values())[1:]
+    if any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in own):  # an adapter's wrapper
+        own = list(signature(GenerationMixin.generate).parameters.values())[1:]
+    names = [parameter.name for parameter in own if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    if len(args) > len(names) or any(name in kwargs for name in names[: len(args)]):
+        message = f"generate() got {len(args)} positional arguments, some of them twice or too many"
+        raise TypeError(message)
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def taken_stop_strings(model: PreTrainedModel, arguments: dict[str, Any]) -> list[StopStringCriteria]:
     """Take stop strings and their tokenizer out of a call's arguments, as a criterion of our own.
 
     The library would make the same one, but hands a custom callable's call no tokenizer to make it with.
 
+    Args:
+        model: whose own generation settings may have stop strings, too.
+        arguments: by name; changed.
+
     Raises:
         ValueError: there are stop strings and no tokenizer.
     """
-    tokenizer = kwargs.pop("tokenizer", None)
-    stop_strings = kwargs.pop("stop_strings", None)
-    generation_config = kwargs.get("generation_config")
-    if stop_strings is None and generation_config is not None and generation_config.stop_strings is not None:
-        stop_strings = generation_config.stop_strings
-        kwargs["generation_config"] = copy.deepcopy(generation_config)
-        kwargs["generation_config"].stop_strings = None
+    tokenizer = arguments.pop("tokenizer", None)
+    given = arguments.get("generation_config")
+    stop_strings = arguments.get("stop_strings")
+    for config in (given, getattr(model, "generation_config", None)):
+        if stop_strings is None and config is not None:
+            stop_strings = config.stop_strings
     if stop_strings is None:
         return []
     if tokenizer is None:
         message = "stop_strings need the model's tokenizer: pass tokenizer=…"
         raise ValueError(message)
+    if given is not None and given.stop_strings is not None:
+        arguments["generation_config"] = copy.deepcopy(given)
+        arguments["generation_config"].stop_strings = None
+    arguments["stop_strings"] = None
     return [StopStringCriteria(stop_strings=stop_strings, tokenizer=tokenizer)]

@@ -1,7 +1,10 @@
 """What is known of the models that were used: how to verify their drafts, and the pace of decoding."""
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from threading import RLock
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -11,7 +14,7 @@ from lookahead.config import LookaheadConfig
 from lookahead.drafting.budget import BudgetPolicy
 from lookahead.drafting.pace import Pace
 from lookahead.hf.compat import AttentionLayout
-from lookahead.hf.folded_attention import attention_name
+from lookahead.hf.folded_attention import attention_name, changes_attention
 from lookahead.hf.handover import Handover
 from lookahead.hf.limits import DraftLimits
 from lookahead.hf.position_bias import PositionBias
@@ -32,6 +35,8 @@ class ModelKnowledge:
         self._config = config
         self._paces: WeakKeyDictionary[PreTrainedModel, dict[object, Pace]] = WeakKeyDictionary()
         self._probes: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = WeakKeyDictionary()
+        self._biases: WeakKeyDictionary[PreTrainedModel, PositionBias] = WeakKeyDictionary()
+        self._locks: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
         self._told: WeakKeyDictionary[PreTrainedModel, set[str]] = WeakKeyDictionary()
 
     def pace(self, model: PreTrainedModel, input_ids: Tensor) -> Pace:
@@ -54,7 +59,7 @@ class ModelKnowledge:
         found = self.verification(model, layout, rows)
         if found.mode is ModelMode.PLAIN:
             return found, StepInputs()
-        if rows > 1 and _frequencies_change(model, handover.generation_config.max_length):
+        if rows > 1 and _frequencies_change(model, handover.most_slots):
             self._tell(model, "its rotary frequencies change with the length of the longest row")
             return PLAIN, StepInputs()
         step_inputs = StepInputs.of(model, handover.input_ids, handover.model_kwargs, layout)
@@ -70,15 +75,31 @@ class ModelKnowledge:
         """
         if self._config.decoding_length == 1 or model.training:  # dropout draws for each forward it sees
             return PLAIN
-        by_slots = rows > 1 and bool(PositionBias(model))
+        by_slots = rows > 1 and bool(self.position_bias(model))
         results = self._probes.setdefault(model, {})
         setting = (_setting(model), by_slots, layout.unsupported)
         if setting not in results:
-            results[setting] = probe(model, layout, tries_trees=not by_slots)
+            with self.lock(model):
+                results[setting] = probe(model, layout, tries_trees=not by_slots)
             _warn(model, results[setting].mode, results[setting].reason)
         found = results[setting].verification
         may_differ = found.rows_may_differ and not DraftLimits.of(model).counts_slots_somewhere
         return replace(found, rows_may_differ=may_differ)
+
+    def position_bias(self, model: PreTrainedModel) -> PositionBias:
+        """Return what of a model reads positions off slots; its modules are looked through once."""
+        if model not in self._biases:
+            self._biases[model] = PositionBias(model)
+        return self._biases[model]
+
+    def lock(self, model: PreTrainedModel) -> AbstractContextManager[Any]:
+        """Return what a model's forwards are done within.
+
+        A tree's forward changes some models for as long as it takes: they serve one thread at a time.
+        """
+        if self.position_bias(model) or changes_attention(model):
+            return self._locks.setdefault(model, RLock())
+        return nullcontext()
 
     def _tell(self, model: PreTrainedModel, reason: str) -> None:
         """Say once why a model's call is decoded in plain steps."""

@@ -12,10 +12,10 @@ from lookahead.config import LookaheadConfig
 from lookahead.drafting.memory import DraftMemory
 from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
 from lookahead.errors import ConfigError
-from lookahead.hf.attachment import Attachment, detach
-from lookahead.hf.checks import check_memory, check_model
+from lookahead.hf.attachment import Attachment, attachment_of, detach, uncompiled
+from lookahead.hf.checks import check_arguments, check_memory, check_model
 from lookahead.hf.compat import mark_callers_cache
-from lookahead.hf.handover import taken_stop_strings
+from lookahead.hf.handover import named_arguments, taken_stop_strings
 from lookahead.hf.mode import LookaheadMode
 from lookahead.hf.namespace_view import NamespaceView
 from lookahead.hf.vocabulary import vocabulary_successors
@@ -101,16 +101,23 @@ class Lookahead:
             ValueError: as `model.generate` does.
         """
         check_model(model)
-        extra_criteria = taken_stop_strings(kwargs)
-        mark_callers_cache(kwargs)
-        streamer = kwargs.get("streamer")
+        arguments = named_arguments(model, args, kwargs)
+        check_arguments(arguments)
+        extra_criteria = taken_stop_strings(model, arguments)
+        mark_callers_cache(arguments)
+        streamer = arguments.get("streamer")
 
         def mode(model: PreTrainedModel, input_ids: Tensor, **handed: Any) -> Any:
             handed["stopping_criteria"].extend(extra_criteria)
             return self(model, input_ids, streamer=streamer, namespace=namespace, reads=reads, **handed)
 
+        arguments["custom_generate"] = mode
+        if attachment_of(model) is not None:  # by another name it is this that is wanted
+            model = uncompiled(model)
+            original: Any = getattr(type(model), "generate")  # noqa: B009  # its type is the library's secret
+            return original(model, **arguments)
         untyped: Any = model
-        return untyped.generate(*args, custom_generate=mode, **kwargs)
+        return untyped.generate(**arguments)
 
     def attach(
         self,

@@ -1,6 +1,7 @@
 """The generation mode itself: from what `generate` hands over to what it returns."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -111,7 +112,11 @@ class LookaheadMode:
         drafter: BatchDrafter | NoDrafter = NoDrafter()
         if verification.mode is ModelMode.PLAIN:
             step_model: TransformersStepModel | LibraryStepModel = LibraryStepModel(
-                handover.model, handover.input_ids, config, handover.model_kwargs
+                handover.model,
+                handover.input_ids,
+                config,
+                handover.model_kwargs,
+                lock=self._knowledge.lock(handover.model),
             )
         else:
             pace = self._knowledge.pace(handover.model, handover.input_ids)
@@ -145,6 +150,8 @@ class LookaheadMode:
             prompt_logits=self._config.prompt_logits,
             verification=verification,
             step_inputs=step_inputs,
+            bias=self._knowledge.position_bias(call.handover.model),
+            lock=self._knowledge.lock(call.handover.model),
         )
 
     def _drafter(
@@ -198,8 +205,9 @@ class LookaheadMode:
             stats.draft_s += perf_counter() - started
             loop.decode(step_model, drafter, emissions, stats)
         finally:
-            stats.recycled_tokens = drafter.recycled_tokens
-            drafter.close()
-            step_model.close()
-            self._record(stats)
+            with ExitStack() as ending:  # whatever one of them raises, the others are done
+                ending.callback(self._record, stats)
+                ending.callback(step_model.close)
+                ending.callback(drafter.close)
+                stats.recycled_tokens = drafter.recycled_tokens
         return stats

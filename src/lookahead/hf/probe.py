@@ -6,7 +6,7 @@ and where those do as well, every step is a plain one.
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,15 +92,15 @@ def probe(
     if layout.unsupported or not takes_cache(model):
         return ProbeResult(PLAIN, layout.unsupported or "its forward takes no past_key_values")
     reasons: list[str] = []
-    problem: Exception | None = None
+    disagreed = False
     with torch.no_grad(), _undisturbed(model):
         for verification in _worth_trying(model, reasons) if tries_trees else [CHAIN]:
-            if verification is TREE_UNFOLDED and isinstance(problem, _DisagreementError):
+            if verification is TREE_UNFOLDED and disagreed:
                 continue  # what is laid out otherwise is the same arithmetic
             try:
                 difference, spread = _tried_often(model, layout, verification)
-            except Exception as raised:  # noqa: BLE001  # whatever an odd model raises, it is not trusted
-                problem = raised
+            except Exception as problem:  # noqa: BLE001  # whatever an odd model raises, it is not trusted
+                disagreed = isinstance(problem, _DisagreementError)
                 reasons.append(_as_reason(verification, problem))
             else:
                 reason = (
@@ -192,8 +192,10 @@ def _tried(
     tree, prompt = _probe_tree(model, attempt)
     steps = _steps_alone(model, layout, prompt, tree.token_ids[_BRANCHES[0]].tolist())
     spread = float(steps.std())
-    arena = prefilled(model, layout, prompt, decoding_length=len(tree), verification=verification)
-    chains = [_verified(arena, DraftTree.chain(tree.token_ids[branch])) for branch in _BRANCHES]
+    read = prefilled(model, layout, prompt, decoding_length=len(tree), verification=verification)
+    with closing(read) as arena:
+        chains = [_verified(arena, DraftTree.chain(tree.token_ids[branch])) for branch in _BRANCHES]
+        as_tree = _verified(arena, tree) if verification.mode is ModelMode.TREE else None
     noise = _worst(chains[0], steps)
     allowed = max(_RELATIVE_FLOOR, _ROUNDING_FACTOR * torch.finfo(model.dtype).eps) * spread
     if not noise <= allowed:
@@ -201,9 +203,8 @@ def _tried(
             f"a chain's logits differ from single steps' by {noise:.3g}, more than rounding ({allowed:.3g})"
         )
         raise _DisagreementError(message)
-    if verification.mode is ModelMode.CHAIN:
+    if as_tree is None:
         return noise, spread
-    as_tree = _verified(arena, tree)
     error = max(_worst(as_tree[branch], chain) for branch, chain in zip(_BRANCHES, chains, strict=True))
     allowed = max(_NOISE_FACTOR * noise, _RELATIVE_FLOOR * spread)
     if not error <= allowed:

@@ -1,7 +1,7 @@
 """A transformers model as the loop sees it: prefill, verify trees, keep paths."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from lookahead.hf.position_bias import PositionBias
 from lookahead.hf.step_inputs import StepInputs, first_positions
 from lookahead.hf.verification import TREE, ModelMode, Verification
 
+_NO_LOCK = nullcontext()
 _FIRST_CAPACITY = 512
 """Tokens of answer allocated for at first; the arena doubles when they are used up."""
 
@@ -39,6 +40,8 @@ class TransformersStepModel:
         prompt_logits: how many of the prompts' last tokens have their logits returned.
         verification: how drafts are verified; what is given must then be of that kind.
         step_inputs: what the steps are given beside tokens, cache and mask; none of it unserved.
+        bias: what of the model reads positions off slots, where that is known already.
+        lock: held during forwards: trees of some models change them for as long.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class TransformersStepModel:
         prompt_logits: int = 1,
         verification: Verification = TREE,
         step_inputs: StepInputs | None = None,
+        bias: PositionBias | None = None,
+        lock: AbstractContextManager[Any] = _NO_LOCK,
     ) -> None:
         self._model = model
         self._step_inputs = step_inputs or StepInputs()
@@ -63,7 +68,8 @@ class TransformersStepModel:
         self._model_kwargs = model_kwargs
         self._verification = verification
         self._limits = DraftLimits.of(model, kept=[] if verification.mode is ModelMode.TREE else layout.kept)
-        self._bias = PositionBias(model)
+        self._bias = PositionBias(model) if bias is None else bias
+        self._lock = lock
         switch = self._limits.rope_switch if len(input_ids) == 1 else None  # no batch gets as far
         self._restart = CacheRestart(model, switch, input_ids, model_kwargs)
         self._most_levels, self._most_nodes = most_new_tokens, decoding_length
@@ -80,23 +86,25 @@ class TransformersStepModel:
         self._next_positions: dict[int, int] = {}
         positions: Tensor | None = model_kwargs.get("position_ids")
         prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
-        capacity = prompt_length + min(most_new_tokens, _FIRST_CAPACITY) + decoding_length
-        self.cache = ArenaCache(layout.kept, capacity, layout.borrowing)
+        largest = prompt_length + most_new_tokens + decoding_length
+        capacity = min(largest, prompt_length + _FIRST_CAPACITY + decoding_length)
+        self.cache = ArenaCache(layout.kept, capacity, layout.borrowing, largest=largest)
 
     def prefill(self) -> Tensor:
         """Read the prompts; return logits [B, k, V] after their last k tokens, the first new token's last."""
         if isinstance(self._handed_cache, Cache):
             read_into(self.cache.arena, self._handed_cache)
         self._model_kwargs = {**self._model_kwargs, "past_key_values": self.cache}
-        logits = self._restart.prefill(self.cache)
-        if logits is None:
-            logits = prefill(
-                self._model,
-                self._input_ids,
-                self._generation_config,
-                self._model_kwargs,
-                most_logits=self._prompt_logits,
-            )
+        with self._lock:
+            logits = self._restart.prefill(self.cache)
+            if logits is None:
+                logits = prefill(
+                    self._model,
+                    self._input_ids,
+                    self._generation_config,
+                    self._model_kwargs,
+                    most_logits=self._prompt_logits,
+                )
         self._lengths = dict.fromkeys(self._rows, self.cache.get_seq_length())
         firsts = first_positions(len(self._rows), self.cache.get_seq_length(), self._model_kwargs)
         self._next_positions = dict(zip(self._rows, firsts.tolist(), strict=True))
@@ -112,9 +120,10 @@ class TransformersStepModel:
         self._drafts = drafts
         trees = [drafts[row] for row in self._rows]
         size = max(map(len, trees))
-        logits = self._restarted(trees[0]) if size == 1 else None
-        if logits is None:
-            logits = self._verified(trees, size)
+        with self._lock:
+            logits = self._restarted(trees[0]) if size == 1 else None
+            if logits is None:
+                logits = self._verified(trees, size)
         if logits.device.type != "cpu":
             logits[-1, -1, 0].item()  # waits for the device, so that the forward's time is counted as its own
         return {row: of_row[: len(tree)] for row, tree, of_row in zip(self._rows, trees, logits, strict=True)}

@@ -1,6 +1,7 @@
 """What a model holds most likely after each token of its vocabulary: drafts before anything is read."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -46,14 +47,14 @@ def vocabulary_successors(
     size = int(embeddings.weight.shape[0])
     size = size if most_tokens is None else min(size, most_tokens)
     *before, root = context
-    step_model = _prefilled_for_trees(model, before or [root])
     successors: list[Int32Array] = []
-    for begin in range(0, size, _TOKENS_A_FORWARD - 1):
-        end = min(size, begin + _TOKENS_A_FORWARD - 1)
-        logits = step_model.forward({0: _side_by_side(root, np.arange(begin, end, dtype=np.int32))})
-        step_model.keep({0: []})
-        successors.append(likeliest_successors(logits[0][1:]))
-        on_progress(end, size)
+    with closing(_prefilled_for_trees(model, before or [root])) as step_model:
+        for begin in range(0, size, _TOKENS_A_FORWARD - 1):
+            end = min(size, begin + _TOKENS_A_FORWARD - 1)
+            logits = step_model.forward({0: _side_by_side(root, np.arange(begin, end, dtype=np.int32))})
+            step_model.keep({0: []})
+            successors.append(likeliest_successors(logits[0][1:]))
+            on_progress(end, size)
     return np.concatenate(successors)
 
 
