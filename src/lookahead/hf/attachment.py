@@ -12,11 +12,11 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 
 from lookahead.errors import ConfigError, LookaheadError
-from lookahead.hf.compat import has_loop_of_its_own, mark_callers_cache, waits_for_other_ranks
+from lookahead.hf.checks import SERVED_MODES, check_model
+from lookahead.hf.compat import mark_callers_cache, waits_for_other_ranks
 from lookahead.hf.handover import named_arguments, taken_stop_strings
 
 _ATTACHED = "generate"
-_SERVED_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 _OTHER_LOOPS = ("custom_generate", "assistant_model", "synced_gpus")
 """Arguments of calls that have a loop of their own."""
 
@@ -151,14 +151,16 @@ def _other_loop(model: PreTrainedModel, kwargs: dict[str, Any]) -> str | None:
     for name in _OTHER_LOOPS:
         if kwargs.get(name) not in (None, False):
             return f"{name} was given"
+    try:
+        check_model(model)
+    except LookaheadError as reason:
+        return str(reason)
     config = _merged_config(model, kwargs)
     mode: GenerationMode = config.get_generation_mode()
     reasons = {
-        "the model is an encoder-decoder": getattr(model.config, "is_encoder_decoder", False),
-        "the model decodes in a loop of its own": has_loop_of_its_own(model),
         "processes that share the model's weights have to keep in step": waits_for_other_ranks(model),
         "token_healing was asked for": config.token_healing,
-        f"{mode.value} was asked for, neither greedy search nor sampling": mode not in _SERVED_MODES,
+        f"{mode.value} was asked for, neither greedy search nor sampling": mode not in SERVED_MODES,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

@@ -13,9 +13,9 @@ from lookahead.hf.cache import ArenaCache, ArenaLayer
 from lookahead.hf.compat import (
     AttentionLayout,
     attention_layout,
+    fresh_cache,
     holds_tokens,
     marks_callers_caches,
-    text_config,
 )
 from lookahead.hf.limits import rope_switches_at
 
@@ -48,7 +48,7 @@ def layout_behind(model: PreTrainedModel, cache: Any) -> AttentionLayout:
     """
     if not is_callers(cache) or not all(type(layer) in _KNOWN_LAYERS for layer in cache.layers):
         return attention_layout(model, cache)
-    layout = attention_layout(model, DynamicCache(config=text_config(model)))
+    layout = attention_layout(model, fresh_cache(model))
     if layout.unsupported:
         return layout
     kept = tuple(getattr(layer, "sliding_window", None) for layer in cache.layers)

@@ -23,6 +23,9 @@ from lookahead.hf.compat import (
 from lookahead.hf.handover import Handover
 from lookahead.hf.limits import DraftLimits, rope_switches_at
 
+SERVED_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+"""What the library's loop of one token a step is for."""
+
 _WITHOUT = "or call model.generate without Lookahead"
 
 
@@ -70,7 +73,7 @@ def check_call(model: PreTrainedModel, generation_config: Any) -> None:
     if (generation_config.num_beams or 1) > 1:
         _refuse("num_beams", generation_config.num_beams, "set num_beams=1 (greedy or sampling)")
     mode = generation_config.get_generation_mode()
-    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+    if mode not in SERVED_MODES:
         _refuse("the generation mode", mode.value, "choose greedy search or sampling")
     if not generation_config.use_cache:
         _refuse("use_cache", generation_config.use_cache, "set use_cache=True")

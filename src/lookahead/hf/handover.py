@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import Parameter, signature
 from typing import Any
 
@@ -49,7 +50,7 @@ class Handover:
         read = self.input_ids.shape[1]  # 0 where the prompts are embeddings
         return limit - read + (read if positions is None else max(read, positions.shape[-1]))
 
-    @property
+    @cached_property
     def prompts(self) -> list[list[int]]:
         """Each row's prompt, without padding and without what stands for pictures beyond the vocabulary."""
         mask = self.model_kwargs.get("attention_mask")

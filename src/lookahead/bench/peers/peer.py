@@ -18,13 +18,7 @@ class Peer:
 
 def chain_tree(token_id: int, drafted: Int32Array) -> DraftTree:
     """Return the draft tree of one chain under `token_id`."""
-    size = 1 + len(drafted)
-    return DraftTree(
-        np.concatenate([np.array([token_id], np.int32), drafted]),
-        np.arange(-1, size - 1, dtype=np.int32),
-        np.arange(size, dtype=np.int32),
-        np.ones(size),
-    )
+    return DraftTree.chain(np.concatenate([np.array([token_id], np.int32), drafted]))
 
 
 def tree_of(token_ids: list[int], parents: list[int], most_levels: int) -> DraftTree:
