@@ -61,7 +61,7 @@ class ChainDrafter:
         self.events.append(("recycle", draft.token_ids.tolist(), path, successors[:, 0].tolist()))
 
     def adapt(self, nodes, tokens, seconds):
-        assert set(seconds) == {"draft_s", "model_s", "verify_s", "recycle_s"}
+        assert set(seconds) == {"draft_s", "model_s", "cache_s", "verify_s", "recycle_s"}
         assert all(value >= 0 for value in seconds.values())
         self.events.append(("adapt", nodes, tokens))
 
