@@ -16,7 +16,10 @@ def test_before_any_step_the_mean_acceptance_length_is_one():
 
 
 def test_decoding_is_everything_but_prefill():
-    assert GenerationStats(prefill_s=8.0, draft_s=0.5, model_s=2.0, cache_s=0.125, verify_s=0.25).decode_s == 2.875
+    assert (
+        GenerationStats(prefill_s=8.0, draft_s=0.5, model_s=2.0, cache_s=0.125, verify_s=0.25).decode_s
+        == 2.875
+    )
 
 
 def test_adding_adds_every_count_and_leaves_the_other_as_it_was():

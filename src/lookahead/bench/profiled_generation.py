@@ -1,0 +1,112 @@
+"""Short real generations beside `generate`'s: first token, peak memory, and where a step's seconds go."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from lookahead.bench.peak_memory import peak_bytes
+from lookahead.bench.step_profile import interleaved_medians
+from lookahead.config import LookaheadConfig
+from lookahead.hf.lookahead import Lookahead
+from lookahead.stats import GenerationStats
+
+DECODING_LENGTH = 16
+"""Tokens of each verified forward: a fixed size, so that the budget decides nothing by the clock."""
+PARTS = ("model_s", "verify_s", "cache_s", "recycle_s", "draft_s")
+"""What a decoding step is made of, by their names in the stats."""
+_FIRST_TOKEN_ROUNDS = 5
+_WARM_UP_TOKENS = 4
+
+
+@contextmanager
+def never_ending(model: PreTrainedModel) -> Iterator[None]:
+    """Within, the model answers greedily, and as long as it is asked to."""
+    before = model.generation_config
+    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+def profile_decoding(model: PreTrainedModel, prompt: Sequence[int], *, new_tokens: int) -> dict[str, Any]:
+    """Generate with Lookahead, forwards of 16 tokens, memory empty; return where the steps' time went."""
+    _lookahead(model, prompt, _WARM_UP_TOKENS)()
+    lookahead = _fresh()
+    _run(lookahead.generate, model, prompt, new_tokens)
+    return decoding_shares(lookahead.last_stats)
+
+
+def decoding_shares(stats: GenerationStats) -> dict[str, Any]:
+    """Return the parts of decoding, per forward and as shares of all of it, and how long the drafts were."""
+    forwards = max(1, stats.forwards)
+    return {
+        "decoding_length": DECODING_LENGTH,
+        "tokens": stats.tokens,
+        "forwards": stats.forwards,
+        "mean_acceptance_length": stats.mean_acceptance_length,
+        "nodes_per_forward": (stats.draft_tokens + stats.steps) / forwards,
+        "seconds_per_forward": {part: getattr(stats, part) / forwards for part in PARTS},
+        "shares": {part: getattr(stats, part) / stats.decode_s if stats.decode_s else 0.0 for part in PARTS},
+    }
+
+
+def profile_first_token(
+    model: PreTrainedModel,
+    prompt: Sequence[int],
+    *,
+    repeats: int,
+    clock: Callable[[], float] = perf_counter,
+) -> dict[str, float]:
+    """Return the seconds `generate` and Lookahead take from the call to the first token, taking turns."""
+    calls = {"generate_s": _generate(model, prompt, 1), "lookahead_s": _lookahead(model, prompt, 1)}
+    rounds = min(repeats, _FIRST_TOKEN_ROUNDS)
+    seconds = interleaved_medians(calls, rounds, unmeasured=1, clock=clock)
+    return {**seconds, "over_generate": seconds["lookahead_s"] / seconds["generate_s"]}
+
+
+def profile_memory(model: PreTrainedModel, prompt: Sequence[int], *, new_tokens: int) -> dict[str, float]:
+    """Return the most bytes of tensors, weights and all, that each needs for a short generation."""
+    weights = model.get_memory_footprint()
+    lookahead = _fresh()
+    _run(lookahead.generate, model, prompt, 1)  # the probe's forwards are no part of a generation
+    working = {
+        "generate": peak_bytes(_generate(model, prompt, new_tokens), model.device),
+        "lookahead": peak_bytes(lambda: _run(lookahead.generate, model, prompt, new_tokens), model.device),
+    }
+    peaks = {f"{name}_peak_bytes": weights + found for name, found in working.items()}
+    return {
+        "new_tokens": new_tokens,
+        **{f"{name}_working_bytes": found for name, found in working.items()},
+        **peaks,
+        "over_generate": peaks["lookahead_peak_bytes"] / peaks["generate_peak_bytes"],
+    }
+
+
+def _fresh() -> Lookahead:
+    return Lookahead(LookaheadConfig(decoding_length=DECODING_LENGTH))
+
+
+def _generate(model: PreTrainedModel, prompt: Sequence[int], new_tokens: int) -> Callable[[], None]:
+    untyped: Any = model
+    return lambda: _run(lambda _model, **arguments: untyped.generate(**arguments), model, prompt, new_tokens)
+
+
+def _lookahead(model: PreTrainedModel, prompt: Sequence[int], new_tokens: int) -> Callable[[], None]:
+    lookahead = _fresh()
+    return lambda: _run(lookahead.generate, model, prompt, new_tokens)
+
+
+def _run(
+    generate: Callable[..., Any], model: PreTrainedModel, prompt: Sequence[int], new_tokens: int
+) -> None:
+    """Answer a prompt, and wait for the answer."""
+    ids = torch.tensor([list(prompt)], device=model.device)
+    answer = generate(
+        model, input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new_tokens
+    )
+    answer[0, -1].item()
