@@ -57,6 +57,5 @@ def _draw_context(axes: "Axes", context: dict[str, Any], shade: str, marker: str
     label = f"{context['context_tokens']:,} tokens, CDL {at_least}{critical['tokens']}"
     axes.plot(sizes, ratios, marker=marker, markersize=4, color=shade, label=label)
     height = float(np.interp(critical["tokens"], sizes, ratios))
-    ring = {"marker": "o", "markersize": 11, "fillstyle": "none", "linestyle": "none"}
-    axes.plot([critical["tokens"]], [height], color=shade, **ring)
+    axes.plot([critical["tokens"]], [height], "o", markersize=11, fillstyle="none", color=shade)
     axes.vlines(critical["tokens"], 0, height, color=shade, linewidth=0.8, linestyle=":")

@@ -26,7 +26,7 @@ _GROWTH = 20
 """The library's cache may grow by one in so many of its context's tokens before a fresh one is made."""
 
 _GENERATE = 0
-"""Stands for a step of `generate` among the sizes; last in a round: a fresh cache disturbs what comes first."""
+"""Stands for a step of `generate` among the sizes; last in a round, as a fresh cache disturbs the first."""
 
 Name = TypeVar("Name", bound=Hashable)
 

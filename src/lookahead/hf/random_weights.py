@@ -78,8 +78,8 @@ def random_model(
 ) -> PreTrainedModel:
     """A model of a shape in eval mode, every time with the same random weights.
 
-    Torch's generator is left alone. The weights are made where and in the format they are wanted, never in float32
-    first.
+    Torch's generator is left alone. The weights are made where and in the format they are wanted, never in
+    float32 first.
 
     Args:
         shape: a key of `SHAPES`, or a path to a `config.json` or to a folder with one.
