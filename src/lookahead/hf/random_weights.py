@@ -90,7 +90,8 @@ def random_model(
     Raises:
         ConfigError: the shape is unknown, or it has fewer layers; the dtype or the device is not allowed.
         NotFoundError: there is no such file.
-        UnsupportedModelError: the file describes no decoder-only model that the library knows.
+        UnsupportedModelError: the file describes no decoder-only model that the library knows, or there is no
+            memory for it.
     """
     torch_dtype, target = resolve_dtype(dtype), resolve_device(device)
     config = shape_config(shape, layers=layers)
@@ -98,7 +99,7 @@ def random_model(
         torch.manual_seed(0)
         try:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except Exception as error:  # whatever it is: a wrong kind of model, or no memory for it
             raise UnsupportedModelError(_unusable(shape, error)) from error
     model.eval()
     return model
@@ -131,7 +132,7 @@ def shape_config(shape: str, *, layers: int | None = None) -> PreTrainedConfig:
 def _config(shape: str, settings: Mapping[str, Any]) -> PreTrainedConfig:
     try:
         return AutoConfig.for_model(**settings)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # a configuration's own code says what is wrong with it in errors of all kinds
         raise UnsupportedModelError(_unusable(shape, error)) from error
 
 
@@ -154,5 +155,8 @@ def _read(shape: str) -> Mapping[str, Any]:
 
 
 def _unusable(shape: str, error: Exception) -> str:
-    first_line = next(iter(str(error).splitlines()), type(error).__name__)
-    return f"no decoder-only model can be made of {shape!r}: {first_line}"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return (
+        f"{shape!r} cannot be made a model: {reason:.300}; give a decoder-only model's config.json, and "
+        "fewer layers where memory is short"
+    )
