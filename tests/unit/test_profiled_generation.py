@@ -7,6 +7,7 @@ from lookahead.bench.peak_memory import highest_sum, peak_bytes
 from lookahead.bench.profiled_generation import (
     PARTS,
     decoding_shares,
+    known_pieces,
     never_ending,
     profile_decoding,
     profile_first_token,
@@ -53,10 +54,19 @@ def test_a_real_decoding_has_every_part_and_does_not_end_before_it_is_asked_to()
     every_token = list(range(64))
     model.generation_config.eos_token_id = every_token
     with never_ending(model):
-        parts = profile_decoding(model, PROMPT, new_tokens=12)
-    assert parts["tokens"] == 12
+        parts = profile_decoding(model, PROMPT, new_tokens=40)
+    assert parts["tokens"] == 40
+    assert parts["nodes_per_forward"] > 8  # drafts are full ones, up to 16 but for the last
+    assert 1.5 < parts["mean_acceptance_length"] < 8
     assert all(seconds > 0 for seconds in parts["seconds_per_forward"].values())
     assert model.generation_config.eos_token_id == every_token
+
+
+def test_an_answer_is_known_in_pieces_that_go_wrong():
+    pieces = known_pieces([10, 11, 12, 13, 14], vocabulary=10)
+    assert [piece[:-16] for piece in pieces] == [[10, 11, 12, 13], [13, 14]]
+    assert all(len(piece) > 16 and max(piece[-16:]) < 10 for piece in pieces)
+    assert pieces == known_pieces([10, 11, 12, 13, 14], vocabulary=10)
 
 
 def test_both_ways_to_the_first_token_take_turns():
