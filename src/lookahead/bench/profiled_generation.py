@@ -82,17 +82,23 @@ def profile_first_token(
     clock: Callable[[], float] = perf_counter,
 ) -> dict[str, float]:
     """Return the seconds `generate` and Lookahead take from the call to the first token, taking turns."""
-    calls = {"generate_s": _generate(model, prompt, 1), "lookahead_s": _lookahead(model, prompt, 1)}
-    rounds = min(repeats, _FIRST_TOKEN_ROUNDS)
-    seconds = interleaved_medians(calls, rounds, unmeasured=1, clock=clock)
+    lookahead = _probed(model, prompt)
+    seconds = interleaved_medians(
+        {
+            "generate_s": _generate(model, prompt, 1),
+            "lookahead_s": lambda: _run(lookahead.generate, model, prompt, 1),
+        },
+        min(repeats, _FIRST_TOKEN_ROUNDS),
+        unmeasured=0,  # steps and a decoding behind this prompt have been measured before
+        clock=clock,
+    )
     return {**seconds, "over_generate": seconds["lookahead_s"] / seconds["generate_s"]}
 
 
 def profile_memory(model: PreTrainedModel, prompt: Sequence[int], *, new_tokens: int) -> dict[str, float]:
     """Return the most bytes of tensors, weights and all, that each needs for a short generation."""
     weights = model.get_memory_footprint()
-    lookahead = _fresh()
-    _run(lookahead.generate, model, prompt, 1)  # the probe's forwards are no part of a generation
+    lookahead = _probed(model, prompt)
     working = {
         "generate": peak_bytes(_generate(model, prompt, new_tokens), model.device),
         "lookahead": peak_bytes(lambda: _run(lookahead.generate, model, prompt, new_tokens), model.device),
@@ -115,9 +121,11 @@ def _generate(model: PreTrainedModel, prompt: Sequence[int], new_tokens: int) ->
     return lambda: _run(lambda _model, **arguments: untyped.generate(**arguments), model, prompt, new_tokens)
 
 
-def _lookahead(model: PreTrainedModel, prompt: Sequence[int], new_tokens: int) -> Callable[[], object]:
+def _probed(model: PreTrainedModel, prompt: Sequence[int]) -> Lookahead:
+    """Return a Lookahead that has asked the probe, whose forwards are no part of a generation."""
     lookahead = _fresh()
-    return lambda: _run(lookahead.generate, model, prompt, new_tokens)
+    _run(lookahead.generate, model, prompt[:1], 1)
+    return lookahead
 
 
 def _run(

@@ -65,8 +65,8 @@ def profile(
 ) -> None:
     """Say where a decoding step's time goes, and how far it is from the physical limit.
 
-    Verified forwards of several sizes take turns with generate's own steps; then come the parts of a real
-    step, the time to the first token, and peak memory.
+    Verified forwards take turns with generate's own steps; then come the parts of a real step, the time to
+    the first token and peak memory.
     """
     _check_choice(model, random_weights, layers)
     listed = options.integers_in("--sizes", sizes)
