@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ENDINGS = (".svg", ".png", ".pdf")
-_SHADES = ("#a9c5f5", "#6f9fee", "#2f6fdd", "#17428f")
+SHADES = ("#a9c5f5", "#6f9fee", "#2f6fdd", "#17428f")
 _COLOURS = {"prompt-lookup": "#b8bec7", "lookahead-plain": "#dfe3e8", "lookahead": "#2f6fdd"}
 
 
@@ -30,7 +30,7 @@ def plot_speedups(report: dict[str, Any], path: Path) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    figure = _new_figure(9, 3.6)
+    figure = new_figure(9, 3.6)
     speedups = report["decode_speedup"]
     methods = [name for name in _COLOURS if name in speedups]
     categories = ["overall", *report["prompts"]["by_category"]]
@@ -68,7 +68,7 @@ def check_can_draw(path: Path) -> None:
     if path.suffix not in _ENDINGS:
         message = f"the picture {path.name!r} ends in {path.suffix!r}; choose from {', '.join(_ENDINGS)}"
         raise ConfigError(message)
-    _new_figure(1, 1)
+    new_figure(1, 1)
 
 
 def plot_calibration(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -88,7 +88,7 @@ def plot_calibration(rows: Sequence[dict[str, Any]], path: Path) -> None:
         names = ", ".join(dict.fromkeys(row["store"] for row in rows))
         message = f"nothing to draw: no probabilities to judge in {names}; choose --store log or trie"
         raise ConfigError(message)
-    figure = _new_figure(1 + 3.6 * len(stores), 5)
+    figure = new_figure(1 + 3.6 * len(stores), 5)
     grid = figure.subplots(2, len(stores), squeeze=False, sharex=True, height_ratios=(3, 1))
     for store, (diagram, histogram) in zip(stores, zip(*grid, strict=True), strict=True):
         _draw_reliability(diagram, histogram, [row for row in judged if row["store"] == store])
@@ -103,7 +103,7 @@ def _draw_reliability(diagram: "Axes", histogram: "Axes", rows: Sequence[dict[st
     diagram.plot([0, 1], [0, 1], color="#444444", linewidth=0.8, linestyle="--")
     for place, row in enumerate(rows):
         calibration = row["calibration"]
-        shade = _SHADES[place * (len(_SHADES) - 1) // max(1, len(rows) - 1)]
+        shade = SHADES[place * (len(SHADES) - 1) // max(1, len(rows) - 1)]
         predicted, observed, counts = (
             [figures[name] for figures in calibration["bins"]] for name in ("predicted", "observed", "count")
         )
@@ -117,7 +117,12 @@ def _draw_reliability(diagram: "Axes", histogram: "Axes", rows: Sequence[dict[st
         axes.spines[["top", "right"]].set_visible(False)
 
 
-def _new_figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  # an extra, wanted for pictures alone
     except ImportError:

@@ -13,6 +13,7 @@ from lookahead.cli.check import check
 from lookahead.cli.demo import demo
 from lookahead.cli.generate import generate
 from lookahead.cli.memory import memory
+from lookahead.cli.profile import profile
 from lookahead.cli.replay import replay
 from lookahead.errors import LookaheadError
 
@@ -27,6 +28,7 @@ app.command()(generate)
 app.command()(bench)
 app.command()(replay)
 app.command()(check)
+app.command()(profile)
 app.add_typer(memory)
 
 

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import check_can_write, describe_call, describe_file, notices, prepare_model
+from lookahead.cli.setup import (
+    check_can_write,
+    describe_call,
+    describe_file,
+    notices,
+    prepare_model,
+    warn_when_busy,
+)
 from lookahead.config import LookaheadConfig
 from lookahead.files import write_json
 
@@ -85,7 +92,7 @@ def bench(
     loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
     rows, warm_rows = data or (_random_rows(tokenizer, limit), [])
     environment = describe_environment(loaded, model, load_at_start)
-    _warn_when_busy(environment)
+    warn_when_busy(environment)
     settings = {**_describe_data(file, rows, limit), "methods": names, "max_new_tokens": max_new_tokens}
     settings |= {"decoding_length": decoding_length, "branch_length": branch_length, "mode": mode.value}
     settings |= {
@@ -164,16 +171,6 @@ def _run_with_progress(
             progress.update(task, advance=1, refresh=True)
 
         return run_benchmark(model, tokenizer, rows, warm_rows=warm_rows, on_row_done=advance, **how)
-
-
-def _warn_when_busy(environment: dict[str, Any]) -> None:
-    load, threads = environment["load_average_at_start"], environment["threads"]
-    if load is not None and load > threads:
-        notices.print(
-            f"warning: the load average is {load}, above the {threads} threads used: other processes are "
-            "running, and the figures are not to be trusted",
-            style="yellow",
-        )
 
 
 def _print_tables(summary: dict[str, Any]) -> None:

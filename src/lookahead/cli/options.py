@@ -57,3 +57,19 @@ def decoding_length_in(text: str) -> int | Literal["auto"]:
     except ValueError:
         message = f"decoding_length={text!r} is not allowed; give an integer or {AUTO}"
         raise ConfigError(message) from None
+
+
+def integers_in(option: str, listed: str) -> list[int]:
+    """Return the positive integers that an option lists, separated by commas.
+
+    Raises:
+        ConfigError: it lists something else.
+    """
+    try:
+        integers = [int(part) for part in listed.split(",")]
+    except ValueError:
+        integers = []
+    if not integers or min(integers) < 1:
+        message = f"{option} {listed!r} is not allowed; give positive integers separated by commas: 8,16"
+        raise ConfigError(message)
+    return integers

@@ -73,7 +73,7 @@ def replay(
     The memory starts empty, or warm, and grows from trace to trace.
     """
     config = LookaheadConfig(branch_length=branch_length)
-    sizes = _sizes(draft_tokens)
+    sizes = options.integers_in("--draft-tokens", draft_tokens)
 
     from lookahead.bench.plots import check_can_draw, plot_calibration
     from lookahead.bench.traces import read_traces
@@ -109,19 +109,6 @@ def _about(
     if warm:
         about["warmed_with"] = {**describe_file(warm), "traces": len(warming)}
     return {**about, "branch_length": config.branch_length}
-
-
-def _sizes(listed: str) -> list[int]:
-    try:
-        sizes = [int(size) for size in listed.split(",")]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
-        message = (
-            f"--draft-tokens {listed!r} is not allowed; give positive integers separated by commas: 8,16"
-        )
-        raise ConfigError(message)
-    return sizes
 
 
 def _makers(stores: list[str], memory_nodes: int | None, *, peers: bool) -> Makers:
