@@ -24,11 +24,15 @@ class RowOfTrees:
     length: int
     padding: Tensor | None = None
 
-
     @property
     def left_padding(self) -> int:
         """How many slots stand before the row's first token; padding elsewhere is not among them."""
         return 0 if self.padding is None else int((self.padding.cumsum(0) == 0).sum())
+
+    @property
+    def is_padded_left(self) -> bool:
+        """Whether there is no other padding than that."""
+        return self.padding is None or bool(self.padding[self.left_padding :].all())
 
 
 def tree_positions(tree: DraftTree, first: int, size: int | None = None) -> Tensor:

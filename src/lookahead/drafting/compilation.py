@@ -36,6 +36,11 @@ def lean_kernel(function: Kernel) -> Kernel:
     return _compiled(function, counts_references=False)
 
 
+def pointer_kernel(function: Kernel) -> Kernel:
+    """Compile a kernel that other kernels call with pointers; it counts no references and is not inlined."""
+    return cast("Kernel", _cached(numba.njit, function, (), {"nogil": True, "_nrt": False}))
+
+
 def shared_kernel(function: Kernel) -> Any:
     """Compile, when it is defined, a kernel that C calls with one address; its own is in `.address`."""
     return _cached(numba.cfunc, function, ("void(voidptr)",), {"_nrt": False})
@@ -49,7 +54,9 @@ def _compiled(function: Kernel, *, counts_references: bool) -> Kernel:
     return cast("Kernel", _cached(numba.njit, function, (), options))
 
 
-def _cached(compiler: Any, function: Callable[..., Any], signature: tuple[str, ...], options: dict[str, Any]) -> Any:
+def _cached(
+    compiler: Any, function: Callable[..., Any], signature: tuple[str, ...], options: dict[str, Any]
+) -> Any:
     # Cached code holds that of the kernels it calls, but numba looks for changes in its own file alone:
     # naming the cache's file after all kernels keeps an upgrade from running half of the old version.
     function.__qualname__ += f"-{_kernels_digest(Path(getfile(function)).parent)}"

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lookahead.decoding.fused.pointers import float_pointer, int_pointer, integer_at, moved, number_at, put
 from lookahead.decoding.fused.pointers import exponential as exponential_of
+from lookahead.decoding.fused.pointers import int_pointer, integer_at, moved, number_at, put
 from lookahead.decoding.fused.products import dot_unit, share_of
 from lookahead.decoding.fused.tiles import (
     BLOCK,
@@ -22,7 +22,7 @@ from lookahead.decoding.fused.tiles import (
     weigh_4,
     weigh_slots,
 )
-from lookahead.drafting.compilation import lean_kernel
+from lookahead.drafting.compilation import pointer_kernel
 
 SPAN = 512
 """Places of the text that one piece of work covers; the spans of a node are added up at the end."""
@@ -101,13 +101,13 @@ class Sums(NamedTuple):
     decays: Any
 
 
-@lean_kernel
+@pointer_kernel
 def nodes_of_piece(heads: int, key_heads: int) -> int:
     """Return how many nodes share a piece of work, a multiple of four."""
     return max(4, PIECE * key_heads // heads // 4 * 4)
 
 
-@lean_kernel
+@pointer_kernel
 def attend(trees: Trees, heads: Heads, sums: Sums, member: int, members: int) -> None:
     """Do a member's share of a layer's attention; `sums` is complete when all members have done theirs."""
     group = nodes_of_piece(heads.heads, heads.key_heads)
@@ -128,9 +128,9 @@ def attend(trees: Trees, heads: Heads, sums: Sums, member: int, members: int) ->
                 _attend_to_path(trees, heads, sums, row, head, span, node)
 
 
-@lean_kernel
+@pointer_kernel
 def gather(trees: Trees, heads: Heads, sums: Sums, out: Any, member: int, members: int) -> None:
-    """Write what a member's share of nodes and heads attended to, to a pointer like [rows, nodes, heads, width]."""
+    """Write what a member's share of nodes and heads attended to, [rows, nodes, heads, width]."""
     first, last = share_of(trees.rows * trees.nodes * heads.heads, member, members)
     width, spans = heads.width, trees.spans
     for item in range(first, last):
@@ -152,28 +152,29 @@ def gather(trees: Trees, heads: Heads, sums: Sums, out: Any, member: int, member
             put(out, item * width + index, total * scale)
 
 
-@lean_kernel
+@pointer_kernel
 def _place(trees: Trees, row: int, node: int) -> int:
     """Return a node's place in its row's text."""
-    return integer_at(trees.lengths, row) + integer_at(trees.depths, row * trees.nodes + node)
+    place: int = integer_at(trees.lengths, row) + integer_at(trees.depths, row * trees.nodes + node)
+    return place
 
 
-@lean_kernel
+@pointer_kernel
 def _first_seen(trees: Trees, heads: Heads, row: int, node: int) -> int:
     """Return the first place that a node sees."""
-    padding = integer_at(trees.paddings, row)
+    padding: int = integer_at(trees.paddings, row)
     if heads.window == 0:
         return padding
     return max(padding, _place(trees, row, node) - heads.window + 1)
 
 
-@lean_kernel
+@pointer_kernel
 def _item(trees: Trees, heads: Heads, row: int, node: int, head: int, span: int) -> int:
     """Return a query's place among the sums."""
     return ((row * trees.nodes + node) * heads.heads + head) * trees.spans + span
 
 
-@lean_kernel
+@pointer_kernel
 def _start(
     trees: Trees, heads: Heads, sums: Sums, row: int, head: int, span: int, first: int, last: int
 ) -> None:
@@ -185,7 +186,7 @@ def _start(
             put(sums.totals, item * heads.width + index, np.float32(0.0))
 
 
-@lean_kernel
+@pointer_kernel
 def _attend_to_shared(
     trees: Trees, heads: Heads, sums: Sums, row: int, head: int, span: int, first: int, last: int
 ) -> None:
@@ -203,9 +204,7 @@ def _attend_to_shared(
         at = offset + block * BLOCK * width
         keys, values = moved(heads.keys, at), moved(heads.values, at)
         for unit in range(0, BLOCK, 16):
-            dot_unit(
-                moved(keys, unit * width), width, queries, apart, count, moved(sums.scores, unit), BLOCK
-            )
+            dot_unit(moved(keys, unit * width), width, queries, apart, count, moved(sums.scores, unit), BLOCK)
         for index in range(count):
             hidden = max(0, _first_seen(trees, heads, row, first + index) - block * BLOCK)
             item = _item(trees, heads, row, first + index, head, span)
@@ -217,7 +216,7 @@ def _attend_to_shared(
         _weigh_shared(trees, heads, sums, values, hidden, _item(trees, heads, row, first, head, span), count)
 
 
-@lean_kernel
+@pointer_kernel
 def _weigh_shared(
     trees: Trees, heads: Heads, sums: Sums, values: Any, hidden: int, item: int, count: int
 ) -> None:
@@ -237,7 +236,7 @@ def _weigh_shared(
         index += 4 if index + 4 <= count else 1
 
 
-@lean_kernel
+@pointer_kernel
 def _attend_to_path(
     trees: Trees, heads: Heads, sums: Sums, row: int, head: int, span: int, node: int
 ) -> None:
@@ -245,7 +244,7 @@ def _attend_to_path(
     width, place = heads.width, _place(trees, row, node)
     first_block = integer_at(trees.lengths, row) // BLOCK
     seen = _first_seen(trees, heads, row, node)
-    begin = max(span * _BLOCKS_OF_SPAN, max(first_block, seen // BLOCK))
+    begin = max(span * _BLOCKS_OF_SPAN, first_block, seen // BLOCK)
     end = min((span + 1) * _BLOCKS_OF_SPAN, place // BLOCK + 1)
     offset = row * heads.row_apart + head * heads.key_heads // heads.heads * heads.head_apart
     keys, values = moved(heads.keys, offset), moved(heads.values, offset)

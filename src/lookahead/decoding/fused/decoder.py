@@ -37,14 +37,14 @@ class LayerWeights:
     """
 
     norm: Tensor
-    projections: tuple[Tensor, Tensor, Tensor]
+    projections: Sequence[Tensor]
     out: Tensor
     inner_norm: Tensor
     gate: Tensor
     up: Tensor
     down: Tensor
-    biases: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
-    head_norms: tuple[Tensor | None, Tensor | None] = (None, None)
+    biases: Sequence[Tensor | None] = (None, None, None)
+    head_norms: Sequence[Tensor | None] = (None, None)
     window: int | None = None
 
     def by_field(self) -> dict[LayerField, Tensor | None]:

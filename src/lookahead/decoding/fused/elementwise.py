@@ -11,10 +11,10 @@ from lookahead.decoding.fused.pointers import (
     rounded_like,
 )
 from lookahead.decoding.fused.tiles import sum_of_squares
-from lookahead.drafting.compilation import lean_kernel
+from lookahead.drafting.compilation import pointer_kernel
 
 
-@lean_kernel
+@pointer_kernel
 def normalize(numbers: Any, weight: Any, out: Any, size: int, epsilon: float) -> None:
     """Write the root-mean-square norm of one row of numbers; `out` may be the row itself.
 
@@ -32,7 +32,7 @@ def normalize(numbers: Any, weight: Any, out: Any, size: int, epsilon: float) ->
         put(out, index, number_at(weight, index) * normal)
 
 
-@lean_kernel
+@pointer_kernel
 def rotate(head: Any, cosine: Any, sine: Any, out: Any, width: int) -> None:
     """Write a head's query or key turned to its position, its halves against each other.
 
@@ -54,7 +54,7 @@ def rotate(head: Any, cosine: Any, sine: Any, out: Any, width: int) -> None:
         put(out, index + half, straight + crossed)
 
 
-@lean_kernel
+@pointer_kernel
 def gate(gates: Any, ups: Any, out: Any, size: int) -> None:
     """Write silu(gate) · up of float32 products, each first rounded to what is written."""
     one = np.float32(1.0)
@@ -64,7 +64,7 @@ def gate(gates: Any, ups: Any, out: Any, size: int) -> None:
         put(out, index, opened * rounded_like(number_at(ups, index), out))
 
 
-@lean_kernel
+@pointer_kernel
 def add_rounded(sums: Any, products: Any, size: int, like: Any) -> None:
     """Add float32 products to a residual stream kept in float32, rounding as if it were kept as `like`."""
     for index in range(size):
@@ -72,7 +72,7 @@ def add_rounded(sums: Any, products: Any, size: int, like: Any) -> None:
         put(sums, index, rounded_like(added, like))
 
 
-@lean_kernel
+@pointer_kernel
 def store_with_bias(products: Any, bias: Any, has_bias: bool, out: Any, size: int) -> None:
     """Write float32 products, rounded, with the bias added where there is one."""
     if has_bias:

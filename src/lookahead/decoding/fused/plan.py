@@ -43,8 +43,8 @@ class Field(IntEnum):
     STREAM_AT = 28
     COSINES_AT = 29
     SINES_AT = 30
-    # in between: inputs of products [rows · nodes, hidden or heads · width] and [rows · nodes, inner]; queries,
-    # new keys and new values; sums of attention; each thread's own float32
+    # in between: inputs of products [rows · nodes, hidden or heads · width] and [rows · nodes, inner];
+    # queries, new keys and new values; sums of attention; each thread's own float32
     INPUTS_AT = 31
     GATED_AT = 32
     QUERIES_AT = 33

@@ -8,9 +8,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from lookahead.decoding.fused import vectors
+from lookahead.decoding.fused.vectors import compiled
 
 _ROUNDING = 0x7FFF
 
@@ -19,8 +19,8 @@ def _known(context: Any, pointer: types.CPointer) -> ir.Type:
     return context.get_value_type(pointer)
 
 
-@intrinsic
-def pointer_like(_typing: Any, address: types.Integer, like: types.CPointer) -> Any:  # noqa: ARG001
+@compiled
+def pointer_like(_typing: Any, address: types.Integer, like: types.CPointer) -> Any:
     """Return a pointer of another's type to an address."""
 
     def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -30,7 +30,7 @@ def pointer_like(_typing: Any, address: types.Integer, like: types.CPointer) -> 
 
 
 def _pointer_maker(pointed: types.Type) -> Any:
-    @intrinsic
+    @compiled
     def pointer(_typing: Any, address: types.Integer) -> Any:
         """Return a pointer to an address."""
 
@@ -47,7 +47,7 @@ half_pointer = _pointer_maker(types.uint16)
 int_pointer = _pointer_maker(types.int64)
 
 
-@intrinsic
+@compiled
 def moved(_typing: Any, pointer: types.CPointer, elements: types.Integer) -> Any:
     """Return a pointer to so many elements further on."""
 
@@ -57,7 +57,7 @@ def moved(_typing: Any, pointer: types.CPointer, elements: types.Integer) -> Any
     return pointer(pointer, types.int64), generated
 
 
-@intrinsic
+@compiled
 def integer_at(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
     """Return an integer out of memory."""
 
@@ -67,7 +67,7 @@ def integer_at(_typing: Any, pointer: types.CPointer, index: types.Integer) -> A
     return types.int64(pointer, types.int64), generated
 
 
-@intrinsic
+@compiled
 def number_at(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
     """Return a number out of memory as a float32."""
 
@@ -89,7 +89,7 @@ def _bits_rounded(builder: ir.IRBuilder, number: Any) -> Any:
     return builder.lshr(builder.add(builder.add(bits, odd), ir.Constant(vectors.INT32, _ROUNDING)), sixteen)
 
 
-@intrinsic
+@compiled
 def put(_typing: Any, pointer: types.CPointer, index: types.Integer, number: types.Float) -> Any:
     """Write a float32 to memory, rounded to what is kept there."""
 
@@ -103,7 +103,7 @@ def put(_typing: Any, pointer: types.CPointer, index: types.Integer, number: typ
     return types.void(pointer, types.int64, types.float32), generated
 
 
-@intrinsic
+@compiled
 def rounded_like(_typing: Any, number: types.Float, like: types.CPointer) -> Any:
     """Return a float32 rounded to what a pointer points to, as storing and loading it would."""
 
@@ -116,7 +116,7 @@ def rounded_like(_typing: Any, number: types.Float, like: types.CPointer) -> Any
     return types.float32(types.float32, like), generated
 
 
-@intrinsic
+@compiled
 def exponential(_typing: Any, number: types.Float) -> Any:
     """Return e to the power of a float32."""
 
@@ -126,7 +126,7 @@ def exponential(_typing: Any, number: types.Float) -> Any:
     return types.float32(types.float32), generated
 
 
-@intrinsic
+@compiled
 def call(_typing: Any, address: types.Integer) -> Any:
     """Call a function of C that takes nothing, and return the int that it returns."""
 
@@ -138,7 +138,7 @@ def call(_typing: Any, address: types.Integer) -> Any:
     return types.int64(types.int64), generated
 
 
-@intrinsic
+@compiled
 def call_procedure(_typing: Any, address: types.Integer) -> Any:
     """Call a function of C that takes and returns nothing."""
 
@@ -150,7 +150,7 @@ def call_procedure(_typing: Any, address: types.Integer) -> Any:
     return types.void(types.int64), generated
 
 
-@intrinsic
+@compiled
 def address_of(_typing: Any, pointer: types.RawPointer) -> Any:
     """Return the address that a pointer from C holds."""
 

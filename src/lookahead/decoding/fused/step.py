@@ -11,8 +11,8 @@ from lookahead.decoding.fused.attention import PIECE, Heads, Sums, Trees, attend
 from lookahead.decoding.fused.elementwise import add_rounded, gate, normalize, rotate, store_with_bias
 from lookahead.decoding.fused.plan import EPSILON, LAYER_FIELDS, SCALE, Field, LayerField
 from lookahead.decoding.fused.pointers import (
-    call,
     address_of,
+    call,
     call_procedure,
     float_pointer,
     half_pointer,
@@ -25,7 +25,7 @@ from lookahead.decoding.fused.pointers import (
 )
 from lookahead.decoding.fused.products import CHUNK, UNIT, dot_chunk, share_of, units_of
 from lookahead.decoding.fused.tiles import BLOCK
-from lookahead.drafting.compilation import lean_kernel, shared_kernel
+from lookahead.drafting.compilation import pointer_kernel, shared_kernel
 
 _UNITS_OF_CHUNK = CHUNK // UNIT
 
@@ -48,19 +48,20 @@ class Member(NamedTuple):
     scratch: Any
 
 
-@lean_kernel
+@pointer_kernel
 def _meet(member: Member) -> None:
     """Wait until all members have come this far."""
     if member.members > 1:
         call_procedure(integer_at(member.table, Field.BARRIER_AT))
 
 
-@lean_kernel
+@pointer_kernel
 def _tokens(member: Member) -> int:
-    return integer_at(member.table, Field.ROWS) * integer_at(member.table, Field.NODES)
+    tokens: int = integer_at(member.table, Field.ROWS) * integer_at(member.table, Field.NODES)
+    return tokens
 
 
-@lean_kernel
+@pointer_kernel
 def _normalize(member: Member, weight: Any) -> None:
     """Norm the residual stream into the inputs of the next products."""
     table = member.table
@@ -73,7 +74,7 @@ def _normalize(member: Member, weight: Any) -> None:
         normalize(moved(stream, token * hidden), weight, moved(inputs, token * hidden), hidden, epsilon)
 
 
-@lean_kernel
+@pointer_kernel
 def _project(
     member: Member, weights: Any, bias: Any, has_bias: bool, outputs: int, width: int, out: Any
 ) -> None:
@@ -86,13 +87,11 @@ def _project(
         start, count = dot_chunk(weights, outputs, width, unit, end, inputs, tokens, member.scratch)
         for token in range(tokens):
             place = moved(out, token * outputs + start)
-            store_with_bias(
-                moved(member.scratch, token * CHUNK), moved(bias, start), has_bias, place, count
-            )
+            store_with_bias(moved(member.scratch, token * CHUNK), moved(bias, start), has_bias, place, count)
         unit = end
 
 
-@lean_kernel
+@pointer_kernel
 def _project_back(member: Member, weights: Any, inputs: Any, width: int) -> None:
     """Add the products of inputs [tokens, width] with a matrix to the residual stream."""
     table, tokens = member.table, _tokens(member)
@@ -108,7 +107,7 @@ def _project_back(member: Member, weights: Any, inputs: Any, width: int) -> None
         unit = end
 
 
-@lean_kernel
+@pointer_kernel
 def _open_gates(member: Member, gates: Any, ups: Any, out: Any) -> None:
     """Write out [tokens, inner], the gated units."""
     table, tokens = member.table, _tokens(member)
@@ -126,7 +125,7 @@ def _open_gates(member: Member, gates: Any, ups: Any, out: Any) -> None:
         unit = end
 
 
-@lean_kernel
+@pointer_kernel
 def _project_all(member: Member, like: Any) -> None:
     """Write queries, new keys and new values, not yet turned."""
     table, layer = member.table, member.layer
@@ -140,7 +139,7 @@ def _project_all(member: Member, like: Any) -> None:
         _project(member, weights, pointer_like(bias, like), bias != 0, outputs, hidden, out)
 
 
-@lean_kernel
+@pointer_kernel
 def _turn_head(member: Member, head: Any, norm_at: int, token: int, out: Any) -> None:
     """Norm a head if the model does, and write it turned to its token's position."""
     table = member.table
@@ -155,7 +154,7 @@ def _turn_head(member: Member, head: Any, norm_at: int, token: int, out: Any) ->
         put(out, index, number_at(member.scratch, index))
 
 
-@lean_kernel
+@pointer_kernel
 def _turn_and_keep(member: Member, keys: Any, values: Any) -> None:
     """Turn the queries where they are, and the new keys into the cache; the new values go there as well."""
     table, layer = member.table, member.layer
@@ -183,7 +182,7 @@ def _turn_and_keep(member: Member, keys: Any, values: Any) -> None:
                 put(moved(values, to), index, number_at(new_values, at + index))
 
 
-@lean_kernel
+@pointer_kernel
 def _trees(table: Any) -> Trees:
     return Trees(
         integer_at(table, Field.ROWS),
@@ -197,7 +196,7 @@ def _trees(table: Any) -> Trees:
     )
 
 
-@lean_kernel
+@pointer_kernel
 def _attend(member: Member, keys: Any, values: Any) -> None:
     """Write to the inputs of the next products what all nodes attend to."""
     table = member.table
@@ -226,7 +225,7 @@ def _attend(member: Member, keys: Any, values: Any) -> None:
     gather(trees, heads, sums, out, member.number, member.members)
 
 
-@lean_kernel
+@pointer_kernel
 def _layer(member: Member, number: int, like: Any) -> None:
     """Do one decoder layer."""
     table, layer = member.table, member.layer
@@ -256,7 +255,7 @@ def _layer(member: Member, number: int, like: Any) -> None:
     _meet(member)
 
 
-@lean_kernel
+@pointer_kernel
 def _step(address: int, like: Any) -> None:
     """Do a member's share of a step."""
     table = int_pointer(address)

@@ -2,9 +2,10 @@
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -25,10 +26,12 @@ class Team:
     barrier: int
     member: int
     members: int
+    _alone: Lock = field(default_factory=Lock, compare=False)
 
     def work(self, function: int, data: int) -> None:
         """Have as many threads as torch computes with call a C function with the address of its data."""
-        self.run(function, data, torch.get_num_threads(), 0)
+        with self._alone:  # two teams on the same cores would wait for each other at every meeting
+            self.run(function, data, torch.get_num_threads(), 0)
 
 
 @cache
@@ -45,5 +48,5 @@ def torch_team() -> Team | None:
         run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
         run.restype = None
         addresses = [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in names]
-        return Team(run, *addresses)
+        return Team(run, addresses[0], addresses[1], addresses[2])
     return None

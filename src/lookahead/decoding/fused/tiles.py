@@ -5,15 +5,16 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from lookahead.decoding.fused import vectors
-from lookahead.decoding.fused.vectors import FLOAT, FLOATS, INT32, INT64, LANES
+from lookahead.decoding.fused.vectors import FLOAT, FLOATS, INT32, INT64, LANES, compiled
 
 _Body = Callable[[Any, list[Any]], list[Any]]
 
 BLOCK = 64
 """Keys that are weighed at once; blocks begin at multiples of it, counted in places of the text."""
+_SECOND_CACHE = 2
+"""Where prefetched rows go: the first cache is full of rows that are being worked on."""
 HIDDEN = -1e30
 """Score of what is not seen: finite, so that two of them have a difference."""
 
@@ -46,20 +47,24 @@ def _loop(
 def _prefetch(builder: ir.IRBuilder, pointer: Any, index: Any) -> None:
     byte = ir.IntType(8).as_pointer()
     place = builder.bitcast(builder.gep(pointer, [index]), byte)
-    kinds = [place, *(ir.Constant(INT32, number) for number in (0, 3, 1))]
+    kinds = [place, *(ir.Constant(INT32, number) for number in (0, _SECOND_CACHE, 1))]
     vectors.intrinsic_call(builder, "llvm.prefetch.p0", ir.VoidType(), kinds)
 
 
-def _tile_maker(rows: int, *, by_slot: bool = False, prefetches: bool = False) -> Any:
-    """Return a function that writes `rows` · (16 / rows) dot products: rows of weights times rows of inputs."""
+def _tile_maker(rows: int, *, by_slot: bool = False, fetched: int = 0) -> Any:
+    """Return a function that writes sixteen dot products: of so many rows of weights with rows of inputs.
+
+    Meanwhile so many rows are fetched that are needed later: memory is slow to answer, and a processor asks
+    for what comes next by itself only within a page.
+    """
     columns = LANES // rows
 
-    @intrinsic
+    @compiled
     def tile(
         _typing: Any,
         weights: types.CPointer,
         weight_stride: types.Integer,
-        slots: types.CPointer,
+        other: types.CPointer,
         inputs: types.CPointer,
         input_stride: types.Integer,
         width: types.Integer,
@@ -68,26 +73,26 @@ def _tile_maker(rows: int, *, by_slot: bool = False, prefetches: bool = False) -
     ) -> Any:
         """Write out[column · out stride + row], the products of rows `width` long; strides in elements.
 
-        By slot, row r of the weights is the one that slots[r] counts; else they follow each other.
+        By slot, row r of the weights is the one that other[r] counts; else they follow each other, and
+        `other` is the first row to fetch.
         """
 
         def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            first_row, row_stride, slot, first_input, stride, length, target, target_stride = arguments
+            first_row, row_stride, beside, first_input, stride, length, target, target_stride = arguments
             halves = vectors.is_bfloat16(signature.args[0])
             kind = ir.VectorType(ir.IntType(16), 2 * LANES) if halves else FLOATS
             places: list[Any] = [INT64(row) for row in range(rows)]
             if by_slot:
-                places = [builder.load(builder.gep(slot, [place])) for place in places]
+                places = [builder.load(builder.gep(beside, [place])) for place in places]
             weight_rows = [builder.gep(first_row, [builder.mul(row_stride, place)]) for place in places]
             input_rows = [builder.gep(first_input, [builder.mul(stride, INT64(c))]) for c in range(columns)]
-            ahead = builder.mul(row_stride, INT64(LANES))
+            ahead = [builder.gep(beside, [builder.mul(row_stride, INT64(row))]) for row in range(fetched)]
 
             def body(index: Any, totals: list[Any]) -> list[Any]:
                 loaded = [vectors.load(builder, row, index, kind) for row in weight_rows]
                 given = [vectors.load(builder, row, index, kind) for row in input_rows]
-                if prefetches:
-                    for row in weight_rows:
-                        _prefetch(builder, row, builder.add(index, ahead))
+                for row in ahead:
+                    _prefetch(builder, row, index)
                 pairs = [(left, right) for right in given for left in loaded]
                 return [
                     vectors.dot_step(builder, right, left, total, halves=halves)
@@ -101,26 +106,27 @@ def _tile_maker(rows: int, *, by_slot: bool = False, prefetches: bool = False) -
                 lanes = vectors.ints(list(range(column * rows, (column + 1) * rows)))
                 part = builder.shuffle_vector(sums, sums, lanes)
                 place = builder.gep(target, [builder.mul(target_stride, INT64(column))])
-                builder.store(
-                    part, builder.bitcast(place, ir.VectorType(FLOAT, rows).as_pointer()), align=4
-                )
+                builder.store(part, builder.bitcast(place, ir.VectorType(FLOAT, rows).as_pointer()), align=4)
             return context.get_dummy_value()
 
         whole = types.int64
-        return types.void(weights, whole, slots, inputs, whole, whole, out, whole), generated
+        return types.void(weights, whole, other, inputs, whole, whole, out, whole), generated
 
     return tile
 
 
 dots_16_by_1 = _tile_maker(16)
+dots_16_by_1_fetching = _tile_maker(16, fetched=16)
 dots_8_by_2 = _tile_maker(8)
-dots_8_by_2_ahead = _tile_maker(8, prefetches=True)
+dots_8_by_2_fetching = _tile_maker(8, fetched=8)
 dots_4_by_4 = _tile_maker(4)
-dots_4_by_4_ahead = _tile_maker(4, prefetches=True)
+dots_4_by_4_fetching_1 = _tile_maker(4, fetched=1)
+dots_4_by_4_fetching_2 = _tile_maker(4, fetched=2)
+dots_4_by_4_fetching_4 = _tile_maker(4, fetched=4)
 dots_of_slots = _tile_maker(16, by_slot=True)
 
 
-@intrinsic
+@compiled
 def soften_block(
     _typing: Any,
     scores: types.CPointer,
@@ -169,9 +175,7 @@ def soften_block(
         decay = vectors.exponential(builder, builder.fsub(before, after))
         sum_place = builder.gep(kept, [INT64(1)])
         added = builder.extract_element(sums, INT32(0))
-        builder.store(
-            vectors.fused_multiply_add(builder, builder.load(sum_place), decay, added), sum_place
-        )
+        builder.store(vectors.fused_multiply_add(builder, builder.load(sum_place), decay, added), sum_place)
         builder.store(after, kept)
         return decay
 
@@ -188,7 +192,7 @@ def _splat_of(builder: ir.IRBuilder, value: Any) -> Any:
 def _weigher_maker(queries: int, parts: int, *, by_slot: bool) -> Any:
     """Return a function that adds weighted values, for some queries and 16 · parts numbers of each value."""
 
-    @intrinsic
+    @compiled
     def weigh(
         _typing: Any,
         weights: types.CPointer,
@@ -253,7 +257,7 @@ weigh_1 = _weigher_maker(1, 2, by_slot=False)
 weigh_slots = _weigher_maker(1, 2, by_slot=True)
 
 
-@intrinsic
+@compiled
 def sum_of_squares(_typing: Any, numbers: types.CPointer, size: types.Integer) -> Any:
     """Return the sum of the squares of so many numbers, a multiple of sixteen, as a float32."""
 

@@ -4,12 +4,14 @@ What is built here treats every row alike, whatever else is computed beside it: 
 so that the same numbers give the same bits in a forward of one token and of sixty-four.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 LANES = 16
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -21,7 +23,7 @@ _EXP_COEFFICIENTS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.166579
 _LEAST_EXPONENT = -87.0
 
 
-class _BFloat(ir.Type):
+class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has no types
     """The type `bfloat`, which llvmlite has no name for."""
 
     def _to_string(self) -> str:
@@ -35,6 +37,11 @@ class _BFloat(ir.Type):
 
 
 _PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Turn a function that returns a signature, and what builds the code, into one that kernels call."""
+    return intrinsic(function)
 
 
 def multiplies_pairs() -> bool:
@@ -91,8 +98,8 @@ def dot_step(builder: ir.IRBuilder, first: Any, second: Any, total: Any, *, halv
         operands = [total, builder.bitcast(first, _PAIRS), builder.bitcast(second, _PAIRS)]
         return intrinsic_call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, operands)
     for part in range(2):
-        parts = [_half_of_pairs(builder, operand, part) for operand in (first, second)]
-        total = fused_multiply_add(builder, *parts, total)
+        left, right = (_half_of_pairs(builder, operand, part) for operand in (first, second))
+        total = fused_multiply_add(builder, left, right, total)
     return total
 
 
