@@ -137,7 +137,7 @@ def soften_block(
 ) -> Any:
     """Turn the scores of a block's keys from `first` up to `end` into weights; the others' become 0.
 
-    `state` holds the largest score so far and the sum of weights, relative to it; both are brought up to date.
+    `state` holds the largest score so far and the sum of weights relative to it, and is brought up to date.
 
     Returns:
         The factor by which what was weighed before is to be multiplied.
