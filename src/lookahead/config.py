@@ -39,6 +39,8 @@ class LookaheadConfig:
             the prefill compute them, which pays where that is cheap: large models, long answers.
         fused_step: do the steps of models that it is known for by a function of our own over their weights,
             on the CPU several times faster than the model's own code. Prompts are read by that.
+        captured_step: on CUDA devices, capture the steps of models in CUDA graphs, which are launched at once
+            instead of kernel by kernel. A model that no graph can hold is left as it is, with one warning.
         mode: `"hierarchical"`, `"parallel"` or `"single"`.
         memory_bytes: hard cap on the draft memory that is made where none is given, in bytes.
 
@@ -50,6 +52,7 @@ class LookaheadConfig:
     branch_length: int = 64
     prompt_logits: int = 1
     fused_step: bool = True
+    captured_step: bool = True
     mode: DraftMode = DraftMode.HIERARCHICAL
     memory_bytes: int = DEFAULT_MEMORY_BYTES
 
@@ -61,9 +64,10 @@ class LookaheadConfig:
         _check_integer(
             "memory_bytes", self.memory_bytes, smallest=LEAST_MEMORY_BYTES, largest=MOST_MEMORY_BYTES
         )
-        if not isinstance(self.fused_step, bool):
-            message = f"fused_step={self.fused_step!r} is not allowed; give True or False"
-            raise ConfigError(message)
+        for name in ("fused_step", "captured_step"):
+            if not isinstance(getattr(self, name), bool):
+                message = f"{name}={getattr(self, name)!r} is not allowed; give True or False"
+                raise ConfigError(message)
         object.__setattr__(self, "mode", _checked_mode(self.mode))
 
     def most_nodes(self, rows: int = 1) -> int:

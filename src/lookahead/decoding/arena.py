@@ -130,6 +130,16 @@ class KVArena:
             self._grow(end)
         self._lengths = dict.fromkeys(self._lengths, end)
 
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """Where the memory is."""
+        return tuple(part.data_ptr() for slab in self._slabs.values() for part in (slab.keys, slab.values))
+
+    @property
+    def room(self) -> int:
+        """Slots that there is memory for in all layers."""
+        return min(slab.keys.shape[3] for slab in self._slabs.values())
+
     def memory(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return all memory of a layer, held or not: keys and values [B, heads, capacity at least, width]."""
         slab, place = self._homes[layer]

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from lookahead.decoding.arena import KVArena
+from lookahead.decoding.arena import Allocate, KVArena
 from lookahead.hf.compat import keeping_nothing
 
 
@@ -81,6 +81,7 @@ class ArenaCache(Cache):
         capacity: tokens to allocate for at first.
         borrowing: layers that keep nothing.
         largest: tokens that there will be at most, as far as is known.
+        allocate: where the memory comes from; see `KVArena`.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class ArenaCache(Cache):
         borrowing: frozenset[int] = frozenset(),
         *,
         largest: int | None = None,
+        allocate: Allocate | None = None,
     ) -> None:
-        self.arena = KVArena(len(windows) - len(borrowing), capacity, largest)
+        self.arena = KVArena(len(windows) - len(borrowing), capacity, largest, allocate)
         layers: list[Any] = [
             keeping_nothing() if layer in borrowing else ArenaLayer(self.arena, layer, window)
             for layer, window in enumerate(windows)
