@@ -1,4 +1,4 @@
-"""The captured step says what `generate` says: here its static buffers, on the CPU, with capture switched off."""
+"""The captured step says what `generate` says: its static buffers, on the CPU, capture switched off."""
 
 import gc
 import weakref
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.decoding.captured import NODE_BUCKETS, NoCapture, StaticStep
+from lookahead.decoding.captured import NoCapture, StaticStep, StepMemory
 from lookahead.hf import captured_step
 from tiny_models import prompt, tiny_model
 
@@ -86,10 +86,13 @@ def test_a_batch_behind_padding(family, ends, capture, uses):
 
 def test_an_answer_that_outgrows_its_memory(capture, uses, monkeypatch):
     monkeypatch.setattr("lookahead.hf.step_model._FIRST_CAPACITY_CAPTURED", 4)
+    allocated, own = [], StepMemory.allocate
+    monkeypatch.setattr(StepMemory, "allocate", lambda *given: allocated.append(given[1]) or own(*given))
     model = tiny_model("llama", max_position_embeddings=1024)
     lookahead = unfused(decoding_length=16)
     assert_same_text(model, lookahead, prompt(0), max_new_tokens=600, do_sample=False)
-    assert capture.captured > len(NODE_BUCKETS)  # shapes again, over other memory
+    assert len(allocated) > 2
+    assert capture.captured
     assert len(uses) == lookahead.stats.forwards
 
 
@@ -133,10 +136,10 @@ def test_where_capturing_fails_the_models_own_forward_serves(monkeypatch):
 
     monkeypatch.setattr(captured_step, "capture_for", lambda _model: fails)
     model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
-    with pytest.warns(UserWarning, match=r"not captured.*RuntimeError: operation not permitted") as told:
-        for _ in range(3):
-            assert_same_text(model, lookahead, prompt(0), **GREEDY)
-    assert len(told) == 1
+    with pytest.warns(UserWarning, match=r"not captured.*RuntimeError: operation not permitted"):
+        assert_same_text(model, lookahead, prompt(0), **GREEDY)
+    for _ in range(2):  # without another word
+        assert_same_text(model, lookahead, prompt(0), **GREEDY)
     assert lookahead.stats.mean_acceptance_length > 1.2
 
 
