@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from lookahead.decoding.split_attention import SeenByAll, splits_on
 from lookahead.decoding.tree_attention import RowOfTrees, tree_mask, tree_positions
 from lookahead.decoding.verified import VerifiedLogits
 from lookahead.drafting.tree import DraftTree
@@ -20,7 +21,12 @@ from lookahead.hf.callers_cache import read_into, write_back
 from lookahead.hf.captured_step import CapturedSteps
 from lookahead.hf.compat import AttentionLayout, decoding_experts, extra_inputs, prefill, takes_positions
 from lookahead.hf.devices import wait_for
-from lookahead.hf.folded_attention import folded_attention, query_groups, with_repeated_rows
+from lookahead.hf.folded_attention import (
+    folded_attention,
+    query_groups,
+    with_repeated_rows,
+    with_seen_by_all,
+)
 from lookahead.hf.fused_model import FusedModel
 from lookahead.hf.limits import DraftLimits
 from lookahead.hf.position_bias import PositionBias
@@ -260,6 +266,7 @@ class TransformersStepModel:
         """Return the trees' mask, one for each type of layer where they see the past in different ways."""
         rows = self._rows_of(trees)
         masks: dict[str, Tensor] = {}
+        device, chunks = self._model.device, self._layout.chunks
         for name, window in self._layout.windows.items():
             mask = tree_mask(
                 rows,
@@ -267,9 +274,11 @@ class TransformersStepModel:
                 start=self._start,
                 size=size,
                 window=window,
-                chunk=self._layout.chunks.get(name),
-            )
-            masks[name] = with_repeated_rows(mask.to(self._model.device), self._query_groups)
+                chunk=chunks.get(name),
+            ).to(device)
+            if splits_on(device):
+                mask = with_seen_by_all(mask, SeenByAll.of(rows, window=window, chunk=chunks.get(name)))
+            masks[name] = with_repeated_rows(mask, self._query_groups)
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _rows_of(self, trees: Sequence[DraftTree]) -> list[RowOfTrees]:
