@@ -30,7 +30,7 @@ class Counted(NoCapture):
 @pytest.fixture
 def capture(monkeypatch):
     counted = Counted()
-    monkeypatch.setattr(captured_step, "capture_for", lambda _model: counted)
+    monkeypatch.setattr(captured_step, "capture_for", lambda *_: counted)
     return counted
 
 
@@ -134,7 +134,7 @@ def test_where_capturing_fails_the_models_own_forward_serves(monkeypatch):
         message = "operation not permitted when stream is capturing"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(captured_step, "capture_for", lambda _model: fails)
+    monkeypatch.setattr(captured_step, "capture_for", lambda *_: fails)
     model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
     with pytest.warns(UserWarning, match=r"not captured.*RuntimeError: operation not permitted"):
         assert_same_text(model, lookahead, prompt(0), **GREEDY)

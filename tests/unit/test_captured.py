@@ -96,7 +96,7 @@ def test_a_step_is_done_as_it_is_first_and_then_captured():
 
 
 def test_memory_comes_back_at_the_same_address_and_empty():
-    memory, like = StepMemory(), torch.ones(1)
+    memory, like = StepMemory(NoCapture()), torch.ones(1)
     first = memory.allocate((2, 1, 2, 300, 4), like)
     assert first.shape == (2, 1, 2, 512, 4)
     memory.steps["a step"] = None  # type: ignore[assignment]
@@ -110,7 +110,7 @@ def test_memory_comes_back_at_the_same_address_and_empty():
 
 @pytest.mark.parametrize("shape", [(2, 1, 2, 600, 4), (2, 3, 2, 300, 4), (2, 1, 2, 300, 5)])
 def test_steps_of_memory_that_does_not_fit_are_forgotten(shape):
-    memory, like = StepMemory(), torch.ones(1)
+    memory, like = StepMemory(NoCapture()), torch.ones(1)
     memory.allocate((2, 1, 2, 300, 4), like)
     memory.steps["a step"] = None  # type: ignore[assignment]
     memory.begin()
@@ -119,7 +119,7 @@ def test_steps_of_memory_that_does_not_fit_are_forgotten(shape):
 
 
 def test_outgrown_memory_is_let_go():
-    memory, like = StepMemory(), torch.ones(1)
+    memory, like = StepMemory(NoCapture()), torch.ones(1)
     for slots in (300, 300, 600, 600):
         memory.allocate((2, 1, 2, slots, 4), like)
     memory.begin()

@@ -7,6 +7,7 @@ is rounded up, so that it repeats.
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,15 +57,18 @@ class NoCapture:
 
 
 class CudaCapture:
-    """Captures steps as CUDA graphs, which share one pool of memory: only one of them runs at a time.
+    """Captures steps as CUDA graphs, which share one pool of memory: only one of them may run at a time.
 
     Args:
         device: where they run.
+        lock: held while one is captured, by whoever captures on the device.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, lock: AbstractContextManager[Any]) -> None:
         self._device = device
+        self._lock = lock
         self._pool: Any = None
+        self._side: Any = None  # one stream for all: libraries keep a workspace for each that they have seen
 
     def __call__(self, step: Callable[[], Verified]) -> Callable[[], Verified]:
         """Return what replays the step's kernels; it holds what they write, not the step.
@@ -72,24 +76,30 @@ class CudaCapture:
         Raises:
             RuntimeError: the step waits for the device or does something else that no graph can hold.
         """
-        with torch.cuda.device(self._device):
+        with self._lock, torch.cuda.device(self._device):
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # libraries set themselves up outside the graph
-                step()
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may go on allocating meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
-                verified = step()
+                self._side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            current, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+            try:
+                verified = self._captured(graph, step)
+            finally:
+                torch.cuda.set_stream(current)  # where capturing fails, torch may leave the other one current
 
         def replay() -> Verified:
             graph.replay()
             return verified
 
         return replay
+
+    def _captured(self, graph: torch.cuda.CUDAGraph, step: Callable[[], Verified]) -> Verified:
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):  # libraries set themselves up outside the graph
+            step()
+        torch.cuda.current_stream().wait_stream(self._side)
+        # Other threads may go on allocating meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"):
+            return step()
 
 
 @dataclass(frozen=True)
@@ -225,9 +235,13 @@ class StepMemory:
     """A cache's memory, lent from call to call so that its addresses repeat, and the steps behind them.
 
     Serves one call at a time.
+
+    Args:
+        capture: captures the steps.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, capture: Capture) -> None:
+        self.capture = capture
         self.steps: dict[Hashable, StaticStep] = {}
         self._spare: list[Tensor] = []
         self._lent: list[Tensor] = []

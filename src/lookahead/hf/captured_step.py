@@ -8,7 +8,8 @@ model's steps stay as they are.
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import chain
 from threading import Lock
 from typing import Any, NoReturn
@@ -23,6 +24,7 @@ from lookahead.decoding.arena import Allocate
 from lookahead.decoding.captured import (
     Capture,
     CudaCapture,
+    NoCapture,
     PackedTrees,
     StaticStep,
     StepMemory,
@@ -48,9 +50,9 @@ class _NotStaticError(Exception):
     """A step depends on something that changes from one to the next; the message says on what."""
 
 
-def capture_for(model: PreTrainedModel) -> Capture | None:
-    """Return what captures a model's steps; None where its device has no such thing."""
-    return CudaCapture(model.device) if model.device.type == "cuda" else None
+def capture_for(device: torch.device, lock: AbstractContextManager[Any]) -> Capture | None:
+    """Return what captures steps on a device, one at a time under a lock; None where nothing can."""
+    return CudaCapture(device, lock) if device.type == "cuda" else None
 
 
 def why_not_captured(model: PreTrainedModel) -> str:
@@ -85,14 +87,15 @@ class CapturedModels:
         """Return the captured steps for one call, to be closed after it; None where there can be none."""
         if verification.mode is not ModelMode.TREE or verification.is_fused:
             return None
-        capture = capture_for(model)
-        if capture is None or why_not_captured(model):
+        if capture_for(model.device, self._lock) is None or why_not_captured(model):
             return None
         with self._lock:
             found = self._models.get(model)
             key = (_signature(model), verification)
             if found is None or found.key != key:
-                found = self._models[model] = _CapturedModel(key, capture)
+                found = self._models[model] = _CapturedModel(
+                    key, partial(capture_for, model.device, self._lock)
+                )
         return None if found.is_given_up else CapturedSteps(model, layout, verification, found)
 
 
@@ -101,12 +104,12 @@ class _CapturedModel:
 
     Args:
         key: what its steps depend on beside their shapes.
-        capture: captures them.
+        new_capture: returns what captures them, another one for each memory.
     """
 
-    def __init__(self, key: object, capture: Capture) -> None:
+    def __init__(self, key: object, new_capture: Callable[[], Capture | None]) -> None:
         self.key = key
-        self.capture = capture
+        self._new_capture = new_capture
         self.is_given_up = False
         self.agreed: set[bool] = set()
         self.disagreements = 0
@@ -116,7 +119,9 @@ class _CapturedModel:
     def borrow(self) -> StepMemory:
         """Return memory that no other call uses."""
         with self._lock:
-            memory, self._free = self._free or StepMemory(), None
+            memory, self._free = self._free, None
+        if memory is None:
+            memory = StepMemory(self._new_capture() or NoCapture())
         memory.begin()
         return memory
 
@@ -190,7 +195,7 @@ class CapturedSteps:
             cache.arena.truncate(start)
             cache.arena.extend(start + nodes)
         try:
-            verified = step(self._kept.capture, tokens, positions, rows, start)
+            verified = step(self._memory.capture, tokens, positions, rows, start)
             agrees = expected is None or self._agrees(verified[0], expected, rows, is_repeated=is_repeated)
         except Exception as problem:  # noqa: BLE001  # whatever a model's code raises, its own forward serves
             self._give_up(problem)
