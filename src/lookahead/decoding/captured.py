@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lookahead.decoding.slots import Int64Array
 from lookahead.decoding.tree_attention import RowOfTrees
+from lookahead.drafting.tree import DraftTree
 
 NODE_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 """Nodes that a step is captured for; more than 64 do not fit in the bits of an integer."""
@@ -172,22 +173,21 @@ def pack(packed: Tensor, tokens: Tensor, positions: Tensor, rows: Sequence[RowOf
         rows: B trees of n nodes at most, padded on the left at most.
         start: the slot of node 0 in all rows.
     """
-    size = PackedTrees(packed).size
-    columns = packed[:, : _COLUMNS * size].view(len(rows), _COLUMNS, size)
-    columns[:, 0], columns[:, 1] = tokens, positions
-    columns[:, 2:] = torch.tensor([0, 1])[:, None]  # behind a tree: depth 0, sees node 0
-    for of_row, scalars, row in zip(columns, packed[:, -_SCALARS:], rows, strict=True):
+    size, table = PackedTrees(packed).size, packed.numpy()
+    columns = table[:, : _COLUMNS * size].reshape(len(rows), _COLUMNS, size)  # a view
+    columns[:, 0], columns[:, 1] = tokens.numpy(), positions.numpy()
+    columns[:, 2], columns[:, 3] = 0, 1  # behind a tree: depth 0, sees node 0
+    for of_row, scalars, row in zip(columns, table[:, -_SCALARS:], rows, strict=True):
         nodes = len(row.tree)
-        of_row[2, :nodes] = torch.from_numpy(row.tree.depths)
-        of_row[3, :nodes] = torch.from_numpy(_ancestor_bits(row))
-        scalars[:] = torch.tensor([row.length, row.left_padding, start])
+        of_row[2, :nodes] = row.tree.depths
+        of_row[3, :nodes] = _ancestor_bits(row.tree)
+        scalars[:] = row.length, row.left_padding, start
 
 
-def _ancestor_bits(row: RowOfTrees) -> Int64Array:
+def _ancestor_bits(tree: DraftTree) -> Int64Array:
     """Return int64 [n]: in each node's bits, which nodes it sees."""
-    ancestors = row.tree.ancestors()
-    bits = np.zeros((len(ancestors), 64), np.bool_)
-    bits[:, : len(ancestors)] = ancestors
+    bits = np.zeros((len(tree), NODE_BUCKETS[-1]), np.bool_)
+    bits[:, : len(tree)] = tree.ancestors()
     return np.packbits(bits, axis=1, bitorder="little").view("<i8")[:, 0].astype(np.int64)
 
 
