@@ -315,6 +315,7 @@ def prefilled(
     *,
     decoding_length: int,
     verification: Verification = TREE,
+    captured: CapturedSteps | None = None,
 ) -> TransformersStepModel:
     """Return a step model that has read one prompt outside any call of `generate`, for trying things out."""
     ids = torch.tensor([list(prompt)], device=model.device)
@@ -333,6 +334,7 @@ def prefilled(
         decoding_length=decoding_length,
         verification=verification,
         step_inputs=StepInputs.of(model, ids, model_kwargs, layout),
+        captured=captured,
     )
     step_model.prefill()
     return step_model
