@@ -159,6 +159,8 @@ def test_memory_may_be_larger_than_asked_for():
     arena.append(0, states(0, 4), states(0, 4))
     before, _ = arena.memory(0)
     assert before.shape[2] == 14
+    arena.extend(14)
+    assert arena.memory(0)[0].data_ptr() == before.data_ptr()
     arena.extend(BLOCK_SLOTS)  # by then it has to grow
     after, _ = arena.memory(0)
     assert after.shape[2] == BLOCK_SLOTS + 10

@@ -210,6 +210,9 @@ class KVArena:
         return _Slab(allocated(keys), allocated(values), allocate)
 
     def _grow(self, needed: int) -> None:
+        if self._slabs and needed <= self.room:
+            self.capacity = self.room
+            return
         self.capacity = grown_capacity(needed, self.largest)
         held = max(self._lengths.values(), default=0)
         for slab in self._slabs.values():

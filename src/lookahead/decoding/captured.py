@@ -260,7 +260,8 @@ class StepMemory:
                 self._lent.append(self._spare.pop(index).zero_())
                 return tensor
         self.steps.clear()  # they are of other addresses, and would hold on to their memory
-        shape = (*shape[:3], context_slots(shape[3]), shape[4])
+        slots = context_slots(shape[3] + NODE_BUCKETS[-1])  # trees are rounded up, too
+        shape = (*shape[:3], slots, shape[4])
         # Of one kind, smaller ones are outgrown.
         self._lent = [
             lent for lent in self._lent if not _alike(lent, shape, like) or _fits(lent, shape, like)
