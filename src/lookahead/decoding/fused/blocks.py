@@ -140,7 +140,7 @@ def _scorer_maker(queries: int) -> Any:
         packed: types.CPointer,
         scores: types.CPointer,
     ) -> Any:
-        """Write the scores of a block's keys, [queries, BLOCK]; query q's row is that which items[q] counts."""
+        """Write a block's scores, [queries, BLOCK]; query q's row is the one that items[q] counts."""
 
         def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             first, counted, size, keys, target = arguments
