@@ -48,3 +48,37 @@ def dense_attention(
     scores = queries.double().transpose(1, 2) @ shown[0].transpose(2, 3) * width**-0.5
     weights = scores.masked_fill(mask != 0, -math.inf).softmax(3)
     return (weights @ shown[1]).transpose(1, 2)
+
+
+def naive_decoder(weights: Any, stream: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> Any:
+    """Return float64 logits [n, vocabulary] of a text whose embeddings are given, all places at once."""
+    stream, size = stream.double(), len(stream)
+    places = torch.arange(size)
+    angles = cosines.double()[:, None], sines.double()[:, None]
+    for layer in weights.layers:
+        normal = _normed(stream, layer.norm, weights.epsilon)
+        parts = []
+        for matrix, bias in zip(layer.projections, layer.biases, strict=True):
+            product = normal @ matrix.double().T + (0 if bias is None else bias.double())
+            parts.append(product.view(size, -1, weights.width))
+        for part, norm in enumerate(layer.head_norms):
+            shown = parts[part] if norm is None else _normed(parts[part], norm, weights.epsilon)
+            left, right = shown.chunk(2, dim=-1)
+            parts[part] = shown * angles[0] + torch.cat([-right, left], dim=-1) * angles[1]
+        groups = weights.heads // weights.key_heads
+        queries, keys, values = parts[0], *(part.repeat_interleave(groups, dim=1) for part in parts[1:])
+        scores = torch.einsum("qhw,khw->hqk", queries, keys) * weights.scale
+        apart = places[:, None] - places[None]
+        hidden = (apart < 0) | (apart >= (layer.window or size))
+        shares = scores.masked_fill(hidden, -math.inf).softmax(2)
+        attended = torch.einsum("hqk,khw->qhw", shares, values).reshape(size, -1)
+        stream = stream + attended @ layer.out.double().T
+        normal = _normed(stream, layer.inner_norm, weights.epsilon)
+        opened = torch.nn.functional.silu(normal @ layer.gate.double().T) * (normal @ layer.up.double().T)
+        stream = stream + opened @ layer.down.double().T
+    return _normed(stream, weights.last_norm, weights.epsilon) @ weights.output.double().T
+
+
+def _normed(numbers: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    mean = numbers.pow(2).mean(dim=-1, keepdim=True)
+    return weight.double() * numbers * torch.rsqrt(mean + epsilon)
