@@ -12,7 +12,7 @@ _OFTEN = {
     **dict.fromkeys(("llama", "gemma3", "llama4_text", "bloom", "gpt2", "opt", "mistral", "qwen2_moe"), 6),
     **dict.fromkeys(("mpt", "falcon-alibi", "gpt_neo", "gpt_oss", "deepseek_v3", "llama-dynamic-rope"), 3),
     **dict.fromkeys(("phi3-longrope", "llama-longrope", "jamba", "qwen3_next", "gptj", "falcon"), 2),
-    **dict.fromkeys(FUSED, 1),
+    **dict.fromkeys(FUSED, 3),
 }
 """How often those are drawn that differ most, beside the once of each other family."""
 

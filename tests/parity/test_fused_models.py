@@ -52,7 +52,7 @@ def test_same_text_in_every_family(family, settings, fused_steps):
         fused_steps.taken()
         assert text_of(lookahead.generate, model, prompt(seed), **settings) == expected
         restarted = 1 if family == "fused-longrope" else 0  # reads everything anew where frequencies change
-        assert fused_steps.taken() >= lookahead.last_stats.forwards - 1 - restarted > 0
+        assert fused_steps.taken() >= lookahead.last_stats.forwards - restarted > 0
     assert lookahead.stats.mean_acceptance_length > 1.2
 
 
@@ -150,13 +150,12 @@ def test_in_bfloat16_the_text_does_not_depend_on_what_is_drafted(family, fused_s
     token_ids = long_prompt(60)
     for settings in (GREEDY, SAMPLING):
         texts = []
-        for decoding_length in (2, 16, "auto"):
-            for state in STATES:
-                config = LookaheadConfig(decoding_length=decoding_length)
-                lookahead = prepared(config, state, model, [token_ids], **settings)
-                fused_steps.taken()
-                texts.append(text_of(lookahead.generate, model, token_ids, **settings))
-                assert fused_steps.taken() >= lookahead.last_stats.forwards - 1
+        for decoding_length, state in zip((2, 8, 16, 16, "auto"), [*STATES, *STATES[1::-1]], strict=True):
+            config = LookaheadConfig(decoding_length=decoding_length)
+            lookahead = prepared(config, state, model, [token_ids], **settings)
+            fused_steps.taken()
+            texts.append(text_of(lookahead.generate, model, token_ids, **settings))
+            assert fused_steps.taken() >= lookahead.last_stats.forwards
         assert all(text == texts[0] for text in texts)
 
 

@@ -156,14 +156,10 @@ def test_another_device():
 
 def test_a_compiled_model(fused_steps):
     model = tiny_model("fused-llama")
-    wanted = {"max_new_tokens": 8, "do_sample": False}
-    expected = model.generate(prompt(0), **wanted).tolist()
-    model.compile(backend="eager", dynamic=True)
+    model._compiled_call_impl = model._call_impl  # as `model.compile()` does, with something quicker to make
     assert "compiled" in why_not_fused(model)
-    lookahead = Lookahead(LookaheadConfig(decoding_length=8))
-    assert lookahead.generate(model, prompt(0), **wanted).tolist() == expected
+    assert_same_text(model)
     assert fused_steps.taken() == 0
-    torch.compiler.reset()
 
 
 def test_mixed_precision(fused_steps):
