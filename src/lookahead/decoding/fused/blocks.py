@@ -51,6 +51,8 @@ def pack_keys(
         rows, width, places, first_key, end_key, target = arguments
         halves = vectors.is_bfloat16(signature.args[0])
         bounds = (first_key, end_key)
+        words = builder.sdiv(width, INT64(2)) if halves else width
+        next_block = builder.mul(words, INT64(BLOCK))
 
         def of_group(group: Any, _: list[Any]) -> list[Any]:
             pointers = [
@@ -63,12 +65,13 @@ def pack_keys(
 
             def of_words(word: Any, _: list[Any]) -> list[Any]:
                 loaded = [vectors.load(builder, pointer, word, INTS) for pointer in pointers]
+                for pointer in pointers:
+                    vectors.prefetch(builder, pointer, builder.add(word, next_block))
                 for at, vector in enumerate(vectors.transposed(builder, loaded)):
                     place = builder.add(builder.mul(builder.add(word, INT64(at)), INT64(BLOCK)), group)
                     vectors.store(builder, vector, target, place)
                 return []
 
-            words = builder.sdiv(width, INT64(2)) if halves else width
             loop(builder, INT64(0), words, LANES, [], of_words)
             return []
 
@@ -100,6 +103,7 @@ def pack_values(
         halves = vectors.is_bfloat16(signature.args[0])
         keys = 2 if halves else 1
         bounds = (first_key, end_key)
+        next_block = builder.mul(width, INT64(BLOCK))
 
         def of_word(key: Any, _: list[Any]) -> list[Any]:
             pair = [
@@ -117,6 +121,8 @@ def pack_values(
                 else:
                     word = vectors.load(builder, builder.bitcast(pair[0], INT32.as_pointer()), index, INTS)
                 vectors.store(builder, word, target, builder.add(row, index))
+                for one in pair:
+                    vectors.prefetch(builder, one, builder.add(index, next_block))
                 return []
 
             loop(builder, INT64(0), width, LANES, [], of_numbers)

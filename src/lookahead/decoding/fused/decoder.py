@@ -10,6 +10,7 @@ from torch import Tensor
 from lookahead.decoding.fused.attention import SPAN
 from lookahead.decoding.fused.blocks import BLOCK
 from lookahead.decoding.fused.plan import FIELDS, LAYER_FIELDS, Field, LayerField
+from lookahead.decoding.fused.products import UNIT
 from lookahead.decoding.fused.step import integers_size, scratch_size, step_address
 from lookahead.decoding.fused.team import Team
 from lookahead.decoding.slots import slot_table
@@ -103,7 +104,28 @@ class DecoderWeights:
             return "its weights do not all lie side by side in the CPU's memory"
         if any(size % _MULTIPLE for size in sizes):
             return f"hidden size, inner size and head width are {sizes}, not all multiples of {_MULTIPLE}"
+        if self.output.shape[0] < UNIT:
+            return f"its vocabulary has {self.output.shape[0]} tokens, fewer than {UNIT}"
+        if not all(self._is_like_others(layer) for layer in self.layers):
+            return "its layers are not all of one shape"
         return ""
+
+    def _is_like_others(self, layer: LayerWeights) -> bool:
+        """Return whether a layer's tensors have the shapes that a step takes those of all layers to have."""
+        (hidden,), inner = self.last_norm.shape, self.layers[0].down.shape[1]
+        own, shared = self.heads * self.width, self.key_heads * self.width
+        projected = {"QUERY": own, "KEY": shared, "VALUE": shared}
+        expected = {
+            **{LayerField[name]: (size, hidden) for name, size in projected.items()},
+            **{LayerField[f"{name}_BIAS"]: (size,) for name, size in projected.items()},
+            **dict.fromkeys((LayerField.NORM, LayerField.INNER_NORM), (hidden,)),
+            **dict.fromkeys((LayerField.QUERY_NORM, LayerField.KEY_NORM), (self.width,)),
+            **dict.fromkeys((LayerField.GATE, LayerField.UP), (inner, hidden)),
+            LayerField.OUT: (hidden, own),
+            LayerField.DOWN: (hidden, inner),
+        }
+        found = layer.by_field().items()
+        return all(tensor is None or tensor.shape == expected[field] for field, tensor in found)
 
 
 class FusedDecoder:

@@ -25,7 +25,7 @@ from lookahead.decoding.fused.pointers import (
     put,
 )
 from lookahead.decoding.fused.products import CHUNK, UNIT, dot_chunk, share_of, units_of
-from lookahead.drafting.compilation import pointer_kernel, shared_kernel
+from lookahead.drafting.compilation import pointer_kernel, shared_kernel, telling_the_user
 
 _UNITS_OF_CHUNK = CHUNK // UNIT
 _FIXED = QUERIES * BLOCK + BLOCK
@@ -296,7 +296,8 @@ def step_address(*, halves: bool) -> int:
     Args:
         halves: for bfloat16, else for float32.
     """
-    return int(_in_bfloat16().address if halves else _in_float32().address)
+    with telling_the_user():
+        return int(_in_bfloat16().address if halves else _in_float32().address)
 
 
 def _in_bfloat16() -> Any:

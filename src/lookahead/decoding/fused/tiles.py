@@ -8,16 +8,6 @@ from numba import types
 from lookahead.decoding.fused import vectors
 from lookahead.decoding.fused.vectors import FLOAT, FLOATS, INT32, INT64, LANES, compiled, loop
 
-_SECOND_CACHE = 2
-"""Where prefetched rows go: the first cache is full of rows that are being worked on."""
-
-
-def _prefetch(builder: ir.IRBuilder, pointer: Any, index: Any) -> None:
-    byte = ir.IntType(8).as_pointer()
-    place = builder.bitcast(builder.gep(pointer, [index]), byte)
-    kinds = [place, *(ir.Constant(INT32, number) for number in (0, _SECOND_CACHE, 1))]
-    vectors.intrinsic_call(builder, "llvm.prefetch.p0", ir.VoidType(), kinds)
-
 
 def _tile_maker(rows: int, *, fetched: int = 0) -> Any:
     """Return a function that writes sixteen dot products: of so many rows of weights with rows of inputs.
@@ -55,7 +45,7 @@ def _tile_maker(rows: int, *, fetched: int = 0) -> Any:
                 loaded = [vectors.load(builder, row, index, kind) for row in weight_rows]
                 given = [vectors.load(builder, row, index, kind) for row in input_rows]
                 for row in later_rows:
-                    _prefetch(builder, row, index)
+                    vectors.prefetch(builder, row, index)
                 pairs = [(left, right) for right in given for left in loaded]
                 return [
                     vectors.dot_step(builder, right, left, total, halves=halves)

@@ -22,6 +22,8 @@ _LOG2_E, _LN2_HIGH, _LN2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
 _EXP_COEFFICIENTS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
 _LEAST_EXPONENT = -87.0
 _ROUNDING = 0x7FFF
+_SECOND_CACHE = 2
+"""Where what is fetched ahead goes: the first cache is full of what is being worked on."""
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has no types
@@ -112,6 +114,14 @@ def fused_multiply_add(builder: ir.IRBuilder, first: Any, second: Any, summand: 
     return intrinsic_call(builder, f"llvm.fma.{suffix}", summand.type, [first, second, summand])
 
 
+def prefetch(builder: ir.IRBuilder, pointer: Any, index: Any) -> None:
+    """Ask for what is needed later, which need not be there."""
+    byte = ir.IntType(8).as_pointer()
+    place = builder.bitcast(builder.gep(pointer, [index]), byte)
+    kinds = [place, *(ir.Constant(INT32, number) for number in (0, _SECOND_CACHE, 1))]
+    intrinsic_call(builder, "llvm.prefetch.p0", ir.VoidType(), kinds)
+
+
 def load(builder: ir.IRBuilder, pointer: Any, index: Any, kind: ir.Type) -> Any:
     """Load a vector from anywhere, without asking for alignment."""
     place = builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())
@@ -161,18 +171,39 @@ def store(builder: ir.IRBuilder, vector: Any, pointer: Any, index: Any) -> None:
 
 def transposed(builder: ir.IRBuilder, rows: list[Any]) -> list[Any]:
     """Return the columns of sixteen vectors of words."""
-    width = LANES // 2
-    while width:
-        low = ints([lane - width + LANES if lane & width else lane for lane in range(LANES)])
-        high = ints([lane + LANES if lane & width else lane + width for lane in range(LANES)])
-        swapped = list(rows)
-        for row in range(LANES):
-            if not row & width:
-                pair = (rows[row], rows[row | width])
-                swapped[row] = builder.shuffle_vector(*pair, low)
-                swapped[row | width] = builder.shuffle_vector(*pair, high)
-        rows, width = swapped, width // 2
-    return rows
+    twos = _interleaved(builder, rows, 1, _in_turn((0, 1)), _in_turn((2, 3)))
+    fours = _interleaved(builder, twos, 2, _in_quarters((0, 1), (0, 1)), _in_quarters((2, 3), (2, 3)))
+    even, odd = _of_quarters((0, 2), (0, 2)), _of_quarters((1, 3), (1, 3))
+    columns: list[Any] = [None] * LANES
+    for at in range(4):
+        first, second, third, last = fours[at::4]
+        halves = [
+            builder.shuffle_vector(*pair, ints(lanes))
+            for lanes in (even, odd)
+            for pair in ((first, second), (third, last))
+        ]
+        for quarter in range(4):
+            pair = halves[:2] if quarter % 2 == 0 else halves[2:]
+            columns[4 * quarter + at] = builder.shuffle_vector(*pair, ints(even if quarter < 2 else odd))
+    return columns
+
+
+def _in_turn(lanes: tuple[int, int]) -> list[int]:
+    """Return lanes of two vectors in turn, the same in each quarter."""
+    both = [vector * LANES + lane for lane in lanes for vector in range(2)]
+    return [start + lane for start in range(0, LANES, 4) for lane in both]
+
+
+def _interleaved(
+    builder: ir.IRBuilder, rows: list[Any], apart: int, low: list[int], high: list[int]
+) -> list[Any]:
+    """Return vectors made of pairs `apart` from each other, the low parts first."""
+    made = []
+    for start in range(0, LANES, 2 * apart):
+        for at in range(start, start + apart):
+            pair = (rows[at], rows[at + apart])
+            made += [builder.shuffle_vector(*pair, ints(lanes)) for lanes in (low, high)]
+    return made
 
 
 def bits_rounded(builder: ir.IRBuilder, number: Any) -> Any:
@@ -188,21 +219,37 @@ def bits_rounded(builder: ir.IRBuilder, number: Any) -> Any:
     return builder.lshr(builder.add(builder.add(bits, odd), constant(_ROUNDING)), constant(16))
 
 
+def _of_quarters(first: tuple[int, ...], second: tuple[int, ...]) -> list[int]:
+    """Return the lanes of whole quarters of two vectors, for a shuffle that processors do at once."""
+    quarters = (*first, *(quarter + 4 for quarter in second))
+    return [4 * quarter + lane for quarter in quarters for lane in range(4)]
+
+
+def _in_quarters(first: tuple[int, int], second: tuple[int, int]) -> list[int]:
+    """Return lanes that are the same in each quarter: two of one vector's, then two of another's."""
+    lanes = (*first, *(lane + LANES for lane in second))
+    return [start + lane for start in range(0, LANES, 4) for lane in lanes]
+
+
+_HALVING = (  # each step adds one half of what is left of every vector to the other, two vectors in one
+    (_of_quarters((0, 1), (0, 1)), _of_quarters((2, 3), (2, 3))),
+    (_of_quarters((0, 2), (0, 2)), _of_quarters((1, 3), (1, 3))),
+    (_in_quarters((0, 1), (0, 1)), _in_quarters((2, 3), (2, 3))),
+    (_in_quarters((0, 2), (0, 2)), _in_quarters((1, 3), (1, 3))),
+)
+
+
 def sums_of(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
     """Return the vector of the sums of sixteen vectors, all of them added up in the same order."""
-    width = LANES
-    while len(vectors) > 1:
-        starts = [source + group for source in (0, LANES) for group in range(0, LANES, width)]
-        half = width // 2
-        low = ints([start + lane for start in starts for lane in range(half)])
-        high = ints([start + half + lane for start in starts for lane in range(half)])
+    vectors = [vectors[4 * (place % 4) + place // 4] for place in range(LANES)]  # so that sums end in order
+    for low, high in _HALVING:
         vectors = [
             builder.fadd(
-                builder.shuffle_vector(first, second, low), builder.shuffle_vector(first, second, high)
+                builder.shuffle_vector(first, second, ints(low)),
+                builder.shuffle_vector(first, second, ints(high)),
             )
             for first, second in zip(vectors[::2], vectors[1::2], strict=True)
         ]
-        width = half
     return vectors[0]
 
 
