@@ -27,8 +27,8 @@ _RANDOM_WORDS = 60
 Record = TypeVar("Record")
 
 _EXPECTED = (
-    'expected a JSON object such as {"id": 1, "category": "qa", "turns": ["the user\'s message"]}, or a line of '
-    "Spec-Bench, GSM8K, HumanEval or Dolly as they are published"
+    'expected a JSON object such as {"id": 1, "category": "qa", "turns": ["the user\'s message"]}, or a '
+    "line of Spec-Bench, GSM8K, HumanEval or Dolly as they are published"
 )
 
 
@@ -215,10 +215,10 @@ def _row(parsed: dict[str, Any]) -> Row | str:
     )
 
 
-def random_rows(words: Sequence[str], count: int) -> list[Row]:
+def random_rows(words: Sequence[str], number: int, seed: int = 0) -> list[Row]:
     """Rows whose prompts are words drawn at random, so that nothing in them or after them repeats itself."""
-    drawn = np.random.default_rng(0).choice(np.array(words, dtype=object), (count, _RANDOM_WORDS))
+    drawn = np.random.default_rng(seed).choice(np.array(words, dtype=object), (number, _RANDOM_WORDS))
     return [
-        Row(row_id=number, category=RANDOM_WORDS, prompt=" ".join(prompt))
-        for number, prompt in enumerate(drawn)
+        Row(row_id=place, category=RANDOM_WORDS, prompt=" ".join(prompt))
+        for place, prompt in enumerate(drawn)
     ]

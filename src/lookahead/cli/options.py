@@ -57,3 +57,19 @@ def decoding_length_in(text: str) -> int | Literal["auto"]:
     except ValueError:
         message = f"decoding_length={text!r} is not allowed; give an integer or {AUTO}"
         raise ConfigError(message) from None
+
+
+def sizes_in(listed: str, option: str) -> list[int]:
+    """Return the sizes that an option lists, separated by commas.
+
+    Raises:
+        ConfigError: they are no positive integers.
+    """
+    try:
+        sizes = [int(size) for size in listed.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        message = f"{option} {listed!r} is not allowed; give positive integers separated by commas: 8,16"
+        raise ConfigError(message)
+    return sizes
