@@ -183,6 +183,8 @@ def _tried(session: _Session, method: BestOf) -> Trial:
     for index, case in enumerate(cases):
         for setting in _rotated(list(method.settings.values()), index):
             seconds[setting.name] += session.measure(setting, case, NoMeter()).total_s
+    for setting in method.settings.values():
+        setting.forget()
     return Trial(chosen=min(seconds, key=seconds.__getitem__), seconds=seconds, prompts=len(cases))
 
 
