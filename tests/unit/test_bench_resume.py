@@ -82,7 +82,7 @@ def tokenizer():
 
 @pytest.fixture
 def made(monkeypatch):
-    """The methods of the next run, of which one fails on the third row and one has settings to choose from."""
+    """The methods of the next run: one fails on the third row, one has settings to choose from."""
     fails_on = tiny_models.tiny_tokenizer()("ef")["input_ids"]
 
     def make(*_):
@@ -170,7 +170,9 @@ def test_a_memory_is_given_the_answers_that_were_recorded(model, tokenizer, tmp_
             patched.setattr(runner, "make_methods", lambda *given: made.append(real(*given)) or made[-1])
             run_benchmark(model, tokenizer, plan(rows=rows, methods=(name,)), journal=journal)
         held = made[0][-1]._lookahead.memory.store.snapshot()
-        return {key: held[key].tolist() for key in ("tokens", "owners", "token", "parent", "seen") if key in held}
+        return {
+            key: held[key].tolist() for key in ("tokens", "owners", "token", "parent", "seen") if key in held
+        }
 
     path = tmp_path / "journal"
     told = memory_after(None, ROWS)

@@ -15,7 +15,7 @@ from lookahead.cli import app, main
 from lookahead.cli.demo import QUESTIONS
 from lookahead.hf import families, family_table
 
-COMMANDS = ("demo", "generate", "bench", "replay", "memory", "check")
+COMMANDS = ("demo", "generate", "bench", "compare", "replay", "memory", "check")
 CONTEXT = 4096
 
 

@@ -105,7 +105,7 @@ def _interval(
     results: Sequence[PromptResult], method: str, amount: Callable[[Run], Amount]
 ) -> list[float] | None:
     ours, theirs = ([amount(run) for run in _runs(results, name)] for name in (method, BASELINE))
-    interval = speed_ratio_interval(ours, theirs)
+    interval = speed_ratio_interval([ours], [theirs])
     return None if interval is None else [round(bound, 4) for bound in interval]
 
 

@@ -1,9 +1,11 @@
-"""How sure a ratio is: a bootstrap over prompts, the two sides paired."""
+"""How sure a ratio is: a bootstrap over prompts, all sides paired."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from lookahead.drafting.tree import Float64Array
 
 _RESAMPLES = 2000
 _LEVEL = 95
@@ -19,24 +21,29 @@ class Amount:
     seconds: float
 
 
-def speed_ratio_interval(
-    ours: Sequence[Amount], theirs: Sequence[Amount], *, seed: int = 0
-) -> tuple[float, float] | None:
-    """Return the 95% interval of our speed ÷ theirs, prompts drawn with replacement; None where none is.
+Side = Sequence[Amount]
+"""What one method did, prompt by prompt, always in the same order."""
 
-    A speed is Σ tokens ÷ Σ seconds. A prompt is drawn with both of its sides, so that a long one weighs on
-    both.
+
+def speed_ratio_interval(
+    over: Sequence[Side], under: Sequence[Side], *, seed: int = 0
+) -> tuple[float, float] | None:
+    """Return the 95% interval of a ratio of speeds, prompts drawn with replacement; None where none is.
+
+    A speed is Σ tokens ÷ Σ seconds. A prompt is drawn with all sides, so that a long one weighs on each.
 
     Args:
-        ours: by prompt.
-        theirs: the same prompts, in the same order.
+        over: whose speeds are multiplied.
+        under: by whose speeds that is divided.
         seed: of what is drawn.
     """
-    if len(ours) < FEWEST_PROMPTS:
+    prompts = len(over[0])
+    if prompts < FEWEST_PROMPTS:
         return None
-    drawn = np.random.default_rng(seed).integers(0, len(ours), (_RESAMPLES, len(ours)))
+    drawn = np.random.default_rng(seed).integers(0, prompts, (_RESAMPLES, prompts))
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = _speeds(ours, drawn) / _speeds(theirs, drawn)
+        ratios = np.prod([_speeds(side, drawn) for side in over], axis=0)
+        ratios = ratios / np.prod([_speeds(side, drawn) for side in under], axis=0)
     ratios = ratios[np.isfinite(ratios) & (ratios > 0)]
     if len(ratios) == 0:
         return None
@@ -45,7 +52,13 @@ def speed_ratio_interval(
     return float(low), float(high)
 
 
-def _speeds(amounts: Sequence[Amount], drawn: np.ndarray) -> np.ndarray:
-    tokens = np.array([amount.tokens for amount in amounts])[drawn].sum(axis=1)
-    seconds = np.array([amount.seconds for amount in amounts])[drawn].sum(axis=1)
+def speed(side: Side) -> float | None:
+    """Return Σ tokens ÷ Σ seconds; None where no time passed."""
+    seconds = sum(amount.seconds for amount in side)
+    return sum(amount.tokens for amount in side) / seconds if seconds else None
+
+
+def _speeds(side: Side, drawn: np.ndarray) -> Float64Array:
+    tokens = np.array([amount.tokens for amount in side], np.float64)[drawn].sum(axis=1)
+    seconds = np.array([amount.seconds for amount in side], np.float64)[drawn].sum(axis=1)
     return np.asarray(tokens / seconds)
