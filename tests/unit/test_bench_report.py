@@ -10,7 +10,7 @@ from lookahead.bench.figure_table import times
 from lookahead.bench.measuring import Run
 from lookahead.bench.report import summarise
 from lookahead.bench.results import BenchmarkResult, PromptResult
-from lookahead.bench.tables import category_table, method_table
+from lookahead.bench.tables import category_table, difference_table, method_table
 from lookahead.cli.setup import check_can_write
 from lookahead.errors import NotFoundError
 
@@ -138,7 +138,7 @@ def test_the_tables_show_the_figures(summary):
     by_method = rendered(method_table(summary))
     assert "…" not in by_method
     assert "2.00x" in by_method
-    assert "1 of 2" in by_method
+    assert "1 of 2" in rendered(difference_table(summary))
     by_category = rendered(category_table(summary, "decode_speedup", "by category", times))
     line = next(line for line in by_category.splitlines() if line.startswith("lookahead"))
     assert line.split() == ["lookahead", "6.00x", "1.50x"]

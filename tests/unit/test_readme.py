@@ -55,5 +55,5 @@ def test_figures_that_nobody_makes_are_refused():
 
 
 def test_a_missing_record_is_named(tmp_path):
-    with pytest.raises(NotFoundError, match="no record .*nothing.json"):
+    with pytest.raises(NotFoundError, match=r"no record .*nothing\.json"):
         records_in(tmp_path)("nothing.json")

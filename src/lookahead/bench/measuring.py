@@ -92,7 +92,7 @@ class Run:
         answers: by prompt of the call, the answer's tokens, the end-of-sequence one included.
         total_s: seconds from the call to its return.
         decode_tokens: tokens after those that the first forward gave.
-        decode_s: seconds after the first token came; 0 for several prompts at once, which are not streamed.
+        decode_s: seconds after the first token came; 0 where nothing is streamed.
         steps: forwards after prefill, of all rows.
         first_token_s: seconds until the first token came; None where nothing is streamed.
         waits_s: seconds before each token after the first, 0 for one that came together with another.
@@ -126,16 +126,17 @@ def measure(
     *,
     settings: Mapping[str, Any],
     seed: int = 0,
+    streamed: bool = True,
     listener: Listener | None = None,
     meter: MemoryMeter = _NO_METER,
     clock: Clock = time.perf_counter,
 ) -> Run:
     """Have the method answer once, and measure it; what is drawn at random is the same for every method.
 
-    Several prompts at once are not streamed: with a streamer their rows would have to wait for each other.
+    Several prompts at once are never streamed: with a streamer their rows would have to wait for each other.
     """
-    rows = len(inputs["input_ids"])
-    streamer = TimingStreamer(listener, clock) if rows == 1 else None
+    alone = len(inputs["input_ids"]) == 1
+    streamer = TimingStreamer(listener, clock) if alone and streamed else None
     torch.manual_seed(seed)
     meter.reset()
     started_at = clock()

@@ -17,6 +17,7 @@ _GRID = re.compile(r"lookahead-(\d+)x(\d+)")
 _CAPACITY = re.compile(r"lookahead-(\d+)KiB")
 _LENGTH_AND_DEPTH = ("decoding length: tokens verified", "branch length: how deep a draft goes")
 _FEWEST_POINTS = 3
+_MANY_METHODS = 4
 _WINDOW_SHARE = 4
 
 
@@ -25,6 +26,16 @@ def pictures_of(report: dict[str, Any]) -> dict[str, Draw]:
     pictures: dict[str, Draw] = {}
     if len(report["decode_speedup"]) > 0:
         pictures["speedup"] = partial(plot_speedups, report)
+    bars = {method: figures["overall"] for method, figures in report["decode_speedup"].items()}
+    if len(bars) > _MANY_METHODS and all(bars.values()):
+        pictures["methods"] = partial(
+            draw_bars,
+            bars=bars,
+            says="Decoding speed, by method",
+            about=about_report(report),
+            name="decoding speed ÷ transformers",
+            references=[LOOKAHEAD],
+        )
     cells = {
         (int(matched[1]), int(matched[2])): figures["overall"]
         for method, figures in report["decode_speedup"].items()

@@ -84,7 +84,8 @@ def about_report(report: dict[str, Any]) -> str:
     environment, settings = report["environment"], report.get("settings", {})
     chosen = f"temperature {settings['temperature']}" if settings.get("temperature") else "greedy"
     device = environment.get("device", "cpu")
-    where = f"{environment['threads']} CPU threads" if device == "cpu" else device
+    threads = environment["threads"]
+    where = f"{threads} CPU thread{'s' * (threads != 1)}" if device == "cpu" else device
     model = f"{model_words(environment['model'])}, {environment['dtype']}"
     return f"{report['prompts']['overall']} prompts, {model}, {where}, {chosen}, memory {report['memory']}"
 

@@ -1,7 +1,7 @@
 """The README's figures, written from recorded runs, so that the two cannot drift apart.
 
 `python -m lookahead.bench.readme FOLDER` rewrites what stands between `<!-- figures: NAME -->` and
-`<!-- end of figures -->` in FOLDER/README.md from FOLDER/benchmarks, and draws FOLDER/docs/images/speedup.svg.
+`<!-- end of figures -->` in FOLDER/README.md from FOLDER/benchmarks, and draws docs/images/speedup.svg there.
 To add figures: write what makes them of the records, and give it a line in `FIGURES`.
 """
 

@@ -87,6 +87,7 @@ class _Session:
             case.inputs,
             settings=self.plan.settings,
             seed=self.plan.seed,
+            streamed=not self.plan.batch_sizes,  # batches of one are measured as the others are
             meter=meter or self.meter,
             clock=self.clock,
         )

@@ -43,7 +43,6 @@ def method_table(summary: dict[str, Any]) -> FigureTable:
         "decoding\nspeedup",
         "over prompt\nlookup",
         "mean acc.\nlength",
-        "identical",
     )
     rows = tuple(
         (
@@ -54,7 +53,6 @@ def method_table(summary: dict[str, Any]) -> FigureTable:
             times(_overall(summary, "decode_speedup", method)),
             times(_overall(summary, "speedup_over_prompt_lookup", method)),
             number(_overall(summary, "mean_acceptance_length", method)),
-            _identical(summary, method),
         )
         for method in summary["tokens_per_second"]
     )
