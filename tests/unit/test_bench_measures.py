@@ -61,6 +61,7 @@ def test_rows_become_full_batches_of_each_size_padded_on_the_left(model):
     rows = [Row(row_id=text, category="qa", prompt=text) for text in ("ab", "abcd", "a", "abc", "abcde")]
     cases = cases_of(rows, tiny_models.tiny_tokenizer(), model, (1, 2, 4))
     assert [case.category for case in cases] == ["batch 1"] * 5 + ["batch 2"] * 2 + ["batch 4"]
+    assert [place for place, case in enumerate(cases) if case.begins_anew] == [0, 5, 7]
     pair, four = cases[5], cases[7]
     assert (pair.row_id, pair.width, pair.prompt_tokens) == ("ab+abcd", 4, 6)
     assert pair.inputs["attention_mask"].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]

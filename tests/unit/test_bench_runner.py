@@ -167,7 +167,7 @@ def test_the_order_of_the_methods_rotates(model, tokenizer, monkeypatch):
     )
     letters = "".join(name[0] for name in order)
     assert letters == "tbc" + "tbc" + "bct" + "ctb" + "tbc"  # the warm-up first
-    assert [method.forgotten for method in named] == [1, 1, 1]
+    assert [method.forgotten for method in named] == [2, 2, 2]  # after the warm-up, and before the first row
     assert len(done) == 4
 
 
@@ -260,3 +260,18 @@ def test_a_method_that_knows_the_vocabulary_drafts_from_the_start(model, tokeniz
     drafts = memory.store
     drafts.insert("now", [5], Origin.PROMPT)
     assert len(drafts.propose("now", decoding_length=9, branch_length=2, mode=DraftMode.HIERARCHICAL)) == 9
+
+
+def test_batches_of_another_size_know_nothing_of_those_before(model, tokenizer):
+    warm = [Row(row_id=9, category="qa", prompt="HelloHello", reference="xyzxyz")]
+    fixed = replace(CONFIG, decoding_length=16)
+    asked = plan(rows("ababab", "cdcdcd"), greedy(8), config=fixed, methods=["lookahead"], warm_rows=warm)
+    sizes = [1, 1]
+    first, second, *again = run_benchmark(model, tokenizer, replace(asked, batch_sizes=sizes)).results
+    assert [result.runs["lookahead"].steps for result in again] == [
+        first.runs["lookahead"].steps,
+        second.runs["lookahead"].steps,
+    ]
+    (one, two) = run_benchmark(model, tokenizer, asked).results
+    assert one.runs["lookahead"].steps == first.runs["lookahead"].steps
+    assert two.runs["lookahead"].steps == second.runs["lookahead"].steps

@@ -22,11 +22,14 @@ class Case:
         row_id: the row's id; of a batch all of them, joined.
         category: the row's category; of a batch its size.
         inputs: `input_ids` and `attention_mask`, both [B, L].
+        begins_anew: memories are emptied before it: it is the first of a batch size, and the rows that follow
+            were answered before in batches of another one.
     """
 
     row_id: RowId
     category: str
     inputs: Inputs
+    begins_anew: bool = False
 
     @property
     def prompt_tokens(self) -> int:
@@ -59,14 +62,13 @@ def cases_of(
         return [Case(row_id=row.row_id, category=row.category, inputs=inputs) for row, inputs in encoded]
     pad_token = tokenizer.pad_token_id or 0
     return [
-        _batch_case(of_batch, size, pad_token)
+        _batch_case(encoded[start : start + size], pad_token, begins_anew=start == 0)
         for size in batch_sizes
-        for of_batch in (encoded[start : start + size] for start in range(0, len(encoded), size))
-        if len(of_batch) == size
+        for start in range(0, len(encoded) - size + 1, size)
     ]
 
 
-def _batch_case(encoded: Sequence[tuple[Row, Inputs]], size: int, pad_token: int) -> Case:
+def _batch_case(encoded: Sequence[tuple[Row, Inputs]], pad_token: int, *, begins_anew: bool) -> Case:
     longest = max(inputs["input_ids"].shape[1] for _, inputs in encoded)
     fillers = {"input_ids": pad_token, "attention_mask": 0}
     together = {
@@ -76,4 +78,5 @@ def _batch_case(encoded: Sequence[tuple[Row, Inputs]], size: int, pad_token: int
         for name, filler in fillers.items()
     }
     row_id = "+".join(str(row.row_id) for row, _ in encoded)
-    return Case(row_id=row_id, category=f"batch {size}", inputs=together)
+    category = f"batch {len(encoded)}"
+    return Case(row_id=row_id, category=category, inputs=together, begins_anew=begins_anew)

@@ -78,6 +78,7 @@ class _Session:
     clock: Clock
     meter: MemoryMeter = field(default_factory=NoMeter)
     benchmark: BenchmarkResult = field(default_factory=BenchmarkResult)
+    warm_texts: list[Sequence[int]] = field(default_factory=list)
 
     def measure(self, method: Method, case: Case, meter: MemoryMeter | None = None) -> Run:
         """Measure one call."""
@@ -134,18 +135,17 @@ def _run(session: _Session) -> None:
     cases = cases_of(plan.rows, tokenizer, model, plan.batch_sizes)
     longest = max((case.width for case in cases), default=0) + plan.settings["max_new_tokens"]
     methods = make_methods(plan.methods, replace(plan.given, longest_tokens=longest))
-    warm_up(methods, model, tokenizer)
+    warm_up(methods, model, tokenizer, plan.batch_sizes or (1,))
     _choose_settings(session, methods)
-    for method in methods:
-        method.prepare(model, tokenizer)
     warming = make_methods([LOOKAHEAD], plan.given)[-1]
     for row in plan.warm_rows:
-        token_ids = _text_to_remember(session, row, warming)
-        for method in methods:
-            method.remember(token_ids)
+        session.warm_texts.append(_text_to_remember(session, row, warming))
         session.on_row_done()
+    _begin_anew(session, methods)
     done = _resume(session, methods, cases)
     for index, case in enumerate(cases[done:], start=done):
+        if case.begins_anew:
+            _begin_anew(session, methods)
         outcome = _outcome(session, case, _rotated(methods, index))
         if session.journal is not None:
             session.journal.append(outcome_as_dict(outcome))
@@ -153,12 +153,28 @@ def _run(session: _Session) -> None:
         session.on_row_done()
 
 
-def warm_up(methods: Sequence[Method], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let each method answer once, unmeasured, so that all is set up and compiled; then forget the answer."""
+def warm_up(
+    methods: Sequence[Method],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_sizes: Sequence[int] = (1,),
+) -> None:
+    """Let each method answer once for each batch size, unmeasured, so that all is set up; then forget it."""
     inputs = encode_prompt(tokenizer, WARM_UP_PROMPT, model)
     for method in methods:
-        measure(method, model, inputs, settings=greedy(WARM_UP_TOKENS))
+        for size in batch_sizes:
+            batch = {name: tensor.repeat(size, 1) for name, tensor in inputs.items()}
+            measure(method, model, batch, settings=greedy(WARM_UP_TOKENS))
         method.forget()
+
+
+def _begin_anew(session: _Session, methods: Sequence[Method]) -> None:
+    """Have memories hold what they are warmed with, and nothing else."""
+    for method in methods:
+        method.forget()
+        method.prepare(session.model, session.tokenizer)
+        for text in session.warm_texts:
+            method.remember(text)
 
 
 def _choose_settings(session: _Session, methods: Sequence[Method]) -> None:
@@ -201,6 +217,8 @@ def _resume(session: _Session, methods: Sequence[Method], cases: Sequence[Case])
     """Take in what the journal holds, the answers into the memories too; return how many rows that were."""
     outcomes = [outcome_from_dict(entry) for entry in _entries(session, "outcome")]
     for case, outcome in zip(cases, outcomes, strict=False):
+        if case.begins_anew:
+            _begin_anew(session, methods)
         if isinstance(outcome, PromptResult):
             for method in methods:
                 for prompt, answer in zip(case.prompts(), outcome.runs[method.name].answers, strict=True):
