@@ -20,7 +20,8 @@ class GenerationStats:
         measure_s: seconds measuring how long forwards take, once for a model; kept on disk.
         draft_s: seconds proposing drafts and learning what was emitted.
         recycle_s: seconds picking the model's likeliest successors out of its logits and keeping them.
-        model_s: seconds in forwards after prefill, the cache's compaction included.
+        model_s: seconds in forwards after prefill.
+        cache_s: seconds keeping accepted paths in the cache.
         verify_s: seconds choosing tokens: processors, sampling, stopping criteria, streamers.
     """
 
@@ -36,6 +37,7 @@ class GenerationStats:
     draft_s: float = 0.0
     recycle_s: float = 0.0
     model_s: float = 0.0
+    cache_s: float = 0.0
     verify_s: float = 0.0
 
     @property
@@ -46,7 +48,7 @@ class GenerationStats:
     @property
     def decode_s(self) -> float:
         """Seconds of decoding: everything but prefill and measuring."""
-        return self.draft_s + self.recycle_s + self.model_s + self.verify_s
+        return self.draft_s + self.recycle_s + self.model_s + self.cache_s + self.verify_s
 
     def count_forward(self, *, nodes: Mapping[int, int], tokens: Mapping[int, int]) -> None:
         """Count a forward: by row, how many nodes it verified and tokens it emitted, the bonus included."""

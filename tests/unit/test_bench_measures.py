@@ -10,8 +10,8 @@ from lookahead.bench.datasets import Row
 from lookahead.bench.differences import Verdict, first_difference, judge_difference, rounding_step
 from lookahead.bench.figure_table import FigureTable
 from lookahead.bench.measuring import TimingStreamer, greedy, measure
+from lookahead.bench.memory_meter import CudaMeter, NoMeter, ResidentSetMeter, memory_meter
 from lookahead.bench.method import Output
-from lookahead.bench.peak_memory import CudaMeter, NoMeter, ResidentSetMeter, memory_meter
 from lookahead.bench.uncertainty import Amount, speed, speed_ratio_interval
 
 

@@ -15,7 +15,7 @@ from lookahead.cli import app, main
 from lookahead.cli.demo import QUESTIONS
 from lookahead.hf import families, family_table
 
-COMMANDS = ("demo", "generate", "bench", "compare", "replay", "memory", "check")
+COMMANDS = ("demo", "generate", "bench", "compare", "replay", "memory", "check", "profile")
 CONTEXT = 4096
 
 

@@ -9,7 +9,7 @@ from lookahead.drafting.token_log import TokenLog
 from lookahead.drafting.token_trie import TokenTrie
 from lookahead.drafting.tree import DraftTree
 
-SECONDS = {"model_s": 0.05, "draft_s": 0.0001, "recycle_s": 0.0005}
+SECONDS = {"model_s": 0.05, "cache_s": 0.0, "draft_s": 0.0001, "recycle_s": 0.0005}
 
 
 class OneRow:
@@ -187,3 +187,12 @@ def test_tokens_recycled_are_counted_over_all_rows():
         assert 40 + row in drafter.propose({0: 3, 1: 3})[row].token_ids
         drafter.learn(row, [40 + row, 9])
     assert drafter.recycled_tokens == 2
+
+
+def test_keeping_the_accepted_path_is_part_of_what_a_forward_takes(monkeypatch):
+    steps = []
+    monkeypatch.setattr(Pace, "adapt", lambda _self, step: steps.append(step))
+    drafter = drafter_of(TokenLog())
+    drafter.read([1, 2])
+    drafter.adapt(4, 2, {"model_s": 0.5, "cache_s": 0.25, "draft_s": 0.125})
+    assert (steps[0].forward_s, steps[0].draft_s, steps[0].recycle_s) == (0.75, 0.125, 0.0)

@@ -61,7 +61,7 @@ class ChainDrafter:
         self.events.append(("recycle", draft.token_ids.tolist(), path, successors[:, 0].tolist()))
 
     def adapt(self, nodes, tokens, seconds):
-        assert set(seconds) == {"draft_s", "model_s", "verify_s", "recycle_s"}
+        assert set(seconds) == {"draft_s", "model_s", "cache_s", "verify_s", "recycle_s"}
         assert all(value >= 0 for value in seconds.values())
         self.events.append(("adapt", nodes, tokens))
 
@@ -233,3 +233,23 @@ def test_rows_together_wait_for_each_other_and_are_padded_when_they_end():
     assert together.token_ids.tolist() == [[3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0], [4, *range(4, 14)]]
     assert set(map(tuple, model.rows)) == {(0, 1)}
     assert (stats.requests, stats.tokens) == (2, 15)
+
+
+def test_seconds_are_charged_to_what_took_them(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("lookahead.decoding.loop.perf_counter", lambda: now[0])
+
+    def taking(method, seconds):
+        def call(*arguments):
+            now[0] += seconds
+            return method(*arguments)
+
+        return call
+
+    monkeypatch.setattr(CountingModel, "prefill", taking(CountingModel.prefill, 1000))
+    monkeypatch.setattr(CountingModel, "forward", taking(CountingModel.forward, 100))
+    monkeypatch.setattr(CountingModel, "keep", taking(CountingModel.keep, 10))
+    monkeypatch.setattr(ChainDrafter, "propose", taking(ChainDrafter.propose, 1))
+    _, _, stats = run(ChainDrafter(levels=4, wrong_from=2), new_tokens=10)
+    assert stats.steps == 3
+    assert (stats.prefill_s, stats.model_s, stats.cache_s, stats.draft_s) == (1000, 300, 30, 3)

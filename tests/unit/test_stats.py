@@ -16,7 +16,10 @@ def test_before_any_step_the_mean_acceptance_length_is_one():
 
 
 def test_decoding_is_everything_but_prefill():
-    assert GenerationStats(prefill_s=8.0, draft_s=0.5, model_s=2.0, verify_s=0.25).decode_s == 2.75
+    assert (
+        GenerationStats(prefill_s=8.0, draft_s=0.5, model_s=2.0, cache_s=0.125, verify_s=0.25).decode_s
+        == 2.875
+    )
 
 
 def test_adding_adds_every_count_and_leaves_the_other_as_it_was():
@@ -34,7 +37,7 @@ def test_as_dict_names_every_count():
     assert counts["mean_acceptance_length"] == 2.0
     assert set(counts) == {
         *("requests", "tokens", "steps", "forwards", "draft_tokens", "accepted_tokens", "recycled_tokens"),
-        *("prefill_s", "measure_s", "draft_s", "recycle_s", "model_s", "verify_s"),
+        *("prefill_s", "measure_s", "draft_s", "recycle_s", "model_s", "cache_s", "verify_s"),
         "mean_acceptance_length",
     }
 

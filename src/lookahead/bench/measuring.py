@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
+from lookahead.bench.memory_meter import MemoryMeter, NoMeter
 from lookahead.bench.method import Method, Output
-from lookahead.bench.peak_memory import MemoryMeter, NoMeter
 
 Clock = Callable[[], float]
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 INK = "#24292f"
 FAINT = "#8c959f"
 _GROUND = "#ffffff"  # not transparent: dark words on a page's dark theme would be lost
+SHADES = ("#a9c5f5", "#6f9fee", "#2f6fdd", "#17428f")
+"""Of one colour, for sizes of one thing."""
 ENDINGS = (".svg", ".png", ".pdf")
 
 # Okabe and Ito's palette, without its yellow, which is lost on white.

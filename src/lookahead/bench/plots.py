@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lookahead.bench.plot_style import INK, colours_of, headline, new_figure, save, tidy
+from lookahead.bench.plot_style import INK, SHADES, colours_of, headline, new_figure, save, tidy
 from lookahead.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SHADES = ("#a9c5f5", "#6f9fee", "#2f6fdd", "#17428f")
 _MOST_METHODS = 5
 _LEFT_OUT = ("transformers", "transformers-again")
 _SIZED = re.compile(r"lookahead-\d")
@@ -130,7 +129,7 @@ def _draw_reliability(diagram: "Axes", histogram: "Axes", rows: Sequence[dict[st
     diagram.plot([0, 1], [0, 1], color="#444444", linewidth=0.8, linestyle="--")
     for place, row in enumerate(rows):
         calibration = row["calibration"]
-        shade = _SHADES[place * (len(_SHADES) - 1) // max(1, len(rows) - 1)]
+        shade = SHADES[place * (len(SHADES) - 1) // max(1, len(rows) - 1)]
         predicted, observed, counts = (
             [figures[name] for figures in calibration["bins"]] for name in ("predicted", "observed", "count")
         )

@@ -13,9 +13,9 @@ from lookahead.bench.datasets import Row, limit_rows
 from lookahead.bench.differences import Difference, Verdict, first_difference, judge_difference
 from lookahead.bench.journal import Journal
 from lookahead.bench.measuring import Clock, Run, greedy, measure
+from lookahead.bench.memory_meter import MemoryMeter, NoMeter, memory_meter
 from lookahead.bench.method import Method
 from lookahead.bench.methods import BASELINE, LOOKAHEAD, Ingredients, make_methods
-from lookahead.bench.peak_memory import MemoryMeter, NoMeter, memory_meter
 from lookahead.bench.results import (
     BenchmarkResult,
     Failure,

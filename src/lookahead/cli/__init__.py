@@ -14,6 +14,7 @@ from lookahead.cli.compare import compare
 from lookahead.cli.demo import demo
 from lookahead.cli.generate import generate
 from lookahead.cli.memory import memory
+from lookahead.cli.profile import profile
 from lookahead.cli.replay import replay
 from lookahead.errors import LookaheadError
 
@@ -29,6 +30,7 @@ app.command()(bench)
 app.command()(compare)
 app.command()(replay)
 app.command()(check)
+app.command()(profile)
 app.add_typer(memory)
 
 

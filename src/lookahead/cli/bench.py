@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import check_can_write, describe_call, describe_file, notices, prepare_model
+from lookahead.cli.setup import (
+    check_can_write,
+    describe_call,
+    describe_file,
+    notices,
+    prepare_model,
+    warn_when_busy,
+)
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError
 from lookahead.files import write_json
@@ -127,7 +134,7 @@ def bench(
 
     file, warm = find_data(file), warm and find_data(warm)
     chosen = _experiment(experiment)
-    sizes = options.sizes_in(batch_sizes, "--batch-sizes") if batch_sizes else list(chosen.batch_sizes)
+    sizes = options.integers_in("--batch-sizes", batch_sizes) if batch_sizes else list(chosen.batch_sizes)
     data = _read_data(file, limit, warm, warm_limit)
     draft_model = None if assistant is None else partial(_load, assistant, dtype.value, device)
     given = Ingredients(config=config, assistant=draft_model)
@@ -138,7 +145,7 @@ def bench(
     rows, warm_rows = data or (_random_rows(tokenizer, limit, seed), [])
     rows = _shuffled(rows, seed) if chosen.shuffles else rows
     environment = describe_environment(loaded, model, load_at_start)
-    _warn_when_busy(environment)
+    warn_when_busy(environment)
     settings = {**_describe_data(file, rows, limit), "experiment": experiment, "methods": names}
     settings |= {"max_new_tokens": max_new_tokens, "decoding_length": decoding_length, "seed": seed}
     settings |= {"branch_length": branch_length, "mode": mode.value, "temperature": temperature}
@@ -292,16 +299,6 @@ def _run_with_progress(
             progress.update(task, advance=1, refresh=True)
 
         return run_benchmark(model, tokenizer, plan, journal=journal, on_row_done=advance)
-
-
-def _warn_when_busy(environment: dict[str, Any]) -> None:
-    load, threads = environment["load_average_at_start"], environment["threads"]
-    if load is not None and load > threads:
-        notices.print(
-            f"warning: the load average is {load}, above the {threads} threads used: other processes are "
-            "running, and the figures are not to be trusted",
-            style="yellow",
-        )
 
 
 def _print_tables(summary: dict[str, Any]) -> None:

@@ -59,17 +59,17 @@ def decoding_length_in(text: str) -> int | Literal["auto"]:
         raise ConfigError(message) from None
 
 
-def sizes_in(listed: str, option: str) -> list[int]:
-    """Return the sizes that an option lists, separated by commas.
+def integers_in(option: str, listed: str) -> list[int]:
+    """Return the positive integers that an option lists, separated by commas.
 
     Raises:
-        ConfigError: they are no positive integers.
+        ConfigError: it lists something else.
     """
     try:
-        sizes = [int(size) for size in listed.split(",")]
+        integers = [int(part) for part in listed.split(",")]
     except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
+        integers = []
+    if not integers or min(integers) < 1:
         message = f"{option} {listed!r} is not allowed; give positive integers separated by commas: 8,16"
         raise ConfigError(message)
-    return sizes
+    return integers

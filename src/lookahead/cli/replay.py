@@ -97,7 +97,7 @@ def replay(
         message = "--report is of an experiment: name one with --experiment, or use --json"
         raise ConfigError(message)
     config = LookaheadConfig(branch_length=branch_length)
-    sizes = options.sizes_in(draft_tokens, "--draft-tokens")
+    sizes = options.integers_in("--draft-tokens", draft_tokens)
 
     from lookahead.bench.plot_style import check_can_draw
     from lookahead.bench.plots import plot_calibration

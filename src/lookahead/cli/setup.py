@@ -6,7 +6,7 @@ import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -43,6 +43,17 @@ def check_can_write(path: Path) -> None:
         raise NotFoundError(message)
 
 
+def warn_when_busy(environment: dict[str, Any]) -> None:
+    """Say so where other processes take part of the machine that something is measured on."""
+    load, threads = environment["load_average_at_start"], environment["threads"]
+    if load is not None and load > threads:
+        notices.print(
+            f"warning: the load average is {load}, above the {threads} threads used: other processes are "
+            "running, and the figures are not to be trusted",
+            style="yellow",
+        )
+
+
 def prepare_model(
     name: str, dtype: str, device: str | None, threads: int | None
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
@@ -55,10 +66,36 @@ def prepare_model(
         threads: how many CPU threads; None takes the physical cores.
     """
     with notices.status(f"loading {name} in {dtype} (the first time takes a while)"):
-        import torch
+        _set_threads(threads)
 
-        from lookahead.bench.environment import physical_cores
         from lookahead.hf.loading import load_model
 
-        torch.set_num_threads(threads or physical_cores())
         return load_model(name, dtype, device)
+
+
+def prepare_random_model(
+    shape: str, dtype: str, device: str | None, threads: int | None, *, layers: int | None
+) -> "PreTrainedModel":
+    """Set the number of CPU threads and make a model with random weights, with a spinner meanwhile.
+
+    Args:
+        shape: as `lookahead.hf.random_weights.random_model` takes it.
+        dtype: the dtype's name.
+        device: a torch device, or None to choose.
+        threads: how many CPU threads; None takes the physical cores.
+        layers: make only so many of its layers.
+    """
+    with notices.status(f"making {shape} of random weights in {dtype}"):
+        _set_threads(threads)
+
+        from lookahead.hf.random_weights import random_model
+
+        return random_model(shape, dtype, device, layers=layers)
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    from lookahead.bench.environment import physical_cores
+
+    torch.set_num_threads(threads or physical_cores())

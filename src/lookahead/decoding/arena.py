@@ -89,6 +89,24 @@ class KVArena:
         self._lengths[layer] = end
         return layer_keys[:, :, :end], layer_values[:, :, :end]
 
+    def claim(self, tokens: int) -> tuple[Tensor, Tensor] | None:
+        """Make room for tokens behind the others in all layers, to be written by whoever asked.
+
+        Returns:
+            The memory of keys and of values, [layers, B, heads, capacity, width], whose layers are in order;
+            None, and nothing is done, where they do not all lie in one.
+        """
+        if len(self._slabs) != 1 or len(self._homes) != self.layer_count:
+            return None
+        (slab,) = self._slabs.values()
+        if any(self._homes[layer] != (slab, layer) for layer in range(self.layer_count)):
+            return None
+        end = max(self._lengths.values()) + tokens
+        if end > self.capacity:
+            self._grow(end)
+        self._lengths = dict.fromkeys(self._lengths, end)
+        return slab.keys, slab.values
+
     def keep(self, start: int, paths: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
         """Keep, of all slots from `start` on, only each row's path, moved behind what the row holds.
 

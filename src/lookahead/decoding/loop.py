@@ -89,7 +89,7 @@ def decode(model: StepModel, drafter: Drafter, emissions: Sequence[Emission], st
         accepted = _accept_all(emissions, verified, logits_of)
         clock.charge("verify_s")
         model.keep({row: acceptance.path for row, acceptance in accepted.items()})
-        clock.charge("model_s")
+        clock.charge("cache_s")
         for row in drafts:
             drafter.learn(row, accepted[row].tokens)
         clock.charge("draft_s")

@@ -24,6 +24,16 @@ class RowOfTrees:
     length: int
     padding: Tensor | None = None
 
+    @property
+    def left_padding(self) -> int:
+        """How many slots stand before the row's first token; padding elsewhere is not among them."""
+        return 0 if self.padding is None else int((self.padding.cumsum(0) == 0).sum())
+
+    @property
+    def is_padded_left(self) -> bool:
+        """Whether there is no other padding than that."""
+        return self.padding is None or bool(self.padding[self.left_padding :].all())
+
 
 def tree_positions(tree: DraftTree, first: int, size: int | None = None) -> Tensor:
     """Return int64 [size]: a node's position is that of node 0 plus its depth; node 0's behind the tree."""
@@ -80,14 +90,9 @@ def _hide(hidden: Tensor, row: RowOfTrees, start: int, window: int | None, chunk
         if window is not None:
             hidden[:nodes, : start + nodes] |= places[None, :] <= places[start:, None] - window
         if chunk is not None:
-            chunks = torch.div(places - _left_padding(row), chunk, rounding_mode="floor")
+            chunks = torch.div(places - row.left_padding, chunk, rounding_mode="floor")
             hidden[:nodes, : start + nodes] |= chunks[None, :] != chunks[start:, None]
     hidden[nodes:] = hidden[0]
-
-
-def _left_padding(row: RowOfTrees) -> int:
-    """Return how many slots stand before a row's first token; padding elsewhere is not among them."""
-    return 0 if row.padding is None else int((row.padding.cumsum(0) == 0).sum())
 
 
 def folded_tree_attention(

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from inspect import getfile
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -35,28 +36,43 @@ def lean_kernel(function: Kernel) -> Kernel:
     return _compiled(function, counts_references=False)
 
 
+def pointer_kernel(function: Kernel) -> Kernel:
+    """Compile a kernel that other kernels call with pointers; it counts no references and is not inlined."""
+    return cast("Kernel", _cached(numba.njit, function, (), {"nogil": True, "_nrt": False}))
+
+
+def shared_kernel(function: Kernel) -> Any:
+    """Compile, when it is defined, a kernel that C calls with one address; its own is in `.address`."""
+    return _cached(numba.cfunc, function, ("void(voidptr)",), {"_nrt": False})
+
+
 def _compiled(function: Kernel, *, counts_references: bool) -> Kernel:
-    # Cached code holds that of the kernels it calls, but numba looks for changes in its own file alone:
-    # naming the cache's file after all kernels keeps an upgrade from running half of the old version.
-    function.__qualname__ += f"-{_kernels_digest()}"
     options: dict[str, Any] = {"nogil": True}
     if not counts_references:
         options["_nrt"] = False
         options["forceinline"] = True  # a call hands over every field of every array, which costs a third
+    return cast("Kernel", _cached(numba.njit, function, (), options))
+
+
+def _cached(
+    compiler: Any, function: Callable[..., Any], signature: tuple[str, ...], options: dict[str, Any]
+) -> Any:
+    # Cached code holds that of the kernels it calls, but numba looks for changes in its own file alone:
+    # naming the cache's file after all kernels keeps an upgrade from running half of the old version.
+    function.__qualname__ += f"-{_kernels_digest(Path(getfile(function)).parent)}"
     try:
-        compiled = numba.njit(cache=True, **options)(function)
+        return compiler(*signature, cache=True, **options)(function)
     except RuntimeError:  # numba found no folder that it may write to
-        compiled = numba.njit(**options)(function)
-    return cast("Kernel", compiled)
+        return compiler(*signature, **options)(function)
 
 
 @cache
-def _kernels_digest() -> str:
-    """Return a digest of this package's modules that define kernels."""
+def _kernels_digest(folder: Path) -> str:
+    """Return a digest of a package's modules that define kernels or what they are made of."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(folder.glob("*.py")):
         source = path.read_bytes()
-        if b"kernel\n" in source:
+        if b"kernel\n" in source or b"llvmlite" in source:
             digest.update(source)
     return digest.hexdigest()[:12]
 

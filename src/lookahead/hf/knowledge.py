@@ -15,6 +15,7 @@ from lookahead.drafting.budget import BudgetPolicy
 from lookahead.drafting.pace import Pace
 from lookahead.hf.compat import AttentionLayout
 from lookahead.hf.folded_attention import attention_name, changes_attention
+from lookahead.hf.fused_model import why_not_fused
 from lookahead.hf.handover import Handover
 from lookahead.hf.limits import DraftLimits
 from lookahead.hf.position_bias import PositionBias
@@ -39,11 +40,11 @@ class ModelKnowledge:
         self._locks: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
         self._told: WeakKeyDictionary[PreTrainedModel, set[str]] = WeakKeyDictionary()
 
-    def pace(self, model: PreTrainedModel, input_ids: Tensor) -> Pace:
+    def pace(self, model: PreTrainedModel, input_ids: Tensor, verification: Verification) -> Pace:
         """Return what is known about drafting for a model and batches [B, L] of about this size."""
         paces = self._paces.setdefault(model, {})
         rows, length = input_ids.shape
-        setting = (_setting(model), context_bucket(length), rows_bucket(rows))
+        setting = (_setting(model), verification.is_fused, context_bucket(length), rows_bucket(rows))
         if setting not in paces:
             most = self._config.most_nodes(rows_bucket(rows))
             is_auto = self._config.decoding_length == "auto"
@@ -77,10 +78,11 @@ class ModelKnowledge:
             return PLAIN
         by_slots = rows > 1 and bool(self.position_bias(model))
         results = self._probes.setdefault(model, {})
-        setting = (_setting(model), by_slots, layout.unsupported)
+        tries_fused = self._config.fused_step and not why_not_fused(model)
+        setting = (_setting(model), by_slots, layout.unsupported, tries_fused)
         if setting not in results:
             with self.lock(model):
-                results[setting] = probe(model, layout, tries_trees=not by_slots)
+                results[setting] = probe(model, layout, tries_trees=not by_slots, tries_fused=tries_fused)
             _warn(model, results[setting].mode, results[setting].reason)
         found = results[setting].verification
         may_differ = found.rows_may_differ and not DraftLimits.of(model).counts_slots_somewhere

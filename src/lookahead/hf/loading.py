@@ -35,7 +35,7 @@ def load_model(
         UnsupportedModelError: it is not a decoder-only language model, or has no tokenizer.
     """
     torch_dtype = resolve_dtype(dtype)
-    target = _resolve_device(device)
+    target = resolve_device(device)
     if name is None or name == EMBEDDED:
         model, tokenizer = load_embedded(torch_dtype)
     elif name.lower().endswith(".gguf"):
@@ -75,7 +75,12 @@ def load_tokenizer(name: str | None = None) -> PreTrainedTokenizerBase:
         raise NotFoundError(message) from error
 
 
-def _resolve_device(device: str | None) -> torch.device:
+def resolve_device(device: str | None) -> torch.device:
+    """The torch device of that name; None is the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        ConfigError: torch knows no such device.
+    """
     try:
         return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:

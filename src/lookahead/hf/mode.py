@@ -119,7 +119,7 @@ class LookaheadMode:
                 lock=self._knowledge.lock(handover.model),
             )
         else:
-            pace = self._knowledge.pace(handover.model, handover.input_ids)
+            pace = self._knowledge.pace(handover.model, handover.input_ids, verification)
             step_model = self._step_model(call, verification, step_inputs, pace, emissions[0].remaining)
             drafter = self._drafter(call, step_model, pace, verification, len(emissions))
         stats = self._run(step_model, drafter, emissions, handover.prompts)

@@ -30,7 +30,7 @@ from lookahead.hf.library_steps import LibraryStepModel
 from lookahead.hf.limits import unknown_settings
 from lookahead.hf.position_bias import PositionBias
 from lookahead.hf.step_model import TransformersStepModel, prefilled
-from lookahead.hf.verification import CHAIN, PLAIN, TREE, TREE_UNFOLDED, ModelMode, Verification
+from lookahead.hf.verification import CHAIN, FUSED, PLAIN, TREE, TREE_UNFOLDED, ModelMode, Verification
 
 _NOISE_FACTOR = 3.0
 """A tree may differ from its branches by this many times what a branch differs from single steps.
@@ -75,7 +75,11 @@ class _DisagreementError(Exception):
 
 
 def probe(
-    model: PreTrainedModel, layout: AttentionLayout | None = None, *, tries_trees: bool = True
+    model: PreTrainedModel,
+    layout: AttentionLayout | None = None,
+    *,
+    tries_trees: bool = True,
+    tries_fused: bool = False,
 ) -> ProbeResult:
     """Compare a small tree, and if need be a chain, with `generate`'s own steps, in the model's own dtype.
 
@@ -87,6 +91,7 @@ def probe(
         layout: how its layers see the past; read off a fresh cache if not given.
         tries_trees: whether trees are worth trying; they are not for a batch whose rows the model does not
             tell apart where it reads positions off slots.
+        tries_fused: whether its step can be fused.
     """
     layout = layout or attention_layout(model, _fresh_cache(model))
     if layout.unsupported or not takes_cache(model):
@@ -94,7 +99,9 @@ def probe(
     reasons: list[str] = []
     disagreed = False
     with torch.no_grad(), _undisturbed(model):
-        for verification in _worth_trying(model, reasons) if tries_trees else [CHAIN]:
+        for verification in (
+            _worth_trying(model, reasons, tries_fused=tries_fused) if tries_trees else [CHAIN]
+        ):
             if verification is TREE_UNFOLDED and disagreed:
                 continue  # what is laid out otherwise is the same arithmetic
             try:
@@ -117,7 +124,7 @@ def _fresh_cache(model: PreTrainedModel) -> object:
         return None
 
 
-def _worth_trying(model: PreTrainedModel, reasons: list[str]) -> Iterator[Verification]:
+def _worth_trying(model: PreTrainedModel, reasons: list[str], *, tries_fused: bool) -> Iterator[Verification]:
     """Yield the ways of verification, best first; leave out, with a reason, what the settings rule out."""
     is_told_places = bool(PositionBias(model))
     unknown = unknown_settings(model, settled={"window_size"} if is_told_places else set())
@@ -128,6 +135,8 @@ def _worth_trying(model: PreTrainedModel, reasons: list[str]) -> Iterator[Verifi
     elif not takes_tree_masks(model, folded=True):
         reasons.append(f"its attention, {attention_name(model)}, takes no tree's mask")
     else:
+        if tries_fused:
+            yield FUSED
         yield TREE
         if takes_tree_masks(model, folded=False):
             yield TREE_UNFOLDED

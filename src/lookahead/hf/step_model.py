@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,6 +17,7 @@ from lookahead.hf.cache_restart import CacheRestart
 from lookahead.hf.callers_cache import read_into, write_back
 from lookahead.hf.compat import AttentionLayout, decoding_experts, extra_inputs, prefill, takes_positions
 from lookahead.hf.folded_attention import folded_attention, query_groups, with_repeated_rows
+from lookahead.hf.fused_model import FusedModel
 from lookahead.hf.limits import DraftLimits
 from lookahead.hf.position_bias import PositionBias
 from lookahead.hf.step_inputs import StepInputs, first_positions
@@ -70,6 +72,7 @@ class TransformersStepModel:
         self._limits = DraftLimits.of(model, kept=[] if verification.mode is ModelMode.TREE else layout.kept)
         self._bias = PositionBias(model) if bias is None else bias
         self._lock = lock
+        self._fused = FusedModel(model, layout) if verification.is_fused else None
         switch = self._limits.rope_switch if len(input_ids) == 1 else None  # no batch gets as far
         self._restart = CacheRestart(model, switch, input_ids, model_kwargs)
         self._most_levels, self._most_nodes = most_new_tokens, decoding_length
@@ -122,6 +125,14 @@ class TransformersStepModel:
         size = max(map(len, trees))
         with self._lock:
             logits = self._restarted(trees[0]) if size == 1 else None
+            if logits is None and self._fused is not None:
+                logits = self._fused.forward(
+                    _tokens(trees, size),
+                    self._positions(trees, size),
+                    self._rows_of(trees),
+                    self._start,
+                    self.cache.arena,
+                )
             if logits is None:
                 logits = self._verified(trees, size)
         if logits.device.type != "cpu":
@@ -161,6 +172,11 @@ class TransformersStepModel:
         return self._rows
 
     @property
+    def is_fused(self) -> bool:
+        """Whether steps are done by a function of our own over the model's weights."""
+        return self._fused is not None
+
+    @property
     def _start(self) -> int:
         """The first slot behind all rows."""
         return max(self._lengths[row] for row in self._rows)
@@ -186,7 +202,7 @@ class TransformersStepModel:
         is_masked = self._verification.mode is ModelMode.TREE and (size > 1 or not is_even)
         inputs["attention_mask"] = self._mask(trees, size) if is_masked else self._plain_mask(size)
         self.cache.show_all(is_masked)
-        tokens = torch.stack([_tokens(tree, size) for tree in trees]).to(device)
+        tokens = _tokens(trees, size).to(device)
         with ExitStack() as told:
             if is_masked and self._bias:
                 padding = self._padding[self._rows[0]]  # a batch of such a model is verified as chains
@@ -214,10 +230,7 @@ class TransformersStepModel:
 
     def _mask(self, trees: Sequence[DraftTree], size: int) -> Tensor | dict[str, Tensor]:
         """Return the trees' mask, one for each type of layer where they see the past in different ways."""
-        rows = [
-            RowOfTrees(tree, self._lengths[row], self._padding[row])
-            for row, tree in zip(self._rows, trees, strict=True)
-        ]
+        rows = self._rows_of(trees)
         masks: dict[str, Tensor] = {}
         for name, window in self._layout.windows.items():
             mask = tree_mask(
@@ -231,6 +244,12 @@ class TransformersStepModel:
             masks[name] = with_repeated_rows(mask.to(self._model.device), self._query_groups)
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
+    def _rows_of(self, trees: Sequence[DraftTree]) -> list[RowOfTrees]:
+        return [
+            RowOfTrees(tree, self._lengths[row], self._padding[row])
+            for row, tree in zip(self._rows, trees, strict=True)
+        ]
+
     def _plain_mask(self, size: int) -> Tensor | None:
         """Return what `generate` itself would give for so many tokens behind the cache."""
         length = self._start + size
@@ -243,11 +262,13 @@ class TransformersStepModel:
         return torch.stack(masks).to(self._model.device) if masks else None
 
 
-def _tokens(tree: DraftTree, size: int) -> Tensor:
-    """Return a tree's tokens, int64 [size]; behind them node 0's, whose logits nobody reads."""
-    tokens = torch.full((size,), int(tree.token_ids[0]))
-    tokens[: len(tree)] = torch.from_numpy(tree.token_ids)
-    return tokens
+def _tokens(trees: Sequence[DraftTree], size: int) -> Tensor:
+    """Return the trees' tokens, int64 [B, size]; behind a tree node 0's, whose logits nobody reads."""
+    tokens = np.empty((len(trees), size), np.int64)
+    for of_row, tree in zip(tokens, trees, strict=True):
+        of_row[: len(tree)] = tree.token_ids
+        of_row[len(tree) :] = tree.token_ids[0]
+    return torch.from_numpy(tokens)
 
 
 def prefilled(

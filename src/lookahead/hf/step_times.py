@@ -38,7 +38,7 @@ class StepTimesKey:
         dtype: what it computes in.
         device: the name of the processor.
         threads: threads that torch computes with; 0 where the processor is not the CPU.
-        attention: the library's name of the attention in use.
+        attention: the library's name of the attention in use, or "fused" where the whole step is.
         torch: its version.
         context_tokens: the context's bucket.
         rows: the bucket of the rows of a batch.
@@ -55,7 +55,9 @@ class StepTimesKey:
     rows: int
 
     @classmethod
-    def of(cls, model: PreTrainedModel, context_tokens: int, rows: int = 1) -> "StepTimesKey":
+    def of(
+        cls, model: PreTrainedModel, context_tokens: int, rows: int = 1, *, is_fused: bool = False
+    ) -> "StepTimesKey":
         """Return the key of a model behind so many tokens, in each of so many rows."""
         return cls(
             model=type(model).__name__,
@@ -63,7 +65,7 @@ class StepTimesKey:
             dtype=dtype_name(model.dtype),
             device=device_name(model.device),
             threads=torch.get_num_threads() if model.device.type == "cpu" else 0,
-            attention=attention_name(model),
+            attention="fused" if is_fused else attention_name(model),
             torch=str(torch.__version__),
             context_tokens=context_bucket(context_tokens),
             rows=rows_bucket(rows),
@@ -151,7 +153,8 @@ def step_times_for(
     largest = min(most_nodes, *(step_model.levels_left(row) + 1 for row in step_model.rows))
     if largest < 2:
         return None
-    key = StepTimesKey.of(model, step_model.cache.get_seq_length(), len(prompts))
+    context = step_model.cache.get_seq_length()
+    key = StepTimesKey.of(model, context, len(prompts), is_fused=step_model.is_fused)
     times = cache.load(key)
     if times is None or times.sizes[-1] < largest:
         times = measure_step_times(

@@ -23,14 +23,17 @@ class Verification:
         mode: what it can be trusted with.
         folds: whether grouped queries are laid side by side, with the mask repeated ahead for them; not where
             the model itself reckons with its mask.
+        is_fused: whether steps are done by a function of our own over the model's weights.
         rows_may_differ: whether the rows of a batch may be of different lengths in the cache, with gaps.
     """
 
     mode: ModelMode = ModelMode.TREE
     folds: bool = True
+    is_fused: bool = False
     rows_may_differ: bool = True
 
 
+FUSED = Verification(folds=False, is_fused=True)
 TREE = Verification()
 TREE_UNFOLDED = Verification(folds=False)
 CHAIN = Verification(ModelMode.CHAIN, folds=False, rows_may_differ=False)

@@ -1,0 +1,157 @@
+"""Building LLVM code on vectors of sixteen floats, which numba's own loops do not become by themselves.
+
+What is built here treats every row alike, whatever else is computed beside it: a sum is taken in one order,
+so that the same numbers give the same bits in a forward of one token and of sixty-four.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+FLOATS = ir.VectorType(FLOAT, LANES)
+_INTS = ir.VectorType(INT32, LANES)
+_HALVES = ir.VectorType(ir.IntType(16), LANES)
+_LOG2_E, _LN2_HIGH, _LN2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
+_EXP_COEFFICIENTS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
+_LEAST_EXPONENT = -87.0
+
+
+class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has no types
+    """The type `bfloat`, which llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+_PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Turn a function that returns a signature, and what builds the code, into one that kernels call."""
+    return intrinsic(function)
+
+
+def multiplies_pairs() -> bool:
+    """Return whether the processor multiplies bfloat16 itself (AVX512-BF16)."""
+    return bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
+
+
+def is_bfloat16(pointer: types.CPointer) -> bool:
+    """Return whether a pointer is to bfloat16, which numba knows as its sixteen bits."""
+    return bool(pointer.dtype == types.uint16)
+
+
+def splat(value: float) -> ir.Constant:
+    """Return a vector of one constant."""
+    return ir.Constant(FLOATS, [ir.Constant(FLOAT, value)] * LANES)
+
+
+def ints(values: list[int]) -> ir.Constant:
+    """Return a vector of 32-bit integers: lanes, or what a shuffle picks."""
+    return ir.Constant(ir.VectorType(INT32, len(values)), [ir.Constant(INT32, value) for value in values])
+
+
+def intrinsic_call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[Any]) -> Any:
+    """Call one of LLVM's own functions."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+def fused_multiply_add(builder: ir.IRBuilder, first: Any, second: Any, summand: Any) -> Any:
+    """Return first · second + summand, rounded once: a scalar or a vector."""
+    suffix = "v16f32" if summand.type == FLOATS else "f32"
+    return intrinsic_call(builder, f"llvm.fma.{suffix}", summand.type, [first, second, summand])
+
+
+def load(builder: ir.IRBuilder, pointer: Any, index: Any, kind: ir.Type) -> Any:
+    """Load a vector from anywhere, without asking for alignment."""
+    place = builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())
+    return builder.load(place, align=2)
+
+
+def load_widened(builder: ir.IRBuilder, pointer: Any, index: Any, *, halves: bool) -> Any:
+    """Load sixteen numbers as floats."""
+    if not halves:
+        return load(builder, pointer, index, FLOATS)
+    wide = builder.zext(load(builder, pointer, index, _HALVES), _INTS)
+    return builder.bitcast(builder.shl(wide, ints([16] * LANES)), FLOATS)
+
+
+def dot_step(builder: ir.IRBuilder, first: Any, second: Any, total: Any, *, halves: bool) -> Any:
+    """Add, lane by lane, the products of two vectors; of bfloat16 each lane takes two of them."""
+    if not halves:
+        return fused_multiply_add(builder, first, second, total)
+    if multiplies_pairs():
+        operands = [total, builder.bitcast(first, _PAIRS), builder.bitcast(second, _PAIRS)]
+        return intrinsic_call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, operands)
+    for part in range(2):
+        left, right = (_half_of_pairs(builder, operand, part) for operand in (first, second))
+        total = fused_multiply_add(builder, left, right, total)
+    return total
+
+
+def _half_of_pairs(builder: ir.IRBuilder, pairs: Any, part: int) -> Any:
+    words = builder.bitcast(pairs, _INTS)
+    if part == 0:
+        return builder.bitcast(builder.shl(words, ints([16] * LANES)), FLOATS)
+    return builder.bitcast(builder.and_(words, ints([-65536] * LANES)), FLOATS)
+
+
+def sums_of(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
+    """Return the vector of the sums of sixteen vectors, all of them added up in the same order."""
+    width = LANES
+    while len(vectors) > 1:
+        starts = [source + group for source in (0, LANES) for group in range(0, LANES, width)]
+        half = width // 2
+        low = ints([start + lane for start in starts for lane in range(half)])
+        high = ints([start + half + lane for start in starts for lane in range(half)])
+        vectors = [
+            builder.fadd(
+                builder.shuffle_vector(first, second, low), builder.shuffle_vector(first, second, high)
+            )
+            for first, second in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+        width = half
+    return vectors[0]
+
+
+def exponential(builder: ir.IRBuilder, value: Any) -> Any:
+    """Return e to the power of a float or of a vector of them, to about one unit of rounding, from -87 on up.
+
+    Below, it is what it is at -87: less than a normal float's least.
+    """
+    is_vector = value.type == FLOATS
+    suffix, whole = ("v16f32", _INTS) if is_vector else ("f32", INT32)
+
+    def constant(number: float) -> Any:
+        return splat(number) if is_vector else ir.Constant(FLOAT, number)
+
+    def whole_constant(number: int) -> Any:
+        return ints([number] * LANES) if is_vector else ir.Constant(INT32, number)
+
+    value = intrinsic_call(builder, f"llvm.maxnum.{suffix}", value.type, [value, constant(_LEAST_EXPONENT)])
+    value = intrinsic_call(builder, f"llvm.minnum.{suffix}", value.type, [value, constant(88.0)])
+    power = fused_multiply_add(builder, value, constant(_LOG2_E), constant(0.5))
+    power = intrinsic_call(builder, f"llvm.floor.{suffix}", value.type, [power])
+    rest = fused_multiply_add(builder, power, constant(-_LN2_HIGH), value)
+    rest = fused_multiply_add(builder, power, constant(-_LN2_LOW), rest)
+    total = constant(_EXP_COEFFICIENTS[0])
+    for coefficient in _EXP_COEFFICIENTS[1:]:
+        total = fused_multiply_add(builder, total, rest, constant(coefficient))
+    total = fused_multiply_add(builder, total, builder.fmul(rest, rest), builder.fadd(rest, constant(1.0)))
+    exponent = builder.add(builder.fptosi(power, whole), whole_constant(127))
+    scale = builder.bitcast(builder.shl(exponent, whole_constant(23)), value.type)
+    return builder.fmul(total, scale)
