@@ -9,6 +9,8 @@ from lookahead.errors import ConfigError
 MOST_NODES_OF_AUTO = 64
 """With `decoding_length="auto"`; beyond it drafts gain little, and hardly any device has them free."""
 _MOST_NODES_OF_A_BATCH = 256
+_USUAL_SHAPE = 16
+"""Tokens of each row in every forward where reproducible text needs one shape."""
 DEFAULT_MEMORY_BYTES = 256 * 2**20
 LEAST_MEMORY_BYTES = 2**15
 MOST_MEMORY_BYTES = 2**44
@@ -39,6 +41,10 @@ class LookaheadConfig:
             the prefill compute them, which pays where that is cheap: large models, long answers.
         fused_step: do the steps of models that it is known for by a function of our own over their weights,
             on the CPU several times faster than the model's own code. Prompts are read by that.
+        reproducible: the text is a function of model, prompt, settings and seed alone, to the last bit of
+            every logit, never of what was drafted or remembered. Fused steps are so at no cost; other
+            forwards then all have one shape, of 16 tokens a row or of as many as are given here, however few
+            are drafted. Models that can be had in neither way are decoded in plain steps.
         mode: `"hierarchical"`, `"parallel"` or `"single"`.
         memory_bytes: hard cap on the draft memory that is made where none is given, in bytes.
 
@@ -50,6 +56,7 @@ class LookaheadConfig:
     branch_length: int = 64
     prompt_logits: int = 1
     fused_step: bool = True
+    reproducible: bool | int = False
     mode: DraftMode = DraftMode.HIERARCHICAL
     memory_bytes: int = DEFAULT_MEMORY_BYTES
 
@@ -64,7 +71,16 @@ class LookaheadConfig:
         if not isinstance(self.fused_step, bool):
             message = f"fused_step={self.fused_step!r} is not allowed; give True or False"
             raise ConfigError(message)
+        if not isinstance(self.reproducible, bool):
+            _check_integer("reproducible", self.reproducible, smallest=2, largest=256, other="True or False")
         object.__setattr__(self, "mode", _checked_mode(self.mode))
+
+    @property
+    def shape(self) -> int | None:
+        """Tokens of each row in every forward that has to have one shape; None where they may differ."""
+        if not self.reproducible:
+            return None
+        return _USUAL_SHAPE if self.reproducible is True else self.reproducible
 
     def most_nodes(self, rows: int = 1) -> int:
         """Return how many tokens one forward verifies at most for each of so many rows."""

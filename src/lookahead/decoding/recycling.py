@@ -46,7 +46,7 @@ def _largest_of(bits: Any, shift: int) -> int:
     largest = _in_order(bits[0], shift)
     for place in range(len(bits)):
         number = _in_order(bits[place], shift)
-        largest = number if number > largest else largest  # `max` would be slower by far
+        largest = max(largest, number)  # `max` would be slower by far
     return largest
 
 
@@ -55,7 +55,7 @@ def pick_largest(bits: Any, out: Int32Array) -> None:
     """Write the places of each row's largest numbers, the largest first, of equal ones the first.
 
     Args:
-        bits: int16 or int32 [n, V], the numbers' bits; negative NaNs count as the least, others as the largest.
+        bits: int16 or int32 [n, V], the numbers' bits; a NaN is the largest, a negative one the least.
         out: int32 [n, k], k at most V.
     """
     shift, count = 8 * bits.itemsize - 1, out.shape[1]

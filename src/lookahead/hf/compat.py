@@ -85,6 +85,21 @@ def decoding_experts(model: PreTrainedModel) -> Iterator[None]:
         yield
 
 
+_EXPERT_COUNTS = (
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "num_moe_experts",
+)
+
+
+def has_experts(model: PreTrainedModel) -> bool:
+    """Return whether a model sends tokens to experts of which it has several."""
+    config = text_config(model)
+    return any(isinstance(count := getattr(config, name, None), int) and count > 1 for name in _EXPERT_COUNTS)
+
+
 def context_length(model: PreTrainedModel) -> int | None:
     """Return how many positions the model was made for, or None where it does not say."""
     config = text_config(model)
