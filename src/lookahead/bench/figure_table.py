@@ -24,6 +24,16 @@ class FigureTable:
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    def without_empty_columns(self) -> "FigureTable":
+        """Return it without the columns that have no figure in any line."""
+        kept = [
+            place
+            for place in range(len(self.headings))
+            if place == 0 or any(row[place] != NOTHING for row in self.rows)
+        ]
+        rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
+        return FigureTable(self.title, tuple(self.headings[place] for place in kept), rows)
+
     def as_rich(self) -> Table:
         """Return it for the terminal."""
         table = _empty_table(self.title)

@@ -56,7 +56,9 @@ def method_table(summary: dict[str, Any]) -> FigureTable:
         )
         for method in summary["tokens_per_second"]
     )
-    return FigureTable(f"All {summary['prompts']['overall']} prompts", headings, rows)
+    what = "batches" if summary.get("settings", {}).get("batch_sizes") else "prompts"
+    title = f"All {summary['prompts']['overall']} {what}"
+    return FigureTable(title, headings, rows).without_empty_columns()
 
 
 def category_table(
