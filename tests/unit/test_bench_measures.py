@@ -125,20 +125,21 @@ def test_a_clear_lead_is_an_error_and_a_small_one_a_near_tie(model):
     assert (tie.verdict, tie.margin_at_difference) == (Verdict.NEAR_TIE, 0.0)
 
 
-def test_a_lead_that_bfloat16_cannot_hold_is_a_near_tie():
+def test_a_lead_that_the_dtype_cannot_hold_is_a_near_tie():
     class Close:
-        dtype = torch.bfloat16
+        def __init__(self, dtype, margin):
+            self.dtype = dtype
+            self.logits = (torch.tensor([[20.0, 20.0 - margin]]),)
 
-        def __init__(self, margin):
-            self.logits = torch.tensor([20.0, 20.0 - margin]).repeat(1, 1, 1)
-
-        def __call__(self, **_inputs):
+        def generate(self, **_inputs):
             return self
 
     assert rounding_step(20.0, torch.bfloat16) == 0.125
+    assert rounding_step(20.0, torch.float32) == 2.0**-19
     prompt = torch.tensor([[1]])
-    verdicts = [judge_difference(Close(margin), prompt, [0], [1]).verdict for margin in (0.125, 0.5, 0.625)]
-    assert verdicts == [Verdict.NEAR_TIE, Verdict.NEAR_TIE, Verdict.ERROR]
+    cases = ((torch.bfloat16, 0.5), (torch.bfloat16, 0.625), (torch.float32, 1e-4), (torch.float32, 2e-4))
+    verdicts = [judge_difference(Close(*case), prompt, [0], [1]).verdict for case in cases]
+    assert verdicts == [Verdict.NEAR_TIE, Verdict.ERROR] * 2
 
 
 def amounts(*tokens_and_seconds):
