@@ -48,7 +48,9 @@ def test_batches_are_drawn_end_to_end(tmp_path):
     report = {**REPORT, "decode_speedup": {"lookahead": nothing}, "speedup": {"lookahead": speeds}}
     report["prompts"] = {"overall": 3, "by_category": {"batch 1": 2, "batch 2": 1}}
     plot_speedups(report, tmp_path / "batch.svg")
-    assert {"batch 1", "1.60x", "1.25x"} <= set(words_in(tmp_path / "batch.svg"))
+    drawn = words_in(tmp_path / "batch.svg")
+    assert {"lookahead: 1.60x in batch 1, 1.25x in batch 2", "1.60x", "1.25x"} <= set(drawn)
+    assert "overall" not in drawn
 
 
 def test_a_heat_map_frames_no_cell_but_says_all(tmp_path):

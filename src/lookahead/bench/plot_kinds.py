@@ -108,10 +108,10 @@ def draw_curves(
     tidy(axes)
     axes.grid(axis="y", color="#e5e8eb", linewidth=0.6)
     axes.set_axisbelow(True)
-    headline(figure, says, about)
     room_for_names = 0.015 + 0.0115 * max(map(len, curves), default=0)
     layout: Any = figure.get_layout_engine()
     layout.set(rect=(0, 0, 1 - room_for_names, 1))
+    headline(figure, says, about)
     save(figure, path)
 
 

@@ -76,6 +76,7 @@ def headline(figure: "Figure", says: str, about: str) -> None:
     figure.suptitle(says, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     title = figure.axes[0].set_title(about, fontsize=8.5, loc="left", color="#57606a", pad=8)
     figure.draw_without_rendering()  # only now is it known how far from the edge the axes begin
+    figure.set_layout_engine("none")  # it stays there
     place = figure.axes[0].get_position()
     title.set_x((0.012 - place.x0) / place.width)
 

@@ -34,11 +34,12 @@ def plot_speedups(report: dict[str, Any], path: Path) -> None:
         MissingDependencyError: matplotlib is not installed.
     """
     speedups, what = report["decode_speedup"], "decoding speed"
-    if all(of_method["overall"] is None for of_method in speedups.values()):
+    in_batches = all(of_method["overall"] is None for of_method in speedups.values())
+    if in_batches:
         speedups, what = report["speedup"], "speed end to end"
     methods = _drawn(speedups)
     categories = ["overall", *report["prompts"]["by_category"]]
-    categories = categories[1:] if len(categories) == 2 else categories
+    categories = categories[1:] if in_batches or len(categories) == 2 else categories
     figure = new_figure(max(5.5, 1.5 + 0.3 * len(categories) * (len(methods) + 1)), 3.8)
     axes = figure.subplots()
     width = 0.8 / len(methods)
@@ -53,8 +54,11 @@ def plot_speedups(report: dict[str, Any], path: Path) -> None:
     axes.set_xticks(range(len(categories)), [name.replace("_", " ") for name in categories])
     axes.set_ylabel(f"{what} ÷ transformers")
     tidy(axes)
-    axes.legend(frameon=False, fontsize=8.5, ncols=len(methods), loc="upper left", bbox_to_anchor=(0, -0.1))
-    headline(figure, _headline(speedups, what), about_report(report))
+    if len(methods) > 1:
+        below = (0, -0.1)
+        axes.legend(frameon=False, fontsize=8.5, ncols=len(methods), loc="upper left", bbox_to_anchor=below)
+    says = _headline_of_batches(speedups, categories) if in_batches else _headline(speedups, what)
+    headline(figure, says, about_report(report))
     save(figure, path)
 
 
@@ -73,6 +77,13 @@ def _headline(speedups: dict[str, Any], what: str) -> str:
     return f"{best}: {overall:.2f}x the {what} of transformers" if overall else f"{what} by method"
 
 
+def _headline_of_batches(speedups: dict[str, Any], categories: Sequence[str]) -> str:
+    best = "lookahead" if "lookahead" in speedups else list(speedups)[-1]
+    figures = speedups[best]["by_category"]
+    ends = dict.fromkeys((categories[0], categories[-1]))
+    return f"{best}: " + ", ".join(f"{figures[category]:.2f}x in {category}" for category in ends)
+
+
 def model_words(name: str) -> str:
     """Return a model's name as a reader knows it."""
     return "SmolLM2-135M" if name == "embedded" else Path(name).name
@@ -86,7 +97,8 @@ def about_report(report: dict[str, Any]) -> str:
     threads = environment["threads"]
     where = f"{threads} CPU thread{'s' * (threads != 1)}" if device == "cpu" else device
     model = f"{model_words(environment['model'])}, {environment['dtype']}"
-    return f"{report['prompts']['overall']} prompts, {model}, {where}, {chosen}, memory {report['memory']}"
+    calls = f"{report['prompts']['overall']} {'batches' if settings.get('batch_sizes') else 'prompts'}"
+    return f"{calls}, {model}, {where}, {chosen}, memory {report['memory']}"
 
 
 def plot_calibration(rows: Sequence[dict[str, Any]], path: Path) -> None:
