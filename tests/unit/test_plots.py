@@ -102,6 +102,23 @@ def test_a_report_has_the_pictures_that_its_methods_allow(tmp_path):
     assert "A growing memory adds -5% tokens a forward" in words_in(tmp_path / "warm-up.svg")
 
 
+def test_sizes_alone_have_no_picture_by_category_and_many_methods_of_one_have_bars():
+    figures = {"overall": 2.0, "by_category": {"qa": 2.0}}
+    one = {**REPORT, "prompts": {"overall": 1, "by_category": {"qa": 1}}}
+    sizes = {f"lookahead-{name}": figures for name in ("8x4", "8x8")}
+    assert list(pictures_of({**one, "decode_speedup": sizes})) == ["grid"]
+    many = {f"lookahead-trie-without-{name}": figures for name in "abcdef"}
+    assert list(pictures_of({**one, "decode_speedup": many})) == ["methods"]
+
+
+def test_long_names_leave_room_for_the_bars(tmp_path):
+    figures = {"overall": 2.0, "by_category": {"qa": 2.0}}
+    many = {f"lookahead-trie-without-earlier-answers-{name}": figures for name in "abcde"}
+    report = {**REPORT, "prompts": {"overall": 1, "by_category": {"qa": 1}}, "decode_speedup": many}
+    plot_speedups(report, tmp_path / "speedup.svg")  # a layout that collapses is a warning, and so an error
+    assert "lookahead-trie-without-earlier-answers-e" in words_in(tmp_path / "speedup.svg")
+
+
 def test_the_warm_up_picture_is_of_the_gain(tmp_path):
     rows = [
         {"store": "memory grows", "by_requests": [[10.0, 2.0], [20.0, 3.0]]},

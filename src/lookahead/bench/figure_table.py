@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from rich import box
 from rich.table import Table
 
 NOTHING = "-"
 _WIDEST_HEADING = 9
+_WIDEST_NAME = 26
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class FigureTable:
             widest = max((len(row[place]) for row in self.rows), default=1)  # headings fold, figures do not
             table.add_column(_folded(heading), justify="right", min_width=widest)
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row("\n".join(wrap(row[0], _WIDEST_NAME)), *row[1:])
         return table
 
     def as_markdown(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lookahead.bench.methods import LOOKAHEAD, LOOKAHEAD_FRESH
 from lookahead.bench.plot_kinds import Points, draw_bars, draw_curves, draw_heat_map
-from lookahead.bench.plots import about_report, plot_speedups
+from lookahead.bench.plots import about_report, drawn_methods, plot_speedups
 
 Draw = Callable[[Path], None]
 """Writes a picture; the path's ending says in which format."""
@@ -24,7 +24,8 @@ _WINDOW_SHARE = 4
 def pictures_of(report: dict[str, Any]) -> dict[str, Draw]:
     """Return what a benchmark's figures can be drawn as, by file name without ending."""
     pictures: dict[str, Draw] = {}
-    if len(report["decode_speedup"]) > 0:
+    drawn = drawn_methods(report["decode_speedup"])
+    if drawn and (len(drawn) <= _MANY_METHODS or len(report["prompts"]["by_category"]) > 1):
         pictures["speedup"] = partial(plot_speedups, report)
     bars = {method: figures["overall"] for method, figures in report["decode_speedup"].items()}
     if len(bars) > _MANY_METHODS and all(bars.values()):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_METHODS = 5
+_CHARACTERS_AN_INCH = 11
 _LEFT_OUT = ("transformers", "transformers-again")
 _SIZED = re.compile(r"lookahead-\d")
 
@@ -37,7 +38,7 @@ def plot_speedups(report: dict[str, Any], path: Path) -> None:
     in_batches = all(of_method["overall"] is None for of_method in speedups.values())
     if in_batches:
         speedups, what = report["speedup"], "speed end to end"
-    methods = _drawn(speedups)
+    methods = drawn_methods(speedups) or list(speedups)
     categories = ["overall", *report["prompts"]["by_category"]]
     categories = categories[1:] if in_batches or len(categories) == 2 else categories
     figure = new_figure(max(5.5, 1.5 + 0.3 * len(categories) * (len(methods) + 1)), 3.8)
@@ -55,20 +56,25 @@ def plot_speedups(report: dict[str, Any], path: Path) -> None:
     axes.set_ylabel(f"{what} ÷ transformers")
     tidy(axes)
     if len(methods) > 1:
+        longest = 5 + max(map(len, methods))
+        columns = max(1, min(len(methods), int(_CHARACTERS_AN_INCH * figure.get_figwidth()) // longest))
         below = (0, -0.1)
-        axes.legend(frameon=False, fontsize=8.5, ncols=len(methods), loc="upper left", bbox_to_anchor=below)
+        axes.legend(frameon=False, fontsize=8.5, ncols=columns, loc="upper left", bbox_to_anchor=below)
     says = _headline_of_batches(speedups, categories) if in_batches else _headline(speedups, what)
     headline(figure, says, about_report(report))
     save(figure, path)
 
 
-def _drawn(speedups: dict[str, Any]) -> list[str]:
-    """The methods in a picture: the best known first, not so many that none is seen."""
+def drawn_methods(speedups: dict[str, Any]) -> list[str]:
+    """Return which methods a picture by category shows: the best known, not so many that none is seen.
+
+    Sizes of Lookahead are not among them: they have pictures of their own.
+    """
     well_known = [name for name in ("prompt-lookup", "lookahead-plain") if name in speedups]
     others = [name for name in speedups if name not in (*_LEFT_OUT, *well_known, "lookahead")]
     others = [name for name in others if not _SIZED.match(name)]
     ours = ["lookahead"] if "lookahead" in speedups else []
-    return [*well_known, *others[: _MOST_METHODS - len(well_known) - len(ours)], *ours] or list(speedups)
+    return [*well_known, *others[: _MOST_METHODS - len(well_known) - len(ours)], *ours]
 
 
 def _headline(speedups: dict[str, Any], what: str) -> str:
