@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from lookahead.decoding.fused.attention import SPAN
+from lookahead.decoding.fused.blocks import BLOCK
 from lookahead.decoding.fused.plan import FIELDS, LAYER_FIELDS, Field, LayerField
-from lookahead.decoding.fused.step import scratch_size, step_address
+from lookahead.decoding.fused.step import integers_size, scratch_size, step_address
 from lookahead.decoding.fused.team import Team
-from lookahead.decoding.fused.tiles import BLOCK
 from lookahead.decoding.slots import slot_table
 from lookahead.decoding.tree_attention import RowOfTrees
 
@@ -217,6 +217,7 @@ class FusedDecoder:
         own, shared = weights.heads * weights.width, weights.key_heads * weights.width
         inner = weights.layers[0].down.shape[1]
         threads, scratch = torch.get_num_threads(), scratch_size(tokens, weights.width)
+        integers = integers_size(weights.heads, weights.key_heads)
         wanted = {
             Field.INPUTS_AT: (tokens * max(weights.last_norm.numel(), own), self._dtype),
             Field.GATED_AT: (tokens * inner, self._dtype),
@@ -226,12 +227,13 @@ class FusedDecoder:
             Field.TOTALS_AT: (tokens * spans * own, torch.float32),
             Field.STATES_AT: (tokens * spans * weights.heads * 2, torch.float32),
             Field.SCRATCH_AT: (threads * scratch, torch.float32),
+            Field.INTEGERS_AT: (threads * integers, torch.int64),
         }
         for field, (size, dtype) in wanted.items():
             if field not in self._work or self._work[field].numel() < size:
                 self._work[field] = torch.empty(size, dtype=dtype)
         self._set({field: tensor.data_ptr() for field, tensor in self._work.items()})
-        self._table[Field.SCRATCH_APART] = scratch
+        self._set({Field.SCRATCH_APART: scratch, Field.INTEGERS_APART: integers})
 
 
 def _layer_table(weights: DecoderWeights) -> np.ndarray:

@@ -16,11 +16,12 @@ from numba.extending import intrinsic
 LANES = 16
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 FLOATS = ir.VectorType(FLOAT, LANES)
-_INTS = ir.VectorType(INT32, LANES)
-_HALVES = ir.VectorType(ir.IntType(16), LANES)
+INTS = ir.VectorType(INT32, LANES)
+HALVES = ir.VectorType(ir.IntType(16), LANES)
 _LOG2_E, _LN2_HIGH, _LN2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
 _EXP_COEFFICIENTS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
 _LEAST_EXPONENT = -87.0
+_ROUNDING = 0x7FFF
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has no types
@@ -64,6 +65,41 @@ def ints(values: list[int]) -> ir.Constant:
     return ir.Constant(ir.VectorType(INT32, len(values)), [ir.Constant(INT32, value) for value in values])
 
 
+_Body = Callable[[Any, list[Any]], list[Any]]
+
+
+def loop(
+    builder: ir.IRBuilder, first: Any, end: Any, step: int, initial: list[Any], body: _Body
+) -> list[Any]:
+    """Build a loop that carries values."""
+    before = builder.block
+    head, inside, after = (builder.append_basic_block(name) for name in ("head", "body", "after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(INT64)
+    index.add_incoming(first, before)
+    carried = [builder.phi(value.type) for value in initial]
+    for phi, value in zip(carried, initial, strict=True):
+        phi.add_incoming(value, before)
+    builder.cbranch(builder.icmp_signed("<", index, end), inside, after)
+    builder.position_at_end(inside)
+    results = body(index, carried)
+    last = builder.block
+    index.add_incoming(builder.add(index, INT64(step)), last)
+    for phi, value in zip(carried, results, strict=True):
+        phi.add_incoming(value, last)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return carried
+
+
+def splat_of(builder: ir.IRBuilder, value: Any) -> Any:
+    """Return a vector of one number that is known when the code runs."""
+    kind = ir.VectorType(value.type, LANES)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, INT32(0))
+    return builder.shuffle_vector(first, first, ints([0] * LANES))
+
+
 def intrinsic_call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[Any]) -> Any:
     """Call one of LLVM's own functions."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
@@ -86,7 +122,7 @@ def load_widened(builder: ir.IRBuilder, pointer: Any, index: Any, *, halves: boo
     """Load sixteen numbers as floats."""
     if not halves:
         return load(builder, pointer, index, FLOATS)
-    wide = builder.zext(load(builder, pointer, index, _HALVES), _INTS)
+    wide = builder.zext(load(builder, pointer, index, HALVES), INTS)
     return builder.bitcast(builder.shl(wide, ints([16] * LANES)), FLOATS)
 
 
@@ -104,10 +140,52 @@ def dot_step(builder: ir.IRBuilder, first: Any, second: Any, total: Any, *, halv
 
 
 def _half_of_pairs(builder: ir.IRBuilder, pairs: Any, part: int) -> Any:
-    words = builder.bitcast(pairs, _INTS)
+    words = builder.bitcast(pairs, INTS)
     if part == 0:
         return builder.bitcast(builder.shl(words, ints([16] * LANES)), FLOATS)
     return builder.bitcast(builder.and_(words, ints([-65536] * LANES)), FLOATS)
+
+
+def dot_words(builder: ir.IRBuilder, first: Any, second: Any, total: Any, *, halves: bool) -> Any:
+    """Add, lane by lane, the products of two vectors of words; see `dot_step`."""
+    if not halves:
+        first, second = builder.bitcast(first, FLOATS), builder.bitcast(second, FLOATS)
+    return dot_step(builder, first, second, total, halves=halves)
+
+
+def store(builder: ir.IRBuilder, vector: Any, pointer: Any, index: Any) -> None:
+    """Store a vector anywhere, without asking for alignment; `index` counts the pointer's elements."""
+    place = builder.bitcast(builder.gep(pointer, [index]), vector.type.as_pointer())
+    builder.store(vector, place, align=2)
+
+
+def transposed(builder: ir.IRBuilder, rows: list[Any]) -> list[Any]:
+    """Return the columns of sixteen vectors of words."""
+    width = LANES // 2
+    while width:
+        low = ints([lane - width + LANES if lane & width else lane for lane in range(LANES)])
+        high = ints([lane + LANES if lane & width else lane + width for lane in range(LANES)])
+        swapped = list(rows)
+        for row in range(LANES):
+            if not row & width:
+                pair = (rows[row], rows[row | width])
+                swapped[row] = builder.shuffle_vector(*pair, low)
+                swapped[row | width] = builder.shuffle_vector(*pair, high)
+        rows, width = swapped, width // 2
+    return rows
+
+
+def bits_rounded(builder: ir.IRBuilder, number: Any) -> Any:
+    """Return the upper sixteen bits of floats, rounded to the nearest, halves to even, as integers."""
+    is_vector = number.type == FLOATS
+    kind = INTS if is_vector else INT32
+
+    def constant(value: int) -> Any:
+        return ints([value] * LANES) if is_vector else ir.Constant(INT32, value)
+
+    bits = builder.bitcast(number, kind)
+    odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+    return builder.lshr(builder.add(builder.add(bits, odd), constant(_ROUNDING)), constant(16))
 
 
 def sums_of(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
@@ -134,7 +212,7 @@ def exponential(builder: ir.IRBuilder, value: Any) -> Any:
     Below, it is what it is at -87: less than a normal float's least.
     """
     is_vector = value.type == FLOATS
-    suffix, whole = ("v16f32", _INTS) if is_vector else ("f32", INT32)
+    suffix, whole = ("v16f32", INTS) if is_vector else ("f32", INT32)
 
     def constant(number: float) -> Any:
         return splat(number) if is_vector else ir.Constant(FLOAT, number)
