@@ -144,13 +144,6 @@ def bench(
     loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
     rows, warm_rows = data or (_random_rows(tokenizer, limit, seed), [])
     rows = _shuffled(rows, seed) if chosen.shuffles else rows
-    environment = describe_environment(loaded, model, load_at_start)
-    warn_when_busy(environment)
-    settings = {**_describe_data(file, rows, limit), "experiment": experiment, "methods": names}
-    settings |= {"max_new_tokens": max_new_tokens, "decoding_length": decoding_length, "seed": seed}
-    settings |= {"branch_length": branch_length, "mode": mode.value, "temperature": temperature}
-    settings |= {"batch_sizes": sizes, "assistant": assistant}
-    settings["warmed_with"] = warm and {**describe_file(warm), "rows": len(warm_rows)}
     plan = Plan(
         rows=rows,
         methods=names,
@@ -161,6 +154,12 @@ def bench(
         seed=seed,
         measures_memory=chosen.measures_memory,
     )
+    environment = describe_environment(loaded, model, load_at_start)
+    warn_when_busy(environment)
+    settings = {**_describe_data(file, rows, limit), "experiment": experiment, **_describe_plan(plan)}
+    settings |= {"assistant": assistant, "warmed_with": None}
+    if warm is not None:
+        settings["warmed_with"] = {**describe_file(warm), "rows": len(warm_rows)}
     journal = _journal(target, settings, environment)
     benchmark = _run_with_progress(loaded, tokenizer, plan, journal)
     _report(benchmark, {**describe_call(), "settings": settings, "environment": environment}, json, report)
@@ -274,6 +273,20 @@ def _report(
 def _describe_data(file: Path, rows: "list[Row]", limit: int | None) -> dict[str, Any]:
     described = describe_file(file) if file.is_file() else {"data": str(file)}
     return {**described, "rows": len(rows), "limit": limit}
+
+
+def _describe_plan(plan: "Plan") -> dict[str, Any]:
+    config = plan.given.config
+    return {
+        "methods": list(plan.methods),
+        "max_new_tokens": plan.settings["max_new_tokens"],
+        "temperature": plan.settings.get("temperature", 0.0),
+        "decoding_length": config.decoding_length,
+        "branch_length": config.branch_length,
+        "mode": config.mode.value,
+        "batch_sizes": list(plan.batch_sizes),
+        "seed": plan.seed,
+    }
 
 
 def _run_with_progress(
