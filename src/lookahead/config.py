@@ -9,6 +9,8 @@ from lookahead.errors import ConfigError
 MOST_NODES_OF_AUTO = 64
 """With `decoding_length="auto"`; beyond it drafts gain little, and hardly any device has them free."""
 _MOST_NODES_OF_A_BATCH = 256
+_USUAL_SHAPE = 16
+"""Tokens of each row in every forward where reproducible text needs one shape."""
 DEFAULT_MEMORY_BYTES = 256 * 2**20
 LEAST_MEMORY_BYTES = 2**15
 MOST_MEMORY_BYTES = 2**44
@@ -41,6 +43,10 @@ class LookaheadConfig:
             on the CPU several times faster than the model's own code. Prompts are read by that.
         captured_step: on CUDA devices, capture the steps of models in CUDA graphs, which are launched at once
             instead of kernel by kernel. A model that no graph can hold is left as it is, with one warning.
+        reproducible: the text is a function of model, prompt, settings and seed alone, to the last bit of
+            every logit, never of what was drafted or remembered. Fused steps are so at no cost; other
+            forwards then all have one shape, of 16 tokens a row or of as many as are given here, however few
+            are drafted. Models that can be had in neither way are decoded in plain steps.
         mode: `"hierarchical"`, `"parallel"` or `"single"`.
         memory_bytes: hard cap on the draft memory that is made where none is given, in bytes.
 
@@ -53,6 +59,7 @@ class LookaheadConfig:
     prompt_logits: int = 1
     fused_step: bool = True
     captured_step: bool = True
+    reproducible: bool | int = False
     mode: DraftMode = DraftMode.HIERARCHICAL
     memory_bytes: int = DEFAULT_MEMORY_BYTES
 
@@ -68,7 +75,16 @@ class LookaheadConfig:
             if not isinstance(getattr(self, name), bool):
                 message = f"{name}={getattr(self, name)!r} is not allowed; give True or False"
                 raise ConfigError(message)
+        if not isinstance(self.reproducible, bool):
+            _check_integer("reproducible", self.reproducible, smallest=2, largest=256, other="True or False")
         object.__setattr__(self, "mode", _checked_mode(self.mode))
+
+    @property
+    def shape(self) -> int | None:
+        """Tokens of each row in every forward that has to have one shape; None where they may differ."""
+        if not self.reproducible:
+            return None
+        return _USUAL_SHAPE if self.reproducible is True else self.reproducible
 
     def most_nodes(self, rows: int = 1) -> int:
         """Return how many tokens one forward verifies at most for each of so many rows."""

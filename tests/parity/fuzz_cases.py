@@ -6,11 +6,13 @@ from typing import Any
 
 from lookahead import DraftMode
 from lookahead.hf.families import FAMILIES, VOCABULARY, is_installed
+from tiny_models import FUSED
 
 _OFTEN = {
     **dict.fromkeys(("llama", "gemma3", "llama4_text", "bloom", "gpt2", "opt", "mistral", "qwen2_moe"), 6),
     **dict.fromkeys(("mpt", "falcon-alibi", "gpt_neo", "gpt_oss", "deepseek_v3", "llama-dynamic-rope"), 3),
     **dict.fromkeys(("phi3-longrope", "llama-longrope", "jamba", "qwen3_next", "gptj", "falcon"), 2),
+    **dict.fromkeys(FUSED, 3),
 }
 """How often those are drawn that differ most, beside the once of each other family."""
 
@@ -21,7 +23,7 @@ class Case:
 
     Attributes:
         seed: what it was drawn from; also torch's seed for the call.
-        family: of the tiny models.
+        family: of the tiny models, those whose steps are fused among them.
         dtype: "float32" or "float64".
         attention: "eager", or "own" for what the model has anyway.
         prompts: a row of tokens each.
@@ -103,9 +105,9 @@ def drawn_case(seed: int) -> Case:
 
 
 def _family(random: Random) -> str:
-    names = sorted(FAMILIES)
+    names = [*sorted(FAMILIES), *FUSED]
     name = random.choices(names, [1 + 2 * _OFTEN.get(name, 0) for name in names])[0]
-    return name if is_installed(name) else "llama"
+    return name if name in FUSED or is_installed(name) else "llama"
 
 
 def _tokens(random: Random, most: int) -> list[int]:

@@ -23,7 +23,7 @@ from transformers.generation.streamers import BaseStreamer
 from lookahead import DraftMemory, Lookahead, LookaheadConfig, TokenTrie
 from lookahead.hf.families import VOCABULARY
 from parity.fuzz_cases import Case
-from tiny_models import tiny_model, tiny_tokenizer
+from tiny_models import FUSED, tiny_model, tiny_tokenizer
 
 _WATERMARKS = {
     "greenlist": lambda: WatermarkingConfig(bias=2.0, seeding_scheme="lefthash"),
@@ -141,7 +141,8 @@ def difference(actual: Outcome, expected: Outcome) -> str:
 
 @lru_cache(maxsize=24)
 def _model(family: str, dtype: str) -> PreTrainedModel:
-    model = tiny_model(family, getattr(torch, dtype))
+    settings = {"vocab_size": VOCABULARY} if family in FUSED else {}
+    model = tiny_model(family, getattr(torch, dtype), **settings)
     if dtype == "float64" and hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")  # others compute in no more than single precision
     return model

@@ -166,11 +166,12 @@ def test_a_model_that_asks_for_the_caches_length_is_left_as_it_is(capture, monke
     assert not capture.captured
 
 
-@pytest.mark.parametrize("disturbed", ["hook", "longrope", "bloom", "switched off"])
+@pytest.mark.parametrize("disturbed", ["hook", "longrope", "bloom", "reproducible", "off"])
 def test_others_are_left_as_they_are_without_a_word(disturbed, capture, uses):
     families = {"longrope": "phi3-longrope", "bloom": "bloom"}
     model = tiny_model(families.get(disturbed, "llama"))
-    lookahead = unfused(decoding_length=8, captured_step=disturbed != "switched off")
+    settings = {"captured_step": disturbed != "off", "reproducible": disturbed == "reproducible"}
+    lookahead = unfused(decoding_length=8, **settings)
     if disturbed == "hook":
         model.model.layers[0].register_forward_hook(lambda *_: None)
     assert_same_text(model, lookahead, prompt(0), **GREEDY)

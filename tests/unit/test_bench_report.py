@@ -6,10 +6,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from lookahead.bench.figure_table import times
 from lookahead.bench.measuring import Run
 from lookahead.bench.report import summarise
-from lookahead.bench.runner import BenchmarkResult, PromptResult
-from lookahead.bench.tables import category_table, method_table
+from lookahead.bench.results import BenchmarkResult, PromptResult
+from lookahead.bench.tables import category_table, difference_table, method_table
 from lookahead.cli.setup import check_can_write
 from lookahead.errors import NotFoundError
 
@@ -18,7 +19,7 @@ def run(output_ids, total_s, decode_s, steps, decode_tokens=None):
     tokens = tuple(output_ids)
     decode_tokens = len(tokens) - 1 if decode_tokens is None else decode_tokens
     return Run(
-        output_ids=tokens, total_s=total_s, decode_tokens=decode_tokens, decode_s=decode_s, steps=steps
+        answers=(tokens,), total_s=total_s, decode_tokens=decode_tokens, decode_s=decode_s, steps=steps
     )
 
 
@@ -97,6 +98,8 @@ def test_the_raw_figures_are_there_without_the_text(summary):
         "decode_tokens": 9,
         "decode_s": 1.2,
         "steps": 6,
+        "first_token_s": None,
+        "peak_bytes": None,
         "identical": False,
     }
     assert (summary["memory"], summary["skipped"], summary["interrupted"]) == ("cold", ["long"], False)
@@ -127,7 +130,7 @@ def test_an_answer_of_one_token_has_no_decoding_figures():
 
 def rendered(table):
     console = Console(file=StringIO(), width=80)
-    console.print(table)
+    console.print(table.as_rich())
     return console.file.getvalue()
 
 
@@ -135,10 +138,10 @@ def test_the_tables_show_the_figures(summary):
     by_method = rendered(method_table(summary))
     assert "…" not in by_method
     assert "2.00x" in by_method
-    assert "1 of 2" in by_method
-    by_category = rendered(category_table(summary))
-    line = next(line for line in by_category.splitlines() if "rag" in line)
-    assert "4.00x 6.00x 3.00" in line
+    assert "1 of 2" in rendered(difference_table(summary))
+    by_category = rendered(category_table(summary, "decode_speedup", "by category", times))
+    line = next(line for line in by_category.splitlines() if line.startswith("lookahead"))
+    assert line.split() == ["lookahead", "6.00x", "1.50x"]
 
 
 def test_an_impossible_place_for_the_report_is_refused_at_once(tmp_path):

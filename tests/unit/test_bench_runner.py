@@ -10,14 +10,21 @@ from lookahead.bench import runner
 from lookahead.bench.datasets import Row, random_rows
 from lookahead.bench.environment import describe_environment, physical_cores
 from lookahead.bench.measuring import TimingStreamer, greedy, measure, sampled
-from lookahead.bench.methods import METHODS, USUAL, Output, make_methods
-from lookahead.bench.runner import run_benchmark
+from lookahead.bench.method import Output
+from lookahead.bench.methods import METHODS, USUAL, Ingredients, make_methods
+from lookahead.bench.runner import Plan, run_benchmark
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.drafting.store import Origin
 from lookahead.errors import ConfigError
 from lookahead.hf.prompts import encode_prompt
 
 CONFIG = LookaheadConfig(memory_bytes=2**20)
+GIVEN = Ingredients(config=CONFIG)
+
+
+def plan(prompts, settings, *, config=CONFIG, methods=(), **more):
+    given = Ingredients(config=config)
+    return Plan(rows=prompts, methods=methods, given=given, settings=settings, **more)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +45,7 @@ class ScriptedMethod:
     """Streams given pieces after the prompt."""
 
     name = "scripted"
+    batches = True
 
     def __init__(self, *pieces, steps=None):
         self.pieces = pieces
@@ -56,6 +64,9 @@ class ScriptedMethod:
         pass
 
     def remember(self, token_ids):
+        pass
+
+    def recall(self, prompt_ids, answer_ids):
         pass
 
     def forget(self):
@@ -109,7 +120,7 @@ def test_the_timing_streamer_passes_everything_on():
 def test_every_method_gives_the_text_of_transformers(model, tokenizer):
     fixed = replace(CONFIG, decoding_length=16)  # an automatic size depends on what is measured
     benchmark = run_benchmark(
-        model, tokenizer, rows("HelloHelloHello", "abcabcab"), methods=[], config=fixed, settings=greedy(24)
+        model, tokenizer, plan(rows("HelloHelloHello", "abcabcab"), greedy(24), config=fixed)
     )
     assert len(benchmark.results) == 2
     for result in benchmark.results:
@@ -127,12 +138,12 @@ def test_every_method_gives_the_text_of_transformers(model, tokenizer):
 
 def test_the_memory_starts_empty_and_grows_from_row_to_row(model, tokenizer):
     fixed = replace(CONFIG, decoding_length=16)  # an automatic size would depend on what was measured before
-    lookahead = METHODS["lookahead"](fixed)
+    lookahead = METHODS["lookahead"](Ingredients(config=fixed))
     runner.warm_up([lookahead], model, tokenizer)
     inputs = runner.encode_prompt(tokenizer, "HelloHello", model)
     after_warm_up = measure(lookahead, model, inputs, settings=greedy(24)).steps
     again = measure(lookahead, model, inputs, settings=greedy(24)).steps
-    fresh = measure(METHODS["lookahead"](fixed), model, inputs, settings=greedy(24)).steps
+    fresh = measure(METHODS["lookahead"](Ingredients(config=fixed)), model, inputs, settings=greedy(24)).steps
     assert after_warm_up == fresh
     assert again < fresh
 
@@ -140,7 +151,7 @@ def test_the_memory_starts_empty_and_grows_from_row_to_row(model, tokenizer):
 def test_the_order_of_the_methods_rotates(model, tokenizer, monkeypatch):
     order = []
     named = [ScriptedMethod([1]) for _ in range(3)]
-    for method, name in zip(named, ("a", "b", "c"), strict=True):
+    for method, name in zip(named, ("transformers", "b", "c"), strict=True):
         method.name = name
     monkeypatch.setattr(runner, "make_methods", lambda *_: named)
     real = runner.measure
@@ -151,14 +162,12 @@ def test_the_order_of_the_methods_rotates(model, tokenizer, monkeypatch):
     run_benchmark(
         model,
         tokenizer,
-        rows("a", "b", "c", "d"),
-        methods=[],
-        config=CONFIG,
-        settings=greedy(4),
+        plan(rows("a", "b", "c", "d"), greedy(4)),
         on_row_done=lambda: done.append(True),
     )
-    assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"  # the warm-up first
-    assert [method.forgotten for method in named] == [1, 1, 1]
+    letters = "".join(name[0] for name in order)
+    assert letters == "tbc" + "tbc" + "bct" + "ctb" + "tbc"  # the warm-up first
+    assert [method.forgotten for method in named] == [2, 2, 2]  # after the warm-up, and before the first row
     assert len(done) == 4
 
 
@@ -167,10 +176,7 @@ def test_a_row_too_long_for_the_context_is_skipped_and_named(model, tokenizer):
     benchmark = run_benchmark(
         model,
         tokenizer,
-        rows("a" * (longest + 1), "a" * longest),
-        methods=["lookahead-plain"],
-        config=CONFIG,
-        settings=greedy(8),
+        plan(rows("a" * (longest + 1), "a" * longest), greedy(8), methods=["lookahead-plain"]),
     )
     assert benchmark.skipped == [0]
     assert [result.row_id for result in benchmark.results] == [1]
@@ -183,10 +189,7 @@ def test_an_interruption_keeps_what_was_measured(model, tokenizer):
     benchmark = run_benchmark(
         model,
         tokenizer,
-        rows("abc", "def"),
-        methods=["lookahead-plain"],
-        config=CONFIG,
-        settings=greedy(4),
+        plan(rows("abc", "def"), greedy(4), methods=["lookahead-plain"]),
         on_row_done=interrupt,
     )
     assert benchmark.interrupted
@@ -194,14 +197,14 @@ def test_an_interruption_keeps_what_was_measured(model, tokenizer):
 
 
 def test_transformers_is_always_measured_and_each_method_once():
-    names = [method.name for method in make_methods(["lookahead", "transformers", "lookahead"], CONFIG)]
+    names = [method.name for method in make_methods(["lookahead", "transformers", "lookahead"], GIVEN)]
     assert names == ["transformers", "lookahead"]
-    assert [method.name for method in make_methods([], CONFIG)] == list(USUAL)
+    assert [method.name for method in make_methods([], GIVEN)] == list(USUAL)
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ConfigError, match="'magic' is unknown; choose from transformers, prompt-lookup"):
-        make_methods(["magic"], CONFIG)
+    with pytest.raises(ConfigError, match="'magic' is unknown; choose from transformers, transformers-again"):
+        make_methods(["magic"], GIVEN)
 
 
 def test_the_environment_says_what_a_figure_depends_on(model):
@@ -218,18 +221,15 @@ def test_the_environment_says_what_a_figure_depends_on(model):
 def test_warm_rows_are_known_before_the_first_measured_one(model, tokenizer, reference, monkeypatch):
     remembered = []
     monkeypatch.setattr(
-        "lookahead.bench.methods.LookaheadMethod.remember", lambda _self, ids: remembered.append(list(ids))
+        "lookahead.bench.lookahead_methods.LookaheadMethod.remember",
+        lambda _self, ids: remembered.append(list(ids)),
     )
     warm = [Row(row_id=9, category="qa", prompt="HelloHello", reference=reference)]
     done = []
     benchmark = run_benchmark(
         model,
         tokenizer,
-        rows("abcabcab"),
-        methods=["lookahead-4"],
-        config=CONFIG,
-        settings=greedy(6),
-        warm_rows=warm,
+        plan(rows("abcabcab"), greedy(6), methods=["lookahead-4"], warm_rows=warm),
         on_row_done=lambda: done.append(1),
     )
     assert benchmark.warmed
@@ -246,20 +246,32 @@ def test_every_method_draws_the_same_at_random(model, tokenizer):
     result = run_benchmark(
         model,
         tokenizer,
-        random_rows(["ab", "cd", "ef"], 2),
-        methods=["lookahead", "lookahead-1"],
-        config=CONFIG,
-        settings=sampled(12, 1.5),
+        plan(random_rows(["ab", "cd", "ef"], 2), sampled(12, 1.5), methods=["lookahead", "lookahead-1"]),
     ).results[1]
     assert result.category == "random-words"
     assert len({run.output_ids for run in result.runs.values()}) == 1
 
 
 def test_a_method_that_knows_the_vocabulary_drafts_from_the_start(model, tokenizer):
-    method = METHODS["lookahead-vocabulary"](CONFIG)
+    method = METHODS["lookahead-vocabulary"](GIVEN)
     method.prepare(model, tokenizer)
     memory = method._lookahead.memory
     assert memory.namespaces == {}
     drafts = memory.store
     drafts.insert("now", [5], Origin.PROMPT)
     assert len(drafts.propose("now", decoding_length=9, branch_length=2, mode=DraftMode.HIERARCHICAL)) == 9
+
+
+def test_batches_of_another_size_know_nothing_of_those_before(model, tokenizer):
+    warm = [Row(row_id=9, category="qa", prompt="HelloHello", reference="xyzxyz")]
+    fixed = replace(CONFIG, decoding_length=16)
+    asked = plan(rows("ababab", "cdcdcd"), greedy(8), config=fixed, methods=["lookahead"], warm_rows=warm)
+    sizes = [1, 1]
+    first, second, *again = run_benchmark(model, tokenizer, replace(asked, batch_sizes=sizes)).results
+    assert [result.runs["lookahead"].steps for result in again] == [
+        first.runs["lookahead"].steps,
+        second.runs["lookahead"].steps,
+    ]
+    (one, two) = run_benchmark(model, tokenizer, asked).results
+    assert one.runs["lookahead"].steps == first.runs["lookahead"].steps
+    assert two.runs["lookahead"].steps == second.runs["lookahead"].steps

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lookahead.bench.calibration import Calibration
-from lookahead.bench.plots import check_can_draw, plot_calibration
+from lookahead.bench.plot_style import check_can_draw
+from lookahead.bench.plots import plot_calibration
 from lookahead.bench.replay import accepted_levels
 from lookahead.drafting.tree import DraftTree
 from lookahead.errors import ConfigError

@@ -19,6 +19,26 @@ def doubled(number: int) -> int:
     return 2 * number
 """
 
+CALLED_BY_C = """
+from lookahead.decoding.fused.pointers import address_of, float_pointer, number_at, put
+from lookahead.drafting.compilation import pointer_kernel, shared_kernel
+
+@pointer_kernel
+def double(numbers):
+    put(numbers, 0, number_at(numbers, 0) * 2)
+
+@shared_kernel
+def doubled(address):
+    double(float_pointer(address_of(address)))
+"""
+
+CALLING_AS_C_DOES = """
+import ctypes, tiny
+number = ctypes.c_float(21)
+ctypes.CFUNCTYPE(None, ctypes.c_void_p)(tiny.doubled.address)(ctypes.addressof(number))
+print(int(number.value), tiny.doubled.cache_hits, sum(tiny.double.stats.cache_hits.values()))
+"""
+
 
 def run_python(code, folder=None, **environment):
     """Run code in a fresh interpreter in `folder`, warnings being errors; return what it printed."""
@@ -61,7 +81,25 @@ def test_where_a_cache_can_be_written_the_second_process_compiles_nothing(tmp_pa
     assert run_python(code, tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache")) == ["42", "1"]
 
 
-def test_a_change_in_any_kernel_module_makes_every_cached_kernel_stale(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("without_cache_environment")
+def test_kernels_that_c_calls_compile_in_memory_where_no_cache_can_be_written(tmp_path):
+    (tmp_path / "tiny.py").write_text(CALLED_BY_C)
+    (tmp_path / "__pycache__").touch()
+    home = tmp_path / "home"
+    home.touch()
+    environment = {"HOME": str(home), "NUMBA_CACHE_DIR": str(home / "cache")}
+    assert run_python(CALLING_AS_C_DOES, tmp_path, **environment) == ["42", "0", "0"]
+
+
+@pytest.mark.usefixtures("without_cache_environment")
+def test_the_second_process_compiles_no_kernel_that_c_calls(tmp_path):
+    (tmp_path / "tiny.py").write_text(CALLED_BY_C)
+    cache = str(tmp_path / "cache")
+    assert run_python(CALLING_AS_C_DOES, tmp_path, NUMBA_CACHE_DIR=cache) == ["42", "0", "0"]
+    assert run_python(CALLING_AS_C_DOES, tmp_path, NUMBA_CACHE_DIR=cache) == ["42", "1", "0"]
+
+
+def test_a_change_in_any_kernel_module_makes_every_cached_kernel_stale(tmp_path):
     # numba looks for changes in a kernel's own file alone, not in those of the kernels it calls.
     for name, source in {
         "called": "@kernel\n",
@@ -69,27 +107,42 @@ def test_a_change_in_any_kernel_module_makes_every_cached_kernel_stale(tmp_path,
         "other": "no kernels here",
     }.items():
         (tmp_path / f"{name}.py").write_text(source)
-    monkeypatch.setattr(compilation, "__file__", str(tmp_path / "compilation.py"))
     digest = compilation._kernels_digest.__wrapped__
-    before = digest()
+    before = digest(tmp_path)
     (tmp_path / "other.py").write_text("changed")
-    assert digest() == before
+    assert digest(tmp_path) == before
     (tmp_path / "called.py").write_text("@kernel\nchanged")
-    assert digest() != before
+    assert digest(tmp_path) != before
+
+
+@pytest.mark.parametrize("source", ["from llvmlite import ir\n", "class Field(IntEnum):\n    ROWS = 0\n"])
+def test_what_goes_into_kernels_makes_them_stale_too(tmp_path, source):
+    digest = compilation._kernels_digest.__wrapped__
+    (tmp_path / "made_of.py").write_text(source)
+    before = digest(tmp_path)
+    (tmp_path / "made_of.py").write_text(f"{source}    # changed")
+    assert digest(tmp_path) != before
 
 
 def test_a_cached_kernels_name_carries_the_digest():
     from lookahead.drafting.trie_nodes import find_child
 
     name = find_child.py_func.__qualname__
-    assert name == f"find_child-{compilation._kernels_digest()}"
+    assert name == f"find_child-{compilation._kernels_digest(Path(compilation.__file__).parent)}"
+
+
+def test_each_package_of_kernels_has_its_own_digest():
+    from lookahead.decoding.fused.products import share_of
+
+    folder = Path(compilation.__file__).parent.parent / "decoding" / "fused"
+    assert share_of.py_func.__qualname__ == f"share_of-{compilation._kernels_digest(folder)}"
 
 
 def test_the_user_is_told_when_compiling_takes_long(monkeypatch, caplog):
     monkeypatch.setattr(compilation, "_SECONDS_BEFORE_A_WORD", 0.01)
     with caplog.at_level(logging.WARNING, "lookahead"), compilation.telling_the_user():
         time.sleep(0.2)
-    assert "compiling the draft kernels" in caplog.text
+    assert "compiling the kernels" in caplog.text
 
 
 def test_the_user_is_not_told_when_it_takes_a_moment(caplog):

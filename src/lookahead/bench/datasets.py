@@ -6,11 +6,14 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 
+from lookahead.bench.data_folder import DATA_VARIABLE
+from lookahead.bench.row_formats import in_our_form
 from lookahead.errors import ConfigError, DataFormatError, NotFoundError
 
 MT_BENCH = "mt_bench"
@@ -23,7 +26,10 @@ _RANDOM_WORDS = 60
 
 Record = TypeVar("Record")
 
-_EXPECTED = 'expected a JSON object such as {"id": 1, "category": "qa", "turns": ["the user\'s message"]}'
+_EXPECTED = (
+    'expected a JSON object such as {"id": 1, "category": "qa", "turns": ["the user\'s message"]}, or a '
+    "line of Spec-Bench, GSM8K, HumanEval or Dolly as they are published"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +52,19 @@ class Row:
 def read_rows(path: Path) -> list[Row]:
     """The rows of a `.jsonl` or `.jsonl.gz` file, in the file's order; empty lines are passed over.
 
+    Each line is in our form or in one of `row_formats`.
+
     Raises:
         NotFoundError: there is no such file.
         DataFormatError: a line is not as it should be, or there is none; the message names file and line.
     """
-    return read_records(path, _row, _EXPECTED)
+    places = count()
+
+    def convert(parsed: dict[str, Any]) -> Row | str:
+        line = in_our_form(parsed, next(places))
+        return _fault(line) or _row(line)
+
+    return read_objects(path, convert, _EXPECTED)
 
 
 def read_records(
@@ -80,7 +94,10 @@ def read_objects(
         DataFormatError: a line is not as it should be, or there is none; the message names file and line.
     """
     if not path.is_file():
-        message = f"there is no file {path}; give a .jsonl or .jsonl.gz file, {expected} a line"
+        message = (
+            f"there is no file {path}, nor one of that name in the folder that {DATA_VARIABLE} names; give a "
+            f".jsonl or .jsonl.gz file, {expected} a line"
+        )
         raise NotFoundError(message)
     records = []
     with _open(path) as file:
@@ -122,6 +139,12 @@ def limit_rows(rows: Sequence[Row], limit: int | None) -> list[Row]:
         for index in range(shares[category])
     ]
     return [rows[position] for position in sorted(chosen)]
+
+
+def shuffle_rows(rows: Sequence[Row], seed: int) -> list[Row]:
+    """The rows in a random order: one in which categories come mixed, as requests do."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return [rows[place] for place in order]
 
 
 def _equal_shares(sizes: dict[str, int], limit: int) -> dict[str, int]:
@@ -192,10 +215,10 @@ def _row(parsed: dict[str, Any]) -> Row | str:
     )
 
 
-def random_rows(words: Sequence[str], count: int) -> list[Row]:
+def random_rows(words: Sequence[str], number: int, seed: int = 0) -> list[Row]:
     """Rows whose prompts are words drawn at random, so that nothing in them or after them repeats itself."""
-    drawn = np.random.default_rng(0).choice(np.array(words, dtype=object), (count, _RANDOM_WORDS))
+    drawn = np.random.default_rng(seed).choice(np.array(words, dtype=object), (number, _RANDOM_WORDS))
     return [
-        Row(row_id=number, category=RANDOM_WORDS, prompt=" ".join(prompt))
-        for number, prompt in enumerate(drawn)
+        Row(row_id=place, category=RANDOM_WORDS, prompt=" ".join(prompt))
+        for place, prompt in enumerate(drawn)
     ]

@@ -1,175 +1,182 @@
-"""The ways of generating that a benchmark compares: one protocol, one registry.
+"""The registry of what a benchmark compares: each method has a line here.
 
-To add one: write a class with a `name`, `generate` and `forget`, and give it a line in `METHODS`.
+To add one: write a class as `Method` asks, and give it a line in `METHODS`, or in `_SIZED` where its name has
+a number in it.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.generation.streamers import BaseStreamer
+from transformers import PreTrainedModel
 
-from lookahead.config import LookaheadConfig
+from lookahead.bench.ablations import ABLATIONS, WithoutEarlierAnswers
+from lookahead.bench.best_of import BestOf
+from lookahead.bench.library_methods import AssistedMethod, StaticCompiledMethod, TransformersMethod
+from lookahead.bench.lookahead_methods import LookaheadMethod, PromptsToo
+from lookahead.bench.method import Method
+from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.drafting.memory import DraftMemory
+from lookahead.drafting.store import DraftStore
+from lookahead.drafting.token_log import TokenLog
+from lookahead.drafting.token_trie import TokenTrie
 from lookahead.errors import ConfigError
-from lookahead.hf.lookahead import Lookahead
 
 BASELINE = "transformers"
+NOISE = "transformers-again"
+"""The baseline a second time: how far its figures lie from the first is the run's own noise."""
 PROMPT_LOOKUP = "prompt-lookup"
+ASSISTED = "assisted"
 LOOKAHEAD = "lookahead"
 LOOKAHEAD_PLAIN = "lookahead-plain"
+LOOKAHEAD_FRESH = "lookahead-fresh"
 LOOKAHEAD_VOCABULARY = "lookahead-vocabulary"
 
+PROMPT_LOOKUP_SIZES = (5, 10, 20)
+_PROMPT_LOOKUP_NGRAM = 3
+FIXED_LENGTH = 16
+"""How many tokens the variants of a fixed size verify, where the settings leave it open."""
 
-@dataclass(frozen=True)
-class Output:
-    """What a method made of a prompt.
+
+@dataclass(frozen=True, kw_only=True)
+class Ingredients:
+    """What methods are made of.
 
     Attributes:
-        sequences: prompt and answer, [1, L].
-        steps: forwards after prefill, where the method counts them itself; else the streamer's puts count.
+        config: settings of the Lookahead methods.
+        assistant: loads the draft model of `assisted`; None where none is named.
+        longest_tokens: the longest prompt and answer, for caches of one size.
     """
 
-    sequences: torch.Tensor
-    steps: int | None = None
+    config: LookaheadConfig
+    assistant: Callable[[], PreTrainedModel] | None = None
+    longest_tokens: int = 0
 
 
-class Method(Protocol):
-    """A way of generating."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in options and reports."""
-
-    def generate(
-        self,
-        model: PreTrainedModel,
-        inputs: Mapping[str, torch.Tensor],
-        *,
-        settings: Mapping[str, Any],
-        streamer: BaseStreamer,
-    ) -> Output:
-        """The answer to one prompt as `generate` gives it with these settings, streamed as it comes."""
-
-    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Do what is done once for a model, before anything is measured."""
-
-    def remember(self, token_ids: Sequence[int]) -> None:
-        """Learn from a text, where the method has a memory that outlives prompts."""
-
-    def forget(self) -> None:
-        """Forget all that earlier answers taught; what was set up for the model stays."""
+def _prompt_lookup(size: int) -> TransformersMethod:
+    options = {"prompt_lookup_num_tokens": size, "max_matching_ngram_size": _PROMPT_LOOKUP_NGRAM}
+    return TransformersMethod(f"{PROMPT_LOOKUP}-{size}", options, batches=False)
 
 
-@dataclass(frozen=True)
-class TransformersMethod:
-    """`model.generate` as it comes, with the library's own options, prompt lookup's for one."""
-
-    name: str
-    options: Mapping[str, Any]
-
-    def generate(
-        self,
-        model: PreTrainedModel,
-        inputs: Mapping[str, torch.Tensor],
-        *,
-        settings: Mapping[str, Any],
-        streamer: BaseStreamer,
-    ) -> Output:
-        """The answer of `model.generate`."""
-        sequences = model.generate(  # type: ignore[operator]  # the library's mixin hides its type
-            **inputs, **self.options, **settings, streamer=streamer
-        )
-        return Output(sequences)
-
-    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """There is nothing to do."""
-
-    def remember(self, token_ids: Sequence[int]) -> None:
-        """Nothing outlives a prompt."""
-
-    def forget(self) -> None:
-        """Nothing was learned."""
+def _assisted(given: Ingredients) -> Method:
+    if given.assistant is None:
+        message = f"method {ASSISTED!r} needs a draft model: name one with --assistant"
+        raise ConfigError(message)
+    return AssistedMethod(ASSISTED, given.assistant)
 
 
-class LookaheadMethod:
-    """Lookahead, with a memory of its own that starts empty and grows from prompt to prompt.
-
-    Args:
-        name: what it is called.
-        config: settings.
-        knows_vocabulary: before it starts it learns what the model holds likely after each token.
-    """
-
-    def __init__(self, name: str, config: LookaheadConfig, *, knows_vocabulary: bool = False) -> None:
-        self.name = name
-        self._knows_vocabulary = knows_vocabulary
-        self._config = config
-        self._lookahead = Lookahead(config)
-
-    def generate(
-        self,
-        model: PreTrainedModel,
-        inputs: Mapping[str, torch.Tensor],
-        *,
-        settings: Mapping[str, Any],
-        streamer: BaseStreamer,
-    ) -> Output:
-        """The answer with Lookahead, and its number of forwards."""
-        arguments: dict[str, Any] = {**inputs, **settings}
-        sequences = self._lookahead.generate(model, **arguments, streamer=streamer)
-        return Output(sequences, steps=self._lookahead.last_stats.steps)
-
-    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Learn the vocabulary, where that is wanted."""
-        if self._knows_vocabulary:
-            self._lookahead.learn_vocabulary(model, tokenizer)
-
-    def remember(self, token_ids: Sequence[int]) -> None:
-        """Warm the memory with a text."""
-        self._lookahead.memory.warm([list(token_ids)])
-
-    def forget(self) -> None:
-        """Begin with an empty memory."""
-        self._lookahead.memory = DraftMemory(max_bytes=self._config.memory_bytes)
+def _fixed(config: LookaheadConfig, mode: DraftMode) -> LookaheadConfig:
+    length = FIXED_LENGTH if config.decoding_length == "auto" else config.decoding_length
+    return replace(config, decoding_length=length, mode=mode)
 
 
-METHODS: dict[str, Callable[[LookaheadConfig], Method]] = {
+def _log(config: LookaheadConfig) -> DraftStore:
+    return TokenLog(memory_bytes=config.memory_bytes)
+
+
+def _trie(config: LookaheadConfig) -> DraftStore:
+    return TokenTrie(memory_bytes=config.memory_bytes)
+
+
+def _of_fixed_size(
+    name: str,
+    store: Callable[[LookaheadConfig], DraftStore],
+    mode: DraftMode = DraftMode.HIERARCHICAL,
+    ablate: Callable[[Callable[[], DraftStore]], DraftStore] | None = None,
+) -> Callable[[Ingredients], Method]:
+    """Return what makes a Lookahead with a store, a mode and, where wanted, an idea taken out."""
+
+    def made(given: Ingredients) -> Method:
+        config = _fixed(given.config, mode)
+
+        def make_memory() -> DraftMemory:
+            if ablate is None:
+                return DraftMemory(store=store(config))
+            return DraftMemory(store=ablate(lambda: store(config)))
+
+        keeps_prompts = name.endswith("without-elimination")
+        return (PromptsToo if keeps_prompts else LookaheadMethod)(name, config, make_memory=make_memory)
+
+    return made
+
+
+def _fresh(given: Ingredients) -> Method:
+    def make_memory() -> DraftMemory:
+        return DraftMemory(store=WithoutEarlierAnswers(lambda: _log(given.config)))
+
+    return LookaheadMethod(LOOKAHEAD_FRESH, given.config, make_memory=make_memory)
+
+
+_PAPERS = {
+    "llma": (_log, DraftMode.SINGLE),
+    "lookahead-parallel": (_trie, DraftMode.PARALLEL),
+    "lookahead-trie": (_trie, DraftMode.HIERARCHICAL),
+    "lookahead-log": (_log, DraftMode.HIERARCHICAL),
+}
+_ABLATED = {
+    f"{base}-{switch}": _of_fixed_size(f"{base}-{switch}", *_PAPERS[base], ablate)
+    for base in ("lookahead-trie", "lookahead-log")
+    for switch, ablate in ABLATIONS.items()
+}
+
+METHODS: dict[str, Callable[[Ingredients], Method]] = {
     BASELINE: lambda _: TransformersMethod(BASELINE, {}),
-    PROMPT_LOOKUP: lambda _: TransformersMethod(
-        PROMPT_LOOKUP, {"prompt_lookup_num_tokens": 10, "max_matching_ngram_size": 3}
+    NOISE: lambda _: TransformersMethod(NOISE, {}),
+    PROMPT_LOOKUP: lambda _: BestOf(PROMPT_LOOKUP, [_prompt_lookup(size) for size in PROMPT_LOOKUP_SIZES]),
+    "static-compile": lambda given: StaticCompiledMethod("static-compile", given.longest_tokens),
+    ASSISTED: _assisted,
+    **{name: _of_fixed_size(name, *how) for name, how in _PAPERS.items()},
+    LOOKAHEAD: lambda given: LookaheadMethod(LOOKAHEAD, given.config),
+    LOOKAHEAD_PLAIN: lambda given: LookaheadMethod(LOOKAHEAD_PLAIN, replace(given.config, decoding_length=1)),
+    LOOKAHEAD_FRESH: _fresh,
+    LOOKAHEAD_VOCABULARY: lambda given: LookaheadMethod(
+        LOOKAHEAD_VOCABULARY, given.config, knows_vocabulary=True
     ),
-    LOOKAHEAD: lambda config: LookaheadMethod(LOOKAHEAD, config),
-    LOOKAHEAD_PLAIN: lambda config: LookaheadMethod(LOOKAHEAD_PLAIN, replace(config, decoding_length=1)),
-    LOOKAHEAD_VOCABULARY: lambda config: LookaheadMethod(LOOKAHEAD_VOCABULARY, config, knows_vocabulary=True),
+    **_ABLATED,
 }
 USUAL = (BASELINE, PROMPT_LOOKUP, LOOKAHEAD, LOOKAHEAD_PLAIN)
-_OF_FIXED_SIZE = re.compile(rf"{LOOKAHEAD}-([1-9]\d*)")
-"""`lookahead-16` is Lookahead with drafts of a fixed size."""
 
 
-def make_methods(names: Sequence[str], config: LookaheadConfig) -> list[Method]:
+def _sized(name: str, length: str, depth: str | None, given: Ingredients) -> Method:
+    config = replace(given.config, decoding_length=int(length))
+    return LookaheadMethod(name, replace(config, branch_length=int(depth)) if depth else config)
+
+
+def _capped(name: str, kibibytes: str, given: Ingredients) -> Method:
+    return LookaheadMethod(name, replace(given.config, memory_bytes=int(kibibytes) * 2**10))
+
+
+_NUMBER = r"([1-9]\d*)"
+_SIZED: dict[str, Callable[..., Method]] = {
+    rf"{LOOKAHEAD}-{_NUMBER}(?:x{_NUMBER})?": _sized,
+    rf"{LOOKAHEAD}-{_NUMBER}KiB": _capped,
+    rf"{PROMPT_LOOKUP}-{_NUMBER}": lambda _name, size, _given: _prompt_lookup(int(size)),
+}
+SIZED_NAMES = ("lookahead-N", "lookahead-NxB", "lookahead-NKiB", "prompt-lookup-N")
+"""How names with numbers look: N tokens, B of them deep; a memory of N KiB; N copied tokens."""
+
+
+def make_methods(names: Sequence[str], given: Ingredients) -> list[Method]:
     """Fresh methods of these names, each once, `transformers` always among them and first.
 
     Args:
-        names: keys of `METHODS`, or `lookahead-N` for drafts of N tokens; none means the USUAL ones.
-        config: settings of the Lookahead methods.
+        names: keys of `METHODS`, or names like `SIZED_NAMES`; none means the USUAL ones.
+        given: what they are made of.
 
     Raises:
-        ConfigError: a name is unknown.
+        ConfigError: a name is unknown, or a method lacks what it needs.
+        MissingDependencyError: a method cannot run here.
     """
     chosen = dict.fromkeys([BASELINE, *(names or USUAL)])
-    return [_made(name, config) for name in chosen]
+    return [_made(name, given) for name in chosen]
 
 
-def _made(name: str, config: LookaheadConfig) -> Method:
-    fixed = _OF_FIXED_SIZE.fullmatch(name)
-    if fixed:
-        return LookaheadMethod(name, replace(config, decoding_length=int(fixed[1])))
-    if name not in METHODS:
-        message = f"method {name!r} is unknown; choose from {', '.join(METHODS)} and {LOOKAHEAD}-N"
-        raise ConfigError(message)
-    return METHODS[name](config)
+def _made(name: str, given: Ingredients) -> Method:
+    if name in METHODS:
+        return METHODS[name](given)
+    for pattern, make in _SIZED.items():
+        matched = re.fullmatch(pattern, name)
+        if matched:
+            return make(name, *matched.groups(), given)
+    message = f"method {name!r} is unknown; choose from {', '.join([*METHODS, *SIZED_NAMES])}"
+    raise ConfigError(message)

@@ -4,24 +4,28 @@
 """
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lookahead.errors import ConfigError, MissingDependencyError
+from lookahead.bench.plot_style import INK, SHADES, colours_of, headline, new_figure, save, tidy
+from lookahead.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-_ENDINGS = (".svg", ".png", ".pdf")
-SHADES = ("#a9c5f5", "#6f9fee", "#2f6fdd", "#17428f")
-_COLOURS = {"prompt-lookup": "#b8bec7", "lookahead-plain": "#dfe3e8", "lookahead": "#2f6fdd"}
+_MOST_METHODS = 5
+_CHARACTERS_AN_INCH = 11
+_LEFT_OUT = ("transformers", "transformers-again")
+_SIZED = re.compile(r"lookahead-\d")
 
 
 def plot_speedups(report: dict[str, Any], path: Path) -> None:
     """Draw decoding speedups over `transformers`, a group of bars for each category.
+
+    Where nothing was decoded by itself (batches), speedups end to end.
 
     Args:
         report: as `lookahead bench --json` writes it.
@@ -30,45 +34,77 @@ def plot_speedups(report: dict[str, Any], path: Path) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    figure = new_figure(9, 3.6)
-    speedups = report["decode_speedup"]
-    methods = [name for name in _COLOURS if name in speedups]
+    speedups, what = report["decode_speedup"], "decoding speed"
+    in_batches = all(of_method["overall"] is None for of_method in speedups.values())
+    if in_batches:
+        speedups, what = report["speedup"], "speed end to end"
+    methods = drawn_methods(speedups) or list(speedups)
     categories = ["overall", *report["prompts"]["by_category"]]
+    categories = categories[1:] if in_batches or len(categories) == 2 else categories
+    figure = new_figure(max(5.5, 1.5 + 0.3 * len(categories) * (len(methods) + 1)), 3.8)
     axes = figure.subplots()
     width = 0.8 / len(methods)
-    for place, method in enumerate(methods):
-        figures = speedups[method]
-        heights = [figures["overall"], *(figures["by_category"][name] for name in categories[1:])]
+    for place, (method, colour) in enumerate(colours_of(methods).items()):
+        figures = {"overall": speedups[method]["overall"], **speedups[method]["by_category"]}
+        heights = [figures[category] or 0.0 for category in categories]
         lefts = [index + (place - (len(methods) - 1) / 2) * width for index in range(len(categories))]
-        bars = axes.bar(lefts, heights, width, label=method, color=_COLOURS[method])
-        if method == "lookahead":
-            axes.bar_label(bars, fmt="%.2fx", fontsize=8, padding=1)
-    axes.axhline(1, color="#444444", linewidth=0.8)
+        bars = axes.bar(lefts, heights, width, label=method, color=colour)
+        if method == "lookahead" or len(methods) == 1:
+            axes.bar_label(bars, fmt="%.2fx", fontsize=8, padding=1, color=INK)
+    axes.axhline(1, color=INK, linewidth=0.8)
     axes.set_xticks(range(len(categories)), [name.replace("_", " ") for name in categories])
-    axes.set_ylabel("decoding speed ÷ transformers")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
-    environment = report["environment"]
-    axes.set_title(
-        f"{report['prompts']['overall']} prompts, {environment['model']}, {environment['dtype']}, "
-        f"{environment['threads']} threads, greedy, memory {report['memory']}",
-        fontsize=9,
-        loc="left",
-    )
-    figure.savefig(path)
+    axes.set_ylabel(f"{what} ÷ transformers")
+    tidy(axes)
+    if len(methods) > 1:
+        longest = 5 + max(map(len, methods))
+        columns = max(1, min(len(methods), int(_CHARACTERS_AN_INCH * figure.get_figwidth()) // longest))
+        below = (0, -0.1)
+        axes.legend(frameon=False, fontsize=8.5, ncols=columns, loc="upper left", bbox_to_anchor=below)
+    says = _headline_of_batches(speedups, categories) if in_batches else _headline(speedups, what)
+    headline(figure, says, about_report(report))
+    save(figure, path)
 
 
-def check_can_draw(path: Path) -> None:
-    """Refuse what cannot become a picture, before anything is measured.
+def drawn_methods(speedups: dict[str, Any]) -> list[str]:
+    """Return which methods a picture by category shows: the best known, not so many that none is seen.
 
-    Raises:
-        ConfigError: the path's ending says no format that is known.
-        MissingDependencyError: matplotlib is not installed.
+    Sizes of Lookahead are not among them: they have pictures of their own.
     """
-    if path.suffix not in _ENDINGS:
-        message = f"the picture {path.name!r} ends in {path.suffix!r}; choose from {', '.join(_ENDINGS)}"
-        raise ConfigError(message)
-    new_figure(1, 1)
+    well_known = [name for name in ("prompt-lookup", "lookahead-plain") if name in speedups]
+    others = [name for name in speedups if name not in (*_LEFT_OUT, *well_known, "lookahead")]
+    others = [name for name in others if not _SIZED.match(name)]
+    ours = ["lookahead"] if "lookahead" in speedups else []
+    return [*well_known, *others[: _MOST_METHODS - len(well_known) - len(ours)], *ours]
+
+
+def _headline(speedups: dict[str, Any], what: str) -> str:
+    best = "lookahead" if "lookahead" in speedups else list(speedups)[-1]
+    overall = speedups[best]["overall"]
+    return f"{best}: {overall:.2f}x the {what} of transformers" if overall else f"{what} by method"
+
+
+def _headline_of_batches(speedups: dict[str, Any], categories: Sequence[str]) -> str:
+    best = "lookahead" if "lookahead" in speedups else list(speedups)[-1]
+    figures = speedups[best]["by_category"]
+    ends = dict.fromkeys((categories[0], categories[-1]))
+    return f"{best}: " + ", ".join(f"{figures[category]:.2f}x in {category}" for category in ends)
+
+
+def model_words(name: str) -> str:
+    """Return a model's name as a reader knows it."""
+    return "SmolLM2-135M" if name == "embedded" else Path(name).name
+
+
+def about_report(report: dict[str, Any]) -> str:
+    """Return what a benchmark is of, in a line."""
+    environment, settings = report["environment"], report.get("settings", {})
+    chosen = f"temperature {settings['temperature']}" if settings.get("temperature") else "greedy"
+    device = environment.get("device", "cpu")
+    threads = environment["threads"]
+    where = f"{threads} CPU thread{'s' * (threads != 1)}" if device == "cpu" else device
+    model = f"{model_words(environment['model'])}, {environment['dtype']}"
+    calls = f"{report['prompts']['overall']} {'batches' if settings.get('batch_sizes') else 'prompts'}"
+    return f"{calls}, {model}, {where}, {chosen}, memory {report['memory']}"
 
 
 def plot_calibration(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -93,9 +129,17 @@ def plot_calibration(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for store, (diagram, histogram) in zip(stores, zip(*grid, strict=True), strict=True):
         _draw_reliability(diagram, histogram, [row for row in judged if row["store"] == store])
         diagram.set_title(store, fontsize=10, loc="left")
+    figure.suptitle(
+        "On the dashed line a draft's probability is true",
+        x=0.01,
+        ha="left",
+        fontsize=12,
+        fontweight="bold",
+        color=INK,
+    )
     grid[0][0].set_ylabel("observed: how often the token came")
     grid[1][0].set_ylabel("drafted tokens")
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _draw_reliability(diagram: "Axes", histogram: "Axes", rows: Sequence[dict[str, Any]]) -> None:
@@ -114,21 +158,7 @@ def _draw_reliability(diagram: "Axes", histogram: "Axes", rows: Sequence[dict[st
     histogram.set_yscale("log")
     histogram.set_xlabel("predicted chance, its parent accepted")
     for axes in (diagram, histogram):
-        axes.spines[["top", "right"]].set_visible(False)
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  # an extra, wanted for pictures alone
-    except ImportError:
-        message = "drawing needs matplotlib; install it with: pip install 'lookahead-llm[plot]'"
-        raise MissingDependencyError(message) from None
-    return Figure(figsize=(width, height), layout="constrained")
+        tidy(axes)
 
 
 def main() -> None:

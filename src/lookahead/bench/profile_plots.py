@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lookahead.bench.plots import SHADES, new_figure
+from lookahead.bench.plot_style import SHADES, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

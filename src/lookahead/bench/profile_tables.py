@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lookahead.bench.tables import NOTHING, compact_table, number, times
+from lookahead.bench.figure_table import NOTHING, compact_table, number, times
 
 PARTS_IN_WORDS = {
     "model_s": "forward, its inputs and mask included",

@@ -71,6 +71,7 @@ class ReplayResult:
     Attributes:
         overall: all traces.
         by_category: each category's.
+        by_trace: each trace's, in their order.
         halves: traces at even and at odd places, so that what is tuned on one is judged on the other.
         before_loops: steps taken before an answer began to repeat itself.
         propose_s: seconds of each proposal.
@@ -85,6 +86,7 @@ class ReplayResult:
 
     overall: Tally = field(default_factory=Tally)
     by_category: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    by_trace: list[Tally] = field(default_factory=list)
     halves: tuple[Tally, Tally] = field(default_factory=lambda: (Tally(), Tally()))
     before_loops: Tally = field(default_factory=Tally)
     propose_s: list[float] = field(default_factory=list)
@@ -114,7 +116,9 @@ def replay(
     """
     result = ReplayResult(calibration=Calibration() if drafter.calibrated else None)
     for place, trace in enumerate(traces):
+        result.by_trace.append(Tally())
         tallies = [result.overall, result.by_category[trace.category], result.halves[place % 2]]
+        tallies.append(result.by_trace[-1])
         _replay_one(drafter, trace, draft_tokens, tallies, result, recycling=recycling)
         on_trace_done()
     return result

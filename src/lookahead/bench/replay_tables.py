@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lookahead.bench.tables import NOTHING, compact_table, number
+from lookahead.bench.figure_table import NOTHING, FigureTable, compact_table, number
 
 _REPLAY_COSTS = {
     "draft_tokens": "draft\ntokens",
@@ -56,3 +56,34 @@ def _cost_table(title: str, rows: Sequence[dict[str, Any]], columns: Mapping[str
     for row in rows:
         table.add_row(row["store"], *(NOTHING if row[name] is None else str(row[name]) for name in columns))
     return table
+
+
+def experiment_tables(report: dict[str, Any]) -> list[FigureTable]:
+    """A replayed experiment's acceptance: a grid where it is one, else a line for each variant."""
+    rows = report["results"]
+    if report["experiment"] == "grid":
+        return [_grid_table(rows)]
+    categories = list(rows[0]["by_category"])
+    headings = ("variant", "all", "no\nloops", *(name.replace("_", "\n") for name in categories))
+    lines = tuple(
+        (
+            row["store"],
+            number(row["mean_acceptance_length"]),
+            number(row["without_loops"]),
+            *(number(row["by_category"].get(category)) for category in categories),
+        )
+        for row in rows
+    )
+    title = f"Mean acceptance length, {rows[0]['draft_tokens']} draft tokens, memory growing"
+    return [FigureTable(title, headings, lines)]
+
+
+def _grid_table(rows: Sequence[dict[str, Any]]) -> FigureTable:
+    cells = {
+        (row["labels"]["decoding_length"], row["labels"]["branch_length"]): row["mean_acceptance_length"]
+        for row in rows
+    }
+    lengths, depths = (sorted({cell[place] for cell in cells}) for place in (0, 1))
+    lines = tuple((str(length), *(number(cells[length, depth]) for depth in depths)) for length in lengths)
+    headings = ("decoding length", *(f"{depth} deep" for depth in depths))
+    return FigureTable("Mean acceptance length, by decoding length and branch length", headings, lines)

@@ -10,6 +10,7 @@ from rich.console import Console
 import lookahead
 from lookahead.cli.bench import bench
 from lookahead.cli.check import check
+from lookahead.cli.compare import compare
 from lookahead.cli.demo import demo
 from lookahead.cli.generate import generate
 from lookahead.cli.memory import memory
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(generate)
 app.command()(bench)
+app.command()(compare)
 app.command()(replay)
 app.command()(check)
 app.command()(profile)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lookahead.bench.measuring import Run
-    from lookahead.bench.methods import Method
-    from lookahead.bench.runner import PromptResult
+    from lookahead.bench.method import Method
+    from lookahead.bench.results import PromptResult
 
 QUESTIONS = (
     ("equipment.md", "How do I report a stolen device? List the steps."),
@@ -41,11 +41,12 @@ def demo(
     """Answer questions about three documents, plainly and with Lookahead, and compare."""
     loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
 
-    from lookahead.bench.methods import LOOKAHEAD, make_methods
-    from lookahead.bench.runner import PromptResult, warm_up
+    from lookahead.bench.methods import LOOKAHEAD, Ingredients, make_methods
+    from lookahead.bench.results import PromptResult
+    from lookahead.bench.runner import warm_up
     from lookahead.hf.prompts import encode_prompt
 
-    methods = make_methods([LOOKAHEAD], LookaheadConfig())
+    methods = make_methods([LOOKAHEAD], Ingredients(config=LookaheadConfig()))
     with notices.status("warming up"):
         warm_up(methods, loaded, tokenizer)
     results = []
@@ -91,9 +92,9 @@ def _answer(
 
 
 def _table(results: "list[PromptResult]") -> Table:
+    from lookahead.bench.figure_table import NOTHING, compact_table, number, times
     from lookahead.bench.methods import BASELINE
     from lookahead.bench.report import identical_prompts, mean_acceptance_length, tokens_per_second
-    from lookahead.bench.tables import NOTHING, compact_table, number, times
 
     table = compact_table("All questions, prefill included", "method")
     for heading in ("tokens", "seconds", "tokens/s", "speedup", "mean acceptance\nlength", "identical"):

@@ -72,7 +72,7 @@ def profile(
     listed = options.integers_in("--sizes", sizes)
 
     from lookahead.bench.environment import describe_environment, load_average
-    from lookahead.bench.plots import check_can_draw
+    from lookahead.bench.plot_style import check_can_draw
     from lookahead.bench.profiling import ProfilePlan, profile_model
 
     plan = ProfilePlan(

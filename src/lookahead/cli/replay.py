@@ -50,6 +50,18 @@ Picture = Annotated[
     Path | None, typer.Option(help="Draw predicted against observed acceptance here: .svg, .png or .pdf.")
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Write every figure here.")]
+Experiment = Annotated[
+    str | None,
+    typer.Option(
+        help="Instead of stores and sizes: grid (decoding by branch length), capacity, ablation or warm-up.",
+        show_default="none",
+    ),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(help="Write the experiment's report into this folder: Markdown, JSON, pictures."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the order of traces in --experiment warm-up.")]
 
 Makers = Mapping[str, Callable[[LookaheadConfig], "ReplayedDrafter"]]
 
@@ -67,15 +79,28 @@ def replay(
     memory_tokens: MemoryTokens = 1_000_000,
     calibration: Picture = None,
     json: Json = None,
+    experiment: Experiment = None,
+    report: Report = None,
+    seed: Seed = 0,
 ) -> None:
     """Replay recorded greedy answers through a draft store.
 
     The memory starts empty, or warm, and grows from trace to trace.
     """
+    from lookahead.bench.data_folder import find_data
+
+    file, warm = find_data(file), warm and find_data(warm)
+    if experiment is not None:
+        _experiment(experiment, file, seed, json, report)
+        return
+    if report is not None:
+        message = "--report is of an experiment: name one with --experiment, or use --json"
+        raise ConfigError(message)
     config = LookaheadConfig(branch_length=branch_length)
     sizes = options.integers_in("--draft-tokens", draft_tokens)
 
-    from lookahead.bench.plots import check_can_draw, plot_calibration
+    from lookahead.bench.plot_style import check_can_draw
+    from lookahead.bench.plots import plot_calibration
     from lookahead.bench.traces import read_traces
 
     makers = _makers(store or ["log"], memory_nodes, peers=peers)
@@ -86,16 +111,47 @@ def replay(
         check_can_write(path)
     if calibration:
         check_can_draw(calibration)
-    report = {**_about(file, traces, warm, warming, config), "recycling": recycling}
-    report["memory_nodes"] = memory_nodes
-    report["results"] = _replayed(makers, config, traces, warming, sizes, memory_tokens, recycling=recycling)
+    found = {**_about(file, traces, warm, warming, config), "recycling": recycling}
+    found["memory_nodes"] = memory_nodes
+    found["results"] = _replayed(makers, config, traces, warming, sizes, memory_tokens, recycling=recycling)
     if costs:
-        report |= {"memory_tokens": memory_tokens, "costs": _costs(costed, traces, sizes, memory_tokens)}
-    _print(report)
+        found |= {"memory_tokens": memory_tokens, "costs": _costs(costed, traces, sizes, memory_tokens)}
+    _print(found)
     if json:
-        write_json(json, report)
+        write_json(json, found)
     if calibration:
-        plot_calibration(report["results"], calibration)
+        plot_calibration(found["results"], calibration)
+
+
+def _experiment(name: str, file: Path, seed: int, json: Path | None, report: Path | None) -> None:
+    """Replay an experiment's variants, show and write what comes of them."""
+    from rich.console import Console
+
+    from lookahead.bench.environment import describe_machine, load_average
+    from lookahead.bench.markdown import check_folder, write_replay_report
+    from lookahead.bench.replay_experiments import make_experiment, run_experiment
+    from lookahead.bench.replay_tables import experiment_tables
+    from lookahead.bench.traces import read_traces
+
+    experiment, traces = make_experiment(name), read_traces(file)
+    if json is not None:
+        check_can_write(json)
+    if report is not None:
+        check_folder(report)
+    found: dict[str, Any] = {**describe_call(), "environment": describe_machine(load_average())}
+    found |= {**describe_file(file), "traces": len(traces), "seed": seed}
+    found |= {"experiment": name, "question": experiment.question}
+    with notices.status("replaying") as status:
+        found["results"] = run_experiment(
+            experiment, traces, seed=seed, on_variant=lambda variant: status.update(f"replaying {variant}")
+        )
+    for table in experiment_tables(found):
+        Console().print(table.as_rich())
+    if json is not None:
+        write_json(json, found)
+    if report is not None:
+        write_replay_report(report, found)
+        notices.print(f"report: {report}")
 
 
 def _about(

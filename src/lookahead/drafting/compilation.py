@@ -17,6 +17,8 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 logger = logging.getLogger("lookahead")
 
 _SECONDS_BEFORE_A_WORD = 1.0
+_SIGNS_OF_KERNELS = (b"kernel\n", b"llvmlite", b"IntEnum")
+"""What stands in a module with kernels, with what builds their code, or with constants that go into it."""
 
 
 def kernel(function: Kernel) -> Kernel:
@@ -72,7 +74,7 @@ def _kernels_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.py")):
         source = path.read_bytes()
-        if b"kernel\n" in source or b"llvmlite" in source:
+        if any(sign in source for sign in _SIGNS_OF_KERNELS):
             digest.update(source)
     return digest.hexdigest()[:12]
 
@@ -83,7 +85,7 @@ def telling_the_user() -> Iterator[None]:
     timer = threading.Timer(
         _SECONDS_BEFORE_A_WORD,
         logger.warning,
-        ["compiling the draft kernels; this happens once per installation and takes about half a minute"],
+        ["compiling the kernels; this happens once per installation and takes about half a minute"],
     )
     timer.daemon = True
     timer.start()

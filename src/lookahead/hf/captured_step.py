@@ -85,7 +85,8 @@ class CapturedModels:
         self, model: PreTrainedModel, layout: AttentionLayout, verification: Verification
     ) -> "CapturedSteps | None":
         """Return the captured steps for one call, to be closed after it; None where there can be none."""
-        if verification.mode is not ModelMode.TREE or verification.is_fused:
+        is_another_way = verification.is_fused or verification.shape is not None
+        if verification.mode is not ModelMode.TREE or is_another_way:
             return None
         if capture_for(model.device, self._lock) is None or why_not_captured(model):
             return None

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel, cache_utils
+from transformers import CompileConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel, cache_utils
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import utils as generation_utils
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -83,6 +83,21 @@ def decoding_experts(model: PreTrainedModel) -> Iterator[None]:
     switch = getattr(untyped, "_optimize_model_for_decode", nullcontext)
     with switch():
         yield
+
+
+_EXPERT_COUNTS = (
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "num_moe_experts",
+)
+
+
+def has_experts(model: PreTrainedModel) -> bool:
+    """Return whether a model sends tokens to experts of which it has several."""
+    config = text_config(model)
+    return any(isinstance(count := getattr(config, name, None), int) and count > 1 for name in _EXPERT_COUNTS)
 
 
 def context_length(model: PreTrainedModel) -> int | None:
@@ -330,3 +345,11 @@ def extra_inputs(model: PreTrainedModel, prefix_length: int, tokens: int) -> dic
 def is_the_librarys(model: PreTrainedModel) -> bool:
     """Return whether the model's code is the library's, not some that came with its weights."""
     return type(model).__module__.startswith("transformers.")
+
+
+def compiled_on_any_device() -> CompileConfig:
+    """Return what has `generate` compile its steps on the CPU as well; the library's own choice is GPUs."""
+    config = CompileConfig(fullgraph=False, mode="default")
+    private: Any = config
+    private._compile_all_devices = True  # noqa: SLF001
+    return config

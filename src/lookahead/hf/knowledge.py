@@ -44,9 +44,17 @@ class ModelKnowledge:
         """Return what is known about drafting for a model and batches [B, L] of about this size."""
         paces = self._paces.setdefault(model, {})
         rows, length = input_ids.shape
-        setting = (_setting(model), verification.is_fused, context_bucket(length), rows_bucket(rows))
+        setting = (
+            _setting(model),
+            verification.is_fused,
+            verification.shape,
+            context_bucket(length),
+            rows_bucket(rows),
+        )
         if setting not in paces:
             most = self._config.most_nodes(rows_bucket(rows))
+            if verification.shape is not None:
+                most = min(most, verification.shape)
             is_auto = self._config.decoding_length == "auto"
             paces[setting] = Pace(most, BudgetPolicy(most) if is_auto else None)
         return paces[setting]
@@ -60,6 +68,9 @@ class ModelKnowledge:
         found = self.verification(model, layout, rows)
         if found.mode is ModelMode.PLAIN:
             return found, StepInputs()
+        if self._config.reproducible and not _is_padded_left(handover):
+            self._tell(model, "its prompts are padded elsewhere than on the left")
+            return PLAIN, StepInputs()
         if rows > 1 and _frequencies_change(model, handover.most_slots):
             self._tell(model, "its rotary frequencies change with the length of the longest row")
             return PLAIN, StepInputs()
@@ -74,15 +85,23 @@ class ModelKnowledge:
 
         One warning a model says why, where that is not by trees.
         """
-        if self._config.decoding_length == 1 or model.training:  # dropout draws for each forward it sees
+        tries_fused = self._config.fused_step and not why_not_fused(model)
+        if model.training:  # dropout draws for each forward it sees
+            return PLAIN
+        if self._config.decoding_length == 1 and not tries_fused and not self._config.reproducible:
             return PLAIN
         by_slots = rows > 1 and bool(self.position_bias(model))
         results = self._probes.setdefault(model, {})
-        tries_fused = self._config.fused_step and not why_not_fused(model)
         setting = (_setting(model), by_slots, layout.unsupported, tries_fused)
         if setting not in results:
             with self.lock(model):
-                results[setting] = probe(model, layout, tries_trees=not by_slots, tries_fused=tries_fused)
+                results[setting] = probe(
+                    model,
+                    layout,
+                    tries_trees=not by_slots,
+                    tries_fused=tries_fused,
+                    shape=self._config.shape,
+                )
             _warn(model, results[setting].mode, results[setting].reason)
         found = results[setting].verification
         may_differ = found.rows_may_differ and not DraftLimits.of(model).counts_slots_somewhere
@@ -99,7 +118,7 @@ class ModelKnowledge:
 
         A tree's forward changes some models for as long as it takes: they serve one thread at a time.
         """
-        if self.position_bias(model) or changes_attention(model):
+        if self.position_bias(model) or changes_attention(model) or self._config.reproducible:
             return self._locks.setdefault(model, RLock())
         return nullcontext()
 
@@ -109,6 +128,11 @@ class ModelKnowledge:
         if reason not in told:
             told.add(reason)
             _warn(model, ModelMode.PLAIN, reason)
+
+
+def _is_padded_left(handover: Handover) -> bool:
+    mask: Tensor | None = handover.model_kwargs.get("attention_mask")
+    return mask is None or bool((mask.long().diff(dim=-1) >= 0).all())
 
 
 def _frequencies_change(model: PreTrainedModel, longest: int) -> bool:

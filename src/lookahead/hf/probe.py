@@ -21,6 +21,7 @@ from lookahead.hf.compat import (
     AttentionLayout,
     attention_layout,
     fresh_cache,
+    has_experts,
     takes_cache,
     takes_positions,
     text_config,
@@ -28,9 +29,19 @@ from lookahead.hf.compat import (
 from lookahead.hf.folded_attention import attention_name, takes_tree_masks
 from lookahead.hf.library_steps import LibraryStepModel
 from lookahead.hf.limits import unknown_settings
+from lookahead.hf.ordered_attention import can_attend_in_order
 from lookahead.hf.position_bias import PositionBias
 from lookahead.hf.step_model import TransformersStepModel, prefilled
-from lookahead.hf.verification import CHAIN, FUSED, PLAIN, TREE, TREE_UNFOLDED, ModelMode, Verification
+from lookahead.hf.verification import (
+    CHAIN,
+    FUSED,
+    PLAIN,
+    TREE,
+    TREE_UNFOLDED,
+    ModelMode,
+    Verification,
+    ordered,
+)
 
 _NOISE_FACTOR = 3.0
 """A tree may differ from its branches by this many times what a branch differs from single steps.
@@ -70,7 +81,7 @@ class ProbeResult:
         return self.verification.mode
 
 
-class _DisagreementError(Exception):
+class DisagreementError(Exception):
     """A mode's logits are not those of single steps; the message says by how much."""
 
 
@@ -80,6 +91,7 @@ def probe(
     *,
     tries_trees: bool = True,
     tries_fused: bool = False,
+    shape: int | None = None,
 ) -> ProbeResult:
     """Compare a small tree, and if need be a chain, with `generate`'s own steps, in the model's own dtype.
 
@@ -92,6 +104,8 @@ def probe(
         tries_trees: whether trees are worth trying; they are not for a batch whose rows the model does not
             tell apart where it reads positions off slots.
         tries_fused: whether its step can be fused.
+        shape: for reproducible text, tokens of each row in every forward that is not fused: then only ways
+            are tried whose logits are the same, bit by bit, whatever else is in a forward.
     """
     layout = layout or attention_layout(model, _fresh_cache(model))
     if layout.unsupported or not takes_cache(model):
@@ -99,15 +113,18 @@ def probe(
     reasons: list[str] = []
     disagreed = False
     with torch.no_grad(), _undisturbed(model):
-        for verification in (
-            _worth_trying(model, reasons, tries_fused=tries_fused) if tries_trees else [CHAIN]
-        ):
+        ways = _worth_trying(model, reasons, tries_fused=tries_fused) if tries_trees else iter([CHAIN])
+        if shape is not None:
+            ways = _ways_of_one_shape(model, ways, reasons, shape)
+        for verification in ways:
             if verification is TREE_UNFOLDED and disagreed:
                 continue  # what is laid out otherwise is the same arithmetic
             try:
                 difference, spread = _tried_often(model, layout, verification)
+                if shape is not None:
+                    check_bits(model, layout, verification)
             except Exception as problem:  # noqa: BLE001  # whatever an odd model raises, it is not trusted
-                disagreed = isinstance(problem, _DisagreementError)
+                disagreed = isinstance(problem, DisagreementError)
                 reasons.append(_as_reason(verification, problem))
             else:
                 reason = (
@@ -143,8 +160,23 @@ def _worth_trying(model: PreTrainedModel, reasons: list[str], *, tries_fused: bo
     yield CHAIN
 
 
+def _ways_of_one_shape(
+    model: PreTrainedModel, ways: Iterator[Verification], reasons: list[str], shape: int
+) -> Iterator[Verification]:
+    """Yield those ways that may be the same bit by bit, whatever is drafted; give a reason where none is."""
+    for way in ways:
+        if way is FUSED:
+            yield way
+        elif way is TREE and has_experts(model):
+            reasons.append("its experts multiply as many tokens as are sent to each, which changes the bits")
+        elif way is TREE and not can_attend_in_order(model):
+            reasons.append("its attention cannot be had in the order of the text")
+        elif way is TREE:
+            yield ordered(shape)
+
+
 def _as_reason(verification: Verification, problem: Exception) -> str:
-    if isinstance(problem, _DisagreementError):
+    if isinstance(problem, DisagreementError):
         return str(problem)
     first_line = next(iter(str(problem).splitlines()), "")
     return f"a {verification.mode} forward raised {type(problem).__name__}: {first_line}"
@@ -186,11 +218,11 @@ def _tried_often(
     """Return the worst difference and the logits' spread of the first attempt that agrees.
 
     Raises:
-        _DisagreementError: none does.
+        DisagreementError: none does.
     """
     is_half = torch.finfo(model.dtype).bits < 32
     for attempt in range(_ATTEMPTS_IN_HALF_PRECISION - 1 if is_half else 0):
-        with suppress(_DisagreementError):
+        with suppress(DisagreementError):
             return _tried(model, layout, verification, attempt)
     return _tried(model, layout, verification, _ATTEMPTS_IN_HALF_PRECISION)
 
@@ -211,14 +243,14 @@ def _tried(
         message = (
             f"a chain's logits differ from single steps' by {noise:.3g}, more than rounding ({allowed:.3g})"
         )
-        raise _DisagreementError(message)
+        raise DisagreementError(message)
     if as_tree is None:
         return noise, spread
     error = max(_worst(as_tree[branch], chain) for branch, chain in zip(_BRANCHES, chains, strict=True))
     allowed = max(_NOISE_FACTOR * noise, _RELATIVE_FLOOR * spread)
     if not error <= allowed:
         message = f"tree logits differ from the branches' by {error:.3g}, more than rounding ({allowed:.3g})"
-        raise _DisagreementError(message)
+        raise DisagreementError(message)
     return max(noise, _worst(as_tree[_BRANCHES[0]], steps)), spread
 
 
@@ -252,11 +284,38 @@ def _steps_alone(
         kwargs["position_ids"] = torch.arange(len(prompt), device=model.device)[None]
     if len(kwargs["past_key_values"].layers) not in (0, len(layout.kept)):
         message = "its cache has not as many layers as `generate` makes"
-        raise _DisagreementError(message)
+        raise DisagreementError(message)
     ids = torch.tensor([prompt], device=model.device)
     step_model = LibraryStepModel(model, ids, model.generation_config, kwargs)
     step_model.prefill()
     return torch.cat([step_model.forward({0: DraftTree.root_only(token)})[0].float() for token in tokens])
+
+
+def check_bits(model: PreTrainedModel, layout: AttentionLayout, verification: Verification) -> None:
+    """Check that a branch's logits are the same, bit by bit, in a tree, in a chain and step by step.
+
+    The tree stands across the end of a block of keys, and its branch is not what comes first in it.
+
+    Raises:
+        DisagreementError: says how many of the branch's tokens differ.
+    """
+    tree, _ = _probe_tree(model, 0)
+    prompt = [int(token) for token in (np.arange(62) * 31 + 7) % text_config(model).vocab_size]
+    branch = _BRANCHES[1]
+    read = prefilled(model, layout, prompt, decoding_length=len(tree), verification=verification)
+    with closing(read) as arena:
+        in_tree = _verified(arena, tree)[branch]
+        in_chain = _verified(arena, DraftTree.chain(tree.token_ids[branch]))
+        alone = []
+        for token in tree.token_ids[branch]:
+            alone.append(arena.forward({0: DraftTree.root_only(int(token))})[0].float())
+            arena.keep({0: [0]})
+    differing = int(((in_tree != in_chain) | (in_tree != torch.cat(alone))).any(-1).sum())
+    if differing:
+        message = (
+            f"{differing} of {len(branch)} tokens' logits depend, in their last bits, on what is drafted"
+        )
+        raise DisagreementError(message)
 
 
 def _verified(step_model: TransformersStepModel, tree: DraftTree) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from lookahead.decoding.ordered_attention import OrderedPlaces
 from lookahead.decoding.split_attention import SeenByAll, splits_on
 from lookahead.decoding.tree_attention import RowOfTrees, tree_mask, tree_positions
 from lookahead.decoding.verified import VerifiedLogits
@@ -29,6 +30,7 @@ from lookahead.hf.folded_attention import (
 )
 from lookahead.hf.fused_model import FusedModel
 from lookahead.hf.limits import DraftLimits
+from lookahead.hf.ordered_attention import attending_in_order, with_places
 from lookahead.hf.position_bias import PositionBias
 from lookahead.hf.step_inputs import StepInputs, first_positions
 from lookahead.hf.verification import TREE, ModelMode, Verification
@@ -141,7 +143,7 @@ class TransformersStepModel:
         self._select(drafts)
         self._drafts = drafts
         trees = [drafts[row] for row in self._rows]
-        size = max(map(len, trees))
+        size = self._verification.shape or max(map(len, trees))
         likeliest: Tensor | None = None
         with self._lock:
             logits = self._restarted(trees[0]) if size == 1 else None
@@ -233,7 +235,8 @@ class TransformersStepModel:
         if self._takes_positions:
             inputs["position_ids"] = self._positions(trees, size).to(device)
         is_even = all(self._lengths[row] == self._start for row in self._rows)
-        is_masked = self._verification.mode is ModelMode.TREE and (size > 1 or not is_even)
+        is_tree = self._verification.mode is ModelMode.TREE
+        is_masked = is_tree and (size > 1 or not is_even)
         inputs["attention_mask"] = self._mask(trees, size) if is_masked else self._plain_mask(size)
         self.cache.show_all(is_masked)
         tokens = _tokens(trees, size).to(device)
@@ -243,7 +246,9 @@ class TransformersStepModel:
                 told.enter_context(
                     self._bias.told(trees[0], self._start, None if padding is None else padding[None])
                 )
-            if is_masked and self._verification.folds:
+            if self._verification.shape is not None:
+                told.enter_context(attending_in_order(self._model))
+            elif is_masked and self._verification.folds:
                 told.enter_context(folded_attention(self._model))
             logits: Tensor = self._model(input_ids=tokens, **inputs).logits
         return logits
@@ -264,20 +269,18 @@ class TransformersStepModel:
 
     def _mask(self, trees: Sequence[DraftTree], size: int) -> Tensor | dict[str, Tensor]:
         """Return the trees' mask, one for each type of layer where they see the past in different ways."""
-        rows = self._rows_of(trees)
+        rows, shape = self._rows_of(trees), self._verification.shape
         masks: dict[str, Tensor] = {}
-        device, chunks = self._model.device, self._layout.chunks
+        device = self._model.device
         for name, window in self._layout.windows.items():
-            mask = tree_mask(
-                rows,
-                self._model.dtype,
-                start=self._start,
-                size=size,
-                window=window,
-                chunk=chunks.get(name),
-            ).to(device)
+            past: dict[str, Any] = {"window": window, "chunk": self._layout.chunks.get(name)}
+            slots = {"start": self._start, "size": size}
+            mask = tree_mask(rows, self._model.dtype, **past, **slots).to(device)
+            if shape is not None:
+                masks[name] = with_places(mask, OrderedPlaces.of(rows, **past, **slots).to(device))
+                continue
             if splits_on(device):
-                mask = with_seen_by_all(mask, SeenByAll.of(rows, window=window, chunk=chunks.get(name)))
+                mask = with_seen_by_all(mask, SeenByAll.of(rows, **past))
             masks[name] = with_repeated_rows(mask, self._query_groups)
         return masks if len(masks) > 1 else next(iter(masks.values()))
 

@@ -10,26 +10,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lookahead.decoding.fused.pointers import exponential as exponential_of
-from lookahead.decoding.fused.pointers import int_pointer, integer_at, moved, number_at, put
-from lookahead.decoding.fused.products import dot_unit, share_of
-from lookahead.decoding.fused.tiles import (
+from lookahead.decoding.fused.blocks import (
     BLOCK,
     HIDDEN,
-    dots_of_slots,
+    PART,
+    QUERIES,
+    pack_keys,
+    pack_values,
+    score_all,
+    score_one,
     soften_block,
-    weigh_1,
-    weigh_4,
-    weigh_slots,
+    weigh_all,
+    weigh_all_twice,
+    weigh_one,
+    weigh_one_twice,
 )
-from lookahead.drafting.compilation import pointer_kernel
+from lookahead.decoding.fused.pointers import exponential as exponential_of
+from lookahead.decoding.fused.pointers import integer_at, moved, number_at, put, put_integer
+from lookahead.decoding.fused.products import share_of
+from lookahead.drafting.compilation import lean_kernel, pointer_kernel
 
 SPAN = 512
 """Places of the text that one piece of work covers; the spans of a node are added up at the end."""
 PIECE = 32
-"""Queries that one piece of work has, if their nodes are not fewer."""
-PART = 32
-"""Numbers of a value that are added up at once; a head's width is a multiple of it."""
+"""Queries that one piece of work has at most, unless one node has more."""
 _BLOCKS_OF_SPAN = SPAN // BLOCK
 
 
@@ -86,46 +90,71 @@ class Heads(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Weighted values that are not yet divided; pointers to float32.
+    """Weighted values that are not yet divided, and what a thread needs to add to them.
 
     Attributes:
-        totals: [rows, nodes, heads, spans, width].
-        states: [rows, nodes, heads, spans, 2], the largest score and the sum of weights.
-        scores: [PIECE, BLOCK], each thread's own.
-        decays: [PIECE], each thread's own.
+        totals: float32 [rows, nodes, heads, spans, width].
+        states: float32 [rows, nodes, heads, spans, 2], the largest score and the sum of weights.
+        scores: float32 [QUERIES, BLOCK], each thread's own, as all that follows.
+        decays: float32 [QUERIES].
+        keys: words of a block's keys, packed.
+        values: words of a block's values, packed.
+        items: int64, which queries are being worked on: their places among [rows, nodes, heads].
+        sums: int64, where their totals are: their places among [rows, nodes, heads, spans].
+        slots: int64 [BLOCK], those of a block that all nodes share.
     """
 
     totals: Any
     states: Any
     scores: Any
     decays: Any
+    keys: Any
+    values: Any
+    items: Any
+    sums: Any
+    slots: Any
 
 
-@pointer_kernel
-def nodes_of_piece(heads: int, key_heads: int) -> int:
-    """Return how many nodes share a piece of work, a multiple of four."""
-    return max(4, PIECE * key_heads // heads // 4 * 4)
+class Piece(NamedTuple):
+    """A piece of work: some nodes of a row, the queries of one key head, a span of places.
+
+    Attributes:
+        row: of the batch.
+        key_head: which.
+        span: which.
+        first: the first node.
+        last: the node behind the last.
+    """
+
+    row: int
+    key_head: int
+    span: int
+    first: int
+    last: int
+
+
+@lean_kernel
+def most_queries(heads: int, key_heads: int) -> int:
+    """Return how many queries a piece of work has at most."""
+    return max(PIECE, heads // key_heads)
 
 
 @pointer_kernel
 def attend(trees: Trees, heads: Heads, sums: Sums, member: int, members: int) -> None:
     """Do a member's share of a layer's attention; `sums` is complete when all members have done theirs."""
-    group = nodes_of_piece(heads.heads, heads.key_heads)
-    groups = (trees.nodes + group - 1) // group
+    together = max(1, PIECE * heads.key_heads // heads.heads)
+    groups = (trees.nodes + together - 1) // together
     pieces = trees.rows * trees.spans * heads.key_heads * groups
     first_piece, end_piece = share_of(pieces, member, members)
-    for piece in range(first_piece, end_piece):
-        first = piece % groups * group
-        last = min(first + group, trees.nodes)
-        rest = piece // groups
+    for number in range(first_piece, end_piece):
+        group, rest = number % groups, number // groups
         key_head, rest = rest % heads.key_heads, rest // heads.key_heads
-        span, row = rest % trees.spans, rest // trees.spans
-        queries_of_key = heads.heads // heads.key_heads
-        for head in range(key_head * queries_of_key, (key_head + 1) * queries_of_key):
-            _start(trees, heads, sums, row, head, span, first, last)
-            _attend_to_shared(trees, heads, sums, row, head, span, first, last)
-            for node in range(first, last):
-                _attend_to_path(trees, heads, sums, row, head, span, node)
+        first, last = share_of(trees.nodes, group, groups)
+        piece = Piece(rest // trees.spans, key_head, rest % trees.spans, first, last)
+        _start(trees, heads, sums, piece)
+        _attend_to_shared(trees, heads, sums, piece)
+        for node in range(first, last):
+            _attend_to_path(trees, heads, sums, piece, node)
 
 
 @pointer_kernel
@@ -169,100 +198,108 @@ def _first_seen(trees: Trees, heads: Heads, row: int, node: int) -> int:
 
 
 @pointer_kernel
-def _item(trees: Trees, heads: Heads, row: int, node: int, head: int, span: int) -> int:
-    """Return a query's place among the sums."""
-    return ((row * trees.nodes + node) * heads.heads + head) * trees.spans + span
-
-
-@pointer_kernel
-def _start(
-    trees: Trees, heads: Heads, sums: Sums, row: int, head: int, span: int, first: int, last: int
-) -> None:
+def _list_queries(trees: Trees, heads: Heads, sums: Sums, piece: Piece, first: int, last: int) -> int:
+    """List a piece's queries of some nodes; return how many there are."""
+    of_key, count = heads.heads // heads.key_heads, 0
     for node in range(first, last):
-        item = _item(trees, heads, row, node, head, span)
-        put(sums.states, 2 * item, np.float32(HIDDEN))
-        put(sums.states, 2 * item + 1, np.float32(0.0))
+        for head in range(piece.key_head * of_key, (piece.key_head + 1) * of_key):
+            item = (piece.row * trees.nodes + node) * heads.heads + head
+            put_integer(sums.items, count, item)
+            put_integer(sums.sums, count, item * trees.spans + piece.span)
+            count += 1
+    return count
+
+
+@pointer_kernel
+def _start(trees: Trees, heads: Heads, sums: Sums, piece: Piece) -> None:
+    """Begin a piece's sums with nothing."""
+    for query in range(_list_queries(trees, heads, sums, piece, piece.first, piece.last)):
+        at = integer_at(sums.sums, query)
+        put(sums.states, 2 * at, np.float32(HIDDEN))
+        put(sums.states, 2 * at + 1, np.float32(0.0))
         for index in range(heads.width):
-            put(sums.totals, item * heads.width + index, np.float32(0.0))
+            put(sums.totals, at * heads.width + index, np.float32(0.0))
 
 
 @pointer_kernel
-def _attend_to_shared(
-    trees: Trees, heads: Heads, sums: Sums, row: int, head: int, span: int, first: int, last: int
-) -> None:
-    """Weigh, for some nodes, the full blocks of a span that the cache holds."""
-    length, width, count = integer_at(trees.lengths, row), heads.width, last - first
-    seen = _first_seen(trees, heads, row, first)
-    for node in range(first + 1, last):
-        seen = min(seen, _first_seen(trees, heads, row, node))
-    offset = row * heads.row_apart + head * heads.key_heads // heads.heads * heads.head_apart
-    apart = heads.heads * width
-    queries = moved(heads.queries, ((row * trees.nodes + first) * heads.heads + head) * width)
-    begin = max(span * _BLOCKS_OF_SPAN, seen // BLOCK)
-    end = min((span + 1) * _BLOCKS_OF_SPAN, length // BLOCK)
+def _attend_to_shared(trees: Trees, heads: Heads, sums: Sums, piece: Piece) -> None:
+    """Weigh, for all nodes of a piece, the full blocks of its span that the cache holds."""
+    seen = _first_seen(trees, heads, piece.row, piece.first)
+    for node in range(piece.first + 1, piece.last):
+        here = _first_seen(trees, heads, piece.row, node)
+        seen = min(seen, here)
+    begin = max(piece.span * _BLOCKS_OF_SPAN, seen // BLOCK)
+    end = min((piece.span + 1) * _BLOCKS_OF_SPAN, integer_at(trees.lengths, piece.row) // BLOCK)
     for block in range(begin, end):
-        at = offset + block * BLOCK * width
-        keys, values = moved(heads.keys, at), moved(heads.values, at)
-        for unit in range(0, BLOCK, 16):
-            dot_unit(moved(keys, unit * width), width, queries, apart, count, moved(sums.scores, unit), BLOCK)
-        for index in range(count):
-            hidden = max(0, _first_seen(trees, heads, row, first + index) - block * BLOCK)
-            item = _item(trees, heads, row, first + index, head, span)
-            decay = soften_block(
-                moved(sums.scores, index * BLOCK), hidden, BLOCK, heads.scale, moved(sums.states, 2 * item)
-            )
-            put(sums.decays, index, decay)
-        hidden = max(0, seen - block * BLOCK)
-        _weigh_shared(trees, heads, sums, values, hidden, _item(trees, heads, row, first, head, span), count)
+        for key in range(BLOCK):
+            put_integer(sums.slots, key, block * BLOCK + key)
+        first = max(0, seen - block * BLOCK)
+        _weigh_block(trees, heads, sums, piece, piece.first, piece.last, block, sums.slots, first, BLOCK)
 
 
 @pointer_kernel
-def _weigh_shared(
-    trees: Trees, heads: Heads, sums: Sums, values: Any, hidden: int, item: int, count: int
-) -> None:
-    """Add a block's values to the sums of consecutive nodes, the first of which is `item`."""
-    width, none = heads.width, int_pointer(0)
-    apart = heads.heads * trees.spans * width
-    index = 0
-    while index < count:
-        weights, decays = moved(sums.scores, index * BLOCK), moved(sums.decays, index)
-        totals = moved(sums.totals, item * width + index * apart)
-        for part in range(0, width, PART):
-            these, place = moved(values, part), moved(totals, part)
-            if index + 4 <= count:
-                weigh_4(weights, these, width, none, hidden, BLOCK, decays, place, apart)
-            else:
-                weigh_1(weights, these, width, none, hidden, BLOCK, decays, place, apart)
-        index += 4 if index + 4 <= count else 1
-
-
-@pointer_kernel
-def _attend_to_path(
-    trees: Trees, heads: Heads, sums: Sums, row: int, head: int, span: int, node: int
-) -> None:
+def _attend_to_path(trees: Trees, heads: Heads, sums: Sums, piece: Piece, node: int) -> None:
     """Weigh a node's last blocks in a span: the cache's end and the path above the node, by their slots."""
-    width, place = heads.width, _place(trees, row, node)
-    first_block = integer_at(trees.lengths, row) // BLOCK
-    seen = _first_seen(trees, heads, row, node)
-    begin = max(span * _BLOCKS_OF_SPAN, first_block, seen // BLOCK)
-    end = min((span + 1) * _BLOCKS_OF_SPAN, place // BLOCK + 1)
-    offset = row * heads.row_apart + head * heads.key_heads // heads.heads * heads.head_apart
-    keys, values = moved(heads.keys, offset), moved(heads.values, offset)
-    query = moved(heads.queries, ((row * trees.nodes + node) * heads.heads + head) * width)
-    item = _item(trees, heads, row, node, head, span)
+    place, seen = _place(trees, piece.row, node), _first_seen(trees, heads, piece.row, node)
+    first_block = integer_at(trees.lengths, piece.row) // BLOCK
+    begin = max(piece.span * _BLOCKS_OF_SPAN, first_block, seen // BLOCK)
+    end = min((piece.span + 1) * _BLOCKS_OF_SPAN, place // BLOCK + 1)
     for block in range(begin, end):
-        of_node = (row * trees.nodes + node) * trees.tail + (block - first_block) * BLOCK
-        slots = moved(trees.slots, of_node)
-        count = min(BLOCK, place - block * BLOCK + 1)
-        hidden = max(0, seen - block * BLOCK)
-        for start in range(0, count, 16):
-            dots_of_slots(
-                keys, width, moved(slots, start), query, width, width, moved(sums.scores, start), BLOCK
-            )
-        decay = soften_block(sums.scores, hidden, count, heads.scale, moved(sums.states, 2 * item))
-        put(sums.decays, 0, decay)
-        for part in range(0, width, PART):
-            totals = moved(sums.totals, item * width + part)
-            weigh_slots(
-                sums.scores, moved(values, part), width, slots, hidden, count, sums.decays, totals, width
-            )
+        at = (piece.row * trees.nodes + node) * trees.tail + (block - first_block) * BLOCK
+        first, count = max(0, seen - block * BLOCK), min(BLOCK, place - block * BLOCK + 1)
+        slots = moved(trees.slots, at)
+        _weigh_block(trees, heads, sums, piece, node, node + 1, block, slots, first, count)
+
+
+@pointer_kernel
+def _weigh_block(
+    trees: Trees,
+    heads: Heads,
+    sums: Sums,
+    piece: Piece,
+    first_node: int,
+    last_node: int,
+    block: int,
+    slots: Any,
+    first: int,
+    end: int,
+) -> None:
+    """Add a block's values, those of its keys from `first` up to `end`, to the sums of some nodes."""
+    width = heads.width
+    offset = piece.row * heads.row_apart + piece.key_head * heads.head_apart
+    pack_keys(moved(heads.keys, offset), width, slots, first, end, sums.keys)
+    pack_values(moved(heads.values, offset), width, slots, first, end, sums.values)
+    count = _list_queries(trees, heads, sums, piece, first_node, last_node)
+    of_key, query = heads.heads // heads.key_heads, 0
+    while query < count:
+        together = QUERIES if query + QUERIES <= count else 1
+        items = moved(sums.items, query)
+        if together == QUERIES:
+            score_all(heads.queries, items, width, sums.keys, sums.scores)
+        else:
+            score_one(heads.queries, items, width, sums.keys, sums.scores)
+        for index in range(together):
+            node = first_node + (query + index) // of_key
+            hidden = max(first, _first_seen(trees, heads, piece.row, node) - block * BLOCK)
+            state = moved(sums.states, 2 * integer_at(sums.sums, query + index))
+            scores = moved(sums.scores, index * BLOCK)
+            put(sums.decays, index, soften_block(scores, hidden, end, heads.scale, state, heads.keys))
+        _weigh(heads, sums, query, together, first, end)
+        query += together
+
+
+@pointer_kernel
+def _weigh(heads: Heads, sums: Sums, query: int, together: int, first: int, end: int) -> None:
+    """Add the packed values to the totals of one query, or of as many as are worked on at once."""
+    width, where, like = heads.width, moved(sums.sums, query), heads.keys
+    step = 2 * PART if width % (2 * PART) == 0 else PART
+    for part in range(0, width, step):
+        values, totals = moved(sums.values, part), moved(sums.totals, part)
+        if together == QUERIES and step > PART:
+            weigh_all_twice(sums.scores, values, width, first, end, sums.decays, totals, where, width, like)
+        elif together == QUERIES:
+            weigh_all(sums.scores, values, width, first, end, sums.decays, totals, where, width, like)
+        elif step > PART:
+            weigh_one_twice(sums.scores, values, width, first, end, sums.decays, totals, where, width, like)
+        else:
+            weigh_one(sums.scores, values, width, first, end, sums.decays, totals, where, width, like)

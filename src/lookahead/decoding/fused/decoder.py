@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from lookahead.decoding.fused.attention import SPAN
+from lookahead.decoding.fused.blocks import BLOCK
 from lookahead.decoding.fused.plan import FIELDS, LAYER_FIELDS, Field, LayerField
-from lookahead.decoding.fused.step import scratch_size, step_address
+from lookahead.decoding.fused.products import UNIT
+from lookahead.decoding.fused.step import integers_size, scratch_size, step_address
 from lookahead.decoding.fused.team import Team
-from lookahead.decoding.fused.tiles import BLOCK
 from lookahead.decoding.slots import slot_table
 from lookahead.decoding.tree_attention import RowOfTrees
 
@@ -103,7 +104,28 @@ class DecoderWeights:
             return "its weights do not all lie side by side in the CPU's memory"
         if any(size % _MULTIPLE for size in sizes):
             return f"hidden size, inner size and head width are {sizes}, not all multiples of {_MULTIPLE}"
+        if self.output.shape[0] < UNIT:
+            return f"its vocabulary has {self.output.shape[0]} tokens, fewer than {UNIT}"
+        if not all(self._is_like_others(layer) for layer in self.layers):
+            return "its layers are not all of one shape"
         return ""
+
+    def _is_like_others(self, layer: LayerWeights) -> bool:
+        """Return whether a layer's tensors have the shapes that a step takes those of all layers to have."""
+        (hidden,), inner = self.last_norm.shape, self.layers[0].down.shape[1]
+        own, shared = self.heads * self.width, self.key_heads * self.width
+        projected = {"QUERY": own, "KEY": shared, "VALUE": shared}
+        expected = {
+            **{LayerField[name]: (size, hidden) for name, size in projected.items()},
+            **{LayerField[f"{name}_BIAS"]: (size,) for name, size in projected.items()},
+            **dict.fromkeys((LayerField.NORM, LayerField.INNER_NORM), (hidden,)),
+            **dict.fromkeys((LayerField.QUERY_NORM, LayerField.KEY_NORM), (self.width,)),
+            **dict.fromkeys((LayerField.GATE, LayerField.UP), (inner, hidden)),
+            LayerField.OUT: (hidden, own),
+            LayerField.DOWN: (hidden, inner),
+        }
+        found = layer.by_field().items()
+        return all(tensor is None or tensor.shape == expected[field] for field, tensor in found)
 
 
 class FusedDecoder:
@@ -217,6 +239,7 @@ class FusedDecoder:
         own, shared = weights.heads * weights.width, weights.key_heads * weights.width
         inner = weights.layers[0].down.shape[1]
         threads, scratch = torch.get_num_threads(), scratch_size(tokens, weights.width)
+        integers = integers_size(weights.heads, weights.key_heads)
         wanted = {
             Field.INPUTS_AT: (tokens * max(weights.last_norm.numel(), own), self._dtype),
             Field.GATED_AT: (tokens * inner, self._dtype),
@@ -226,12 +249,13 @@ class FusedDecoder:
             Field.TOTALS_AT: (tokens * spans * own, torch.float32),
             Field.STATES_AT: (tokens * spans * weights.heads * 2, torch.float32),
             Field.SCRATCH_AT: (threads * scratch, torch.float32),
+            Field.INTEGERS_AT: (threads * integers, torch.int64),
         }
         for field, (size, dtype) in wanted.items():
             if field not in self._work or self._work[field].numel() < size:
                 self._work[field] = torch.empty(size, dtype=dtype)
         self._set({field: tensor.data_ptr() for field, tensor in self._work.items()})
-        self._table[Field.SCRATCH_APART] = scratch
+        self._set({Field.SCRATCH_APART: scratch, Field.INTEGERS_APART: integers})
 
 
 def _layer_table(weights: DecoderWeights) -> np.ndarray:

@@ -44,7 +44,7 @@ class Field(IntEnum):
     COSINES_AT = 29
     SINES_AT = 30
     # in between: inputs of products [rows · nodes, hidden or heads · width] and [rows · nodes, inner];
-    # queries, new keys and new values; sums of attention; each thread's own float32
+    # queries, new keys and new values; sums of attention; each thread's own float32 and int64
     INPUTS_AT = 31
     GATED_AT = 32
     QUERIES_AT = 33
@@ -54,6 +54,8 @@ class Field(IntEnum):
     STATES_AT = 37
     SCRATCH_AT = 38
     SCRATCH_APART = 39
+    INTEGERS_AT = 41
+    INTEGERS_APART = 42
     # asked for: logits [rows · nodes, vocabulary]
     LOGITS_AT = 40
 

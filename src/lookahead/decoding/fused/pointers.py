@@ -12,8 +12,6 @@ from numba import types
 from lookahead.decoding.fused import vectors
 from lookahead.decoding.fused.vectors import compiled
 
-_ROUNDING = 0x7FFF
-
 
 def _known(context: Any, pointer: types.CPointer) -> ir.Type:
     return context.get_value_type(pointer)
@@ -68,6 +66,17 @@ def integer_at(_typing: Any, pointer: types.CPointer, index: types.Integer) -> A
 
 
 @compiled
+def put_integer(_typing: Any, pointer: types.CPointer, index: types.Integer, number: types.Integer) -> Any:
+    """Write an integer to memory."""
+
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[2], builder.gep(arguments[0], [arguments[1]]))
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, types.int64), generated
+
+
+@compiled
 def number_at(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
     """Return a number out of memory as a float32."""
 
@@ -81,14 +90,6 @@ def number_at(_typing: Any, pointer: types.CPointer, index: types.Integer) -> An
     return types.float32(pointer, types.int64), generated
 
 
-def _bits_rounded(builder: ir.IRBuilder, number: Any) -> Any:
-    """Return a float's upper sixteen bits, rounded to the nearest, halves to even."""
-    bits = builder.bitcast(number, vectors.INT32)
-    sixteen = ir.Constant(vectors.INT32, 16)
-    odd = builder.and_(builder.lshr(bits, sixteen), ir.Constant(vectors.INT32, 1))
-    return builder.lshr(builder.add(builder.add(bits, odd), ir.Constant(vectors.INT32, _ROUNDING)), sixteen)
-
-
 @compiled
 def put(_typing: Any, pointer: types.CPointer, index: types.Integer, number: types.Float) -> Any:
     """Write a float32 to memory, rounded to what is kept there."""
@@ -96,7 +97,7 @@ def put(_typing: Any, pointer: types.CPointer, index: types.Integer, number: typ
     def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         target, place, value = arguments
         if vectors.is_bfloat16(signature.args[0]):
-            value = builder.trunc(_bits_rounded(builder, value), ir.IntType(16))
+            value = builder.trunc(vectors.bits_rounded(builder, value), ir.IntType(16))
         builder.store(value, builder.gep(target, [place]))
         return context.get_dummy_value()
 
@@ -110,7 +111,7 @@ def rounded_like(_typing: Any, number: types.Float, like: types.CPointer) -> Any
     def generated(_context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         if not vectors.is_bfloat16(signature.args[1]):
             return arguments[0]
-        bits = _bits_rounded(builder, arguments[0])
+        bits = vectors.bits_rounded(builder, arguments[0])
         return builder.bitcast(builder.shl(bits, ir.Constant(vectors.INT32, 16)), vectors.FLOAT)
 
     return types.float32(types.float32, like), generated

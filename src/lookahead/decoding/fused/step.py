@@ -7,7 +7,8 @@ of them adds goes to a residual stream. Between two parts that need all of what 
 from functools import cache
 from typing import Any, NamedTuple
 
-from lookahead.decoding.fused.attention import PIECE, Heads, Sums, Trees, attend, gather
+from lookahead.decoding.fused.attention import Heads, Sums, Trees, attend, gather, most_queries
+from lookahead.decoding.fused.blocks import BLOCK, QUERIES
 from lookahead.decoding.fused.elementwise import add_rounded, gate, normalize, rotate, store_with_bias
 from lookahead.decoding.fused.plan import EPSILON, LAYER_FIELDS, SCALE, Field, LayerField
 from lookahead.decoding.fused.pointers import (
@@ -24,10 +25,11 @@ from lookahead.decoding.fused.pointers import (
     put,
 )
 from lookahead.decoding.fused.products import CHUNK, UNIT, dot_chunk, share_of, units_of
-from lookahead.decoding.fused.tiles import BLOCK
-from lookahead.drafting.compilation import pointer_kernel, shared_kernel
+from lookahead.drafting.compilation import pointer_kernel, shared_kernel, telling_the_user
 
 _UNITS_OF_CHUNK = CHUNK // UNIT
+_FIXED = QUERIES * BLOCK + BLOCK
+"""Numbers of a thread's scratch before a block's packed keys: scores, decays and room to the next."""
 
 
 class Member(NamedTuple):
@@ -38,7 +40,8 @@ class Member(NamedTuple):
         layer: pointer to the current layer's part of the layers' table.
         number: the thread's, from 0 on.
         members: how many there are.
-        scratch: pointer to float32, two chunks for every row and what attention needs.
+        scratch: pointer to float32, two chunks for every row or what attention needs.
+        integers: address of int64, what attention needs of them.
     """
 
     table: Any
@@ -46,6 +49,7 @@ class Member(NamedTuple):
     number: int
     members: int
     scratch: Any
+    integers: int
 
 
 @pointer_kernel
@@ -213,11 +217,17 @@ def _attend(member: Member, keys: Any, values: Any) -> None:
         number_at(float_pointer(integer_at(table, Field.SCALARS_AT)), SCALE),
         integer_at(member.layer, LayerField.WINDOW),
     )
+    most = most_queries(heads.heads, heads.key_heads)
     sums = Sums(
         float_pointer(integer_at(table, Field.TOTALS_AT)),
         float_pointer(integer_at(table, Field.STATES_AT)),
         member.scratch,
-        moved(member.scratch, PIECE * BLOCK),
+        moved(member.scratch, QUERIES * BLOCK),
+        moved(member.scratch, _FIXED),
+        moved(member.scratch, _FIXED + BLOCK * integer_at(table, Field.WIDTH)),
+        int_pointer(member.integers),
+        int_pointer(member.integers + 8 * most),
+        int_pointer(member.integers + 16 * most),
     )
     attend(trees, heads, sums, member.number, member.members)
     _meet(member)
@@ -262,10 +272,13 @@ def _step(address: int, like: Any) -> None:
     number, members = call(integer_at(table, Field.MEMBER_AT)), call(integer_at(table, Field.MEMBERS_AT))
     scratch = float_pointer(integer_at(table, Field.SCRATCH_AT))
     own = moved(scratch, number * integer_at(table, Field.SCRATCH_APART))
+    integers = integer_at(table, Field.INTEGERS_AT) + 8 * number * integer_at(table, Field.INTEGERS_APART)
     layers = int_pointer(integer_at(table, Field.LAYERS_AT))
     for index in range(integer_at(table, Field.LAYERS)):
-        _layer(Member(table, moved(layers, index * LAYER_FIELDS), number, members, own), index, like)
-    member = Member(table, layers, number, members, own)
+        _layer(
+            Member(table, moved(layers, index * LAYER_FIELDS), number, members, own, integers), index, like
+        )
+    member = Member(table, layers, number, members, own, integers)
     _normalize(member, pointer_like(integer_at(table, Field.LAST_NORM_AT), like))
     _meet(member)
     weights = pointer_like(integer_at(table, Field.OUTPUT_AT), like)
@@ -283,7 +296,8 @@ def step_address(*, halves: bool) -> int:
     Args:
         halves: for bfloat16, else for float32.
     """
-    return int(_in_bfloat16().address if halves else _in_float32().address)
+    with telling_the_user():
+        return int(_in_bfloat16().address if halves else _in_float32().address)
 
 
 def _in_bfloat16() -> Any:
@@ -304,4 +318,9 @@ def _in_float32() -> Any:
 
 def scratch_size(tokens: int, width: int) -> int:
     """Return how many float32 numbers each thread needs for itself."""
-    return max(2 * tokens * CHUNK, PIECE * BLOCK + PIECE, width)
+    return max(2 * tokens * CHUNK, _FIXED + 2 * BLOCK * width)
+
+
+def integers_size(heads: int, key_heads: int) -> int:
+    """Return how many int64 numbers each thread needs for itself."""
+    return 2 * int(most_queries(heads, key_heads)) + BLOCK

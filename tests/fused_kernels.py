@@ -1,0 +1,289 @@
+"""The fused step's kernels as functions of tensors, compiled for both dtypes behind one call."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+
+from lookahead.decoding import fused
+from lookahead.decoding.fused import elementwise, pointers, products, tiles
+from lookahead.decoding.fused.attention import BLOCK, PIECE, Heads, Sums, Trees, attend, gather
+from lookahead.decoding.fused.pointers import float_pointer, half_pointer, int_pointer, moved
+from lookahead.decoding.fused.step import scratch_size
+from lookahead.decoding.slots import slot_table
+from lookahead.drafting.compilation import _kernels_digest
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def wrapper(function: Callable[..., Any]) -> Any:
+    """Compile a function around kernels; what is cached of it goes with what it calls."""
+    function.__qualname__ += f"-{_kernels_digest(Path(fused.__file__).parent)}"
+    return numba.njit(cache=True)(function)
+
+
+def is_halves(tensor: torch.Tensor) -> bool:
+    return tensor.dtype == torch.bfloat16
+
+
+@wrapper
+def _dots(weights, outputs, width, splits, inputs, rows, scratch, out):
+    for at in range(len(splits) - 1):
+        for first in range(splits[at], splits[at + 1], products.CHUNK // products.UNIT):
+            last = min(first + products.CHUNK // products.UNIT, splits[at + 1])
+            start, count = products.dot_chunk(weights, outputs, width, first, last, inputs, rows, scratch)
+            for row in range(rows):
+                for index in range(count):
+                    number = pointers.number_at(scratch, row * products.CHUNK + index)
+                    pointers.put(out, row * outputs + start + index, number)
+
+
+@wrapper
+def _dots_at(halves, weights, outputs, width, splits, inputs, rows, scratch, out):
+    if halves:
+        weight, given = half_pointer(weights), half_pointer(inputs)
+        _dots(weight, outputs, width, splits, given, rows, float_pointer(scratch), float_pointer(out))
+    else:
+        floats, read = float_pointer(weights), float_pointer(inputs)
+        _dots(floats, outputs, width, splits, read, rows, float_pointer(scratch), float_pointer(out))
+
+
+def dots(weights: torch.Tensor, inputs: torch.Tensor, splits: list[int] | None = None) -> torch.Tensor:
+    """Return float32 [rows, outputs], computed in parts that begin at these units."""
+    outputs, width = weights.shape
+    rows = len(inputs)
+    units = -(-outputs // products.UNIT)
+    bounds = np.array(sorted({0, *(splits or []), units}), np.int64)
+    scratch, out = torch.empty(rows, products.CHUNK), torch.full((rows, outputs), torch.nan)
+    _dots_at(
+        is_halves(weights), weights.data_ptr(), outputs, width, bounds, inputs.data_ptr(), rows,
+        scratch.data_ptr(), out.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+@wrapper
+def _unit_at(halves, weights, width, inputs, apart, rows, out):
+    if halves:
+        products.dot_unit(
+            half_pointer(weights), width, half_pointer(inputs), apart, rows, float_pointer(out), 16
+        )
+    else:
+        products.dot_unit(
+            float_pointer(weights), width, float_pointer(inputs), apart, rows, float_pointer(out), 16
+        )
+
+
+def dots_of_unit(weights: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """Return float32 [rows, 16] of weights [16, width] and inputs whose rows need not follow each other."""
+    out = torch.full((len(inputs), 16), torch.nan)
+    width, apart = weights.shape[1], inputs.stride(0)
+    places = weights.data_ptr(), inputs.data_ptr()
+    _unit_at(is_halves(weights), places[0], width, places[1], apart, len(inputs), out.data_ptr())
+    return out
+
+
+@wrapper
+def _soften_at(scores, first, end, scale, state):
+    return tiles.soften_block(float_pointer(scores), first, end, scale, float_pointer(state))
+
+
+def soften(scores: torch.Tensor, first: int, end: int, scale: float, state: torch.Tensor) -> float:
+    """Turn float32 scores [64] into weights, in place; return the decay."""
+    return float(_soften_at(scores.data_ptr(), first, end, np.float32(scale), state.data_ptr()))
+
+
+@wrapper
+def _weigh(kind, weights, values, stride, slots, first, end, decays, totals, apart):
+    if kind == 4:
+        tiles.weigh_4(weights, values, stride, slots, first, end, decays, totals, apart)
+    elif kind == 1:
+        tiles.weigh_1(weights, values, stride, slots, first, end, decays, totals, apart)
+    else:
+        tiles.weigh_slots(weights, values, stride, slots, first, end, decays, totals, apart)
+
+
+@wrapper
+def _weigh_at(halves, kind, weights, values, stride, slots, first, end, decays, totals, apart):
+    floats, slot = float_pointer(weights), int_pointer(slots)
+    decay, total = float_pointer(decays), float_pointer(totals)
+    if halves:
+        _weigh(kind, floats, half_pointer(values), stride, slot, first, end, decay, total, apart)
+    else:
+        _weigh(kind, floats, float_pointer(values), stride, slot, first, end, decay, total, apart)
+
+
+def weigh(
+    weights: torch.Tensor,
+    values: torch.Tensor,
+    bounds: tuple[int, int],
+    decays: torch.Tensor,
+    totals: torch.Tensor,
+    slots: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return totals [1 or 4, 32] brought up to date with weights [1 or 4, 64] of values [keys, width]."""
+    sums = totals.clone()
+    _weigh_at(
+        is_halves(values), len(weights) if slots is None else 0, weights.data_ptr(), values.data_ptr(),
+        values.shape[1], 0 if slots is None else slots.data_ptr(), *bounds, decays.data_ptr(),
+        sums.data_ptr(), sums.stride(0),
+    )  # fmt: skip
+    return sums
+
+
+@wrapper
+def exponentials(numbers, out):
+    """Write e to the power of float32 numbers."""
+    for index in range(len(numbers)):
+        out[index] = pointers.exponential(numbers[index])
+
+
+@wrapper
+def _round_all(given, count, stored, returned):
+    for index in range(count):
+        number = pointers.number_at(given, index)
+        pointers.put(stored, index, number)
+        pointers.put(returned, index, pointers.rounded_like(number, stored))
+
+
+@wrapper
+def _rounded_at(given, count, stored, returned):
+    _round_all(float_pointer(given), count, half_pointer(stored), float_pointer(returned))
+
+
+def rounded(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return float32 numbers as bfloat16: what is written, and what `rounded_like` returns in float32."""
+    stored, returned = torch.zeros_like(numbers, dtype=torch.bfloat16), torch.zeros_like(numbers)
+    _rounded_at(numbers.data_ptr(), numbers.numel(), stored.data_ptr(), returned.data_ptr())
+    return stored, returned
+
+
+@wrapper
+def _elementwise(kind, first, second, third, floats, out, size):
+    if kind == 0:
+        pointers.put(floats, 0, tiles.sum_of_squares(first, size))
+    elif kind == 1:
+        elementwise.normalize(first, second, out, size, np.float32(1e-5))
+    elif kind == 2:
+        elementwise.rotate(first, second, third, floats, size)
+    elif kind == 3:
+        elementwise.gate(floats, moved(floats, size), out, size)
+    elif kind == 4:
+        elementwise.add_rounded(floats, moved(floats, size), size, first)
+    elif kind == 5:
+        elementwise.store_with_bias(floats, second, False, out, size)
+    elif kind == 6:
+        elementwise.store_with_bias(floats, second, True, out, size)
+    else:
+        elementwise.normalize(floats, second, out, size, np.float32(1e-5))
+
+
+@wrapper
+def _elementwise_at(halves, kind, first, second, third, floats, out, size):
+    numbers = float_pointer(floats)
+    if halves:
+        left, right, last = half_pointer(first), half_pointer(second), half_pointer(third)
+        _elementwise(kind, left, right, last, numbers, half_pointer(out), size)
+    else:
+        one, two, three = float_pointer(first), float_pointer(second), float_pointer(third)
+        _elementwise(kind, one, two, three, numbers, float_pointer(out), size)
+
+
+ELEMENTWISE = {
+    name: number
+    for number, name in enumerate(
+        ("squares", "norm", "rotate", "gate", "add", "store", "store with bias", "norm of floats")
+    )
+}
+
+
+def elementwise_of(
+    name: str, operands: list[torch.Tensor], floats: torch.Tensor, out: torch.Tensor, size: int
+) -> None:
+    """Do what is named to operands of `out`'s dtype and to floats, which are also where some of it goes."""
+    places = [tensor.data_ptr() for tensor in operands] + [0] * (3 - len(operands))
+    _elementwise_at(is_halves(out), ELEMENTWISE[name], *places, floats.data_ptr(), out.data_ptr(), size)
+
+
+@wrapper
+def _attention(trees, heads, sums, members, out):
+    for member in range(members):
+        attend(trees, heads, sums, member, members)
+    for member in range(members):
+        gather(trees, heads, sums, out, member, members)
+
+
+@wrapper
+def _attention_at(halves, of_trees, at, sizes, scale, members, out):
+    rows, nodes, tail, spans = of_trees
+    trees = Trees(
+        rows,
+        nodes,
+        int_pointer(at[0]),
+        int_pointer(at[1]),
+        int_pointer(at[2]),
+        int_pointer(at[3]),
+        tail,
+        spans,
+    )
+    scores = float_pointer(at[6])
+    sums = Sums(float_pointer(at[4]), float_pointer(at[5]), scores, moved(scores, PIECE * BLOCK))
+    row_apart, head_apart, heads, key_heads, width, window = sizes
+    if halves:
+        queries, keys, values = half_pointer(at[7]), half_pointer(at[8]), half_pointer(at[9])
+        shape = Heads(queries, keys, values, row_apart, head_apart, heads, key_heads, width, scale, window)
+        _attention(trees, shape, sums, members, half_pointer(out))
+    else:
+        floats, read, weighed = float_pointer(at[7]), float_pointer(at[8]), float_pointer(at[9])
+        of_floats = Heads(
+            floats, read, weighed, row_apart, head_apart, heads, key_heads, width, scale, window
+        )
+        _attention(trees, of_floats, sums, members, float_pointer(out))
+
+
+class Attention(NamedTuple):
+    """Draft trees behind a cache, and what they ask it.
+
+    Attributes:
+        rows: B trees; padding is on the left.
+        start: the slot of all trees' node 0.
+        queries: [B, n, heads, width].
+        keys: [B, key heads, slots, width].
+        values: likewise.
+        window: places that a token sees, or None.
+    """
+
+    rows: list[Any]
+    start: int
+    queries: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+    window: int | None = None
+
+    def attended(self, members: int = 1, spare_spans: int = 0) -> torch.Tensor:
+        """Return [B, n, heads, width], as so many members of a team compute it one after the other."""
+        batch, size, heads, width = self.queries.shape
+        trees = [row.tree for row in self.rows]
+        depths = np.zeros((batch, size), np.int64)
+        for of_row, tree in zip(depths, trees, strict=True):
+            of_row[: len(tree)] = tree.depths
+        lengths = np.array([row.length for row in self.rows], np.int64)
+        paddings = np.array([row.left_padding for row in self.rows], np.int64)
+        table = slot_table(trees, lengths.tolist(), self.start, size, BLOCK)
+        spans = int((lengths + depths.max(axis=1)).max()) // 512 + 1 + spare_spans
+        totals = torch.full((batch * size * heads * spans * width,), torch.nan)
+        states = torch.full((batch * size * heads * spans * 2,), torch.nan)
+        scratch = torch.full((scratch_size(batch * size, width),), torch.nan)
+        out = torch.full_like(self.queries, torch.nan)
+        tensors = (totals, states, scratch, self.queries, self.keys, self.values)
+        tables = (lengths, paddings, depths, table)
+        at = (*(array.ctypes.data for array in tables), *(tensor.data_ptr() for tensor in tensors))
+        key_heads, apart = self.keys.shape[1], self.keys.stride()
+        sizes = (apart[0], apart[1], heads, key_heads, width, self.window or 0)
+        scale = np.float32(width**-0.5)
+        of_trees = (batch, size, table.shape[2], spans)
+        _attention_at(is_halves(out), of_trees, at, sizes, scale, members, out.data_ptr())
+        return out

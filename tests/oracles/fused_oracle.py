@@ -1,0 +1,84 @@
+"""What the fused step's kernels compute, the plain way: naive, in double precision where that says more."""
+
+import math
+from typing import Any
+
+import torch
+
+from lookahead.decoding.tree_attention import tree_mask
+
+
+def naive_soften(
+    scores: list[float], first: int, end: int, scale: float, state: tuple[float, float]
+) -> tuple[list[float], float, tuple[float, float]]:
+    """Return weights, the decay of what was weighed before, and the new largest score and sum of weights."""
+    largest, total = state
+    seen = [scale * score for score in scores[first:end]]
+    top = max([largest, *seen])
+    decay = math.exp(max(largest - top, -745.0))
+    weights = [math.exp(score - top) for score in seen]
+    everything = [0.0] * first + weights + [0.0] * (len(scores) - max(first, end))
+    return everything[: len(scores)], decay, (top, total * decay + sum(weights))
+
+
+def naive_rotation(head: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Return a head turned as the library turns it, in its dtype."""
+    left, right = head.chunk(2)
+    return head * cosine + torch.cat([-right, left]) * sine
+
+
+def naive_norm(numbers: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Return the norm as the library's RMSNorm takes it."""
+    floats = numbers.float()
+    normal = floats * torch.rsqrt(floats.pow(2).mean() + epsilon)
+    return weight * normal.to(weight.dtype)
+
+
+def dense_attention(
+    rows: list[Any], start: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: Any
+) -> torch.Tensor:
+    """Return float64 [B, n, heads, width]: attention under the mask of `tree_attention`."""
+    heads, width = queries.shape[2:]
+    mask = tree_mask(rows, torch.float64, start=start, size=queries.shape[1], window=window)
+    seen = start + queries.shape[1]
+    shown = [
+        tensor[:, :, :seen].double().nan_to_num().repeat_interleave(heads // keys.shape[1], dim=1)
+        for tensor in (keys, values)
+    ]
+    scores = queries.double().transpose(1, 2) @ shown[0].transpose(2, 3) * width**-0.5
+    weights = scores.masked_fill(mask != 0, -math.inf).softmax(3)
+    return (weights @ shown[1]).transpose(1, 2)
+
+
+def naive_decoder(weights: Any, stream: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> Any:
+    """Return float64 logits [n, vocabulary] of a text whose embeddings are given, all places at once."""
+    stream, size = stream.double(), len(stream)
+    places = torch.arange(size)
+    angles = cosines.double()[:, None], sines.double()[:, None]
+    for layer in weights.layers:
+        normal = _normed(stream, layer.norm, weights.epsilon)
+        parts = []
+        for matrix, bias in zip(layer.projections, layer.biases, strict=True):
+            product = normal @ matrix.double().T + (0 if bias is None else bias.double())
+            parts.append(product.view(size, -1, weights.width))
+        for part, norm in enumerate(layer.head_norms):
+            shown = parts[part] if norm is None else _normed(parts[part], norm, weights.epsilon)
+            left, right = shown.chunk(2, dim=-1)
+            parts[part] = shown * angles[0] + torch.cat([-right, left], dim=-1) * angles[1]
+        groups = weights.heads // weights.key_heads
+        queries, keys, values = parts[0], *(part.repeat_interleave(groups, dim=1) for part in parts[1:])
+        scores = torch.einsum("qhw,khw->hqk", queries, keys) * weights.scale
+        apart = places[:, None] - places[None]
+        hidden = (apart < 0) | (apart >= (layer.window or size))
+        shares = scores.masked_fill(hidden, -math.inf).softmax(2)
+        attended = torch.einsum("hqk,khw->qhw", shares, values).reshape(size, -1)
+        stream = stream + attended @ layer.out.double().T
+        normal = _normed(stream, layer.inner_norm, weights.epsilon)
+        opened = torch.nn.functional.silu(normal @ layer.gate.double().T) * (normal @ layer.up.double().T)
+        stream = stream + opened @ layer.down.double().T
+    return _normed(stream, weights.last_norm, weights.epsilon) @ weights.output.double().T
+
+
+def _normed(numbers: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    mean = numbers.pow(2).mean(dim=-1, keepdim=True)
+    return weight.double() * numbers * torch.rsqrt(mean + epsilon)
