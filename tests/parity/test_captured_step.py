@@ -166,9 +166,9 @@ def test_a_model_that_asks_for_the_caches_length_is_left_as_it_is(capture, monke
     assert not capture.captured
 
 
-@pytest.mark.parametrize("disturbed", ["hook", "longrope", "bloom", "reproducible", "off"])
+@pytest.mark.parametrize("disturbed", ["hook", "longrope", "bloom", "mllama", "reproducible", "off"])
 def test_others_are_left_as_they_are_without_a_word(disturbed, capture, uses):
-    families = {"longrope": "phi3-longrope", "bloom": "bloom"}
+    families = {"longrope": "phi3-longrope", "bloom": "bloom", "mllama": "mllama"}
     model = tiny_model(families.get(disturbed, "llama"))
     settings = {"captured_step": disturbed != "off", "reproducible": disturbed == "reproducible"}
     lookahead = unfused(decoding_length=8, **settings)

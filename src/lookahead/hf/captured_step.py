@@ -34,7 +34,13 @@ from lookahead.decoding.captured import (
 )
 from lookahead.decoding.tree_attention import RowOfTrees
 from lookahead.hf.cache import ArenaCache, ArenaLayer
-from lookahead.hf.compat import AttentionLayout, is_the_librarys, keeping_nothing, takes_positions
+from lookahead.hf.compat import (
+    AttentionLayout,
+    is_the_librarys,
+    keeping_nothing,
+    looks_across,
+    takes_positions,
+)
 from lookahead.hf.folded_attention import attention_name, folded_attention, query_groups, with_repeated_rows
 from lookahead.hf.limits import DraftLimits
 from lookahead.hf.verification import ModelMode, Verification
@@ -58,8 +64,8 @@ def capture_for(device: torch.device, lock: AbstractContextManager[Any]) -> Capt
 def why_not_captured(model: PreTrainedModel) -> str:
     """Return why a model's steps cannot be captured, in words; empty where that is worth trying."""
     limits = DraftLimits.of(model)
-    if not is_the_librarys(model) or not takes_positions(model):
-        return "its code may count the cache's slots"
+    if not is_the_librarys(model) or not takes_positions(model) or looks_across(model):
+        return "its code may count the cache's slots, or has layers that keep no text"
     if limits.rope_switch is not None or limits.rope_growth is not None or limits.counts_slots_somewhere:
         return "its layers depend on the length of the cache"
     if getattr(model, "_compiled_call_impl", None) is not None or torch.is_autocast_enabled(
@@ -187,24 +193,39 @@ class CapturedSteps:
         tokens, positions = described(nodes)
         if positions.ndim != 2:
             return None, None
-        cache.arena.extend(start + nodes)
-        step = self._step(len(rows), nodes, start, cache)
-        expected, is_repeated = None, step.is_repeated
-        if is_repeated not in self._kept.agreed:
-            cache.arena.truncate(start)
-            expected = as_it_is()
-            cache.arena.truncate(start)
-            cache.arena.extend(start + nodes)
         try:
-            verified = step(self._memory.capture, tokens, positions, rows, start)
-            agrees = expected is None or self._agrees(verified[0], expected, rows, is_repeated=is_repeated)
+            verified = self._verified(tokens, positions, rows, start, cache, as_it_is)
         except Exception as problem:  # noqa: BLE001  # whatever a model's code raises, its own forward serves
             self._give_up(problem)
-            agrees = False
-        if agrees:
-            return verified
+            verified = None
+        if verified is None:
+            cache.arena.truncate(start)
+            return None, None
+        return verified
+
+    def _verified(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        rows: Sequence[RowOfTrees],
+        start: int,
+        cache: ArenaCache,
+        as_it_is: Callable[[], Tensor],
+    ) -> Verified | None:
+        """Return what `forward` returns; None where it is not what the model's own forward says."""
+        batch, nodes = tokens.shape
+        cache.arena.extend(start + nodes)
+        step = self._step(batch, nodes, start, cache)
+        is_repeated = step.is_repeated
+        if is_repeated in self._kept.agreed:
+            return step(self._memory.capture, tokens, positions, rows, start)
         cache.arena.truncate(start)
-        return None, None
+        expected = as_it_is()
+        cache.arena.truncate(start)
+        cache.arena.extend(start + nodes)
+        verified = step(self._memory.capture, tokens, positions, rows, start)
+        agrees = self._agrees(verified[0], expected, rows, is_repeated=is_repeated)
+        return verified if agrees else None
 
     def close(self) -> None:
         """Leave the memory to the next call."""
