@@ -70,6 +70,21 @@ class FusedModel:
         return self._decoder.forward(embedded, turning, rows, start, cache)
 
 
+def build_of(model: PreTrainedModel) -> tuple[object, ...]:
+    """Return what `why_not_fused` depends on: the same as long as nothing of it changes, and quickly had."""
+    found: list[object] = [torch.is_autocast_enabled("cpu"), "_compiled_call_impl" in vars(model)]
+    waiting: list[nn.Module] = [model]
+    while waiting:
+        module = waiting.pop()
+        state = vars(module)
+        hooked = tuple(bool(state.get(hooks)) for hooks in _HOOKS)
+        found += [type(module), "forward" in state, hooked]
+        for parameter in state["_parameters"].values():
+            found += [type(parameter), None if parameter is None else parameter.data_ptr()]
+        waiting += [child for child in state["_modules"].values() if child is not None]
+    return tuple(found)
+
+
 def why_not_fused(model: PreTrainedModel) -> str:
     """Return why a model's steps are left to its own code, in words; empty where they can be fused."""
     family = next((name for name in _FAMILIES if type(model).__name__ == f"{name}ForCausalLM"), None)
@@ -113,8 +128,8 @@ def _weights_of(model: PreTrainedModel, layout: AttentionLayout | None) -> Decod
     ]
     return DecoderWeights(
         layers,
-        last_norm=untyped.model.norm.weight.detach(),
-        output=untyped.lm_head.weight.detach(),
+        last_norm=untyped.model.norm.weight,
+        output=untyped.lm_head.weight,
         heads=config.num_attention_heads,
         key_heads=config.num_key_value_heads,
         width=attention.head_dim,
@@ -128,15 +143,15 @@ def _layer_weights(layer: Any, window: int | None) -> LayerWeights:
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     norms = (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
     return LayerWeights(
-        norm=layer.input_layernorm.weight.detach(),
-        projections=[linear.weight.detach() for linear in projections],
-        out=attention.o_proj.weight.detach(),
-        inner_norm=layer.post_attention_layernorm.weight.detach(),
-        gate=units.gate_proj.weight.detach(),
-        up=units.up_proj.weight.detach(),
-        down=units.down_proj.weight.detach(),
-        biases=[None if linear.bias is None else linear.bias.detach() for linear in projections],
-        head_norms=[None if norm is None else norm.weight.detach() for norm in norms],
+        norm=layer.input_layernorm.weight,
+        projections=[linear.weight for linear in projections],
+        out=attention.o_proj.weight,
+        inner_norm=layer.post_attention_layernorm.weight,
+        gate=units.gate_proj.weight,
+        up=units.up_proj.weight,
+        down=units.down_proj.weight,
+        biases=[linear.bias for linear in projections],
+        head_norms=[None if norm is None else norm.weight for norm in norms],
         window=window,
     )
 
