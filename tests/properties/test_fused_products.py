@@ -88,3 +88,4 @@ def test_bfloat16_where_the_processor_does_not_multiply_pairs(monkeypatch):
         found.append(out[0, :4])
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+    assert not any("dpbf16" in code for code in in_tiles_of.inspect_asm().values())
