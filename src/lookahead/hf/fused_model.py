@@ -23,6 +23,7 @@ _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 _PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm", "RotaryEmbedding")
 _COMMON = (nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, SiLUActivation)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_parametrizations")
+_HOOKS_OF_ALL = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
 class FusedModel:
@@ -90,8 +91,10 @@ def why_not_fused(model: PreTrainedModel) -> str:
     family = next((name for name in _FAMILIES if type(model).__name__ == f"{name}ForCausalLM"), None)
     if family is None or model.device.type != "cpu":
         return "no fused step is known for it"
-    if getattr(model, "_compiled_call_impl", None) is not None or torch.is_autocast_enabled("cpu"):
-        return "it is compiled or computes in mixed precision"
+    is_compiled = getattr(model, "_compiled_call_impl", None) is not None
+    are_hooked = any(getattr(nn.modules.module, hooks, None) for hooks in _HOOKS_OF_ALL)
+    if is_compiled or are_hooked or torch.is_autocast_enabled("cpu"):
+        return "it is compiled, computes in mixed precision or has a hook that all modules have"
     known = {f"{family}{part}" for part in _PARTS}
     for name, module in model.named_modules():
         if not (type(module) in _COMMON or (type(module).__name__ in known and _is_the_librarys(module))):
