@@ -41,6 +41,8 @@ class LookaheadConfig:
             the prefill compute them, which pays where that is cheap: large models, long answers.
         fused_step: do the steps of models that it is known for by a function of our own over their weights,
             on the CPU several times faster than the model's own code. Prompts are read by that.
+        captured_step: on CUDA devices, capture the steps of models in CUDA graphs, which are launched at once
+            instead of kernel by kernel. A model that no graph can hold is left as it is, with one warning.
         reproducible: the text is a function of model, prompt, settings and seed alone, to the last bit of
             every logit, never of what was drafted or remembered. Fused steps are so at no cost; other
             forwards then all have one shape, of 16 tokens a row or of as many as are given here, however few
@@ -56,6 +58,7 @@ class LookaheadConfig:
     branch_length: int = 64
     prompt_logits: int = 1
     fused_step: bool = True
+    captured_step: bool = True
     reproducible: bool | int = False
     mode: DraftMode = DraftMode.HIERARCHICAL
     memory_bytes: int = DEFAULT_MEMORY_BYTES
@@ -68,9 +71,10 @@ class LookaheadConfig:
         _check_integer(
             "memory_bytes", self.memory_bytes, smallest=LEAST_MEMORY_BYTES, largest=MOST_MEMORY_BYTES
         )
-        if not isinstance(self.fused_step, bool):
-            message = f"fused_step={self.fused_step!r} is not allowed; give True or False"
-            raise ConfigError(message)
+        for name in ("fused_step", "captured_step"):
+            if not isinstance(getattr(self, name), bool):
+                message = f"{name}={getattr(self, name)!r} is not allowed; give True or False"
+                raise ConfigError(message)
         if not isinstance(self.reproducible, bool):
             _check_integer("reproducible", self.reproducible, smallest=2, largest=256, other="True or False")
         object.__setattr__(self, "mode", _checked_mode(self.mode))

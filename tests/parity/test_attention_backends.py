@@ -6,6 +6,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lookahead import Lookahead, LookaheadConfig
+from lookahead.decoding.split_attention import split_tree_attention
 from tiny_models import prompt, tiny_model
 
 GREEDY = {"max_new_tokens": 40, "do_sample": False}
@@ -60,3 +61,24 @@ def test_where_sdpa_cannot_take_its_place_drafts_have_one_branch(calls, monkeypa
     lookahead.generate(model, prompt(0), **GREEDY)
     assert lookahead.last_stats.mean_acceptance_length > 1.5
     assert max(calls[2:]) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_attention_in_two_parts(family, dtype, monkeypatch):
+    used = []
+
+    def counted(*given, **more):
+        used.append(given)
+        return split_tree_attention(*given, **more)
+
+    monkeypatch.setattr("lookahead.hf.step_model.splits_on", lambda _device: True)
+    monkeypatch.setattr("lookahead.hf.folded_attention.can_split", lambda *_: True)
+    monkeypatch.setattr("lookahead.hf.folded_attention.split_tree_attention", counted)
+    model = tiny_model(family, dtype)
+    lookahead = Lookahead(LookaheadConfig(decoding_length=16, fused_step=False))
+    for _ in ("cold", "warm"):
+        expected = model.generate(prompt(0), **GREEDY)
+        assert lookahead.generate(model, prompt(0), **GREEDY).tolist() == expected.tolist()
+    assert lookahead.stats.mean_acceptance_length > 1.2
+    assert used

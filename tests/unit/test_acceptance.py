@@ -7,6 +7,7 @@ import torch
 from lookahead.decoding.acceptance import accept
 from lookahead.decoding.choice import likeliest
 from lookahead.decoding.emission import Emission
+from lookahead.decoding.verified import VerifiedLogits
 from lookahead.drafting.tree import DraftTree
 
 #      0:a
@@ -56,6 +57,24 @@ def accept_one(tree, logits, answer):
 def test_the_models_own_path_is_kept(choices, path, tokens):
     accepted = accept_one(TREE, logits_saying(choices), emission())
     assert (accepted.path, accepted.tokens) == (path, tokens)
+
+
+def test_where_the_likeliest_tokens_are_known_the_logits_are_not_looked_at():
+    answer = emission(max_length=4)
+    answer_of_known = Emission(
+        torch.tensor([[A]]),
+        max_length=4,
+        process=None,  # type: ignore[arg-type]
+        is_finished=None,  # type: ignore[arg-type]
+        choose=None,  # type: ignore[arg-type]
+        ends=(),
+    )
+    logits = logits_saying([C, F, F, E, F, A])
+    known = VerifiedLogits([0], [TREE], torch.full((1, 8, 6), torch.nan), logits.argmax(-1)[None])
+    assert known[0].shape == (6, 6)
+    assert accept({0: TREE}, known, answer_of_known) == accept({0: TREE}, {0: logits}, answer)
+    assert answer_of_known.finished
+    assert answer_of_known.token_ids.tolist() == answer.token_ids.tolist() == [[A, C, E, A]]
 
 
 def test_stops_inside_an_accepted_span():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lookahead.decoding.arena import KVArena
+from lookahead.decoding.arena import BLOCK_SLOTS, KVArena, fresh_memory
 
 
 def states(start: int, count: int, width: int = 3) -> torch.Tensor:
@@ -65,7 +65,16 @@ def test_grows_beyond_its_capacity_and_loses_nothing():
     assert held(arena, 1) == [0, 1, 2, 3, 4, 11]
 
 
-def test_does_not_double_beyond_what_there_will_be_at_most():
+def test_grows_by_whole_blocks():
+    arena = KVArena(1, 8)
+    arena.append(0, states(0, 9), states(0, 9))
+    assert arena.capacity == BLOCK_SLOTS
+    arena.append(0, states(9, BLOCK_SLOTS), states(9, BLOCK_SLOTS))
+    assert arena.capacity == 2 * BLOCK_SLOTS
+    assert held(arena) == list(range(9 + BLOCK_SLOTS))
+
+
+def test_does_not_grow_beyond_what_there_will_be_at_most():
     arena = KVArena(1, 8, largest=10)
     arena.append(0, states(0, 9), states(0, 9))
     assert arena.capacity == 10
@@ -190,3 +199,30 @@ def test_layers_that_do_not_lie_side_by_side_are_not_claimed(name):
     before = [arena.length(layer) for layer in range(2)]
     assert arena.claim(1) is None
     assert [arena.length(layer) for layer in range(2)] == before
+
+
+def test_rows_that_leave_move_none_of_the_others_to_new_memory_where_the_memory_was_given():
+    arena = KVArena(1, 32, allocate=fresh_memory)
+    arena.append(0, batch([[0, 1], [10, 11], [20, 21]]), batch([[0, 1], [10, 11], [20, 21]]))
+    before, _ = arena.memory(0)
+    arena.select_rows([0, 2])
+    after, _ = arena.memory(0)
+    assert after.data_ptr() == before.data_ptr()
+    assert held_by_row(arena, [2, 2]) == [[0, 1], [20, 21]]
+
+
+def test_memory_may_be_larger_than_asked_for():
+    def roomy(shape, like):
+        return like.new_zeros((*shape[:3], shape[3] + 10, shape[4]))
+
+    arena = KVArena(1, 4, allocate=roomy)
+    arena.append(0, states(0, 4), states(0, 4))
+    before, _ = arena.memory(0)
+    assert before.shape[2] == 14
+    arena.extend(14)
+    assert arena.memory(0)[0].data_ptr() == before.data_ptr()
+    arena.extend(BLOCK_SLOTS)  # by then it has to grow
+    after, _ = arena.memory(0)
+    assert after.shape[2] == BLOCK_SLOTS + 10
+    assert after[0, 0, :4, 0].tolist() == [0, 1, 2, 3]
+    assert arena.length(0) == BLOCK_SLOTS

@@ -33,6 +33,13 @@ def test_sizes_out_of_range_are_refused(name, value):
         LookaheadConfig(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["fused_step", "captured_step"])
+@pytest.mark.parametrize("value", [0, None, "yes"])
+def test_switches_are_true_or_false(name, value):
+    with pytest.raises(ConfigError, match=f"{name}=.* is not allowed; give True or False"):
+        LookaheadConfig(**{name: value})
+
+
 @pytest.mark.parametrize("mode", ["tree", "", "Hierarchical", None, 3])
 def test_an_unknown_mode_is_refused_and_the_known_ones_are_named(mode):
     with pytest.raises(ConfigError, match="'hierarchical', 'parallel', 'single'"):

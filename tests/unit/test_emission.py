@@ -1,5 +1,6 @@
 from functools import partial
 
+import pytest
 import torch
 
 from lookahead.decoding.choice import drawn, likeliest
@@ -119,6 +120,41 @@ def test_rows_that_are_finished_are_padded_until_all_are():
     assert emission.finished
     assert emission.token_ids.tolist() == [[1, 7, 0, 0], [2, 3, 4, 7]]
     assert published == [[7, 3], [0, 4], [0, 7]]
+
+
+def ended_by_7_or_length(pad_token_id, events, *, ends, publish_first=False):
+    return Emission(
+        torch.tensor([[1], [2]]),
+        max_length=6,
+        process=ignore,
+        is_finished=lambda ids, _scores: (ids[:, -1] == 7) | (ids.shape[1] >= 6),
+        choose=likeliest,
+        pad_token_id=pad_token_id,
+        on_finish=lambda: events.append("finished"),
+        publish=lambda tokens: events.append(tokens.tolist()),
+        publish_first=publish_first,
+        ends=ends,
+    )
+
+
+@pytest.mark.parametrize("publish_first", [False, True])
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("ending", [[(7, 3), (5, 4), (5, 7)], [(6, 7), (1, 2), (1, 2), (1, 2), (1, 2)]])
+def test_tokens_chosen_elsewhere_are_emitted_as_those_chosen_here(ending, mixed, publish_first):
+    expected, actual = [], []
+    asked = ended_by_7_or_length(0, expected, ends=None, publish_first=publish_first)
+    told = ended_by_7_or_length(0, actual, ends={7}, publish_first=publish_first)
+    assert told.takes_chosen
+    assert not asked.takes_chosen
+    for step, tokens in enumerate(ending):
+        assert not asked.finished
+        emitted = told.emit(one_hot(*tokens)) if mixed and step % 2 else told.emit_chosen(tokens)
+        assert emitted == asked.emit(one_hot(*tokens))
+        assert (told.padded_rows, told.finished) == (asked.padded_rows, asked.finished)
+        assert told.remaining == asked.remaining
+    assert actual == expected
+    assert expected[-1] == "finished" or expected[-2] == "finished"
+    assert told.token_ids.tolist() == asked.token_ids.tolist()
 
 
 def test_without_a_padding_token_finished_rows_go_on_as_they_would():

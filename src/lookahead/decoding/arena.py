@@ -5,12 +5,23 @@ the middle. Here all layers of one shape lie in one tensor, so that appending wr
 and keeping the accepted path of a draft tree is one gather for the whole model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
 import torch
 from torch import Tensor
+
+BLOCK_SLOTS = 512
+"""An arena grows by whole blocks: doubled, it would hold up to as much again that is never used."""
+
+Allocate = Callable[[tuple[int, ...], Tensor], Tensor]
+"""Returns memory [layers, B, heads, capacity, width] or of a larger capacity, like a tensor in all else."""
+
+
+def fresh_memory(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return uninitialised memory of a shape, in the dtype and on the device of a tensor."""
+    return like.new_empty(shape)
 
 
 @dataclass(eq=False)
@@ -19,28 +30,32 @@ class _Slab:
 
     keys: Tensor
     values: Tensor
+    allocate: Allocate
     layers: int = 0
 
     def resized(self, capacity: int, length: int) -> None:
         """Move to tensors of another capacity, keeping the first `length` slots of the layers in use."""
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = old.new_empty((*old.shape[:3], capacity, old.shape[4]))
-            new[: self.layers, ..., :length, :] = old[: self.layers, ..., :length, :]
-            setattr(self, name, new)
+            if old.shape[3] < capacity:
+                new = self.allocate((*old.shape[:3], capacity, old.shape[4]), old)
+                new[: self.layers, ..., :length, :] = old[: self.layers, ..., :length, :]
+                setattr(self, name, new)
 
     def move(self, rows: Tensor, sources: Tensor, targets: Tensor) -> None:
         """Copy, in each layer and for each of `rows` [R, 1], slots `sources` [R, m] to `targets` [R, m]."""
+        device = self.keys.device
+        rows, sources, targets = (index.to(device, non_blocking=True) for index in (rows, sources, targets))
         for tensor in (self.keys, self.values):
-            device = tensor.device
             used = tensor[: self.layers].transpose(2, 3)  # [layers, B, capacity, heads, width]
-            at = rows.to(device)
-            used[:, at, targets.to(device)] = used[:, at, sources.to(device)]
+            used[:, rows, targets] = used[:, rows, sources]
 
-    def select(self, rows: Tensor) -> None:
-        """Keep only some rows."""
-        self.keys = self.keys.index_select(1, rows.to(self.keys.device))
-        self.values = self.values.index_select(1, rows.to(self.values.device))
+    def select(self, rows: Tensor, *, stays: bool) -> None:
+        """Keep only some rows, moved together at the front of the same memory where it `stays`."""
+        for name in ("keys", "values"):
+            old: Tensor = getattr(self, name)
+            chosen = old.index_select(1, rows.to(old.device))
+            setattr(self, name, old[:, : len(rows)].copy_(chosen) if stays else chosen)
 
 
 @dataclass(eq=False)
@@ -52,13 +67,15 @@ class KVArena:
 
     Args:
         layer_count: layers of the model; those whose tensors differ in shape share no tensor.
-        capacity: tokens to allocate for; doubled whenever it does not suffice.
-        largest: tokens that there will be at most, as far as is known: it is not doubled beyond.
+        capacity: tokens to allocate for; it grows by blocks of `BLOCK_SLOTS` when it does not suffice.
+        largest: tokens that there will be at most, as far as is known: it does not grow beyond.
+        allocate: where the memory comes from, if rows that leave must not move the others to new memory.
     """
 
     layer_count: int
     capacity: int
     largest: int | None = None
+    allocate: Allocate | None = None
     _slabs: dict[tuple[object, ...], _Slab] = field(default_factory=dict, init=False)
     _homes: dict[int, tuple[_Slab, int]] = field(default_factory=dict, init=False)
     _lengths: dict[int, int] = field(default_factory=dict, init=False)
@@ -101,11 +118,32 @@ class KVArena:
         (slab,) = self._slabs.values()
         if any(self._homes[layer] != (slab, layer) for layer in range(self.layer_count)):
             return None
-        end = max(self._lengths.values()) + tokens
+        self.extend(max(self._lengths.values()) + tokens)
+        return slab.keys, slab.values
+
+    def extend(self, end: int) -> None:
+        """Count the slots up to `end` as held in all layers, to be written by whoever asked.
+
+        Every layer must have been appended to.
+        """
         if end > self.capacity:
             self._grow(end)
         self._lengths = dict.fromkeys(self._lengths, end)
-        return slab.keys, slab.values
+
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """Where the memory is."""
+        return tuple(part.data_ptr() for slab in self._slabs.values() for part in (slab.keys, slab.values))
+
+    @property
+    def room(self) -> int:
+        """Slots that there is memory for in all layers."""
+        return min(slab.keys.shape[3] for slab in self._slabs.values())
+
+    def memory(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return all memory of a layer, held or not: keys and values [B, heads, capacity at least, width]."""
+        slab, place = self._homes[layer]
+        return slab.keys[place], slab.values[place]
 
     def keep(self, start: int, paths: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
         """Keep, of all slots from `start` on, only each row's path, moved behind what the row holds.
@@ -131,7 +169,7 @@ class KVArena:
     def select_rows(self, rows: Sequence[int]) -> None:
         """Keep only some rows, in this order."""
         for slab in self._slabs.values():
-            slab.select(torch.tensor(list(rows)))
+            slab.select(torch.tensor(list(rows)), stays=self.allocate is not None)
 
     def truncate(self, length: int) -> None:
         """Forget every token from `length` on."""
@@ -164,15 +202,24 @@ class KVArena:
 
     def _new_slab(self, keys: Tensor, values: Tensor) -> _Slab:
         layers = self.layer_count - len(self._homes)
+        allocate = self.allocate or fresh_memory
 
         def allocated(like: Tensor) -> Tensor:
-            return like.new_empty((layers, *like.shape[:2], self.capacity, like.shape[3]))
+            return allocate((layers, *like.shape[:2], self.capacity, like.shape[3]), like)
 
-        return _Slab(allocated(keys), allocated(values))
+        return _Slab(allocated(keys), allocated(values), allocate)
 
     def _grow(self, needed: int) -> None:
-        doubled = 2 * self.capacity if self.largest is None else min(2 * self.capacity, self.largest)
-        self.capacity = max(needed, doubled)
+        if self._slabs and needed <= self.room:
+            self.capacity = self.room
+            return
+        self.capacity = grown_capacity(needed, self.largest)
         held = max(self._lengths.values(), default=0)
         for slab in self._slabs.values():
             slab.resized(self.capacity, held)
+
+
+def grown_capacity(needed: int, largest: int | None = None) -> int:
+    """Return the slots of as many blocks as are needed, but no more than there will be at most."""
+    blocks = -(-needed // BLOCK_SLOTS) * BLOCK_SLOTS
+    return blocks if largest is None or largest < needed else min(blocks, largest)

@@ -1,6 +1,6 @@
 """Choosing tokens exactly as `generate` does: one call of each callback for each emitted token, in order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ class Emission:
         publish_first: publish a token before the stopping criteria judge it, not after.
         keep_scores: collect the processed scores of each step.
         keep_logits: collect the raw logits of each step.
+        ends: the tokens that end an answer, where nothing but they and the length do, the scores are kept
+            from nobody, and the likeliest token by the raw logits is the choice: then `emit_chosen` serves.
+            None where the callbacks have to be asked.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Emission:
         publish_first: bool = False,
         keep_scores: bool = False,
         keep_logits: bool = False,
+        ends: Collection[int] | None = None,
     ) -> None:
         self.rows = tuple(range(len(prompt_ids))) if rows is None else rows
         self._length = prompt_ids.shape[1]
@@ -62,8 +66,10 @@ class Emission:
         self._on_finish = on_finish
         self._publish = publish
         self._publish_first = publish_first
+        self._ends = ends
         self._ids = _with_room(prompt_ids, self._length + 256)
-        self._is_over = torch.zeros(len(prompt_ids), dtype=torch.bool, device=prompt_ids.device)
+        self._unwritten: list[list[int]] = []  # tokens of the last steps that are not among the ids yet
+        self._over = [False] * len(prompt_ids)
         self.padded_rows: frozenset[int] = frozenset()
         self.scores: tuple[Tensor, ...] | None = () if keep_scores else None
         self.logits: tuple[Tensor, ...] | None = () if keep_logits else None
@@ -72,6 +78,10 @@ class Emission:
     @property
     def token_ids(self) -> Tensor:
         """The prompts and what was emitted: int64 [B, L]."""
+        if self._unwritten:
+            written, self._unwritten = self._unwritten, []
+            self._length -= len(written)
+            self._append(torch.tensor(written).T.to(self._ids.device))
         ids = self._ids[:, : self._length]
         return ids if len(ids) == 1 else ids.contiguous()  # as `generate` has them; one row is so anyway
 
@@ -90,31 +100,56 @@ class Emission:
             self.logits += (rows,)
         tokens = self._choose(scores)
         if self.pad_token_id is not None and self.padded_rows:
-            tokens = tokens.masked_fill(self._is_over, self.pad_token_id)
-        self._append(tokens)
+            is_over = torch.tensor(self._over, device=tokens.device)
+            tokens = tokens.masked_fill(is_over, self.pad_token_id)
+        self._append(tokens[:, None])
         if self._publish is not None and self._publish_first:
             self._publish(tokens.cpu())
-        self._judge()
+        ended = self._is_finished(self.token_ids, self.scores)
+        chosen: list[int]
+        chosen, over = torch.stack([tokens, ended.to(tokens)]).tolist()  # one copy from the device for both
+        self._judge(over)
         if self._publish is not None and not self._publish_first:
-            self._publish(tokens.cpu())
-        chosen: list[int] = tokens.tolist()
+            self._publish(torch.tensor(chosen))
         return chosen
 
-    def _judge(self) -> None:
-        """Ask the stopping criteria which rows are finished."""
-        self._is_over |= self._is_finished(self.token_ids, self.scores)
-        over = self._is_over.tolist()
-        self.finished = all(over) or self.remaining <= 0
+    @property
+    def takes_chosen(self) -> bool:
+        """Whether each row's next token is the likeliest by its raw logits, and nobody looks at them."""
+        return self._ends is not None
+
+    def emit_chosen(self, likeliest: Sequence[int]) -> list[int]:
+        """Emit each row's likeliest token and tell everybody: as `emit`, without a tensor on the device."""
+        ends, pad = self._ends or (), self.pad_token_id
+        chosen = list(likeliest)
+        if pad is not None:
+            chosen = [pad if over else token for token, over in zip(chosen, self._over, strict=True)]
+        self._unwritten.append(chosen)
+        self._length += 1
+        if self._publish is not None and self._publish_first:
+            self._publish(torch.tensor(chosen))
+        self._judge([token in ends or self.remaining <= 0 for token in chosen])
+        if self._publish is not None and not self._publish_first:
+            self._publish(torch.tensor(chosen))
+        return chosen
+
+    def _judge(self, ended: Sequence[object]) -> None:
+        """Take note of which rows ended with their last token."""
+        self._over = [over or bool(now) for over, now in zip(self._over, ended, strict=True)]
+        self.finished = all(self._over) or self.remaining <= 0
         if self.finished:
             self._on_finish()
         if self.pad_token_id is not None:
-            self.padded_rows = frozenset(row for row, ended in zip(self.rows, over, strict=True) if ended)
+            over_of = zip(self.rows, self._over, strict=True)
+            self.padded_rows = frozenset(row for row, over in over_of if over)
 
     def _append(self, tokens: Tensor) -> None:
-        if self._length == self._ids.shape[1]:
-            self._ids = _with_room(self._ids, 2 * self._length)
-        self._ids[:, self._length] = tokens
-        self._length += 1
+        """Write the tokens of some steps, [B, steps]."""
+        end = self._length + tokens.shape[1]
+        if end > self._ids.shape[1]:
+            self._ids = _with_room(self._ids, 2 * end)
+        self._ids[:, self._length : end] = tokens
+        self._length = end
 
 
 def padded_together(emissions: Sequence[Emission], pad_token_id: int) -> Tensor:

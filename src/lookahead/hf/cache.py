@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from lookahead.decoding.arena import KVArena
+from lookahead.decoding.arena import Allocate, KVArena
 from lookahead.hf.compat import keeping_nothing
 
 
@@ -19,7 +19,7 @@ class ArenaLayer(DynamicLayer):
     """
 
     def __init__(self, arena: KVArena, layer: int, window: int | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # which says that it holds nothing
         self._arena = arena
         self._layer = layer
         self._window = window
@@ -30,14 +30,32 @@ class ArenaLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append keys and values [B, heads, T, width]; return those that may be seen."""
-        self.keys, self.values = self._arena.append(self._layer, key_states, value_states)
+        keys, values = self._arena.append(self._layer, key_states, value_states)
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
             self.is_initialized = True
         if self._window is None or self.shows_all:
-            return self.keys, self.values
+            return keys, values
         shown = self._window - 1 + key_states.shape[2]
-        return self.keys[:, :, -shown:], self.values[:, :, -shown:]
+        return keys[:, :, -shown:], values[:, :, -shown:]
+
+    @property
+    def keys(self) -> Tensor | None:
+        """What the layer holds, [B, heads, length, width]; None before it has seen a token."""
+        return self._arena.view(self._layer)[0] if self.is_initialized else None
+
+    @keys.setter
+    def keys(self, keys: Tensor | None) -> None:
+        _only_none(keys)
+
+    @property
+    def values(self) -> Tensor | None:
+        """What the layer holds, [B, heads, length, value width]; None before it has seen a token."""
+        return self._arena.view(self._layer)[1] if self.is_initialized else None
+
+    @values.setter
+    def values(self, values: Tensor | None) -> None:
+        _only_none(values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return how many keys the next forward sees, and the slot of the first."""
@@ -50,6 +68,11 @@ class ArenaLayer(DynamicLayer):
         return self._arena.length(self._layer)
 
 
+def _only_none(states: Tensor | None) -> None:
+    """Take note that a layer holds nothing: a view that it held itself would keep an outgrown arena alive."""
+    assert states is None, "an arena's layer is written to by `update`"  # noqa: S101  # cannot happen
+
+
 class ArenaCache(Cache):
     """A cache whose layers share one arena.
 
@@ -58,6 +81,7 @@ class ArenaCache(Cache):
         capacity: tokens to allocate for at first.
         borrowing: layers that keep nothing.
         largest: tokens that there will be at most, as far as is known.
+        allocate: where the memory comes from; see `KVArena`.
     """
 
     def __init__(
@@ -67,8 +91,9 @@ class ArenaCache(Cache):
         borrowing: frozenset[int] = frozenset(),
         *,
         largest: int | None = None,
+        allocate: Allocate | None = None,
     ) -> None:
-        self.arena = KVArena(len(windows) - len(borrowing), capacity, largest)
+        self.arena = KVArena(len(windows) - len(borrowing), capacity, largest, allocate)
         layers: list[Any] = [
             keeping_nothing() if layer in borrowing else ArenaLayer(self.arena, layer, window)
             for layer, window in enumerate(windows)

@@ -1,9 +1,10 @@
-"""What computes: the names of processors."""
+"""What computes: the names of processors, and waiting for them."""
 
 import platform
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 
 def device_name(device: torch.device) -> str:
@@ -21,3 +22,11 @@ def cpu_model() -> str:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
+
+
+def wait_for(tensor: Tensor) -> None:
+    """Return when a tensor is computed, of [.., .., 1 at least]; nothing is copied where that can be had."""
+    if tensor.device.type == "cuda":
+        torch.cuda.current_stream(tensor.device).synchronize()
+    elif tensor.device.type != "cpu":
+        tensor[-1, -1, 0].item()

@@ -78,6 +78,7 @@ def emissions_for(handover: Handover, *, they_wait: bool = False) -> list[Emissi
         "publish_first": streamers_come_first(),
         "keep_scores": returns_dict and generation_config.output_scores,
         "keep_logits": returns_dict and generation_config.output_logits,
+        "ends": _ends_of_greedy(processors, criteria, generation_config),
     }
     sees_all_rows = (
         streamer is not None
@@ -119,6 +120,22 @@ def _of_row(processors: Any, row: int) -> Any:
             processor.prompt_ignore_length = ignored[row : row + 1]
         own.append(processor)
     return own
+
+
+def _ends_of_greedy(processors: Any, criteria: Any, generation_config: Any) -> frozenset[int] | None:
+    """Return the tokens that end an answer, where nothing but they and the length decide about it.
+
+    None where that is not all: sampling, processors, scores to be kept, other criteria.
+    """
+    keeps = generation_config.return_dict_in_generate and (
+        generation_config.output_scores or generation_config.output_logits
+    )
+    lengths = [criterion for criterion in criteria if type(criterion) is stopping_criteria.MaxLengthCriteria]
+    ends = [criterion for criterion in criteria if type(criterion) is stopping_criteria.EosTokenCriteria]
+    are_known = len(lengths) <= 1 and len(lengths) + len(ends) == len(criteria)
+    if generation_config.do_sample or len(processors) > 0 or keeps or not are_known:
+        return None
+    return frozenset(token for criterion in ends for token in criterion.eos_token_id.flatten().tolist())
 
 
 def _treat_rows_alone(callbacks: Any, known: frozenset[type]) -> bool:

@@ -14,6 +14,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from lookahead.decoding.split_attention import SeenByAll, can_split, split_tree_attention
 from lookahead.decoding.tree_attention import folded_tree_attention
 from lookahead.hf.compat import text_config
 
@@ -29,6 +30,8 @@ _FOLDED_FOR = {
     "flash_attention_3": f"{_FOLDED_ATTENTION}_for_fa3",
     "flash_attention_4": f"{_FOLDED_ATTENTION}_for_fa4",
 }
+_NOT_FOLDED = ("position_bias", "softcap", "s_aux", "cache")
+"""Arguments that change what attention is: with one of them the library's own function is asked."""
 _OWN_NAMES = {folded: own for own, folded in _FOLDED_FOR.items()}
 
 
@@ -95,6 +98,16 @@ def with_repeated_rows(mask: Tensor, groups: int) -> Tensor:
     return mask
 
 
+def with_seen_by_all(mask: Tensor, seen: SeenByAll | None) -> Tensor:
+    """Return a mask [B, 1, T, S] that carries which slots all nodes see, where there are such.
+
+    It is carried as an attribute, too, and a layer that does not ask for it is right all the same.
+    """
+    if seen is not None:
+        mask.seen_by_all = seen  # type: ignore[attr-defined]
+    return mask
+
+
 def _register_folded_attention(name: str) -> None:
     """Tell the library of the attention function, on first use: importing Lookahead changes nothing."""
     if name not in AttentionInterface():
@@ -113,11 +126,16 @@ def _folded_attention_forward(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     is_tree = query.shape[2] > 1 and attention_mask is not None and attention_mask.shape[1] == 1
-    if attention_mask is None or not is_tree or dropout or kwargs.get("position_bias") is not None:
+    is_other = any(kwargs.get(name) is not None for name in _NOT_FOLDED)
+    if attention_mask is None or not is_tree or dropout or is_other:
         attended, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return attended, None
-    folded: Tensor = getattr(attention_mask, "folded", attention_mask)
-    attended = folded_tree_attention(query, key, value, folded, scaling=scaling)
+    seen: SeenByAll | None = getattr(attention_mask, "seen_by_all", None)
+    if seen is not None and can_split(query, key, value):
+        attended = split_tree_attention(query, key, value, attention_mask, seen, scaling=scaling)
+    else:
+        folded: Tensor = getattr(attention_mask, "folded", attention_mask)
+        attended = folded_tree_attention(query, key, value, folded, scaling=scaling)
     return attended.transpose(1, 2).contiguous(), None

@@ -19,6 +19,7 @@ from lookahead.drafting.memory import DraftMemory
 from lookahead.drafting.pace import Pace
 from lookahead.drafting.store import DEFAULT_NAMESPACE
 from lookahead.hf.callers_cache import is_callers
+from lookahead.hf.captured_step import CapturedModels
 from lookahead.hf.checks import check_memory, checked_layout
 from lookahead.hf.compat import AttentionLayout, made_cache
 from lookahead.hf.emissions import emissions_for, output_of, token_ids_of
@@ -66,6 +67,7 @@ class LookaheadMode:
         self._memory = memory
         self._record = record
         self._knowledge = ModelKnowledge(config)
+        self._captured = CapturedModels() if config.captured_step else None
 
     def prepare(
         self,
@@ -139,6 +141,9 @@ class LookaheadMode:
         pace: Pace,
         most_new_tokens: int,
     ) -> TransformersStepModel:
+        captured = None
+        if self._captured is not None:
+            captured = self._captured.of_call(call.handover.model, call.layout, verification)
         return TransformersStepModel(
             call.handover.model,
             call.layout,
@@ -151,6 +156,7 @@ class LookaheadMode:
             verification=verification,
             step_inputs=step_inputs,
             bias=self._knowledge.position_bias(call.handover.model),
+            captured=captured,
             lock=self._knowledge.lock(call.handover.model),
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,22 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from lookahead.decoding.ordered_attention import OrderedPlaces
+from lookahead.decoding.split_attention import SeenByAll, splits_on
 from lookahead.decoding.tree_attention import RowOfTrees, tree_mask, tree_positions
+from lookahead.decoding.verified import VerifiedLogits
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.cache import ArenaCache
 from lookahead.hf.cache_restart import CacheRestart
 from lookahead.hf.callers_cache import read_into, write_back
+from lookahead.hf.captured_step import CapturedSteps
 from lookahead.hf.compat import AttentionLayout, decoding_experts, extra_inputs, prefill, takes_positions
-from lookahead.hf.folded_attention import folded_attention, query_groups, with_repeated_rows
+from lookahead.hf.devices import wait_for
+from lookahead.hf.folded_attention import (
+    folded_attention,
+    query_groups,
+    with_repeated_rows,
+    with_seen_by_all,
+)
 from lookahead.hf.fused_model import FusedModel
 from lookahead.hf.limits import DraftLimits
 from lookahead.hf.ordered_attention import attending_in_order, with_places
@@ -28,7 +37,9 @@ from lookahead.hf.verification import TREE, ModelMode, Verification
 
 _NO_LOCK = nullcontext()
 _FIRST_CAPACITY = 512
-"""Tokens of answer allocated for at first; the arena doubles when they are used up."""
+"""Tokens of answer allocated for at first; the arena grows when they are used up."""
+_FIRST_CAPACITY_CAPTURED = 4096
+"""… where to grow means to capture the steps anew."""
 
 
 class TransformersStepModel:
@@ -46,6 +57,7 @@ class TransformersStepModel:
         verification: how drafts are verified; what is given must then be of that kind.
         step_inputs: what the steps are given beside tokens, cache and mask; none of it unserved.
         bias: what of the model reads positions off slots, where that is known already.
+        captured: the model's captured steps, where it has such; given back when this is closed.
         lock: held during forwards: trees of some models change them for as long.
     """
 
@@ -63,8 +75,10 @@ class TransformersStepModel:
         verification: Verification = TREE,
         step_inputs: StepInputs | None = None,
         bias: PositionBias | None = None,
+        captured: CapturedSteps | None = None,
         lock: AbstractContextManager[Any] = _NO_LOCK,
     ) -> None:
+        self._switches = ExitStack()
         self._model = model
         self._step_inputs = step_inputs or StepInputs()
         self._layout = layout
@@ -75,6 +89,9 @@ class TransformersStepModel:
         self._limits = DraftLimits.of(model, kept=[] if verification.mode is ModelMode.TREE else layout.kept)
         self._bias = PositionBias(model) if bias is None else bias
         self._lock = lock
+        self._captured = None if self._bias or self._step_inputs.types else captured
+        if captured is not None:
+            self._switches.callback(captured.close)
         switch = self._limits.rope_switch if len(input_ids) == 1 else None  # no batch gets as far
         self._restart = CacheRestart(model, switch, input_ids, model_kwargs)
         self._most_levels, self._most_nodes = most_new_tokens, decoding_length
@@ -82,7 +99,6 @@ class TransformersStepModel:
         self._takes_positions = takes_positions(model)
         self._prompt_logits = prompt_logits
         self._handed_cache = model_kwargs.get("past_key_values")
-        self._switches = ExitStack()
         self._rows = list(range(input_ids.shape[0]))
         self._drafts: Mapping[int, DraftTree] = {}
         mask: Tensor | None = model_kwargs.get("attention_mask")
@@ -92,8 +108,10 @@ class TransformersStepModel:
         positions: Tensor | None = model_kwargs.get("position_ids")
         prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
         largest = prompt_length + most_new_tokens + decoding_length
-        capacity = min(largest, prompt_length + _FIRST_CAPACITY + decoding_length)
-        self.cache = ArenaCache(layout.kept, capacity, layout.borrowing, largest=largest)
+        first = _FIRST_CAPACITY if captured is None else _FIRST_CAPACITY_CAPTURED
+        capacity = min(largest, prompt_length + first + decoding_length)
+        allocate = None if captured is None else captured.allocate
+        self.cache = ArenaCache(layout.kept, capacity, layout.borrowing, largest=largest, allocate=allocate)
 
     def prefill(self) -> Tensor:
         """Read the prompts; return logits [B, k, V] after their last k tokens, the first new token's last."""
@@ -125,6 +143,7 @@ class TransformersStepModel:
         self._drafts = drafts
         trees = [drafts[row] for row in self._rows]
         size = self._verification.shape or max(map(len, trees))
+        likeliest: Tensor | None = None
         with self._lock:
             logits = self._restarted(trees[0]) if size == 1 else None
             if logits is None and self.is_fused:
@@ -135,11 +154,20 @@ class TransformersStepModel:
                     self._start,
                     self.cache.arena,
                 )
+            if logits is None and self._captured is not None:
+                logits, likeliest = self._captured.forward(
+                    lambda nodes: (_tokens(trees, nodes), self._positions(trees, nodes)),
+                    self._rows_of(trees),
+                    self._start,
+                    self.cache,
+                    partial(self._verified, trees, size),
+                )
             if logits is None:
                 logits = self._verified(trees, size)
         if logits.device.type != "cpu":
-            logits[-1, -1, 0].item()  # waits for the device, so that the forward's time is counted as its own
-        return {row: of_row[: len(tree)] for row, tree, of_row in zip(self._rows, trees, logits, strict=True)}
+            likeliest = logits.argmax(dim=-1) if likeliest is None else likeliest
+            wait_for(logits)  # so that the forward's time is counted as its own
+        return VerifiedLogits(self._rows, trees, logits, likeliest)
 
     def levels_left(self, row: int) -> int:
         """Return how deep a row's draft may go within the model's positions; beyond them steps are plain."""
@@ -182,6 +210,11 @@ class TransformersStepModel:
     def _fused(self) -> FusedModel:
         """The model's step, made after the prompt has been read: nobody waits for it with the first token."""
         return FusedModel(self._model, self._layout)
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether steps are captured in CUDA graphs, each shape when it is used for the second time."""
+        return self._captured is not None
 
     @property
     def _start(self) -> int:
@@ -242,14 +275,17 @@ class TransformersStepModel:
         """Return the trees' mask, one for each type of layer where they see the past in different ways."""
         rows, shape = self._rows_of(trees), self._verification.shape
         masks: dict[str, Tensor] = {}
+        device = self._model.device
         for name, window in self._layout.windows.items():
-            past: dict[str, Any] = {"start": self._start, "size": size}
-            past |= {"window": window, "chunk": self._layout.chunks.get(name)}
-            mask = tree_mask(rows, self._model.dtype, **past).to(self._model.device)
-            if shape is None:
-                masks[name] = with_repeated_rows(mask, self._query_groups)
-            else:
-                masks[name] = with_places(mask, OrderedPlaces.of(rows, **past).to(mask.device))
+            past: dict[str, Any] = {"window": window, "chunk": self._layout.chunks.get(name)}
+            slots = {"start": self._start, "size": size}
+            mask = tree_mask(rows, self._model.dtype, **past, **slots).to(device)
+            if shape is not None:
+                masks[name] = with_places(mask, OrderedPlaces.of(rows, **past, **slots).to(device))
+                continue
+            if splits_on(device):
+                mask = with_seen_by_all(mask, SeenByAll.of(rows, **past))
+            masks[name] = with_repeated_rows(mask, self._query_groups)
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _rows_of(self, trees: Sequence[DraftTree]) -> list[RowOfTrees]:
@@ -286,6 +322,7 @@ def prefilled(
     *,
     decoding_length: int,
     verification: Verification = TREE,
+    captured: CapturedSteps | None = None,
 ) -> TransformersStepModel:
     """Return a step model that has read one prompt outside any call of `generate`, for trying things out."""
     ids = torch.tensor([list(prompt)], device=model.device)
@@ -304,6 +341,7 @@ def prefilled(
         decoding_length=decoding_length,
         verification=verification,
         step_inputs=StepInputs.of(model, ids, model_kwargs, layout),
+        captured=captured,
     )
     step_model.prefill()
     return step_model

@@ -38,7 +38,8 @@ class StepTimesKey:
         dtype: what it computes in.
         device: the name of the processor.
         threads: threads that torch computes with; 0 where the processor is not the CPU.
-        attention: the library's name of the attention in use, or "fused" where the whole step is.
+        attention: the library's name of the attention in use, or "fused" where the whole step is, or with
+            a word more where steps are captured.
         torch: its version.
         context_tokens: the context's bucket.
         rows: the bucket of the rows of a batch.
@@ -56,16 +57,23 @@ class StepTimesKey:
 
     @classmethod
     def of(
-        cls, model: PreTrainedModel, context_tokens: int, rows: int = 1, *, is_fused: bool = False
+        cls,
+        model: PreTrainedModel,
+        context_tokens: int,
+        rows: int = 1,
+        *,
+        is_fused: bool = False,
+        is_captured: bool = False,
     ) -> "StepTimesKey":
         """Return the key of a model behind so many tokens, in each of so many rows."""
+        own = f"{attention_name(model)}, captured" if is_captured else attention_name(model)
         return cls(
             model=type(model).__name__,
             architecture=_architecture_digest(model),
             dtype=dtype_name(model.dtype),
             device=device_name(model.device),
             threads=torch.get_num_threads() if model.device.type == "cpu" else 0,
-            attention="fused" if is_fused else attention_name(model),
+            attention="fused" if is_fused else own,
             torch=str(torch.__version__),
             context_tokens=context_bucket(context_tokens),
             rows=rows_bucket(rows),
@@ -154,12 +162,15 @@ def step_times_for(
     if largest < 2:
         return None
     context = step_model.cache.get_seq_length()
-    key = StepTimesKey.of(model, context, len(prompts), is_fused=step_model.is_fused)
+    key = StepTimesKey.of(
+        model, context, len(prompts), is_fused=step_model.is_fused, is_captured=step_model.is_captured
+    )
     times = cache.load(key)
     if times is None or times.sizes[-1] < largest:
-        times = measure_step_times(
-            partial(_forward_and_forget, step_model, prompts), sizes_to_measure(largest)
-        )
+        sizes = sizes_to_measure(largest)
+        for size in sizes * (2 if step_model.is_captured else 0):  # a shape is captured in its second step
+            _forward_and_forget(step_model, prompts, size)
+        times = measure_step_times(partial(_forward_and_forget, step_model, prompts), sizes)
         if largest == most_nodes:  # near the end of its positions a model shows only part of the curve
             cache.store(key, times)
     return times

@@ -1,0 +1,38 @@
+"""What a forward over draft trees says: logits by row and, where known, each node's likeliest token."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from lookahead.drafting.tree import DraftTree
+
+
+class VerifiedLogits(dict[int, Tensor]):
+    """Logits [n, V] by row, each node's for the token after it.
+
+    Args:
+        rows: the rows of the forward.
+        trees: the draft of each.
+        logits: [B, size, V], size the largest tree's or more.
+        likeliest: int64 [B, size] on the device of the logits, their argmax; None where nobody computed it.
+    """
+
+    def __init__(
+        self, rows: Sequence[int], trees: Sequence[DraftTree], logits: Tensor, likeliest: Tensor | None = None
+    ) -> None:
+        of_rows = zip(rows, trees, logits, strict=True)
+        super().__init__({row: of_row[: len(tree)] for row, tree, of_row in of_rows})
+        self._rows = rows
+        self._likeliest = likeliest
+        self._copied: dict[int, list[int]] | None = None
+
+    def likeliest(self) -> dict[int, list[int]] | None:
+        """Return each row's likeliest tokens by node, in one copy from the device; None if not known."""
+        if self._copied is None and self._likeliest is not None:
+            self._copied = dict(zip(self._rows, self._likeliest.tolist(), strict=True))
+        return self._copied
+
+
+def likeliest_of(logits: Mapping[int, Tensor]) -> dict[int, list[int]] | None:
+    """Return the likeliest token of each node by row, where whoever computed the logits has them."""
+    return logits.likeliest() if isinstance(logits, VerifiedLogits) else None
