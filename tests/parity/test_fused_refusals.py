@@ -5,9 +5,13 @@ import torch
 from torch import nn
 
 from lookahead import Lookahead, LookaheadConfig
+from lookahead.decoding.arena import KVArena
 from lookahead.decoding.fused import team
+from lookahead.decoding.fused.decoder import FusedDecoder
 from lookahead.hf import fused_model
 from lookahead.hf.fused_model import why_not_fused
+from lookahead.hf.probe import probe
+from lookahead.hf.verification import FUSED, ModelMode
 from parity.fused_steps import fused_steps
 from tiny_models import prompt, tiny_model
 
@@ -110,6 +114,25 @@ def test_a_changed_model_is_served_by_its_own_code(change, fused_steps):
     assert CHANGES[change] in why_not_fused(model)
     assert_same_text(model, lookahead)
     assert fused_steps.taken() == 0
+
+
+@pytest.mark.parametrize(
+    "register",
+    [nn.modules.module.register_module_forward_hook, nn.modules.module.register_module_forward_pre_hook],
+)
+def test_a_hook_of_all_modules_sees_them_all(register, fused_steps):
+    model, seen = tiny_model("fused-llama"), []
+    lookahead = assert_same_text(model)
+    fused_steps.taken()
+    handle = register(lambda module, *_arguments: seen.append(type(module)))
+    try:
+        assert "all modules" in why_not_fused(model)
+        lookahead.generate(model, prompt(0), **GREEDY)
+    finally:
+        handle.remove()
+    assert fused_steps.taken() == 0
+    assert len(seen) > len(list(model.modules())) * lookahead.last_stats.forwards / 2
+    assert why_not_fused(model) == ""
 
 
 SETTINGS = {
@@ -246,3 +269,43 @@ def test_another_vocabulary(fused_steps):
     fused_steps.taken()
     assert_same_text(model)
     assert fused_steps.taken() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_probe_trusts_fused_steps(dtype):
+    result = probe(tiny_model("fused-qwen3", dtype), tries_fused=True)
+    assert result.verification is FUSED
+    assert result.mode is ModelMode.TREE
+    assert 0 <= result.difference < result.spread
+
+
+def test_the_probe_does_not_try_what_it_is_not_told_to():
+    assert not probe(tiny_model("fused-qwen3")).verification.is_fused
+
+
+@pytest.mark.parametrize("fault", ["wrong logits", "no numbers", "an error"])
+def test_fused_steps_that_go_wrong_are_not_trusted(fault, monkeypatch):
+    forward = FusedDecoder.forward
+
+    def faulty(self, *arguments):
+        if fault == "an error":
+            message = "not today"
+            raise RuntimeError(message)
+        logits = forward(self, *arguments)
+        return logits.roll(1, dims=-1) if fault == "wrong logits" else logits * torch.nan
+
+    monkeypatch.setattr(FusedDecoder, "forward", faulty)
+    model = tiny_model("fused-llama")
+    result = probe(model, tries_fused=True)
+    assert result.mode is ModelMode.TREE
+    assert not result.verification.is_fused
+    assert_same_text(model)
+
+
+def test_an_arena_of_another_kind_is_left_to_the_models_own_code(monkeypatch, fused_steps):
+    model = tiny_model("fused-llama")
+    lookahead = assert_same_text(model)
+    assert fused_steps.taken() > 0
+    monkeypatch.setattr(KVArena, "claim", lambda _arena, _tokens: None)
+    assert_same_text(model, lookahead)
+    assert fused_steps.taken() == 0

@@ -1,11 +1,14 @@
 """Dot products are right, and a row's are the same bits whatever rows are computed beside it."""
 
+import numba
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fused_kernels import DTYPES, dots, dots_of_unit
+from lookahead.decoding.fused import tiles, vectors
+from lookahead.decoding.fused.pointers import float_pointer, half_pointer
 from lookahead.decoding.fused.products import UNIT
 
 dtypes = st.sampled_from(DTYPES)
@@ -60,3 +63,29 @@ def test_rows_of_inputs_may_lie_apart(seed, dtype, rows, apart):
     together = dots_of_unit(weights, inputs)
     assert_close(together, weights, inputs)
     assert torch.equal(together, dots_of_unit(weights, inputs.contiguous()))
+
+
+def test_bfloat16_where_the_processor_does_not_multiply_pairs(monkeypatch):
+    monkeypatch.setattr(vectors, "multiplies_pairs", lambda: False)
+
+    @numba.njit  # not cached: it is of another processor
+    def in_tiles_of(columns, weights, inputs, width, out):
+        rows, given, target = half_pointer(weights), half_pointer(inputs), float_pointer(out)
+        if columns == 1:
+            tiles.dots_16_by_1(rows, width, rows, given, width, width, target, 16)
+        elif columns == 2:
+            tiles.dots_8_by_2(rows, width, rows, given, width, width, target, 8)
+        else:
+            tiles.dots_4_by_4(rows, width, rows, given, width, width, target, 4)
+
+    weights = random_numbers(1, torch.bfloat16, 16, 96)
+    inputs = random_numbers(2, torch.bfloat16, 4, 96)
+    found = []
+    for columns in (1, 2, 4):
+        out = torch.full((columns, 16 // columns), torch.nan)
+        in_tiles_of(columns, weights.data_ptr(), inputs.data_ptr(), 96, out.data_ptr())
+        assert_close(out, weights[: 16 // columns], inputs[:columns])
+        found.append(out[0, :4])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert not any("dpbf16" in code for code in in_tiles_of.inspect_asm().values())

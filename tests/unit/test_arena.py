@@ -141,6 +141,66 @@ def test_rows_can_leave():
     assert keys[:, 0, :, 0].tolist() == values[:, 0, :, 0].tolist() == [[0, 1, 2], [20, 21, 22]]
 
 
+def test_room_is_claimed_in_all_layers_at_once():
+    arena = filled()
+    keys, values = arena.claim(3)
+    assert keys.shape == values.shape == (2, 1, 2, 32, 3)
+    for layer in range(2):
+        keys[layer, :, :, 10:13], values[layer, :, :, 10:13] = states(10, 3)[0], states(10, 3)[0]
+        assert arena.length(layer) == 13
+        assert held(arena, layer) == [*range(10), 10, 11, 12]
+    arena.keep(10, [[0, 2]], [4])
+    assert held(arena, 0) == held(arena, 1) == [0, 1, 2, 3, 10, 12]
+
+
+def test_what_is_claimed_grows_with_what_was_there():
+    arena = filled(capacity=11)
+    keys, _ = arena.claim(3)
+    assert arena.capacity >= keys.shape[3] >= 13
+    assert keys[1, 0, 0, :10, 0].tolist() == list(range(10))
+
+
+def test_what_is_claimed_may_grow_no_further_than_needed():
+    arena = KVArena(1, 8, largest=10)
+    arena.append(0, states(0, 8), states(0, 8))
+    keys, _ = arena.claim(2)
+    assert keys.shape[3] == 10
+
+
+def test_rows_that_have_left_are_not_claimed():
+    arena = KVArena(1, 8)
+    arena.append(0, batch([[0], [10], [20]]), batch([[0], [10], [20]]))
+    arena.select_rows([2, 0])
+    keys, _ = arena.claim(1)
+    assert keys[0, :, 0, 0, 0].tolist() == [20, 0]
+
+
+def unclaimable():
+    empty = KVArena(2, 8)
+    incomplete = KVArena(2, 8)
+    incomplete.append(0, states(0, 2), states(0, 2))
+    of_two_widths = KVArena(2, 8)
+    for layer in range(2):
+        of_two_widths.append(layer, states(0, 2, 3 + layer), states(0, 2, 3 + layer))
+    out_of_order = KVArena(2, 8)
+    for layer in (1, 0):
+        out_of_order.append(layer, states(0, 2), states(0, 2))
+    return {
+        "empty": empty,
+        "incomplete": incomplete,
+        "two widths": of_two_widths,
+        "out of order": out_of_order,
+    }
+
+
+@pytest.mark.parametrize("name", unclaimable())
+def test_layers_that_do_not_lie_side_by_side_are_not_claimed(name):
+    arena = unclaimable()[name]
+    before = [arena.length(layer) for layer in range(2)]
+    assert arena.claim(1) is None
+    assert [arena.length(layer) for layer in range(2)] == before
+
+
 def test_rows_that_leave_move_none_of_the_others_to_new_memory_where_the_memory_was_given():
     arena = KVArena(1, 32, allocate=fresh_memory)
     arena.append(0, batch([[0, 1], [10, 11], [20, 21]]), batch([[0, 1], [10, 11], [20, 21]]))

@@ -46,6 +46,14 @@ def test_an_unknown_mode_is_refused_and_the_known_ones_are_named(mode):
         LookaheadConfig(mode=mode)
 
 
+@pytest.mark.parametrize("value", [None, 1, "yes"])
+def test_fused_steps_are_on_or_off(value):
+    assert LookaheadConfig().fused_step is True
+    assert LookaheadConfig(fused_step=False).fused_step is False
+    with pytest.raises(ConfigError, match=r"fused_step=.* is not allowed; give True or False"):
+        LookaheadConfig(fused_step=value)
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         LookaheadConfig().decoding_length = 3

@@ -114,3 +114,13 @@ def test_folded_attention_equals_attention_with_repeated_heads(groups, mask_is_r
         mask = mask.repeat(1, 1, groups, 1)
     actual = folded_tree_attention(query, keys, values, mask, scaling=0.3)
     torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("padding", "left", "is_left_alone"),
+    [(None, 0, True), ([1, 1], 0, True), ([0, 0, 1], 2, True), ([0, 1, 0, 1], 1, False), ([1, 0], 0, False)],
+)
+def test_padding_on_the_left_and_elsewhere(padding, left, is_left_alone):
+    row = RowOfTrees(TREE, 5, None if padding is None else torch.tensor(padding))
+    assert row.left_padding == left
+    assert row.is_padded_left is is_left_alone

@@ -23,6 +23,7 @@ _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 _PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm", "RotaryEmbedding")
 _COMMON = (nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, SiLUActivation)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_parametrizations")
+_HOOKS_OF_ALL = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
 class FusedModel:
@@ -70,13 +71,30 @@ class FusedModel:
         return self._decoder.forward(embedded, turning, rows, start, cache)
 
 
+def build_of(model: PreTrainedModel) -> tuple[object, ...]:
+    """Return what `why_not_fused` depends on: the same as long as nothing of it changes, and quickly had."""
+    found: list[object] = [torch.is_autocast_enabled("cpu"), "_compiled_call_impl" in vars(model)]
+    waiting: list[nn.Module] = [model]
+    while waiting:
+        module = waiting.pop()
+        state = vars(module)
+        hooked = tuple(bool(state.get(hooks)) for hooks in _HOOKS)
+        found += [type(module), "forward" in state, hooked]
+        for parameter in state["_parameters"].values():
+            found += [type(parameter), None if parameter is None else parameter.data_ptr()]
+        waiting += [child for child in state["_modules"].values() if child is not None]
+    return tuple(found)
+
+
 def why_not_fused(model: PreTrainedModel) -> str:
     """Return why a model's steps are left to its own code, in words; empty where they can be fused."""
     family = next((name for name in _FAMILIES if type(model).__name__ == f"{name}ForCausalLM"), None)
     if family is None or model.device.type != "cpu":
         return "no fused step is known for it"
-    if getattr(model, "_compiled_call_impl", None) is not None or torch.is_autocast_enabled("cpu"):
-        return "it is compiled or computes in mixed precision"
+    is_compiled = getattr(model, "_compiled_call_impl", None) is not None
+    are_hooked = any(getattr(nn.modules.module, hooks, None) for hooks in _HOOKS_OF_ALL)
+    if is_compiled or are_hooked or torch.is_autocast_enabled("cpu"):
+        return "it is compiled, computes in mixed precision or has a hook that all modules have"
     known = {f"{family}{part}" for part in _PARTS}
     for name, module in model.named_modules():
         if not (type(module) in _COMMON or (type(module).__name__ in known and _is_the_librarys(module))):
@@ -113,8 +131,8 @@ def _weights_of(model: PreTrainedModel, layout: AttentionLayout | None) -> Decod
     ]
     return DecoderWeights(
         layers,
-        last_norm=untyped.model.norm.weight.detach(),
-        output=untyped.lm_head.weight.detach(),
+        last_norm=untyped.model.norm.weight,
+        output=untyped.lm_head.weight,
         heads=config.num_attention_heads,
         key_heads=config.num_key_value_heads,
         width=attention.head_dim,
@@ -128,15 +146,15 @@ def _layer_weights(layer: Any, window: int | None) -> LayerWeights:
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     norms = (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
     return LayerWeights(
-        norm=layer.input_layernorm.weight.detach(),
-        projections=[linear.weight.detach() for linear in projections],
-        out=attention.o_proj.weight.detach(),
-        inner_norm=layer.post_attention_layernorm.weight.detach(),
-        gate=units.gate_proj.weight.detach(),
-        up=units.up_proj.weight.detach(),
-        down=units.down_proj.weight.detach(),
-        biases=[None if linear.bias is None else linear.bias.detach() for linear in projections],
-        head_norms=[None if norm is None else norm.weight.detach() for norm in norms],
+        norm=layer.input_layernorm.weight,
+        projections=[linear.weight for linear in projections],
+        out=attention.o_proj.weight,
+        inner_norm=layer.post_attention_layernorm.weight,
+        gate=units.gate_proj.weight,
+        up=units.up_proj.weight,
+        down=units.down_proj.weight,
+        biases=[linear.bias for linear in projections],
+        head_norms=[None if norm is None else norm.weight for norm in norms],
         window=window,
     )
 

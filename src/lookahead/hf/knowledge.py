@@ -15,7 +15,7 @@ from lookahead.drafting.budget import BudgetPolicy
 from lookahead.drafting.pace import Pace
 from lookahead.hf.compat import AttentionLayout
 from lookahead.hf.folded_attention import attention_name, changes_attention
-from lookahead.hf.fused_model import why_not_fused
+from lookahead.hf.fused_model import build_of, why_not_fused
 from lookahead.hf.handover import Handover
 from lookahead.hf.limits import DraftLimits
 from lookahead.hf.position_bias import PositionBias
@@ -37,6 +37,7 @@ class ModelKnowledge:
         self._paces: WeakKeyDictionary[PreTrainedModel, dict[object, Pace]] = WeakKeyDictionary()
         self._probes: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = WeakKeyDictionary()
         self._biases: WeakKeyDictionary[PreTrainedModel, PositionBias] = WeakKeyDictionary()
+        self._builds: WeakKeyDictionary[PreTrainedModel, tuple[object, bool]] = WeakKeyDictionary()
         self._locks: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
         self._told: WeakKeyDictionary[PreTrainedModel, set[str]] = WeakKeyDictionary()
 
@@ -85,7 +86,7 @@ class ModelKnowledge:
 
         One warning a model says why, where that is not by trees.
         """
-        tries_fused = self._config.fused_step and not why_not_fused(model)
+        tries_fused = self._config.fused_step and self._can_be_fused(model)
         if model.training:  # dropout draws for each forward it sees
             return PLAIN
         if self._config.decoding_length == 1 and not tries_fused and not self._config.reproducible:
@@ -106,6 +107,14 @@ class ModelKnowledge:
         found = results[setting].verification
         may_differ = found.rows_may_differ and not DraftLimits.of(model).counts_slots_somewhere
         return replace(found, rows_may_differ=may_differ)
+
+    def _can_be_fused(self, model: PreTrainedModel) -> bool:
+        """Return whether a model's step can be fused; it is looked through again when it has changed."""
+        build = build_of(model)
+        known = self._builds.get(model)
+        if known is None or known[0] != build:
+            known = self._builds[model] = (build, not why_not_fused(model))
+        return known[1]
 
     def position_bias(self, model: PreTrainedModel) -> PositionBias:
         """Return what of a model reads positions off slots; its modules are looked through once."""

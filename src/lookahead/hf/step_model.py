@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,6 @@ class TransformersStepModel:
         self._limits = DraftLimits.of(model, kept=[] if verification.mode is ModelMode.TREE else layout.kept)
         self._bias = PositionBias(model) if bias is None else bias
         self._lock = lock
-        self._fused = FusedModel(model, layout) if verification.is_fused else None
         self._captured = None if self._bias or self._step_inputs.types else captured
         if captured is not None:
             self._switches.callback(captured.close)
@@ -147,7 +146,7 @@ class TransformersStepModel:
         likeliest: Tensor | None = None
         with self._lock:
             logits = self._restarted(trees[0]) if size == 1 else None
-            if logits is None and self._fused is not None:
+            if logits is None and self.is_fused:
                 logits = self._fused.forward(
                     _tokens(trees, size),
                     self._positions(trees, size),
@@ -205,7 +204,12 @@ class TransformersStepModel:
     @property
     def is_fused(self) -> bool:
         """Whether steps are done by a function of our own over the model's weights."""
-        return self._fused is not None
+        return self._verification.is_fused
+
+    @cached_property
+    def _fused(self) -> FusedModel:
+        """The model's step, made after the prompt has been read: nobody waits for it with the first token."""
+        return FusedModel(self._model, self._layout)
 
     @property
     def is_captured(self) -> bool:
