@@ -9,7 +9,10 @@ import torch
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.decoding.captured import NoCapture, StaticStep, StepMemory
 from lookahead.hf import captured_step
+from lookahead.hf.compat import attention_layout, fresh_cache
+from lookahead.hf.verification import TREE
 from tiny_models import prompt, tiny_model
+from tiny_vision_models import tiny_vision_model
 
 GREEDY = {"max_new_tokens": 60, "do_sample": False}
 SAMPLING = {"max_new_tokens": 60, "do_sample": True, "temperature": 0.8, "repetition_penalty": 1.1}
@@ -168,12 +171,35 @@ def test_a_model_that_asks_for_the_caches_length_is_left_as_it_is(capture, monke
 
 @pytest.mark.parametrize("disturbed", ["hook", "longrope", "bloom", "mllama", "reproducible", "off"])
 def test_others_are_left_as_they_are_without_a_word(disturbed, capture, uses):
-    families = {"longrope": "phi3-longrope", "bloom": "bloom", "mllama": "mllama"}
-    model = tiny_model(families.get(disturbed, "llama"))
+    families = {"longrope": "phi3-longrope", "bloom": "bloom"}
+    if disturbed == "mllama":  # layers that attend to images keep nothing of text
+        model = tiny_vision_model(disturbed)
+    else:
+        model = tiny_model(families.get(disturbed, "llama"))
     settings = {"captured_step": disturbed != "off", "reproducible": disturbed == "reproducible"}
     lookahead = unfused(decoding_length=8, **settings)
     if disturbed == "hook":
         model.model.layers[0].register_forward_hook(lambda *_: None)
-    assert_same_text(model, lookahead, prompt(0), **GREEDY)
+    assert_same_text(model, lookahead, prompt(0) % 50, **GREEDY)
     assert not uses
     assert not capture.captured
+
+
+def test_forwards_are_timed_when_they_are_captured(capture, uses):
+    model, lookahead = tiny_model("llama"), unfused()
+    assert_same_text(model, lookahead, prompt(0), **GREEDY)
+    assert lookahead.stats.measure_s > 0
+    timed = {step for step in uses if step.is_repeated}
+    assert len(timed) >= 6  # of 1, 2, 4, … nodes
+    assert len(uses) > len(timed) * 3
+
+
+@pytest.mark.usefixtures("capture")
+def test_calls_at_the_same_time_have_memory_of_their_own():
+    model, models = tiny_model("llama"), captured_step.CapturedModels()
+    layout = attention_layout(model, fresh_cache(model))
+    first, second = (models.of_call(model, layout, TREE) for _ in range(2))
+    assert first._memory is not second._memory
+    first.close()
+    second.close()
+    assert models.of_call(model, layout, TREE)._memory is second._memory

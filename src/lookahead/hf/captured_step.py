@@ -46,6 +46,7 @@ from lookahead.hf.limits import DraftLimits
 from lookahead.hf.verification import ModelMode, Verification
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_parametrizations")
+_HOOKS_OF_ALL = ("_global_forward_hooks", "_global_forward_pre_hooks")
 _ROUNDING_FACTOR = 32.0
 _RELATIVE_FLOOR = 1e-4
 """The first steps may differ from the model's own forward as a chain may from single steps (`probe`)."""
