@@ -185,7 +185,8 @@ def test_others_are_left_as_they_are_without_a_word(disturbed, capture, uses):
     assert not capture.captured
 
 
-def test_forwards_are_timed_when_they_are_captured(capture, uses):
+@pytest.mark.usefixtures("capture")
+def test_forwards_are_timed_when_they_are_captured(uses):
     model, lookahead = tiny_model("llama"), unfused()
     assert_same_text(model, lookahead, prompt(0), **GREEDY)
     assert lookahead.stats.measure_s > 0
