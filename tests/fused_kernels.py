@@ -9,10 +9,18 @@ import numpy as np
 import torch
 
 from lookahead.decoding import fused
-from lookahead.decoding.fused import elementwise, pointers, products, tiles
-from lookahead.decoding.fused.attention import BLOCK, PIECE, Heads, Sums, Trees, attend, gather
-from lookahead.decoding.fused.pointers import float_pointer, half_pointer, int_pointer, moved
-from lookahead.decoding.fused.step import scratch_size
+from lookahead.decoding.fused import blocks, elementwise, pointers, products, tiles
+from lookahead.decoding.fused.attention import (
+    Heads,
+    Trees,
+    attend,
+    attention_integers,
+    attention_scratch,
+    gather,
+    sums_of_thread,
+)
+from lookahead.decoding.fused.blocks import BLOCK
+from lookahead.decoding.fused.pointers import float_pointer, half_pointer, int_pointer
 from lookahead.decoding.slots import slot_table
 from lookahead.drafting.compilation import _kernels_digest
 
@@ -87,33 +95,115 @@ def dots_of_unit(weights: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
 
 
 @wrapper
-def _soften_at(scores, first, end, scale, state):
-    return tiles.soften_block(float_pointer(scores), first, end, scale, float_pointer(state))
+def _soften_at(halves, scores, first, end, scale, state):
+    if halves:
+        like = half_pointer(0)
+        return blocks.soften_block(float_pointer(scores), first, end, scale, float_pointer(state), like)
+    like = float_pointer(0)
+    return blocks.soften_block(float_pointer(scores), first, end, scale, float_pointer(state), like)
 
 
-def soften(scores: torch.Tensor, first: int, end: int, scale: float, state: torch.Tensor) -> float:
-    """Turn float32 scores [64] into weights, in place; return the decay."""
-    return float(_soften_at(scores.data_ptr(), first, end, np.float32(scale), state.data_ptr()))
+def soften(
+    scores: torch.Tensor,
+    first: int,
+    end: int,
+    scale: float,
+    state: torch.Tensor,
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Turn float32 scores [64] into weights of a dtype, in place; return the decay."""
+    halves = dtype == torch.bfloat16
+    decay = float(_soften_at(halves, scores.data_ptr(), first, end, np.float32(scale), state.data_ptr()))
+    if halves:
+        scores.copy_(scores.view(torch.bfloat16)[: len(scores)].float())
+    return decay
 
 
 @wrapper
-def _weigh(kind, weights, values, stride, slots, first, end, decays, totals, apart):
-    if kind == 4:
-        tiles.weigh_4(weights, values, stride, slots, first, end, decays, totals, apart)
-    elif kind == 1:
-        tiles.weigh_1(weights, values, stride, slots, first, end, decays, totals, apart)
+def _pack(rows, width, slots, first, end, keys, values):
+    blocks.pack_keys(rows, width, slots, first, end, keys)
+    blocks.pack_values(rows, width, slots, first, end, values)
+
+
+@wrapper
+def _pack_at(halves, rows, width, slots, first, end, keys, values):
+    slot, packed_keys, packed_values = int_pointer(slots), float_pointer(keys), float_pointer(values)
+    if halves:
+        _pack(half_pointer(rows), width, slot, first, end, packed_keys, packed_values)
     else:
-        tiles.weigh_slots(weights, values, stride, slots, first, end, decays, totals, apart)
+        _pack(float_pointer(rows), width, slot, first, end, packed_keys, packed_values)
+
+
+def packed(
+    rows: torch.Tensor, bounds: tuple[int, int], slots: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows [slots, width] of a block packed as keys and as values."""
+    size = blocks.BLOCK * rows.shape[1]
+    keys, values = torch.full((size,), torch.nan), torch.full((size,), torch.nan)
+    slots = torch.arange(blocks.BLOCK) if slots is None else slots
+    _pack_at(
+        is_halves(rows), rows.data_ptr(), rows.shape[1], slots.data_ptr(), *bounds, keys.data_ptr(),
+        values.data_ptr(),
+    )  # fmt: skip
+    return keys, values
 
 
 @wrapper
-def _weigh_at(halves, kind, weights, values, stride, slots, first, end, decays, totals, apart):
-    floats, slot = float_pointer(weights), int_pointer(slots)
+def _score(queries, items, count, width, keys, out):
+    if count == blocks.QUERIES:
+        blocks.score_all(queries, items, width, keys, out)
+    else:
+        blocks.score_one(queries, items, width, keys, out)
+
+
+@wrapper
+def _score_at(halves, queries, items, count, width, keys, out):
+    item, key, target = int_pointer(items), float_pointer(keys), float_pointer(out)
+    if halves:
+        _score(half_pointer(queries), item, count, width, key, target)
+    else:
+        _score(float_pointer(queries), item, count, width, key, target)
+
+
+def scores_of(
+    queries: torch.Tensor,
+    items: torch.Tensor,
+    keys: torch.Tensor,
+    bounds: tuple[int, int],
+    slots: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return scores [1 or 4, 64] of those queries [any, width] that the items count."""
+    out = torch.full((len(items), blocks.BLOCK), torch.nan)
+    packed_keys, _ = packed(keys, bounds, slots)
+    _score_at(
+        is_halves(queries), queries.data_ptr(), items.data_ptr(), len(items), queries.shape[1],
+        packed_keys.data_ptr(), out.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+@wrapper
+def _weigh(together, parts, weights, values, width, first, end, decays, totals, items, like):
+    if together == 4 and parts == 2:
+        blocks.weigh_all(weights, values, width, first, end, decays, totals, items, 32, like)
+    elif together == 4:
+        blocks.weigh_all_twice(weights, values, width, first, end, decays, totals, items, 64, like)
+    elif parts == 2:
+        blocks.weigh_one(weights, values, width, first, end, decays, totals, items, 32, like)
+    else:
+        blocks.weigh_one_twice(weights, values, width, first, end, decays, totals, items, 64, like)
+
+
+@wrapper
+def _weigh_at(halves, together, parts, weights, values, width, first, end, decays, totals, items):
+    floats, value, item = float_pointer(weights), float_pointer(values), int_pointer(items)
     decay, total = float_pointer(decays), float_pointer(totals)
     if halves:
-        _weigh(kind, floats, half_pointer(values), stride, slot, first, end, decay, total, apart)
+        like = half_pointer(0)
+        _weigh(together, parts, floats, value, width, first, end, decay, total, item, like)
     else:
-        _weigh(kind, floats, float_pointer(values), stride, slot, first, end, decay, total, apart)
+        like = float_pointer(0)
+        _weigh(together, parts, floats, value, width, first, end, decay, total, item, like)
 
 
 def weigh(
@@ -124,12 +214,19 @@ def weigh(
     totals: torch.Tensor,
     slots: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return totals [1 or 4, 32] brought up to date with weights [1 or 4, 64] of values [keys, width]."""
-    sums = totals.clone()
+    """Return totals [1 or 4, 32 or 64] brought up to date with weights [1 or 4, 64] of values [slots, width].
+
+    Weights are float32 numbers that the values' dtype can hold.
+    """
+    sums, halves = totals.clone(), is_halves(values)
+    rows = weights.clone()
+    if halves:
+        rows.view(torch.bfloat16)[:, : blocks.BLOCK] = weights.bfloat16()
+    items = torch.arange(len(weights))
+    _, packed_values = packed(values, bounds, slots)
     _weigh_at(
-        is_halves(values), len(weights) if slots is None else 0, weights.data_ptr(), values.data_ptr(),
-        values.shape[1], 0 if slots is None else slots.data_ptr(), *bounds, decays.data_ptr(),
-        sums.data_ptr(), sums.stride(0),
+        halves, len(weights), totals.shape[1] // 16, rows.data_ptr(), packed_values.data_ptr(),
+        values.shape[1], *bounds, decays.data_ptr(), sums.data_ptr(), items.data_ptr(),
     )  # fmt: skip
     return sums
 
@@ -170,9 +267,9 @@ def _elementwise(kind, first, second, third, floats, out, size):
     elif kind == 2:
         elementwise.rotate(first, second, third, floats, size)
     elif kind == 3:
-        elementwise.gate(floats, moved(floats, size), out, size)
+        elementwise.gate(floats, pointers.moved(floats, size), out, size)
     elif kind == 4:
-        elementwise.add_rounded(floats, moved(floats, size), size, first)
+        elementwise.add_rounded(floats, pointers.moved(floats, size), size, first)
     elif kind == 5:
         elementwise.store_with_bias(floats, second, False, out, size)
     elif kind == 6:
@@ -229,18 +326,24 @@ def _attention_at(halves, of_trees, at, sizes, scale, members, out):
         tail,
         spans,
     )
-    scores = float_pointer(at[6])
-    sums = Sums(float_pointer(at[4]), float_pointer(at[5]), scores, moved(scores, PIECE * BLOCK))
+    totals, states, scratch, integers = (
+        float_pointer(at[4]),
+        float_pointer(at[5]),
+        float_pointer(at[6]),
+        at[10],
+    )
     row_apart, head_apart, heads, key_heads, width, window = sizes
     if halves:
         queries, keys, values = half_pointer(at[7]), half_pointer(at[8]), half_pointer(at[9])
         shape = Heads(queries, keys, values, row_apart, head_apart, heads, key_heads, width, scale, window)
-        _attention(trees, shape, sums, members, half_pointer(out))
+        of_halves = sums_of_thread(totals, states, shape, scratch, integers)
+        _attention(trees, shape, of_halves, members, half_pointer(out))
     else:
         floats, read, weighed = float_pointer(at[7]), float_pointer(at[8]), float_pointer(at[9])
         of_floats = Heads(
             floats, read, weighed, row_apart, head_apart, heads, key_heads, width, scale, window
         )
+        sums = sums_of_thread(totals, states, of_floats, scratch, integers)
         _attention(trees, of_floats, sums, members, float_pointer(out))
 
 
@@ -276,9 +379,10 @@ class Attention(NamedTuple):
         spans = int((lengths + depths.max(axis=1)).max()) // 512 + 1 + spare_spans
         totals = torch.full((batch * size * heads * spans * width,), torch.nan)
         states = torch.full((batch * size * heads * spans * 2,), torch.nan)
-        scratch = torch.full((scratch_size(batch * size, width),), torch.nan)
+        scratch = torch.full((attention_scratch(width),), torch.nan)
+        integers = torch.zeros(attention_integers(heads, self.keys.shape[1]), dtype=torch.int64)
         out = torch.full_like(self.queries, torch.nan)
-        tensors = (totals, states, scratch, self.queries, self.keys, self.values)
+        tensors = (totals, states, scratch, self.queries, self.keys, self.values, integers)
         tables = (lengths, paddings, depths, table)
         at = (*(array.ctypes.data for array in tables), *(tensor.data_ptr() for tensor in tensors))
         key_heads, apart = self.keys.shape[1], self.keys.stride()

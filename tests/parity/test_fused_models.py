@@ -66,7 +66,7 @@ def test_same_text_with_every_memory_and_length(decoding_length, state, fused_st
         assert text_of(lookahead.generate, model, prompt(0), **settings) == text_of(
             model.generate, prompt(0), **settings
         )
-    assert (fused_steps.taken() > 0) is (decoding_length > 1)
+    assert fused_steps.taken() > 0
 
 
 @pytest.mark.parametrize("mode", list(DraftMode))

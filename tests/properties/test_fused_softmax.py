@@ -8,13 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fused_kernels import DTYPES, exponentials, soften, weigh
-from lookahead.decoding.fused.tiles import BLOCK, HIDDEN
+from fused_kernels import DTYPES, exponentials, scores_of, soften, weigh
+from lookahead.decoding.fused.blocks import BLOCK, HIDDEN
 from oracles.fused_oracle import naive_soften
 
 dtypes = st.sampled_from(DTYPES)
 seeds = st.integers(0, 2**32)
 bounds = st.tuples(st.integers(0, BLOCK), st.integers(0, BLOCK)).map(lambda pair: tuple(sorted(pair)))
+one_at_least = bounds.filter(lambda pair: pair[0] < pair[1])
 scores = st.lists(st.floats(-300, 300, width=32), min_size=BLOCK, max_size=BLOCK)
 
 
@@ -93,15 +94,42 @@ def test_scores_far_apart():
     assert state[1] == pytest.approx(1.0)
 
 
-@given(seeds, dtypes, bounds, st.sampled_from([32, 64, 96]))
-def test_weighing_against_a_product_of_matrices(seed, dtype, seen, width):
+@given(scores, bounds)
+def test_weights_are_rounded_to_what_values_are_kept_in(given_scores, seen):
+    exact, state = torch.tensor(given_scores), torch.tensor([HIDDEN, 0.0])
+    rounded, same_state = exact.clone(), state.clone()
+    assert soften(exact, *seen, 0.5, state) == soften(rounded, *seen, 0.5, same_state, torch.bfloat16)
+    assert torch.equal(rounded, exact.bfloat16().float())
+    assert torch.equal(state, same_state)
+
+
+@given(seeds, dtypes, one_at_least, st.sampled_from([32, 64, 96]), st.booleans())
+def test_scores_against_a_product_of_matrices(seed, dtype, seen, width, by_slots):
     first, end = seen
+    generator = torch.Generator().manual_seed(seed)
+    slots = torch.randint(0, 100, (BLOCK,), generator=generator) if by_slots else torch.arange(BLOCK)
+    keys = torch.randn(100, width, generator=generator).to(dtype)
+    queries = torch.randn(9, width, generator=generator).to(dtype)
+    items = torch.tensor([7, 0, 8, 3])
+    expected = queries[items].double() @ keys[slots].double().T
+    together = scores_of(queries, items, keys, seen, slots)
+    assert torch.allclose(together[:, first:end].double(), expected[:, first:end], rtol=1e-5, atol=1e-4)
+    for query in range(4):
+        alone = scores_of(queries, items[query : query + 1], keys, seen, slots)
+        assert torch.equal(alone[0, first:end], together[query, first:end])
+
+
+@given(seeds, dtypes, one_at_least, st.sampled_from([(32, 32), (64, 32), (96, 32), (64, 64), (128, 64)]))
+def test_weighing_against_a_product_of_matrices(seed, dtype, seen, sizes):
+    first, end = seen
+    width, parts = sizes
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(BLOCK, width, generator=generator).to(dtype)
     values[:first], values[end:] = torch.nan, torch.nan  # is not looked at
-    weights, decays = torch.rand(4, BLOCK, generator=generator), torch.rand(4, generator=generator)
-    totals = torch.randn(4, 32, generator=generator)
-    shown = values[first:end, :32].double()
+    weights = torch.rand(4, BLOCK, generator=generator).to(dtype).float()
+    weights[:, :first], weights[:, end:] = 0.0, 0.0
+    decays, totals = torch.rand(4, generator=generator), torch.randn(4, parts, generator=generator)
+    shown = values[first:end, :parts].double()
     expected = totals.double() * decays.double()[:, None] + weights[:, first:end].double() @ shown
     together = weigh(weights, values, seen, decays, totals)
     assert torch.allclose(together.double(), expected, rtol=1e-5, atol=1e-5)
@@ -111,12 +139,13 @@ def test_weighing_against_a_product_of_matrices(seed, dtype, seen, width):
         assert torch.equal(alone[0], together[query])
 
 
-@given(seeds, dtypes, bounds)
+@given(seeds, dtypes, one_at_least)
 def test_weighing_by_slots_is_weighing_the_rows_that_they_count(seed, dtype, seen):
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(100, 32, generator=generator).to(dtype)
     slots = torch.randint(0, 100, (BLOCK,), generator=generator)
     weights, decays = torch.rand(1, BLOCK, generator=generator), torch.rand(1, generator=generator)
+    weights = weights.to(dtype).float()
     totals = torch.randn(1, 32, generator=generator)
     by_slots = weigh(weights, values, seen, decays, totals, slots)
     assert torch.equal(by_slots, weigh(weights, values[slots].contiguous(), seen, decays, totals))

@@ -26,7 +26,7 @@ from lookahead.decoding.fused.blocks import (
     weigh_one_twice,
 )
 from lookahead.decoding.fused.pointers import exponential as exponential_of
-from lookahead.decoding.fused.pointers import integer_at, moved, number_at, put, put_integer
+from lookahead.decoding.fused.pointers import int_pointer, integer_at, moved, number_at, put, put_integer
 from lookahead.decoding.fused.products import share_of
 from lookahead.drafting.compilation import lean_kernel, pointer_kernel
 
@@ -115,6 +115,51 @@ class Sums(NamedTuple):
     slots: Any
 
 
+@lean_kernel
+def most_queries(heads: int, key_heads: int) -> int:
+    """Return how many queries a piece of work has at most."""
+    return max(PIECE, heads // key_heads)
+
+
+_FIXED = QUERIES * BLOCK + BLOCK
+"""Numbers of a thread's scratch before a block's packed keys: scores, decays and room up to the next line."""
+
+
+@pointer_kernel
+def sums_of_thread(totals: Any, states: Any, heads: Heads, scratch: Any, integers: int) -> Sums:
+    """Return the sums with what a thread has for itself.
+
+    Args:
+        totals: see `Sums`.
+        states: see `Sums`.
+        heads: the layer's.
+        scratch: pointer to float32 [attention_scratch(width)].
+        integers: address of int64 [attention_integers(heads, key heads)].
+    """
+    most = most_queries(heads.heads, heads.key_heads)
+    return Sums(
+        totals,
+        states,
+        scratch,
+        moved(scratch, QUERIES * BLOCK),
+        moved(scratch, _FIXED),
+        moved(scratch, _FIXED + BLOCK * heads.width),
+        int_pointer(integers),
+        int_pointer(integers + 8 * most),
+        int_pointer(integers + 16 * most),
+    )
+
+
+def attention_scratch(width: int) -> int:
+    """Return how many float32 numbers a thread needs for attention with heads of a width."""
+    return _FIXED + 2 * BLOCK * width
+
+
+def attention_integers(heads: int, key_heads: int) -> int:
+    """Return how many int64 numbers a thread needs for attention."""
+    return 2 * int(most_queries(heads, key_heads)) + BLOCK
+
+
 class Piece(NamedTuple):
     """A piece of work: some nodes of a row, the queries of one key head, a span of places.
 
@@ -131,12 +176,6 @@ class Piece(NamedTuple):
     span: int
     first: int
     last: int
-
-
-@lean_kernel
-def most_queries(heads: int, key_heads: int) -> int:
-    """Return how many queries a piece of work has at most."""
-    return max(PIECE, heads // key_heads)
 
 
 @pointer_kernel

@@ -44,7 +44,7 @@ def pack_keys(
 ) -> Any:
     """Pack the keys from `first` up to `end` of a block; a key's row is the one that slots[key] counts.
 
-    The rows' width, `stride`, is a multiple of 32. What stands in the place of other keys is of no use.
+    There is one at least. The width, `stride`, is a multiple of 32. What stands in place of others is unused.
     """
 
     def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:

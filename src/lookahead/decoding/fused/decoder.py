@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookahead.decoding.fused.attention import SPAN
+from lookahead.decoding.fused.attention import SPAN, attention_integers
 from lookahead.decoding.fused.blocks import BLOCK
 from lookahead.decoding.fused.plan import FIELDS, LAYER_FIELDS, Field, LayerField
 from lookahead.decoding.fused.products import UNIT
-from lookahead.decoding.fused.step import integers_size, scratch_size, step_address
+from lookahead.decoding.fused.step import scratch_size, step_address
 from lookahead.decoding.fused.team import Team
 from lookahead.decoding.slots import slot_table
 from lookahead.decoding.tree_attention import RowOfTrees
@@ -239,7 +239,7 @@ class FusedDecoder:
         own, shared = weights.heads * weights.width, weights.key_heads * weights.width
         inner = weights.layers[0].down.shape[1]
         threads, scratch = torch.get_num_threads(), scratch_size(tokens, weights.width)
-        integers = integers_size(weights.heads, weights.key_heads)
+        integers = attention_integers(weights.heads, weights.key_heads)
         wanted = {
             Field.INPUTS_AT: (tokens * max(weights.last_norm.numel(), own), self._dtype),
             Field.GATED_AT: (tokens * inner, self._dtype),

@@ -7,8 +7,7 @@ of them adds goes to a residual stream. Between two parts that need all of what 
 from functools import cache
 from typing import Any, NamedTuple
 
-from lookahead.decoding.fused.attention import Heads, Sums, Trees, attend, gather, most_queries
-from lookahead.decoding.fused.blocks import BLOCK, QUERIES
+from lookahead.decoding.fused.attention import Heads, Trees, attend, attention_scratch, gather, sums_of_thread
 from lookahead.decoding.fused.elementwise import add_rounded, gate, normalize, rotate, store_with_bias
 from lookahead.decoding.fused.plan import EPSILON, LAYER_FIELDS, SCALE, Field, LayerField
 from lookahead.decoding.fused.pointers import (
@@ -28,8 +27,6 @@ from lookahead.decoding.fused.products import CHUNK, UNIT, dot_chunk, share_of, 
 from lookahead.drafting.compilation import pointer_kernel, shared_kernel, telling_the_user
 
 _UNITS_OF_CHUNK = CHUNK // UNIT
-_FIXED = QUERIES * BLOCK + BLOCK
-"""Numbers of a thread's scratch before a block's packed keys: scores, decays and room to the next."""
 
 
 class Member(NamedTuple):
@@ -217,17 +214,12 @@ def _attend(member: Member, keys: Any, values: Any) -> None:
         number_at(float_pointer(integer_at(table, Field.SCALARS_AT)), SCALE),
         integer_at(member.layer, LayerField.WINDOW),
     )
-    most = most_queries(heads.heads, heads.key_heads)
-    sums = Sums(
+    sums = sums_of_thread(
         float_pointer(integer_at(table, Field.TOTALS_AT)),
         float_pointer(integer_at(table, Field.STATES_AT)),
+        heads,
         member.scratch,
-        moved(member.scratch, QUERIES * BLOCK),
-        moved(member.scratch, _FIXED),
-        moved(member.scratch, _FIXED + BLOCK * integer_at(table, Field.WIDTH)),
-        int_pointer(member.integers),
-        int_pointer(member.integers + 8 * most),
-        int_pointer(member.integers + 16 * most),
+        member.integers,
     )
     attend(trees, heads, sums, member.number, member.members)
     _meet(member)
@@ -318,9 +310,4 @@ def _in_float32() -> Any:
 
 def scratch_size(tokens: int, width: int) -> int:
     """Return how many float32 numbers each thread needs for itself."""
-    return max(2 * tokens * CHUNK, _FIXED + 2 * BLOCK * width)
-
-
-def integers_size(heads: int, key_heads: int) -> int:
-    """Return how many int64 numbers each thread needs for itself."""
-    return 2 * int(most_queries(heads, key_heads)) + BLOCK
+    return max(2 * tokens * CHUNK, attention_scratch(width))

@@ -9,7 +9,7 @@ from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -48,7 +48,10 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 def multiplies_pairs() -> bool:
-    """Return whether the processor multiplies bfloat16 itself (AVX512-BF16)."""
+    """Return whether the processor that numba compiles for multiplies bfloat16 itself (AVX512-BF16)."""
+    settings: Any = config  # which numba fills when it is loaded
+    if settings.CPU_NAME or settings.CPU_FEATURES:
+        return "+avx512bf16" in (settings.CPU_FEATURES or "")
     return bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
 
 
