@@ -26,6 +26,8 @@ from lookahead.hf.step_inputs import StepInputs, first_positions
 from lookahead.hf.verification import TREE, ModelMode, Verification
 
 _NO_LOCK = nullcontext()
+_NOBODYS = DraftTree.root_only(0)
+"""What a finished row goes on with where it has to stay in the forward: nothing of it is read or kept."""
 _FIRST_CAPACITY = 512
 """Tokens of answer allocated for at first; the arena doubles when they are used up."""
 
@@ -78,6 +80,7 @@ class TransformersStepModel:
         switch = self._limits.rope_switch if len(input_ids) == 1 else None  # no batch gets as far
         self._restart = CacheRestart(model, switch, input_ids, model_kwargs)
         self._most_levels, self._most_nodes = most_new_tokens, decoding_length
+        most_slots = max(decoding_length, verification.shape or 1)
         self._query_groups = query_groups(model) if verification.folds else 1
         self._takes_positions = takes_positions(model)
         self._prompt_logits = prompt_logits
@@ -91,8 +94,8 @@ class TransformersStepModel:
         self._next_positions: dict[int, int] = {}
         positions: Tensor | None = model_kwargs.get("position_ids")
         prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
-        largest = prompt_length + most_new_tokens + decoding_length
-        capacity = min(largest, prompt_length + _FIRST_CAPACITY + decoding_length)
+        largest = prompt_length + most_new_tokens + most_slots
+        capacity = min(largest, prompt_length + _FIRST_CAPACITY + most_slots)
         self.cache = ArenaCache(layout.kept, capacity, layout.borrowing, largest=largest)
 
     def prefill(self) -> Tensor:
@@ -119,14 +122,16 @@ class TransformersStepModel:
     def forward(self, drafts: Mapping[int, DraftTree]) -> dict[int, Tensor]:
         """Verify a draft tree of each row behind what the cache holds; return logits [n, V] by row.
 
-        Rows without a draft are left out, from now on.
+        Rows without a draft are left out, from now on; where all forwards have one shape, of what is returned.
         """
-        self._select(drafts)
+        if self._verification.shape is None:
+            self._select(drafts)
         self._drafts = drafts
-        trees = [drafts[row] for row in self._rows]
-        size = self._verification.shape or max(map(len, trees))
+        trees = [drafts[row] if row in drafts else _NOBODYS for row in self._rows]
+        longest = max(map(len, trees))
+        size = self._verification.shape or longest
         with self._lock:
-            logits = self._restarted(trees[0]) if size == 1 else None
+            logits = self._restarted(trees[0]) if longest == 1 else None
             if logits is None and self._fused is not None:
                 logits = self._fused.forward(
                     _tokens(trees, size),
@@ -139,7 +144,8 @@ class TransformersStepModel:
                 logits = self._verified(trees, size)
         if logits.device.type != "cpu":
             logits[-1, -1, 0].item()  # waits for the device, so that the forward's time is counted as its own
-        return {row: of_row[: len(tree)] for row, tree, of_row in zip(self._rows, trees, logits, strict=True)}
+        of_rows = zip(self._rows, trees, logits, strict=True)
+        return {row: of_row[: len(tree)] for row, tree, of_row in of_rows if row in drafts}
 
     def levels_left(self, row: int) -> int:
         """Return how deep a row's draft may go within the model's positions; beyond them steps are plain."""
@@ -152,11 +158,11 @@ class TransformersStepModel:
     def keep(self, paths: Mapping[int, list[int]]) -> None:
         """Keep in the cache, of the trees just forwarded, only the nodes of each row's path."""
         lengths = [self._lengths[row] for row in self._rows]
-        self.cache.arena.keep(self._start, [paths[row] for row in self._rows], lengths)
-        for row in self._rows:
+        self.cache.arena.keep(self._start, [paths.get(row, []) for row in self._rows], lengths)
+        for row in paths:
             self._lengths[row] += len(paths[row])
             self._next_positions[row] += len(paths[row])
-        first = self._rows[0]
+        first = next(iter(paths))
         self._restart.keep(self._drafts[first].token_ids[paths[first]].tolist())
 
     def returned_cache(self) -> object:
@@ -174,9 +180,11 @@ class TransformersStepModel:
         return self._rows
 
     @property
-    def is_fused(self) -> bool:
-        """Whether steps are done by a function of our own over the model's weights."""
-        return self._fused is not None
+    def way(self) -> str:
+        """How steps are done where not by the model's own code in the shape of the drafts; else empty."""
+        if self._fused is not None:
+            return "fused"
+        return "" if self._verification.shape is None else f"ordered {self._verification.shape}"
 
     @property
     def _start(self) -> int:

@@ -38,7 +38,8 @@ class StepTimesKey:
         dtype: what it computes in.
         device: the name of the processor.
         threads: threads that torch computes with; 0 where the processor is not the CPU.
-        attention: the library's name of the attention in use, or "fused" where the whole step is.
+        attention: the library's name of the attention in use, "fused" where the whole step is, "ordered" with
+            the forwards' one shape where they have one.
         torch: its version.
         context_tokens: the context's bucket.
         rows: the bucket of the rows of a batch.
@@ -56,7 +57,7 @@ class StepTimesKey:
 
     @classmethod
     def of(
-        cls, model: PreTrainedModel, context_tokens: int, rows: int = 1, *, is_fused: bool = False
+        cls, model: PreTrainedModel, context_tokens: int, rows: int = 1, *, way: str = ""
     ) -> "StepTimesKey":
         """Return the key of a model behind so many tokens, in each of so many rows."""
         return cls(
@@ -65,7 +66,7 @@ class StepTimesKey:
             dtype=dtype_name(model.dtype),
             device=device_name(model.device),
             threads=torch.get_num_threads() if model.device.type == "cpu" else 0,
-            attention="fused" if is_fused else attention_name(model),
+            attention=way or attention_name(model),
             torch=str(torch.__version__),
             context_tokens=context_bucket(context_tokens),
             rows=rows_bucket(rows),
@@ -154,7 +155,7 @@ def step_times_for(
     if largest < 2:
         return None
     context = step_model.cache.get_seq_length()
-    key = StepTimesKey.of(model, context, len(prompts), is_fused=step_model.is_fused)
+    key = StepTimesKey.of(model, context, len(prompts), way=step_model.way)
     times = cache.load(key)
     if times is None or times.sizes[-1] < largest:
         times = measure_step_times(
