@@ -171,7 +171,10 @@ def test_fused_steps(dtype):
 
 @pytest.mark.parametrize(
     ("family", "reason"),
-    [("mixtral", "its experts multiply as many tokens as are sent to each"), ("bloom", "the order of the text")],
+    [
+        ("mixtral", "its experts multiply as many tokens as are sent to each"),
+        ("bloom", "the order of the text"),
+    ],
 )
 def test_models_that_can_be_had_in_neither_way_take_plain_steps(family, reason):
     model = tiny_model(family, torch.bfloat16)

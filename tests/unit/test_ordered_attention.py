@@ -120,7 +120,10 @@ def test_a_scattered_branch_has_the_bits_of_a_line(dtype, length, softcap):
         """Each of the branch's nodes at its place in a tree, `gap` slots behind the text."""
         rows = [RowOfTrees(tree, length)]
         at = [length + gap + node for node in nodes]
-        moved = [torch.full((1, KEY_HEADS, length + gap + size, part.shape[3]), torch.nan) for part in (keys, values)]
+        moved = [
+            torch.full((1, KEY_HEADS, length + gap + size, part.shape[3]), torch.nan)
+            for part in (keys, values)
+        ]
         moved = [part.to(dtype) for part in moved]
         for part, source in zip(moved, (keys, values), strict=True):
             part[:, :, :length] = source[:, :, :length]

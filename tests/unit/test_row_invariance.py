@@ -83,7 +83,9 @@ def test_an_activation_has_the_same_bits_in_every_row(width, dtype, threads):
         found = {name: activation(given) for name, activation in ACTIVATIONS.items()}
     finally:
         torch.set_num_threads(before)
-    differing = {name for name, of_rows in found.items() if not torch.equal(of_rows, of_rows[:1].expand_as(given))}
+    differing = {
+        name for name, of_rows in found.items() if not torch.equal(of_rows, of_rows[:1].expand_as(given))
+    }
     assert not differing
 
 

@@ -32,7 +32,9 @@ def test_adding_adds_every_count_and_leaves_the_other_as_it_was():
     assert other.tokens == 6
 
 
-@pytest.mark.parametrize(("one", "other", "smallest"), [(None, None, None), (None, 2.0, 2.0), (0.5, 2.0, 0.5)])
+@pytest.mark.parametrize(
+    ("one", "other", "smallest"), [(None, None, None), (None, 2.0, 2.0), (0.5, 2.0, 0.5)]
+)
 def test_of_two_smallest_margins_the_smaller_one_stays(one, other, smallest):
     for first, second in ((one, other), (other, one)):
         stats = GenerationStats(smallest_margin=first)

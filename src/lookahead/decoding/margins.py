@@ -46,7 +46,9 @@ def _on_the_cpu(scores: Tensor, left_out: Sequence[int]) -> float:
     numbers = scores.detach().contiguous().numpy()
     places = np.empty((len(numbers), 2), np.int32)
     pick_largest(numbers.view(np.int32), places)
-    pairs = ((float(row[first]), float(row[second])) for row, (first, second) in zip(numbers, places, strict=True))
+    pairs = (
+        (float(row[first]), float(row[second])) for row, (first, second) in zip(numbers, places, strict=True)
+    )
     margins = [first - second for place, (first, second) in enumerate(pairs) if place not in left_out]
     return min((margin for margin in margins if margin >= 0), default=float("inf"))
 

@@ -291,6 +291,22 @@ def _steps_alone(
     return torch.cat([step_model.forward({0: DraftTree.root_only(token)})[0].float() for token in tokens])
 
 
+def dependence_on_drafts(model: PreTrainedModel, layout: AttentionLayout, verification: Verification) -> str:
+    """Return how logits depend on what is drafted, in words; empty where `check_bits` finds that they do not."""
+    if verification.mode is not ModelMode.TREE:
+        return (
+            ""
+            if verification.mode is ModelMode.PLAIN
+            else "a chain's forward has as many tokens as the chain"
+        )
+    with torch.no_grad(), _undisturbed(model):
+        try:
+            check_bits(model, layout, verification)
+        except DisagreementError as found:
+            return str(found)
+    return ""
+
+
 def check_bits(model: PreTrainedModel, layout: AttentionLayout, verification: Verification) -> None:
     """Check that a branch's logits are the same, bit by bit, in a tree, in a chain and step by step.
 
@@ -321,7 +337,9 @@ def check_bits(model: PreTrainedModel, layout: AttentionLayout, verification: Ve
         raise DisagreementError(message)
     differing = int((everywhere != alone[1]).any(-1).sum())
     if differing:
-        message = f"a token's logits depend, in their last bits, on its place in a forward, at {differing} places"
+        message = (
+            f"a token's logits depend, in their last bits, on its place in a forward, at {differing} places"
+        )
         raise DisagreementError(message)
 
 

@@ -13,7 +13,9 @@ _TAKEN_AT_ONCE = 64
 """Elements of a vector loop's turn, the most there are: two AVX-512 registers of 16-bit numbers."""
 _GRAIN = 32_768
 """Elements that torch gives a thread at least."""
-_ACTIVATIONS: tuple[type, ...] = tuple(kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values())
+_ACTIVATIONS: tuple[type, ...] = tuple(
+    kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()
+)
 
 
 def why_cut(model: PreTrainedModel, shape: int, rows: int = 1) -> str:
