@@ -1,11 +1,11 @@
-"""Check that text in bfloat16 or float16 depends on no draft with `reproducible=True`, and how much it does without.
+"""Check that text in bfloat16 or float16 depends on no draft with `reproducible=True`; and without, how much.
 
     python scripts/verify_reproducible.py ROWS.jsonl --no-fused-step --json benchmarks/reproducible.json
 
-What is compared with decoding length 1 and an empty memory: lengths 8 and 16, and memories that are warm (they
-have learned these very answers) and full of junk; greedy, and sampling with a seed. Without it, greedy; beside
-that, `generate` against itself with each prompt in a batch of two. Where greedy answers part, the margin there
-counts: how far the first answer's token was ahead of the other's. A large one would be a bug, not rounding.
+What is compared with decoding length 1 and an empty memory: lengths 8 and 16, and memories that are warm
+(they have learned these very answers) and full of junk; greedy, and sampling with a seed. Without it, greedy;
+beside that, `generate` against itself with each prompt in a batch of two. Where greedy answers part, the
+margin there counts: how far the first answer's token was ahead of the other's. A large one is no rounding.
 """
 
 import argparse

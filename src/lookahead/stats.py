@@ -23,8 +23,8 @@ class GenerationStats:
         model_s: seconds in forwards after prefill.
         cache_s: seconds keeping accepted paths in the cache.
         verify_s: seconds choosing tokens: processors, sampling, stopping criteria, streamers.
-        smallest_margin: of all tokens emitted greedily, the least that one's score, processed, was ahead of the
-            next best one's: 0 is a tie. None where all were drawn. Text can differ between ways of rounding
+        smallest_margin: of all tokens emitted greedily, the least that one's score, processed, was ahead of
+            the next best one's: 0 is a tie. None where all were drawn. Text can differ between ways of rounding
             only where this is small.
     """
 

@@ -1,7 +1,7 @@
 """What reproducible text takes for granted of torch: in one shape, a row's bits are the row's own.
 
-If an upgrade of torch breaks one of these, `reproducible=True` is broken there as well: the probe then says so
-and such models take plain steps. See docs/concepts/reproducible.md.
+If an upgrade of torch breaks one of these, `reproducible=True` is broken there as well: the probe then says
+so and such models take plain steps. See docs/concepts/reproducible.md.
 """
 
 import pytest

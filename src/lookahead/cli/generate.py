@@ -144,6 +144,7 @@ def _print_stats(stats: "GenerationStats") -> None:
         f"{stats.tokens} tokens in {seconds:.2f} s ({speed:.1f} tokens/s); {stats.steps} steps, "
         f"mean acceptance length {stats.mean_acceptance_length:.2f}; drafted {stats.draft_tokens} tokens, "
         f"accepted {stats.accepted_tokens}; prefill {stats.prefill_s:.2f} s, model {stats.model_s:.2f} s, "
-        f"cache {stats.cache_s:.3f} s, drafting {stats.draft_s:.3f} s, verifying {stats.verify_s:.3f} s{margin}",
+        f"cache {stats.cache_s:.3f} s, drafting {stats.draft_s:.3f} s, verifying {stats.verify_s:.3f} s"
+        f"{margin}",
         highlight=False,
     )

@@ -1,6 +1,6 @@
 """How near a tie came: the likeliest token's score less the next one's, the smallest of an answer.
 
-Rounding can only turn the choice where that is a few units of rounding, so that it tells a near tie from a bug.
+Rounding can only turn a choice where that is a few units of rounding: it tells a near tie from a bug.
 """
 
 from collections.abc import Sequence

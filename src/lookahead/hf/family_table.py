@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from lookahead.hf.families import FAMILIES, family_model, is_installed
 from lookahead.config import LookaheadConfig
+from lookahead.hf.families import FAMILIES, family_model, is_installed
 from lookahead.hf.fused_model import why_not_fused
 from lookahead.hf.probe import ProbeResult, probe
 from lookahead.hf.reproducibility import Way, way_of

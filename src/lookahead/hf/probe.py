@@ -292,7 +292,7 @@ def _steps_alone(
 
 
 def dependence_on_drafts(model: PreTrainedModel, layout: AttentionLayout, verification: Verification) -> str:
-    """Return how logits depend on what is drafted, in words; empty where `check_bits` finds that they do not."""
+    """Return how logits depend on what is drafted, in words; empty where `check_bits` finds nothing."""
     if verification.mode is not ModelMode.TREE:
         return (
             ""

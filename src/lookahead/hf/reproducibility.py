@@ -1,4 +1,4 @@
-"""Whether a model's text depends on drafts here, how it can be had so that it does not, and what that costs."""
+"""Whether a model's text depends on drafts, how it can be had so that it does not, and what that costs."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack, closing

@@ -122,12 +122,12 @@ class TransformersStepModel:
     def forward(self, drafts: Mapping[int, DraftTree]) -> dict[int, Tensor]:
         """Verify a draft tree of each row behind what the cache holds; return logits [n, V] by row.
 
-        Rows without a draft are left out, from now on; where all forwards have one shape, of what is returned.
+        Rows without a draft are left out, from now on; but not of forwards that have to have one shape.
         """
         if self._verification.shape is None:
             self._select(drafts)
         self._drafts = drafts
-        trees = [drafts[row] if row in drafts else _NOBODYS for row in self._rows]
+        trees = [drafts.get(row, _NOBODYS) for row in self._rows]
         longest = max(map(len, trees))
         size = self._verification.shape or longest
         with self._lock:

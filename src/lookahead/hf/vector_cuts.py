@@ -19,7 +19,7 @@ _ACTIVATIONS: tuple[type, ...] = tuple(
 
 
 def why_cut(model: PreTrainedModel, shape: int, rows: int = 1) -> str:
-    """Return why forwards of so many tokens a row are cut within vectors, in words; empty where they are not."""
+    """Return why forwards of so many tokens a row are cut within vectors, in words; empty if they are not."""
     threads = torch.get_num_threads()
     widths = _activated_widths(model) if model.device.type == "cpu" else set()
 
