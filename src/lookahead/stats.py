@@ -24,8 +24,8 @@ class GenerationStats:
         cache_s: seconds keeping accepted paths in the cache.
         verify_s: seconds choosing tokens: processors, sampling, stopping criteria, streamers.
         smallest_margin: of all tokens emitted greedily, the least that one's score, processed, was ahead of
-            the next best one's: 0 is a tie. None where all were drawn. Text can differ between ways of rounding
-            only where this is small.
+            the next best one's: 0 is a tie. None where all were drawn. Only where this is small can text be
+            another one with other rounding.
     """
 
     requests: int = 0

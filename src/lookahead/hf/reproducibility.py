@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.compat import attention_layout, fresh_cache, text_config
 from lookahead.hf.fused_model import why_not_fused
-from lookahead.hf.probe import ProbeResult, dependence_on_drafts, prefilled, probe
+from lookahead.hf.probe import ProbeResult, dependence_on_drafts, probe
+from lookahead.hf.step_model import prefilled
 from lookahead.hf.vector_cuts import why_cut
 from lookahead.hf.verification import PLAIN, ModelMode, Verification
 

@@ -5,6 +5,8 @@ whole vector register, is computed by other code, whose sigmoid or tanh rounds d
 are then a matter of its row, unless every cut is at a multiple of what a vector loop takes at once.
 """
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
@@ -13,9 +15,8 @@ _TAKEN_AT_ONCE = 64
 """Elements of a vector loop's turn, the most there are: two AVX-512 registers of 16-bit numbers."""
 _GRAIN = 32_768
 """Elements that torch gives a thread at least."""
-_ACTIVATIONS: tuple[type, ...] = tuple(
-    kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()
-)
+_KINDS: dict[str, Any] = dict(ACT2CLS)
+_ACTIVATIONS = tuple(kind[0] if isinstance(kind, tuple) else kind for kind in _KINDS.values())
 
 
 def why_cut(model: PreTrainedModel, shape: int, rows: int = 1) -> str:
