@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lookahead.drafting.tree import DraftTree
-from lookahead.hf.compat import attention_layout, fresh_cache, text_config
+from lookahead.hf.compat import attention_layout, context_length, fresh_cache, text_config
 from lookahead.hf.fused_model import why_not_fused
 from lookahead.hf.probe import ProbeResult, dependence_on_drafts, probe
 from lookahead.hf.step_model import prefilled
@@ -97,7 +97,8 @@ def _costs(model: PreTrainedModel, usual: Verification, exact: Verification) -> 
     """
     layout = attention_layout(model, fresh_cache(model))
     vocabulary: int = text_config(model).vocab_size
-    prompt = [int(token) for token in (np.arange(_PROMPT_TOKENS) * 31 + 7) % vocabulary]
+    tokens = min(_PROMPT_TOKENS, (context_length(model) or _PROMPT_TOKENS * 2) // 2)
+    prompt = [int(token) for token in (np.arange(tokens) * 31 + 7) % vocabulary]
     seconds: dict[str, list[float]] = {"exact": [], "one": [], "small": []}
     with ExitStack() as stack:
         read = {
