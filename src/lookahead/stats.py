@@ -23,6 +23,9 @@ class GenerationStats:
         model_s: seconds in forwards after prefill.
         cache_s: seconds keeping accepted paths in the cache.
         verify_s: seconds choosing tokens: processors, sampling, stopping criteria, streamers.
+        smallest_margin: of all tokens emitted greedily, the least that one's score, processed, was ahead of
+            the next best one's: 0 is a tie. None where all were drawn. Only where this is small can text be
+            another one with other rounding.
     """
 
     requests: int = 0
@@ -39,6 +42,7 @@ class GenerationStats:
     model_s: float = 0.0
     cache_s: float = 0.0
     verify_s: float = 0.0
+    smallest_margin: float | None = None
 
     @property
     def mean_acceptance_length(self) -> float:
@@ -59,11 +63,14 @@ class GenerationStats:
         self.accepted_tokens += sum(tokens.values()) - len(nodes)
 
     def add(self, other: "GenerationStats") -> None:
-        """Add another's counts and seconds to this one's."""
+        """Add another's counts and seconds to this one's; of the smallest margins the smaller one stays."""
         for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+            if field.name != "smallest_margin":
+                setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        margins = [margin for margin in (self.smallest_margin, other.smallest_margin) if margin is not None]
+        self.smallest_margin = min(margins, default=None)
 
-    def as_dict(self) -> dict[str, float]:
-        """All counts and seconds, and the mean acceptance length, by name."""
+    def as_dict(self) -> dict[str, float | None]:
+        """All counts and seconds, the smallest margin and the mean acceptance length, by name."""
         counts = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**counts, "mean_acceptance_length": self.mean_acceptance_length}

@@ -264,6 +264,12 @@ def test_check_shows_what_the_probe_decides_for_a_model(folder, tmp_path):
     assert written["mode"] == "tree"
     assert written["reason"] == ""
     assert 0 <= written["worst_logit_difference"] < 1e-3
+    assert "the model's own code: hidden size" in result.stdout.replace("\n", " ")
+    assert "yes: " in result.stdout
+    assert "one shape: every forward has 16 tokens" in result.stdout
+    assert written["reproducible"]["way"] == "one shape"
+    assert written["reproducible"]["tokens_a_forward"] == 16
+    assert written["reproducible"]["step_times_that_of_1_token"] > 0
 
 
 def test_check_families_lists_them_all(tmp_path, monkeypatch):
@@ -278,7 +284,8 @@ def test_check_families_lists_them_all(tmp_path, monkeypatch):
     result = invoke("check", "--families", "--json", out)
     assert result.exit_code == 0
     assert "| bloom  | tree " in result.stdout
-    assert "2 tree, 0 chain, 1 plain" in result.stdout
+    assert "2 tree, 0 chain, 1 plain; reproducible: 1 one shape, 2 plain" in result.stdout
+    assert "bloom: plain where reproducible, its attention cannot be had" in result.stdout
     assert "jamba: plain, it has layers of type 'linear_attention'" in result.stdout
     written = json.loads(out.read_text())
     assert [(row["family"], row["mode"]) for row in written["families"]] == [

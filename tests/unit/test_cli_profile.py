@@ -85,7 +85,7 @@ def test_a_model_whose_drafts_are_chains_is_profiled_with_a_word(tmp_path, monke
     from lookahead.hf.probe import ProbeResult
     from lookahead.hf.verification import CHAIN
 
-    monkeypatch.setattr(profiling, "probe", lambda _model: ProbeResult(CHAIN, "a test says so"))
+    monkeypatch.setattr(profiling, "probe", lambda _model, **_asked: ProbeResult(CHAIN, "a test says so"))
     shape = tmp_path / "config.json"
     tiny_models.tiny_model("llama").config.to_json_file(shape)
     result = invoke("--random-weights", shape, "--context", 20, *QUICK)

@@ -3,8 +3,13 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from lookahead.hf.families import FAMILIES
+from lookahead.hf.probe import probe
+from lookahead.hf.reproducibility import way_of
 from parity.test_families import PLAIN
+from tiny_models import tiny_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "families.md"
 
@@ -12,3 +17,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "families.md"
 def test_the_table_shows_every_family():
     rows = re.findall(r"^\| (\S+) +\| (tree|chain|plain) +\|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert dict(rows) == {family: "plain" if family in PLAIN else "tree" for family in FAMILIES}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mixtral", "bloom", "jamba", "granite_swa"])
+def test_the_table_says_how_text_is_reproducible(family):
+    rows = re.findall(
+        r"^\| (\S+) +\| (?:tree|chain|plain) +\| (one shape|plain) +\|",
+        PAGE.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert len(rows) == len(FAMILIES)
+    assert dict(rows)[family] == way_of(probe(tiny_model(family), shape=16).verification).value

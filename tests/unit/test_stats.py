@@ -32,13 +32,23 @@ def test_adding_adds_every_count_and_leaves_the_other_as_it_was():
     assert other.tokens == 6
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "smallest"), [(None, None, None), (None, 2.0, 2.0), (0.5, 2.0, 0.5)]
+)
+def test_of_two_smallest_margins_the_smaller_one_stays(one, other, smallest):
+    for first, second in ((one, other), (other, one)):
+        stats = GenerationStats(smallest_margin=first)
+        stats.add(GenerationStats(smallest_margin=second))
+        assert stats.smallest_margin == smallest
+
+
 def test_as_dict_names_every_count():
     counts = GenerationStats(requests=1, tokens=7, steps=3).as_dict()
     assert counts["mean_acceptance_length"] == 2.0
     assert set(counts) == {
         *("requests", "tokens", "steps", "forwards", "draft_tokens", "accepted_tokens", "recycled_tokens"),
         *("prefill_s", "measure_s", "draft_s", "recycle_s", "model_s", "cache_s", "verify_s"),
-        "mean_acceptance_length",
+        *("mean_acceptance_length", "smallest_margin"),
     }
 
 

@@ -190,7 +190,7 @@ def test_a_key_tells_apart_what_takes_different_time():
         StepTimesKey.of(tiny_model("qwen2"), 100),
         StepTimesKey.of(tiny_model("llama", torch.float64), 100),
     ]
-    others.append(StepTimesKey.of(model, 100, is_fused=True))
+    others.append(StepTimesKey.of(model, 100, way="fused"))
     model.config.sliding_window = 9
     others.append(StepTimesKey.of(model, 100))
     assert len({key, *others}) == 6

@@ -18,6 +18,7 @@ from lookahead.stats import GenerationStats
 
 DECODING_LENGTH = 16
 """Tokens of each verified forward: a fixed size, so that the budget decides nothing by the clock."""
+USUAL = LookaheadConfig(decoding_length=DECODING_LENGTH)
 PARTS = ("model_s", "verify_s", "cache_s", "recycle_s", "draft_s")
 """What a decoding step is made of, by their names in the stats."""
 _FIRST_TOKEN_ROUNDS = 3
@@ -35,14 +36,16 @@ def never_ending(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = before
 
 
-def profile_decoding(model: PreTrainedModel, prompt: Sequence[int], *, new_tokens: int) -> dict[str, Any]:
+def profile_decoding(
+    model: PreTrainedModel, prompt: Sequence[int], *, new_tokens: int, config: LookaheadConfig = USUAL
+) -> dict[str, Any]:
     """Generate with Lookahead, forwards of 16 tokens, and return where the steps' time went.
 
     The answer is found first; then the memory knows it in pieces, so that every draft is a full one and is
     accepted in part, whatever the weights are.
     """
-    answer = _run(_fresh().generate, model, prompt, new_tokens)
-    lookahead = _fresh()
+    answer = _run(Lookahead(config).generate, model, prompt, new_tokens)
+    lookahead = Lookahead(config)
     lookahead.memory.warm(known_pieces(answer[len(prompt) :], text_config(model).vocab_size))
     _run(lookahead.generate, model, prompt, new_tokens)
     return decoding_shares(lookahead.last_stats)
@@ -79,10 +82,11 @@ def profile_first_token(
     prompt: Sequence[int],
     *,
     repeats: int,
+    config: LookaheadConfig = USUAL,
     clock: Callable[[], float] = perf_counter,
 ) -> dict[str, float]:
     """Return the seconds `generate` and Lookahead take from the call to the first token, taking turns."""
-    lookahead = _probed(model, prompt)
+    lookahead = _probed(model, prompt, config)
     seconds = interleaved_medians(
         {
             "generate_s": _generate(model, prompt, 1),
@@ -95,10 +99,12 @@ def profile_first_token(
     return {**seconds, "over_generate": seconds["lookahead_s"] / seconds["generate_s"]}
 
 
-def profile_memory(model: PreTrainedModel, prompt: Sequence[int], *, new_tokens: int) -> dict[str, float]:
+def profile_memory(
+    model: PreTrainedModel, prompt: Sequence[int], *, new_tokens: int, config: LookaheadConfig = USUAL
+) -> dict[str, float]:
     """Return the most bytes of tensors, weights and all, that each needs for a short generation."""
     weights = model.get_memory_footprint()
-    lookahead = _probed(model, prompt)
+    lookahead = _probed(model, prompt, config)
     working = {
         "generate": peak_bytes(_generate(model, prompt, new_tokens), model.device),
         "lookahead": peak_bytes(lambda: _run(lookahead.generate, model, prompt, new_tokens), model.device),
@@ -112,18 +118,14 @@ def profile_memory(model: PreTrainedModel, prompt: Sequence[int], *, new_tokens:
     }
 
 
-def _fresh() -> Lookahead:
-    return Lookahead(LookaheadConfig(decoding_length=DECODING_LENGTH))
-
-
 def _generate(model: PreTrainedModel, prompt: Sequence[int], new_tokens: int) -> Callable[[], object]:
     untyped: Any = model
     return lambda: _run(lambda _model, **arguments: untyped.generate(**arguments), model, prompt, new_tokens)
 
 
-def _probed(model: PreTrainedModel, prompt: Sequence[int]) -> Lookahead:
+def _probed(model: PreTrainedModel, prompt: Sequence[int], config: LookaheadConfig) -> Lookahead:
     """Return a Lookahead that has asked the probe, whose forwards are no part of a generation."""
-    lookahead = _fresh()
+    lookahead = Lookahead(config)
     _run(lookahead.generate, model, prompt[:1], 1)
     return lookahead
 

@@ -9,15 +9,18 @@ from transformers import PreTrainedModel
 
 from lookahead.bench.bandwidth import Bandwidth, measured_bandwidth, weight_bytes
 from lookahead.bench.profiled_generation import (
+    DECODING_LENGTH,
     never_ending,
     profile_decoding,
     profile_first_token,
     profile_memory,
 )
 from lookahead.bench.step_profile import CDL_ALLOWANCE, StepProfile, critical_length, profile_steps
+from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError, UnsupportedModelError
 from lookahead.hf.checks import check_model
 from lookahead.hf.compat import context_length, text_config
+from lookahead.hf.fused_model import why_not_fused
 from lookahead.hf.probe import probe
 from lookahead.hf.verification import ModelMode, Verification
 
@@ -38,6 +41,7 @@ class ProfilePlan:
         contexts: tokens before the step.
         sizes: nodes of the draft trees.
         repeats: measured rounds of steps.
+        fused_step: whether the model's step is fused where it can be.
 
     Raises:
         ConfigError: a number is out of range.
@@ -46,6 +50,7 @@ class ProfilePlan:
     contexts: tuple[int, ...]
     sizes: tuple[int, ...]
     repeats: int
+    fused_step: bool = True
 
     def __post_init__(self) -> None:
         for name, values, largest in (
@@ -103,7 +108,7 @@ def profile_model(
     check_model(model)
     contexts, skipped = fitting_contexts(model, plan)
     on_progress("asking the probe")
-    verification, reason = _verification(model)
+    verification, reason = _verification(model, fused_step=plan.fused_step)
     on_progress("measuring the memory's bandwidth")
     bandwidth, weights = measured_bandwidth(model.device), weight_bytes(model)
     profiles = []
@@ -114,6 +119,7 @@ def profile_model(
     return {
         "verification": verification.mode.value,
         "verification_reason": reason,
+        "fused_step": verification.is_fused,
         "cdl_allowance": CDL_ALLOWANCE,
         "weight_bytes": weights,
         "bandwidth": {"bytes_per_s": bandwidth.bytes_per_s, "kernel": bandwidth.kernel},
@@ -158,19 +164,20 @@ def _profile_context(
     weights: int,
     bandwidth: Bandwidth,
 ) -> dict[str, Any]:
+    config = LookaheadConfig(decoding_length=DECODING_LENGTH, fused_step=plan.fused_step)
     prompt = context_prompt(tokens, text_config(model).vocab_size)
     steps = profile_steps(model, prompt, sizes=plan.sizes, repeats=plan.repeats, verification=verification)
     return {
         "context_tokens": tokens,
         **describe_steps(steps, weights=weights, bandwidth=bandwidth),
-        "decoding": profile_decoding(model, prompt, new_tokens=DECODED_TOKENS),
-        "first_token": profile_first_token(model, prompt, repeats=plan.repeats),
-        "memory": profile_memory(model, prompt, new_tokens=MEMORY_TOKENS),
+        "decoding": profile_decoding(model, prompt, new_tokens=DECODED_TOKENS, config=config),
+        "first_token": profile_first_token(model, prompt, repeats=plan.repeats, config=config),
+        "memory": profile_memory(model, prompt, new_tokens=MEMORY_TOKENS, config=config),
     }
 
 
-def _verification(model: PreTrainedModel) -> tuple[Verification, str]:
-    found = probe(model)
+def _verification(model: PreTrainedModel, *, fused_step: bool) -> tuple[Verification, str]:
+    found = probe(model, tries_fused=fused_step and not why_not_fused(model))
     if found.mode is ModelMode.PLAIN:
         message = (
             f"{type(model).__name__} is decoded in plain steps ({found.reason}), so there are no sizes to "

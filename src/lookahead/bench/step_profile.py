@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lookahead.bench.bandwidth import cache_bytes
 from lookahead.drafting.tree import DraftTree
+from lookahead.hf.captured_step import CapturedModels
 from lookahead.hf.compat import attention_layout, fresh_cache, takes_positions, text_config
 from lookahead.hf.library_steps import LibraryStepModel
 from lookahead.hf.step_model import TransformersStepModel, prefilled
@@ -129,7 +130,15 @@ def profile_steps(
     vocabulary: int = text_config(model).vocab_size
     branches = verification.mode is ModelMode.TREE
     trees = {size: random_tree(size, vocabulary, branches=branches) for size in wanted}
-    ours = prefilled(model, layout, prompt, decoding_length=wanted[-1], verification=verification)
+    captured = CapturedModels().of_call(model, layout, verification)
+    ours = prefilled(
+        model,
+        layout,
+        prompt,
+        decoding_length=wanted[-1],
+        verification=verification,
+        captured=captured,
+    )
     library = _LibrarySteps(model, prompt)
     try:
         seconds = interleaved_medians(

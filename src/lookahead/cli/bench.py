@@ -115,6 +115,7 @@ def bench(
     decoding_length: options.DecodingLength = options.AUTO,
     branch_length: options.BranchLength = options.DEFAULTS.branch_length,
     mode: options.Mode = options.DEFAULTS.mode,
+    fused_step: options.FusedStep = True,
     json: Json = None,
     report: Report = None,
 ) -> None:
@@ -124,7 +125,10 @@ def bench(
     the same command.
     """
     config = LookaheadConfig(
-        decoding_length=options.decoding_length_in(decoding_length), branch_length=branch_length, mode=mode
+        decoding_length=options.decoding_length_in(decoding_length),
+        branch_length=branch_length,
+        mode=mode,
+        fused_step=fused_step,
     )
     from lookahead.bench.data_folder import find_data
     from lookahead.bench.environment import describe_environment, load_average
@@ -283,6 +287,7 @@ def _describe_plan(plan: "Plan") -> dict[str, Any]:
         "temperature": plan.settings.get("temperature", 0.0),
         "decoding_length": config.decoding_length,
         "branch_length": config.branch_length,
+        "fused_step": config.fused_step,
         "mode": config.mode.value,
         "batch_sizes": list(plan.batch_sizes),
         "seed": plan.seed,

@@ -33,6 +33,12 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, envvar="OMP_NUM_THREADS", help="CPU threads.", show_default="the physical cores"),
 ]
+FusedStep = Annotated[
+    bool,
+    typer.Option(
+        help="Do steps by a function of our own over the model's weights, where one is known (CPU)."
+    ),
+]
 DecodingLength = Annotated[
     str,
     typer.Option(

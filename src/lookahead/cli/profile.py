@@ -57,6 +57,7 @@ def profile(
     context: Contexts = None,
     sizes: Sizes = "1,8,16,32,64",
     repeats: Repeats = 15,
+    fused_step: options.FusedStep = True,
     dtype: options.Dtype = options.DtypeName.BFLOAT16,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -76,7 +77,10 @@ def profile(
     from lookahead.bench.profiling import ProfilePlan, profile_model
 
     plan = ProfilePlan(
-        contexts=tuple(context or (200, 1000, 4000)), sizes=tuple(sorted({1, *listed})), repeats=repeats
+        contexts=tuple(context or (200, 1000, 4000)),
+        sizes=tuple(sorted({1, *listed})),
+        repeats=repeats,
+        fused_step=fused_step,
     )
     for path in filter(None, (json, plot)):
         check_can_write(path)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from torch import Tensor
 
-from lookahead.decoding.choice import TokenChoice
+from lookahead.decoding.choice import TokenChoice, likeliest
+from lookahead.decoding.margins import SmallestMargin
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 """Maps the tokens so far [B, L] and the next token's scores [B, V] to new scores [B, V]."""
@@ -74,6 +75,7 @@ class Emission:
         self.scores: tuple[Tensor, ...] | None = () if keep_scores else None
         self.logits: tuple[Tensor, ...] | None = () if keep_logits else None
         self.finished = False
+        self.margin = SmallestMargin()
 
     @property
     def token_ids(self) -> Tensor:
@@ -99,6 +101,8 @@ class Emission:
         if self.logits is not None:
             self.logits += (rows,)
         tokens = self._choose(scores)
+        if self._choose is likeliest:
+            self.margin.see(scores, [at for at, row in enumerate(self.rows) if row in self.padded_rows])
         if self.pad_token_id is not None and self.padded_rows:
             is_over = torch.tensor(self._over, device=tokens.device)
             tokens = tokens.masked_fill(is_over, self.pad_token_id)

@@ -72,7 +72,13 @@ class OrderedPlaces:
 
 
 def ordered_attention(
-    query: Tensor, keys: Tensor, values: Tensor, places: OrderedPlaces, *, scaling: float
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    places: OrderedPlaces,
+    *,
+    scaling: float,
+    softcap: float | None = None,
 ) -> Tensor:
     """Attend, each node to its own branch.
 
@@ -82,6 +88,7 @@ def ordered_attention(
         values: [B, key heads, S, value width].
         places: where the nodes' text lies.
         scaling: factor on the scores.
+        softcap: what the scores come near to and never exceed, by a tanh (Gemma 2), or None.
 
     Returns:
         [B, heads, n, value width].
@@ -103,7 +110,10 @@ def ordered_attention(
         at = torch.arange(begin, begin + BLOCK, device=query.device)
         seen = (at >= places.first[..., None]) & (at <= places.last[..., None])
         seen = seen[:, None, :, None, :]
-        scores = torch.matmul(folded, block_keys.transpose(3, 4)).masked_fill(~seen, torch.finfo(exact).min)
+        scores = torch.matmul(folded, block_keys.transpose(3, 4))
+        if softcap is not None:
+            scores = (scores / softcap).tanh() * softcap
+        scores = scores.masked_fill(~seen, torch.finfo(exact).min)
         above = torch.maximum(top, scores.amax(-1, keepdim=True))
         shares = (scores - above).exp().masked_fill(~seen, 0.0)
         decay = (top - above).exp()

@@ -1,6 +1,6 @@
 """What a forward over draft trees says: logits by row and, where known, each node's likeliest token."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from torch import Tensor
 
@@ -15,13 +15,22 @@ class VerifiedLogits(dict[int, Tensor]):
         trees: the draft of each.
         logits: [B, size, V], size the largest tree's or more.
         likeliest: int64 [B, size] on the device of the logits, their argmax; None where nobody computed it.
+        asked: those of the rows whose logits anybody wants; None for all.
     """
 
     def __init__(
-        self, rows: Sequence[int], trees: Sequence[DraftTree], logits: Tensor, likeliest: Tensor | None = None
+        self,
+        rows: Sequence[int],
+        trees: Sequence[DraftTree],
+        logits: Tensor,
+        likeliest: Tensor | None = None,
+        *,
+        asked: Container[int] | None = None,
     ) -> None:
         of_rows = zip(rows, trees, logits, strict=True)
-        super().__init__({row: of_row[: len(tree)] for row, tree, of_row in of_rows})
+        super().__init__(
+            {row: of_row[: len(tree)] for row, tree, of_row in of_rows if asked is None or row in asked}
+        )
         self._rows = rows
         self._likeliest = likeliest
         self._copied: dict[int, list[int]] | None = None

@@ -5,8 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
+from lookahead.config import LookaheadConfig
 from lookahead.hf.families import FAMILIES, family_model, is_installed
+from lookahead.hf.fused_model import why_not_fused
 from lookahead.hf.probe import ProbeResult, probe
+from lookahead.hf.reproducibility import Way, way_of
+from lookahead.hf.verification import ModelMode
 
 
 @dataclass(frozen=True)
@@ -18,12 +22,16 @@ class FamilyRow:
         model_type: the library's name of the architecture.
         result: what the probe decided; None where it could not be asked.
         skipped: why it could not be asked; empty where it was.
+        reproducible: how text is had that depends on no draft.
+        why_plain: why that is in plain steps where drafts could be verified; empty elsewhere.
     """
 
     family: str
     model_type: str
     result: ProbeResult | None = None
     skipped: str = ""
+    reproducible: Way = Way.PLAIN
+    why_plain: str = ""
 
     def as_dict(self) -> dict[str, str | float | None]:
         """Return it as JSON can hold it."""
@@ -33,6 +41,7 @@ class FamilyRow:
             "family": self.family,
             "model_type": self.model_type,
             "mode": self.result.mode.value,
+            "reproducible": self.reproducible.value,
             "worst_logit_difference": self.result.difference,
             "logit_spread": self.result.spread,
             "reason": self.result.reason,
@@ -52,4 +61,10 @@ def family_rows(dtype: torch.dtype = torch.float32) -> Iterator[FamilyRow]:
             first_line = next(iter(str(problem).strip().splitlines()), "")
             yield FamilyRow(family, model_type, skipped=f"{type(problem).__name__}: {first_line}")
             continue
-        yield FamilyRow(family, model_type, probe(model))
+        result = probe(model)
+        exact = probe(
+            model, tries_fused=not why_not_fused(model), shape=LookaheadConfig(reproducible=True).shape
+        )
+        only_plain = exact.mode is ModelMode.PLAIN and result.mode is not ModelMode.PLAIN
+        reason = exact.reason if only_plain else ""
+        yield FamilyRow(family, model_type, result, "", way_of(exact.verification), reason)

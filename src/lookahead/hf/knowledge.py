@@ -22,6 +22,7 @@ from lookahead.hf.position_bias import PositionBias
 from lookahead.hf.probe import ProbeResult, probe
 from lookahead.hf.step_inputs import StepInputs
 from lookahead.hf.step_times import context_bucket, rows_bucket
+from lookahead.hf.vector_cuts import why_cut
 from lookahead.hf.verification import PLAIN, ModelMode, Verification
 
 
@@ -71,6 +72,10 @@ class ModelKnowledge:
             return found, StepInputs()
         if self._config.reproducible and not _is_padded_left(handover):
             self._tell(model, "its prompts are padded elsewhere than on the left")
+            return PLAIN, StepInputs()
+        cut = why_cut(model, found.shape, rows) if found.shape is not None else ""
+        if cut:
+            self._tell(model, cut)
             return PLAIN, StepInputs()
         if rows > 1 and _frequencies_change(model, handover.most_slots):
             self._tell(model, "its rotary frequencies change with the length of the longest row")

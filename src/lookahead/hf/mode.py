@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.decoding import loop
 from lookahead.decoding.emission import Emission
+from lookahead.decoding.margins import smallest_of
 from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
 from lookahead.drafting.memory import DraftMemory
 from lookahead.drafting.pace import Pace
@@ -216,4 +217,5 @@ class LookaheadMode:
                 ending.callback(step_model.close)
                 ending.callback(drafter.close)
                 stats.recycled_tokens = drafter.recycled_tokens
+                stats.smallest_margin = smallest_of([emission.margin.value for emission in emissions])
         return stats

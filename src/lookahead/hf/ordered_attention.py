@@ -53,10 +53,11 @@ def _ordered_attention_forward(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     places: OrderedPlaces | None = getattr(attention_mask, "places", None)
-    if places is None:  # the prompt's
+    if places is None:  # a forward of somebody else's in another thread
         attended, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -66,4 +67,5 @@ def _ordered_attention_forward(
         message = f"nobody here knows what {', '.join(strange) or 'dropout'} does to attention in order"
         raise NotImplementedError(message)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return ordered_attention(query, key, value, places, scaling=scale).transpose(1, 2).contiguous(), None
+    attended = ordered_attention(query, key, value, places, scaling=scale, softcap=softcap)
+    return attended.transpose(1, 2).contiguous(), None

@@ -291,10 +291,27 @@ def _steps_alone(
     return torch.cat([step_model.forward({0: DraftTree.root_only(token)})[0].float() for token in tokens])
 
 
+def dependence_on_drafts(model: PreTrainedModel, layout: AttentionLayout, verification: Verification) -> str:
+    """Return how logits depend on what is drafted, in words; empty where `check_bits` finds nothing."""
+    if verification.mode is not ModelMode.TREE:
+        return (
+            ""
+            if verification.mode is ModelMode.PLAIN
+            else "a chain's forward has as many tokens as the chain"
+        )
+    with torch.no_grad(), _undisturbed(model):
+        try:
+            check_bits(model, layout, verification)
+        except DisagreementError as found:
+            return str(found)
+    return ""
+
+
 def check_bits(model: PreTrainedModel, layout: AttentionLayout, verification: Verification) -> None:
     """Check that a branch's logits are the same, bit by bit, in a tree, in a chain and step by step.
 
-    The tree stands across the end of a block of keys, and its branch is not what comes first in it.
+    The tree stands across the end of a block of keys, and its branch is not what comes first in it. Then a
+    token is tried at every place of a forward.
 
     Raises:
         DisagreementError: says how many of the branch's tokens differ.
@@ -302,10 +319,12 @@ def check_bits(model: PreTrainedModel, layout: AttentionLayout, verification: Ve
     tree, _ = _probe_tree(model, 0)
     prompt = [int(token) for token in (np.arange(62) * 31 + 7) % text_config(model).vocab_size]
     branch = _BRANCHES[1]
-    read = prefilled(model, layout, prompt, decoding_length=len(tree), verification=verification)
+    places = verification.shape or len(tree)
+    read = prefilled(model, layout, prompt, decoding_length=places, verification=verification)
     with closing(read) as arena:
         in_tree = _verified(arena, tree)[branch]
         in_chain = _verified(arena, DraftTree.chain(tree.token_ids[branch]))
+        everywhere = _verified(arena, _brush(tree.token_ids[branch[:2]], places))[1:]
         alone = []
         for token in tree.token_ids[branch]:
             alone.append(arena.forward({0: DraftTree.root_only(int(token))})[0].float())
@@ -316,6 +335,22 @@ def check_bits(model: PreTrainedModel, layout: AttentionLayout, verification: Ve
             f"{differing} of {len(branch)} tokens' logits depend, in their last bits, on what is drafted"
         )
         raise DisagreementError(message)
+    differing = int((everywhere != alone[1]).any(-1).sum())
+    if differing:
+        message = (
+            f"a token's logits depend, in their last bits, on its place in a forward, at {differing} places"
+        )
+        raise DisagreementError(message)
+
+
+def _brush(tokens: Any, size: int) -> DraftTree:
+    """Return a tree of so many nodes: under the first token the second, again and again."""
+    return DraftTree(
+        np.array([tokens[0]] + [tokens[1]] * (size - 1), np.int32),
+        np.array([-1] + [0] * (size - 1), np.int32),
+        np.array([0] + [1] * (size - 1), np.int32),
+        np.ones(size),
+    )
 
 
 def _verified(step_model: TransformersStepModel, tree: DraftTree) -> Tensor:

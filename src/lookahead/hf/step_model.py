@@ -36,6 +36,8 @@ from lookahead.hf.step_inputs import StepInputs, first_positions
 from lookahead.hf.verification import TREE, ModelMode, Verification
 
 _NO_LOCK = nullcontext()
+_NOBODYS = DraftTree.root_only(0)
+"""What a finished row goes on with where it has to stay in the forward: nothing of it is read or kept."""
 _FIRST_CAPACITY = 512
 """Tokens of answer allocated for at first; the arena grows when they are used up."""
 _FIRST_CAPACITY_CAPTURED = 4096
@@ -95,6 +97,7 @@ class TransformersStepModel:
         switch = self._limits.rope_switch if len(input_ids) == 1 else None  # no batch gets as far
         self._restart = CacheRestart(model, switch, input_ids, model_kwargs)
         self._most_levels, self._most_nodes = most_new_tokens, decoding_length
+        most_slots = max(decoding_length, verification.shape or 1)
         self._query_groups = query_groups(model) if verification.folds else 1
         self._takes_positions = takes_positions(model)
         self._prompt_logits = prompt_logits
@@ -107,9 +110,9 @@ class TransformersStepModel:
         self._next_positions: dict[int, int] = {}
         positions: Tensor | None = model_kwargs.get("position_ids")
         prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
-        largest = prompt_length + most_new_tokens + decoding_length
+        largest = prompt_length + most_new_tokens + most_slots
         first = _FIRST_CAPACITY if captured is None else _FIRST_CAPACITY_CAPTURED
-        capacity = min(largest, prompt_length + first + decoding_length)
+        capacity = min(largest, prompt_length + first + most_slots)
         allocate = None if captured is None else captured.allocate
         self.cache = ArenaCache(layout.kept, capacity, layout.borrowing, largest=largest, allocate=allocate)
 
@@ -137,15 +140,17 @@ class TransformersStepModel:
     def forward(self, drafts: Mapping[int, DraftTree]) -> dict[int, Tensor]:
         """Verify a draft tree of each row behind what the cache holds; return logits [n, V] by row.
 
-        Rows without a draft are left out, from now on.
+        Rows without a draft are left out, from now on; but not of forwards that have to have one shape.
         """
-        self._select(drafts)
+        if self._verification.shape is None:
+            self._select(drafts)
         self._drafts = drafts
-        trees = [drafts[row] for row in self._rows]
-        size = self._verification.shape or max(map(len, trees))
+        trees = [drafts.get(row, _NOBODYS) for row in self._rows]
+        longest = max(map(len, trees))
+        size = self._verification.shape or longest
         likeliest: Tensor | None = None
         with self._lock:
-            logits = self._restarted(trees[0]) if size == 1 else None
+            logits = self._restarted(trees[0]) if longest == 1 else None
             if logits is None and self.is_fused:
                 logits = self._fused.forward(
                     _tokens(trees, size),
@@ -167,7 +172,7 @@ class TransformersStepModel:
         if logits.device.type != "cpu":
             likeliest = logits.argmax(dim=-1) if likeliest is None else likeliest
             wait_for(logits)  # so that the forward's time is counted as its own
-        return VerifiedLogits(self._rows, trees, logits, likeliest)
+        return VerifiedLogits(self._rows, trees, logits, likeliest, asked=drafts)
 
     def levels_left(self, row: int) -> int:
         """Return how deep a row's draft may go within the model's positions; beyond them steps are plain."""
@@ -180,11 +185,11 @@ class TransformersStepModel:
     def keep(self, paths: Mapping[int, list[int]]) -> None:
         """Keep in the cache, of the trees just forwarded, only the nodes of each row's path."""
         lengths = [self._lengths[row] for row in self._rows]
-        self.cache.arena.keep(self._start, [paths[row] for row in self._rows], lengths)
-        for row in self._rows:
+        self.cache.arena.keep(self._start, [paths.get(row, []) for row in self._rows], lengths)
+        for row in paths:
             self._lengths[row] += len(paths[row])
             self._next_positions[row] += len(paths[row])
-        first = self._rows[0]
+        first = next(iter(paths))
         self._restart.keep(self._drafts[first].token_ids[paths[first]].tolist())
 
     def returned_cache(self) -> object:
@@ -206,15 +211,22 @@ class TransformersStepModel:
         """Whether steps are done by a function of our own over the model's weights."""
         return self._verification.is_fused
 
-    @cached_property
-    def _fused(self) -> FusedModel:
-        """The model's step, made after the prompt has been read: nobody waits for it with the first token."""
-        return FusedModel(self._model, self._layout)
-
     @property
     def is_captured(self) -> bool:
         """Whether steps are captured in CUDA graphs, each shape when it is used for the second time."""
         return self._captured is not None
+
+    @property
+    def way(self) -> str:
+        """How steps are done where not by the model's own code in the shape of the drafts; else empty."""
+        if self.is_fused or self.is_captured:
+            return "fused" if self.is_fused else "captured"
+        return "" if self._verification.shape is None else f"ordered {self._verification.shape}"
+
+    @cached_property
+    def _fused(self) -> FusedModel:
+        """The model's step, made after the prompt has been read: nobody waits for it with the first token."""
+        return FusedModel(self._model, self._layout)
 
     @property
     def _start(self) -> int:

@@ -38,8 +38,8 @@ class StepTimesKey:
         dtype: what it computes in.
         device: the name of the processor.
         threads: threads that torch computes with; 0 where the processor is not the CPU.
-        attention: the library's name of the attention in use, or "fused" where the whole step is, or with
-            a word more where steps are captured.
+        attention: the library's name of the attention in use, and a word more where steps are fused, captured
+            or of one shape.
         torch: its version.
         context_tokens: the context's bucket.
         rows: the bucket of the rows of a batch.
@@ -57,23 +57,16 @@ class StepTimesKey:
 
     @classmethod
     def of(
-        cls,
-        model: PreTrainedModel,
-        context_tokens: int,
-        rows: int = 1,
-        *,
-        is_fused: bool = False,
-        is_captured: bool = False,
+        cls, model: PreTrainedModel, context_tokens: int, rows: int = 1, *, way: str = ""
     ) -> "StepTimesKey":
         """Return the key of a model behind so many tokens, in each of so many rows."""
-        own = f"{attention_name(model)}, captured" if is_captured else attention_name(model)
         return cls(
             model=type(model).__name__,
             architecture=_architecture_digest(model),
             dtype=dtype_name(model.dtype),
             device=device_name(model.device),
             threads=torch.get_num_threads() if model.device.type == "cpu" else 0,
-            attention="fused" if is_fused else own,
+            attention=", ".join(filter(None, (attention_name(model), way))),
             torch=str(torch.__version__),
             context_tokens=context_bucket(context_tokens),
             rows=rows_bucket(rows),
@@ -162,9 +155,7 @@ def step_times_for(
     if largest < 2:
         return None
     context = step_model.cache.get_seq_length()
-    key = StepTimesKey.of(
-        model, context, len(prompts), is_fused=step_model.is_fused, is_captured=step_model.is_captured
-    )
+    key = StepTimesKey.of(model, context, len(prompts), way=step_model.way)
     times = cache.load(key)
     if times is None or times.sizes[-1] < largest:
         sizes = sizes_to_measure(largest)

@@ -1,0 +1,223 @@
+"""Check that text in bfloat16 or float16 depends on no draft with `reproducible=True`; and without, how much.
+
+    python scripts/verify_reproducible.py ROWS.jsonl --no-fused-step --json benchmarks/reproducible.json
+
+What is compared with decoding length 1 and an empty memory: lengths 8 and 16, and memories that are warm
+(they have learned these very answers) and full of junk; greedy, and sampling with a seed. Without it, greedy;
+beside that, `generate` against itself with each prompt in a batch of two. Where greedy answers part, the
+margin there counts: how far the first answer's token was ahead of the other's. A large one is no rounding.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+import lookahead
+from lookahead import Lookahead, LookaheadConfig
+from lookahead.bench.datasets import limit_rows, read_rows
+from lookahead.hf.loading import load_model, load_tokenizer
+from lookahead.hf.prompts import encode_prompt
+from lookahead.hf.random_weights import random_model
+
+DRAFTED = (("empty", 1), ("empty", 8), ("empty", 16), ("warm", 16), ("junk", 16))
+GREEDY: dict[str, Any] = {"do_sample": False}
+SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 0}
+SEED = 1234
+MARGIN_BINS = (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0)
+"""The largest margin of each bin; the first one holds exact ties."""
+KEPT_SCORES = 16
+
+Inputs = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Tokens, and of each step the largest scores by token."""
+
+    tokens: list[int]
+    scores: list[dict[int, float]]
+
+
+class Check:
+    """The answers to some prompts, and what of them depends on what."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        if arguments.random_weights is None:
+            self.model, tokenizer = load_model(arguments.model, dtype=arguments.dtype)
+        else:
+            tokenizer = load_tokenizer(arguments.model)
+            self.model = random_model(arguments.random_weights, arguments.dtype, layers=arguments.layers)
+        rows = limit_rows(read_rows(arguments.rows), arguments.prompts)
+        self.prompts = [encode_prompt(tokenizer, row.prompt, self.model) for row in rows]
+        ends = self.model.generation_config.eos_token_id
+        self.ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        self.limit = {"max_new_tokens": arguments.new_tokens, "pad_token_id": tokenizer.pad_token_id or 0}
+        self.results: list[dict[str, Any]] = []
+
+    def answer(self, generate: Callable[..., Any], inputs: Inputs, settings: dict[str, Any]) -> Answer:
+        """Return the first row's answer; what is drawn is drawn from the seed."""
+        torch.manual_seed(SEED)
+        found = generate(**inputs, **self.limit, **settings, return_dict_in_generate=True, output_scores=True)
+        tokens = found.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        ends = [place for place, token in enumerate(tokens) if token in self.ends]
+        tokens = tokens[: ends[0] + 1] if ends else tokens
+        largest = [step[0].topk(KEPT_SCORES) for step in found.scores[: len(tokens)]]
+        scores = [dict(zip(top.indices.tolist(), top.values.tolist(), strict=True)) for top in largest]
+        return Answer(tokens, scores)
+
+    def answers(self, name: str, generate: Callable[..., Any], settings: dict[str, Any]) -> list[Answer]:
+        """Answer all prompts and note how fast that was."""
+        began = time.perf_counter()
+        found = [self.answer(generate, inputs, settings) for inputs in self.prompts]
+        seconds = time.perf_counter() - began
+        tokens = sum(len(answer.tokens) for answer in found)
+        self.results.append({"case": name, "tokens": tokens, "tokens_per_s": round(tokens / seconds, 2)})
+        return found
+
+    def compare(self, expected: list[Answer], found: list[Answer], *, with_margins: bool) -> None:
+        """Add to the latest case how many answers differ, and how near a tie it was where they part."""
+        pairs = [pair for pair in zip(expected, found, strict=True) if pair[0].tokens != pair[1].tokens]
+        result = self.results[-1] | {"differ": len(pairs), "of": len(found)}
+        if with_margins:
+            result["margins_where_they_part"] = histogram([margin_where_they_part(*pair) for pair in pairs])
+        self.results[-1] = result
+        print(f"{result['case']}: {len(pairs)} of {len(found)} differ", flush=True)
+
+    def of_lookahead(self, name: str, settings: dict[str, Any], *, reproducible: bool) -> None:
+        """Compare over memories and decoding lengths."""
+        expected: list[Answer] = []
+        for state, decoding_length in DRAFTED:
+            config = LookaheadConfig(
+                decoding_length=decoding_length,
+                reproducible=reproducible,
+                fused_step=not self.arguments.no_fused_step,
+            )
+            la = Lookahead(config)
+            if state == "warm":
+                la.memory.warm([answer.tokens for answer in expected])
+            elif state == "junk":
+                vocabulary = self.model.config.get_text_config().vocab_size
+                la.memory.warm(np.random.default_rng(0).integers(0, vocabulary, (200, 100)).tolist())
+            case = f"reproducible={reproducible}, {name}, {state} memory, decoding length {decoding_length}"
+
+            def generate(la: Lookahead = la, **inputs: object) -> Any:
+                return la.generate(self.model, **inputs)
+
+            found = self.answers(case, generate, settings)
+            expected = expected or found
+            self.compare(expected, found, with_margins=settings is GREEDY)
+            self.results[-1]["mean_acceptance_length"] = round(la.stats.mean_acceptance_length, 3)
+
+    def of_generate(self) -> None:
+        """Compare `generate` with itself in batches of two, each prompt above another one."""
+        generate: Callable[..., Any] = self.model.generate
+        expected = self.answers("generate, greedy", generate, GREEDY)
+        other = iter([*self.prompts[1:], self.prompts[0]])
+
+        def in_twos(input_ids: torch.Tensor, attention_mask: torch.Tensor, **settings: object) -> Any:
+            below = next(other)
+            ids, mask = (
+                padded_left([input_ids, below["input_ids"]]),
+                padded_left([attention_mask, below["attention_mask"]]),
+            )
+            found = generate(input_ids=ids, attention_mask=mask, **settings)
+            found.sequences = found.sequences[:, ids.shape[1] - input_ids.shape[1] :]
+            return found
+
+        found = self.answers("generate, greedy, in batches of two", in_twos, GREEDY)
+        self.compare(expected, found, with_margins=True)
+
+
+def padded_left(rows: list[torch.Tensor]) -> torch.Tensor:
+    """Return [1, L] tensors as one, zeros before what is shorter."""
+    longest = max(row.shape[1] for row in rows)
+    return torch.cat([torch.nn.functional.pad(row, (longest - row.shape[1], 0)) for row in rows])
+
+
+def margin_where_they_part(expected: Answer, found: Answer) -> float:
+    """Return how far the expected token's score was ahead of the other's at the first difference."""
+    pairs = zip(
+        expected.tokens, found.tokens, strict=False
+    )  # neither is the other's beginning: ends are tokens
+    place = next(place for place, (token, other) in enumerate(pairs) if token != other)
+    scores = expected.scores[place]
+    least = min(scores.values())
+    return scores.get(expected.tokens[place], least) - scores.get(found.tokens[place], least)
+
+
+def histogram(margins: list[float]) -> dict[str, int]:
+    """Return how many margins lie in each bin."""
+    counted = Counter(np.searchsorted(MARGIN_BINS, np.abs(margins)).tolist())
+    names = ["0", *(f"to {largest}" for largest in MARGIN_BINS[1:]), f"above {MARGIN_BINS[-1]}"]
+    return {name: counted[place] for place, name in enumerate(names)}
+
+
+def report_of(check: Check) -> dict[str, Any]:
+    """Return what there is to keep."""
+    arguments = check.arguments
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "model": arguments.random_weights or arguments.model,
+        "layers": check.model.config.get_text_config().num_hidden_layers,
+        "random_weights": arguments.random_weights is not None,
+        "dtype": arguments.dtype,
+        "fused_step": not arguments.no_fused_step,
+        "prompts": len(check.prompts),
+        "new_tokens": arguments.new_tokens,
+        "threads": torch.get_num_threads(),
+        "hardware": platform.processor() or platform.machine(),
+        "versions": {
+            "lookahead": lookahead.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "sampling": SAMPLING,
+        "results": check.results,
+    }
+
+
+def main() -> None:
+    """Run every combination, print a line for each and write them all; fail if one differs that must not."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
+    parser.add_argument("--model", default="embedded", help="the model; with random weights the tokenizer's")
+    parser.add_argument("--random-weights", metavar="SHAPE", help="qwen2.5-0.5b, …, or a config.json")
+    parser.add_argument("--layers", type=int, help="only so many, with random weights")
+    parser.add_argument("--no-fused-step", action="store_true", help="leave steps to the model's own code")
+    parser.add_argument("--only-on", action="store_true", help="leave out what is not reproducible")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    check = Check(arguments)
+    check.of_lookahead("greedy", GREEDY, reproducible=True)
+    check.of_lookahead("sampling", SAMPLING, reproducible=True)
+    is_kept = not any(result.get("differ") for result in check.results)
+    if not arguments.only_on:
+        check.of_lookahead("greedy", GREEDY, reproducible=False)
+        check.of_generate()
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report_of(check), indent=1) + "\n")
+    if not is_kept:
+        message = "reproducible=True: some answers differ"
+        raise SystemExit(message)
+
+
+if __name__ == "__main__":
+    main()
