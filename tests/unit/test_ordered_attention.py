@@ -64,9 +64,11 @@ def tensors(rows, size, dtype=torch.float64):
     ]
 
 
-def seen_slots(places, row, node):
-    first, last = int(places.first[row, node]), int(places.last[row, node])
-    return sorted(places.slots[row, node, first : last + 1].tolist())
+def slots_in_order(places, row, node):
+    """The slots that a node sees, in the order in which they are summed."""
+    far = torch.arange(*places.far)
+    slots = torch.cat([far, places.near[row, node]])
+    return slots[places.seen[row, node]].tolist()
 
 
 @pytest.mark.parametrize("past", PASTS)
@@ -76,15 +78,27 @@ def test_a_node_finds_the_slots_that_the_mask_shows_it(name, past):
     where = {"start": start_of(rows), "size": 11, **PASTS[past]}
     shown = tree_mask(rows, torch.float32, **where)[:, 0] == 0
     places = OrderedPlaces.of(rows, **where)
-    assert places.slots.shape[2] % BLOCK == 0
+    assert places.near.shape[2] % BLOCK == 0
+    assert places.seen.shape[2] == places.near.shape[2] + places.far[1] - places.far[0]
     for row, of_row in enumerate(rows):
         for node in range(len(of_row.tree)):
-            assert seen_slots(places, row, node) == shown[row, node].nonzero()[:, 0].tolist()
+            assert sorted(slots_in_order(places, row, node)) == shown[row, node].nonzero()[:, 0].tolist()
 
 
 def test_places_are_in_the_order_of_the_text():
-    places = OrderedPlaces.of([RowOfTrees(TREE, 62)], start=62, size=8)
-    assert places.slots[0, 7, :66].tolist() == [*range(62), 62, 67, 68, 69]
+    for length in (62, 200):
+        places = OrderedPlaces.of([RowOfTrees(TREE, length)], start=length, size=8)
+        at = [*range(length), length, length + 5, length + 6, length + 7]
+        assert slots_in_order(places, 0, 7) == at
+
+
+@pytest.mark.parametrize("length", range(120, 150, 3))
+def test_which_blocks_are_looked_up_is_a_matter_of_a_nodes_own_place(length):
+    """A node deep in a tree and the same one step by step have the same blocks in the same products."""
+    as_leaf = OrderedPlaces.of([RowOfTrees(DraftTree.chain([1] * 8), length)], start=length, size=8)
+    alone = OrderedPlaces.of([RowOfTrees(DraftTree.root_only(1), length + 7)], start=length + 7, size=8)
+    in_far = [places.seen[0, node, : places.far[1]].sum() for places, node in ((as_leaf, 7), (alone, 0))]
+    assert in_far[0] == in_far[1]
 
 
 @pytest.mark.parametrize("softcap", [None, 1.5])
@@ -108,7 +122,7 @@ def test_the_values_of_dense_attention(name, past, softcap):
 
 
 @pytest.mark.parametrize("softcap", [None, 1.5])
-@pytest.mark.parametrize("length", [3, 62, 64, 130])
+@pytest.mark.parametrize("length", [3, 62, 64, 69, 130, 134])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_scattered_branch_has_the_bits_of_a_line(dtype, length, softcap):
     """The branch's nodes stand apart in the tree; in the line they follow each other, behind a longer row."""
@@ -136,3 +150,11 @@ def test_a_scattered_branch_has_the_bits_of_a_line(dtype, length, softcap):
     scattered = attended(TREE, BRANCH, gap=9)
     assert scattered.isfinite().all(), "unseen slots hold no number"
     assert torch.equal(scattered, attended(line, [0, 1, 2, 3], gap=0))
+    longer = [torch.nn.functional.pad(part, (0, 0, 0, 3), value=torch.nan) for part in (keys, values)]
+    for depth in range(4):  # and of tokens that come one by one
+        places = OrderedPlaces.of(
+            [RowOfTrees(DraftTree.root_only(1), length + depth)], start=length + depth, size=size
+        )
+        asked = query.roll(-depth, 2)
+        alone = ordered_attention(asked, *longer, places, scaling=SCALING, softcap=softcap)
+        assert torch.equal(alone[:, :, 0], scattered[:, :, depth])

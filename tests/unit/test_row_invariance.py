@@ -48,7 +48,10 @@ def test_an_attention_product_has_the_same_bits_at_every_place(groups, width):
     everywhere = (2, 3, 16)
     scores = torch.matmul(query.expand(*everywhere, -1, -1), keys.T.expand(*everywhere, -1, -1))
     totals = torch.matmul(shares.expand(*everywhere, -1, -1), keys.expand(*everywhere, -1, -1))
-    for products in (scores, totals):
+    together = query.repeat(16, 1).expand(2, 3, -1, -1)
+    of_all = torch.matmul(together, keys.T.expand(2, 3, -1, -1))
+    shared = torch.matmul(shares.repeat(16, 1).expand(2, 3, -1, -1), keys.expand(2, 3, -1, -1))
+    for products in (of_all.unflatten(2, (16, -1)), shared.unflatten(2, (16, -1)), scores, totals):
         assert torch.equal(products, products[:1, :1, :1].expand_as(products))
     others = numbers(*everywhere, groups, width, dtype=torch.float32, seed=3)
     others[1, 2, 5] = query
