@@ -51,11 +51,8 @@ def accept(
     while True:
         padded = emission.padded_rows
         at = {row: here[row][0] for row in rows}
-        if likeliest is not None:
-            chosen = emission.emit_chosen([likeliest[row][node] for row, node in at.items()])
-        elif emission.takes_chosen:
-            # In float32 as `emit` does, and faster on the CPU than in half precision.
-            chosen = emission.emit_chosen(_logits_at(at, logits).float().argmax(dim=-1).tolist())
+        if emission.takes_chosen:
+            chosen = emission.emit_chosen(_likeliest_at(at, logits, likeliest, emission))
         else:
             chosen = emission.emit(_logits_at(at, logits))
         below: dict[int, list[int]] = {}
@@ -67,6 +64,23 @@ def accept(
             break
         here = below
     return {row: Acceptance(drafts[row].path_to(here[row][0]), tokens[row]) for row in rows}
+
+
+def _likeliest_at(
+    nodes: Mapping[int, int],
+    logits: Mapping[int, Tensor],
+    likeliest: Mapping[int, list[int]] | None,
+    emission: Emission,
+) -> list[int]:
+    """Return the likeliest token at one node of each row; its margin is taken account of."""
+    scores = _logits_at(nodes, logits)
+    left_out = [at for at, row in enumerate(nodes) if row in emission.padded_rows]
+    if likeliest is None and scores.device.type == "cpu":
+        return emission.margin.choose(scores, left_out)
+    emission.margin.see(scores, left_out)
+    if likeliest is None:
+        return [int(token) for token in scores.float().argmax(dim=-1).tolist()]
+    return [likeliest[row][node] for row, node in nodes.items()]
 
 
 def _logits_at(nodes: Mapping[int, int], logits: Mapping[int, Tensor]) -> Tensor:

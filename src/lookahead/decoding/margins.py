@@ -5,11 +5,10 @@ Rounding can only turn a choice where that is a few units of rounding: it tells 
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lookahead.decoding.recycling import pick_largest
+from lookahead.decoding.largest import largest_places
 
 
 class SmallestMargin:
@@ -23,34 +22,31 @@ class SmallestMargin:
 
         What is on a device stays there: nothing waits for it before `value` is asked for.
         """
-        if scores.shape[-1] < 2:
-            return
-        if scores.dtype == torch.float32 and scores.device.type == "cpu":
-            self._smallest = min(self._smallest, _on_the_cpu(scores, left_out))
-            return
-        largest = scores.topk(2).values.float()
-        margins = (largest[:, 0] - largest[:, 1]).nan_to_num(nan=torch.inf, posinf=torch.inf)
-        margins[list(left_out)] = torch.inf
-        seen = torch.as_tensor(self._smallest, device=margins.device)
-        self._smallest = torch.minimum(margins.amin(), seen)
+        if scores.device.type == "cpu":
+            self.choose(scores, left_out)
+        elif scores.shape[-1] > 1:
+            largest = scores.topk(2).values.float()
+            margins = (largest[:, 0] - largest[:, 1]).nan_to_num(nan=torch.inf, posinf=torch.inf)
+            margins[list(left_out)] = torch.inf
+            seen = torch.as_tensor(self._smallest, device=margins.device)
+            self._smallest = torch.minimum(margins.amin(), seen)
+
+    def choose(self, scores: Tensor, left_out: Sequence[int] = ()) -> list[int]:
+        """Return the likeliest token by each row of scores [B, V] on the CPU, and take account of them."""
+        places = largest_places(scores, min(2, scores.shape[-1]))
+        for row, of_row in enumerate(places):
+            if len(of_row) > 1 and row not in left_out:
+                margin = float(scores[row, of_row[0]]) - float(scores[row, of_row[1]])
+                if 0 <= margin < self._smallest:
+                    self._smallest = margin
+        chosen: list[int] = places[:, 0].tolist()
+        return chosen
 
     @property
     def value(self) -> float | None:
         """The smallest margin; None where no choice had a second token to choose."""
         smallest = float(self._smallest)
         return smallest if smallest < float("inf") else None
-
-
-def _on_the_cpu(scores: Tensor, left_out: Sequence[int]) -> float:
-    """Return the smallest margin of the rows of float32 [B, V]; infinity where it is no number."""
-    numbers = scores.detach().contiguous().numpy()
-    places = np.empty((len(numbers), 2), np.int32)
-    pick_largest(numbers.view(np.int32), places)
-    pairs = (
-        (float(row[first]), float(row[second])) for row, (first, second) in zip(numbers, places, strict=True)
-    )
-    margins = [first - second for place, (first, second) in enumerate(pairs) if place not in left_out]
-    return min((margin for margin in margins if margin >= 0), default=float("inf"))
 
 
 def smallest_of(values: Sequence[float | None]) -> float | None:
