@@ -187,12 +187,13 @@ def test_a_key_tells_apart_what_takes_different_time():
     assert key.threads == torch.get_num_threads()
     others = [
         StepTimesKey.of(model, 600),
+        StepTimesKey.of(model, 100, way="ordered 16"),
         StepTimesKey.of(tiny_model("qwen2"), 100),
         StepTimesKey.of(tiny_model("llama", torch.float64), 100),
     ]
     model.config.sliding_window = 9
     others.append(StepTimesKey.of(model, 100))
-    assert len({key, *others}) == 5
+    assert len({key, *others}) == 6
 
 
 def test_a_models_name_and_special_tokens_make_no_other_key():

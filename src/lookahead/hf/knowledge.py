@@ -7,6 +7,7 @@ from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -39,6 +40,7 @@ class ModelKnowledge:
         self._probes: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = WeakKeyDictionary()
         self._biases: WeakKeyDictionary[PreTrainedModel, PositionBias] = WeakKeyDictionary()
         self._locks: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
+        self._cuts: WeakKeyDictionary[PreTrainedModel, dict[object, str]] = WeakKeyDictionary()
         self._told: WeakKeyDictionary[PreTrainedModel, set[str]] = WeakKeyDictionary()
 
     def pace(self, model: PreTrainedModel, input_ids: Tensor, verification: Verification) -> Pace:
@@ -72,7 +74,7 @@ class ModelKnowledge:
         if self._config.reproducible and not _is_padded_left(handover):
             self._tell(model, "its prompts are padded elsewhere than on the left")
             return PLAIN, StepInputs()
-        cut = why_cut(model, found.shape, rows) if found.shape is not None else ""
+        cut = "" if found.shape is None else self._why_cut(model, found.shape, rows)
         if cut:
             self._tell(model, cut)
             return PLAIN, StepInputs()
@@ -111,6 +113,13 @@ class ModelKnowledge:
         found = results[setting].verification
         may_differ = found.rows_may_differ and not DraftLimits.of(model).counts_slots_somewhere
         return replace(found, rows_may_differ=may_differ)
+
+    def _why_cut(self, model: PreTrainedModel, shape: int, rows: int) -> str:
+        known = self._cuts.setdefault(model, {})
+        setting = (shape, rows, torch.get_num_threads())
+        if setting not in known:
+            known[setting] = why_cut(model, shape, rows)
+        return known[setting]
 
     def position_bias(self, model: PreTrainedModel) -> PositionBias:
         """Return what of a model reads positions off slots; its modules are looked through once."""
