@@ -1,11 +1,14 @@
 """`reproducible=True`: the text, and every bit of its logits, whatever was drafted or remembered."""
 
+import json
+
 import pytest
 import torch
 
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.hf import vector_cuts
 from lookahead.hf.fused_model import why_not_fused
+from lookahead.hf.step_times import StepTimesCache
 from parity.memories import prepared
 from tiny_models import prompt, tiny_model
 
@@ -214,3 +217,13 @@ def test_without_it_bits_depend_on_what_is_drafted():
         reproducible=False,
     )
     assert not all(torch.equal(*both) for both in zip(first.logits, second.logits, strict=True))
+
+
+def test_step_times_of_one_shape_are_kept_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(StepTimesCache, "of_user", classmethod(lambda cls: cls(tmp_path)))
+    model = tiny_model("qwen2", torch.bfloat16)
+    for reproducible in (True, False, 8):
+        settings = config("auto", reproducible=reproducible)
+        Lookahead(settings).generate(model, prompt(0), max_new_tokens=4, do_sample=False)
+    kept = [json.loads(file.read_text())["key"]["attention"] for file in tmp_path.iterdir()]
+    assert sorted(kept) == ["ordered 16", "ordered 8", "sdpa"]

@@ -136,6 +136,7 @@ def test_generate_tells_how_it_went_apart_from_the_text(folder):
     result = invoke(*arguments, "--stats")
     assert result.stdout == invoke(*arguments).stdout
     assert "mean acceptance length" in " ".join(result.stderr.split())
+    assert "smallest margin" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,7 @@ def test_a_key_tells_apart_what_takes_different_time():
     assert key.threads == torch.get_num_threads()
     others = [
         StepTimesKey.of(model, 600),
+        StepTimesKey.of(model, 100, way="ordered 16"),
         StepTimesKey.of(tiny_model("qwen2"), 100),
         StepTimesKey.of(tiny_model("llama", torch.float64), 100),
     ]

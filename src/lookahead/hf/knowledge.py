@@ -7,6 +7,7 @@ from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -40,6 +41,7 @@ class ModelKnowledge:
         self._biases: WeakKeyDictionary[PreTrainedModel, PositionBias] = WeakKeyDictionary()
         self._builds: WeakKeyDictionary[PreTrainedModel, tuple[object, bool]] = WeakKeyDictionary()
         self._locks: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
+        self._cuts: WeakKeyDictionary[PreTrainedModel, dict[object, str]] = WeakKeyDictionary()
         self._told: WeakKeyDictionary[PreTrainedModel, set[str]] = WeakKeyDictionary()
 
     def pace(self, model: PreTrainedModel, input_ids: Tensor, verification: Verification) -> Pace:
@@ -73,7 +75,7 @@ class ModelKnowledge:
         if self._config.reproducible and not _is_padded_left(handover):
             self._tell(model, "its prompts are padded elsewhere than on the left")
             return PLAIN, StepInputs()
-        cut = why_cut(model, found.shape, rows) if found.shape is not None else ""
+        cut = "" if found.shape is None else self._why_cut(model, found.shape, rows)
         if cut:
             self._tell(model, cut)
             return PLAIN, StepInputs()
@@ -120,6 +122,13 @@ class ModelKnowledge:
         if known is None or known[0] != build:
             known = self._builds[model] = (build, not why_not_fused(model))
         return known[1]
+
+    def _why_cut(self, model: PreTrainedModel, shape: int, rows: int) -> str:
+        known = self._cuts.setdefault(model, {})
+        setting = (shape, rows, torch.get_num_threads())
+        if setting not in known:
+            known[setting] = why_cut(model, shape, rows)
+        return known[setting]
 
     def position_bias(self, model: PreTrainedModel) -> PositionBias:
         """Return what of a model reads positions off slots; its modules are looked through once."""
