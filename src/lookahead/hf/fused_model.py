@@ -74,6 +74,7 @@ class FusedModel:
 def build_of(model: PreTrainedModel) -> tuple[object, ...]:
     """Return what `why_not_fused` depends on: the same as long as nothing of it changes, and quickly had."""
     found: list[object] = [torch.is_autocast_enabled("cpu"), "_compiled_call_impl" in vars(model)]
+    found += [bool(getattr(nn.modules.module, hooks, None)) for hooks in _HOOKS_OF_ALL]
     waiting: list[nn.Module] = [model]
     while waiting:
         module = waiting.pop()
