@@ -4,8 +4,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from llvmlite import ir
+from numba import types
 from torch import Tensor
 
+from lookahead.decoding.fused.vectors import compiled, intrinsic_call
 from lookahead.drafting.compilation import kernel, lean_kernel
 from lookahead.drafting.tree import Int32Array
 
@@ -15,9 +18,10 @@ _AS_INTEGERS = {
     torch.float16: (torch.int16, 0x7C00),
     torch.float32: (torch.int32, 0x7F800000),
 }
+_VECTOR_BITS = 512
 _MINUS_ZERO = -1
 """What its bits become in order; it is equal to zero."""
-_STRETCH = 256
+_STRETCH = 64
 """Numbers of which the largest is found first: hardly any stretch has one that counts."""
 
 
@@ -50,17 +54,44 @@ def _in_order(bits: int, infinity: int, shift: int) -> int:
     return mask if (bits & mask) > infinity else ordered
 
 
-@lean_kernel
-def _largest_of(bits: Any, infinity: int, shift: int) -> int:
-    """Return the largest of some numbers, as an integer in order; a minus zero may count for less here."""
-    mask = (1 << shift) - 1
-    largest, farthest = -(1 << shift), 0
-    for place in range(len(bits)):  # without a choice by case, which would be slower, as `max` is by far
-        number = bits[place] ^ ((bits[place] >> shift) & mask)
-        largest = number if number > largest else largest  # noqa: FURB136
-        magnitude = bits[place] & mask
-        farthest = magnitude if magnitude > farthest else farthest  # noqa: FURB136
-    return mask if farthest > infinity else largest
+@compiled
+def _largest_of_stretch(
+    _typing: Any, bits: types.Array, start: types.Integer, infinity: types.Integer
+) -> Any:
+    """Return the largest of a whole stretch of numbers as an integer in order, by vectors of them.
+
+    A minus zero may count for less here.
+    """
+
+    def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        width = signature.args[0].dtype.bitwidth
+        lanes = _VECTOR_BITS // width
+        kind = ir.VectorType(ir.IntType(width), lanes)
+
+        def constant(value: int) -> Any:
+            return ir.Constant(kind, [ir.Constant(ir.IntType(width), value)] * lanes)
+
+        def larger(first: Any, second: Any) -> Any:
+            return builder.select(builder.icmp_signed(">", first, second), first, second)
+
+        mask = constant((1 << (width - 1)) - 1)
+        largest, farthest = constant(-(1 << (width - 1))), constant(0)
+        for at in range(0, _STRETCH, lanes):
+            place = builder.gep(array.data, [builder.add(arguments[1], ir.Constant(ir.IntType(64), at))])
+            numbers = builder.load(builder.bitcast(place, kind.as_pointer()), align=2)
+            turned = builder.and_(builder.ashr(numbers, constant(width - 1)), mask)
+            largest = larger(builder.xor(numbers, turned), largest)
+            farthest = larger(builder.and_(numbers, mask), farthest)
+        reduce = f"llvm.vector.reduce.smax.v{lanes}i{width}"
+        results = [
+            builder.sext(intrinsic_call(builder, reduce, ir.IntType(width), [vector]), ir.IntType(64))
+            for vector in (largest, farthest)
+        ]
+        is_number = builder.icmp_signed("<=", results[1], arguments[2])
+        return builder.select(is_number, results[0], ir.Constant(ir.IntType(64), (1 << (width - 1)) - 1))
+
+    return types.int64(bits, types.int64, types.int64), generated
 
 
 @kernel
@@ -78,7 +109,11 @@ def pick_largest(bits: Any, infinity: int, out: Int32Array) -> None:
         line, places, held = bits[row], out[row], 0
         for start in range(0, len(line), _STRETCH):
             stretch = line[start : start + _STRETCH]
-            if held == count and _largest_of(stretch, infinity, shift) <= largest[count - 1]:
+            if (
+                held == count
+                and len(stretch) == _STRETCH
+                and _largest_of_stretch(line, start, infinity) <= largest[count - 1]
+            ):
                 continue
             for place in range(len(stretch)):
                 number = _in_order(stretch[place], infinity, shift)
