@@ -30,13 +30,13 @@ def test_the_picture_shows_the_record(tmp_path, monkeypatch):
     (tmp_path / "README.md").write_text("<!-- figures: plain --><!-- end of figures -->", encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["readme", str(tmp_path)])
     readme.main()
-    assert "-->1.00x<!--" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "-->4.03x<!--" in (tmp_path / "README.md").read_text(encoding="utf-8")
     drawn, kept = ((root / PICTURE).read_text(encoding="utf-8") for root in (tmp_path, ROOT))
     words = [line for line in drawn.splitlines() if line.strip().startswith("<!--")]
     assert [line for line in kept.splitlines() if line.strip().startswith("<!--")] == words, (
         "run: make readme"
     )
-    assert any("lookahead: 1." in line for line in words)
+    assert any("lookahead: 6." in line for line in words)
 
 
 def test_a_changed_record_changes_the_readme():
@@ -46,7 +46,7 @@ def test_a_changed_record_changes_the_readme():
         return report
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "| **all 60 prompts** | **1.01x** |" in written_readme(text, slower)
+    assert "| **all 72 prompts** | **1.01x** |" in written_readme(text, slower)
 
 
 def test_figures_that_nobody_makes_are_refused():
