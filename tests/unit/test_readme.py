@@ -36,7 +36,7 @@ def test_the_picture_shows_the_record(tmp_path, monkeypatch):
     assert [line for line in kept.splitlines() if line.strip().startswith("<!--")] == words, (
         "run: make readme"
     )
-    assert any("lookahead: 6." in line for line in words)
+    assert any("lookahead: 7." in line for line in words)
 
 
 def test_a_changed_record_changes_the_readme():
