@@ -224,6 +224,14 @@ def test_torch_without_openmp(monkeypatch, fused_steps):
     assert team.torch_team() is not None
 
 
+def test_a_processor_without_fused_multiply_add(monkeypatch, fused_steps):
+    monkeypatch.setattr(fused_model, "multiplies_and_adds", lambda: False)
+    model = tiny_model("fused-llama")
+    assert "no fused multiply-add" in why_not_fused(model)
+    assert_same_text(model)
+    assert fused_steps.taken() == 0
+
+
 def test_dropout_is_left_to_the_models_own_code(fused_steps):
     model = tiny_model("fused-llama").train()
     lookahead = Lookahead(LookaheadConfig(decoding_length=8))

@@ -15,6 +15,7 @@ from transformers.activations import SiLUActivation
 from lookahead.decoding.arena import KVArena
 from lookahead.decoding.fused.decoder import DecoderWeights, FusedDecoder, LayerWeights
 from lookahead.decoding.fused.team import torch_team
+from lookahead.decoding.fused.vectors import multiplies_and_adds
 from lookahead.decoding.tree_attention import RowOfTrees
 from lookahead.hf.compat import AttentionLayout, text_config
 
@@ -118,6 +119,8 @@ def _misfit(model: PreTrainedModel) -> str:
         return f"its gated units use {config.hidden_act}"
     if torch_team() is None:
         return "torch computes without OpenMP here"
+    if not multiplies_and_adds():
+        return "this processor has no fused multiply-add"
     return _weights_of(model, None).misfit()
 
 

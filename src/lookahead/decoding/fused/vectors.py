@@ -4,6 +4,7 @@ What is built here treats every row alike, whatever else is computed beside it: 
 so that the same numbers give the same bits in a forward of one token and of sixty-four.
 """
 
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -49,10 +50,20 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 def multiplies_pairs() -> bool:
     """Return whether the processor that numba compiles for multiplies bfloat16 itself (AVX512-BF16)."""
+    return _has("avx512bf16")
+
+
+def multiplies_and_adds() -> bool:
+    """Return whether the processor multiplies and adds at once; without, a fused step would be slower."""
+    return platform.machine().lower() not in {"x86_64", "amd64", "i386", "i686"} or _has("fma")
+
+
+def _has(feature: str) -> bool:
+    """Return whether the processor that numba compiles for has a feature."""
     settings: Any = config  # which numba fills when it is loaded
     if settings.CPU_NAME or settings.CPU_FEATURES:
-        return "+avx512bf16" in (settings.CPU_FEATURES or "")
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
+        return f"+{feature}" in (settings.CPU_FEATURES or "")
+    return bool(llvmlite.binding.get_host_cpu_features().get(feature))
 
 
 def is_bfloat16(pointer: types.CPointer) -> bool:
