@@ -29,13 +29,6 @@ def folder(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture(autouse=True)
-def _same_threads_afterwards():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def data(tmp_path):
     path = tmp_path / "rows.jsonl"

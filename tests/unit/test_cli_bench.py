@@ -4,28 +4,11 @@ import json
 import sys
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
-import tiny_models
 from lookahead.bench import runner
 from lookahead.bench.journal import journal_beside
 from lookahead.cli import app, main
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model")
-    tiny_models.tiny_model("llama").save_pretrained(path)
-    tiny_models.tiny_tokenizer().save_pretrained(path)
-    return str(path)
-
-
-@pytest.fixture(autouse=True)
-def _same_threads_afterwards():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 import tiny_models
@@ -27,13 +26,6 @@ def model_folder(tmp_path_factory):
     tiny_models.tiny_model("llama").save_pretrained(path)
     tiny_models.tiny_tokenizer().save_pretrained(path)
     return path
-
-
-@pytest.fixture(autouse=True)
-def _same_threads_afterwards():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

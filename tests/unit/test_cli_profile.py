@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 import tiny_models
@@ -11,21 +10,6 @@ from lookahead.bench import bandwidth
 from lookahead.cli import app, main
 
 QUICK = ("--dtype", "float32", "--device", "cpu", "--threads", "1", "--repeats", "2", "--sizes", "4,8")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model")
-    tiny_models.tiny_model("llama").save_pretrained(path)
-    tiny_models.tiny_tokenizer().save_pretrained(path)
-    return str(path)
-
-
-@pytest.fixture(autouse=True)
-def _same_threads_afterwards():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -50,7 +50,8 @@ class OrderedPlaces:
         """Return the places of draft trees behind a cache; see `tree_mask` for what is given."""
         first, last = _seen_by(rows, size, window, chunk)
         ends = np.maximum(last - size + 1, 0) // BLOCK * BLOCK  # no draft of this size begins before there
-        near, begins = _near_slots(rows, start, size, ends.min(axis=1))
+        begins = ends.min(axis=1)
+        near = _near_slots(rows, start, size, begins)
         far = min(int(first.min()) // BLOCK * BLOCK, int(ends.max())), int(ends.max())
         far_places = np.arange(*far)[None, None, :]
         near_places = (begins[:, None] + np.arange(near.shape[2])[None, :])[:, None, :]
@@ -83,10 +84,8 @@ def _seen_by(
     return first, last
 
 
-def _near_slots(
-    rows: Sequence[RowOfTrees], start: int, size: int, begins: Int64Array
-) -> tuple[Int64Array, Int64Array]:
-    """Return the slots of the places from `begins` [B] on, int64 [B, size, places], and `begins`."""
+def _near_slots(rows: Sequence[RowOfTrees], start: int, size: int, begins: Int64Array) -> Int64Array:
+    """Return the slots of the places from `begins` [B] on, int64 [B, size, places]."""
     tails = slot_table([row.tree for row in rows], [row.length for row in rows], start, size, BLOCK)
     held = [row.length // BLOCK * BLOCK - begin for row, begin in zip(rows, begins.tolist(), strict=True)]
     slots = np.empty((len(rows), size, max(held) + tails.shape[2]), np.int64)
@@ -95,7 +94,7 @@ def _near_slots(
         slots[index, :, :before] = begins[index] + np.arange(before)
         slots[index, :, before:end] = tails[index]
         slots[index, :, end:] = tails[index, :, -1:]
-    return slots, begins
+    return slots
 
 
 def ordered_attention(

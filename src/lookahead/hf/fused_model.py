@@ -42,8 +42,6 @@ class FusedModel:
         self._embed = untyped.get_input_embeddings()
         self._rotary = untyped.model.rotary_emb
         weights = _weights_of(model, layout)
-        self._width = weights.width
-        self.addresses = tuple(tensor.data_ptr() for tensor in weights.tensors())
         self._decoder = FusedDecoder(weights, team)
 
     def forward(

@@ -283,7 +283,7 @@ def _step(address: int, like: Any) -> None:
 def step_address(*, halves: bool) -> int:
     """Return the address of the function that does a member's share of the step whose table it is given.
 
-    It is compiled when it is first asked for, which takes about half a minute, once per installation.
+    It is compiled when it is first asked for, which takes about ten seconds, once per installation.
 
     Args:
         halves: for bfloat16, else for float32.
