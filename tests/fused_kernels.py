@@ -59,13 +59,20 @@ def _dots_at(halves, weights, outputs, width, splits, inputs, rows, scratch, out
         _dots(floats, outputs, width, splits, read, rows, float_pointer(scratch), float_pointer(out))
 
 
+def with_room(inputs: torch.Tensor) -> torch.Tensor:
+    """Return the same rows, as far apart, before one that is no number: it is read and must not matter."""
+    (rows, width), apart = inputs.shape, inputs.stride(0)
+    room = torch.full(((rows + 1) * max(apart, width),), torch.nan, dtype=inputs.dtype)
+    return room.as_strided((rows, width), (apart, 1)).copy_(inputs)
+
+
 def dots(weights: torch.Tensor, inputs: torch.Tensor, splits: list[int] | None = None) -> torch.Tensor:
     """Return float32 [rows, outputs], computed in parts that begin at these units."""
     outputs, width = weights.shape
-    rows = len(inputs)
+    rows, inputs = len(inputs), with_room(inputs)
     units = -(-outputs // products.UNIT)
     bounds = np.array(sorted({0, *(splits or []), units}), np.int64)
-    scratch, out = torch.empty(rows, products.CHUNK), torch.full((rows, outputs), torch.nan)
+    scratch, out = torch.empty(rows + 1, products.CHUNK), torch.full((rows, outputs), torch.nan)
     _dots_at(
         is_halves(weights), weights.data_ptr(), outputs, width, bounds, inputs.data_ptr(), rows,
         scratch.data_ptr(), out.data_ptr(),
@@ -87,11 +94,12 @@ def _unit_at(halves, weights, width, inputs, apart, rows, out):
 
 def dots_of_unit(weights: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     """Return float32 [rows, 16] of weights [16, width] and inputs whose rows need not follow each other."""
-    out = torch.full((len(inputs), 16), torch.nan)
+    out = torch.full((len(inputs) + 1, 16), torch.nan)
+    inputs = with_room(inputs)
     width, apart = weights.shape[1], inputs.stride(0)
     places = weights.data_ptr(), inputs.data_ptr()
     _unit_at(is_halves(weights), places[0], width, places[1], apart, len(inputs), out.data_ptr())
-    return out
+    return out[:-1]
 
 
 @wrapper

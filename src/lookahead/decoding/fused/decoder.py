@@ -241,8 +241,8 @@ class FusedDecoder:
         threads, scratch = torch.get_num_threads(), scratch_size(tokens, weights.width)
         integers = attention_integers(weights.heads, weights.key_heads)
         wanted = {
-            Field.INPUTS_AT: (tokens * max(weights.last_norm.numel(), own), self._dtype),
-            Field.GATED_AT: (tokens * inner, self._dtype),
+            Field.INPUTS_AT: ((tokens + 1) * max(weights.last_norm.numel(), own), self._dtype),
+            Field.GATED_AT: ((tokens + 1) * inner, self._dtype),
             Field.QUERIES_AT: (tokens * own, self._dtype),
             Field.NEW_KEYS_AT: (tokens * shared, self._dtype),
             Field.NEW_VALUES_AT: (tokens * shared, self._dtype),

@@ -114,7 +114,7 @@ def _open_gates(member: Member, gates: Any, ups: Any, out: Any) -> None:
     table, tokens = member.table, _tokens(member)
     hidden, inner = integer_at(table, Field.HIDDEN), integer_at(table, Field.INNER)
     inputs = pointer_like(integer_at(table, Field.INPUTS_AT), gates)
-    second = moved(member.scratch, tokens * CHUNK)
+    second = moved(member.scratch, (tokens + 1) * CHUNK)
     unit, last = share_of(units_of(inner), member.number, member.members)
     while unit < last:
         end = min(unit + _UNITS_OF_CHUNK, last)
@@ -310,4 +310,4 @@ def _in_float32() -> Any:
 
 def scratch_size(tokens: int, width: int) -> int:
     """Return how many float32 numbers each thread needs for itself."""
-    return max(2 * tokens * CHUNK, attention_scratch(width))
+    return max(2 * (tokens + 1) * CHUNK, attention_scratch(width))
