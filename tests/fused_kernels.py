@@ -19,9 +19,9 @@ from lookahead.decoding.fused.attention import (
     gather,
     sums_of_thread,
 )
-from lookahead.decoding.fused.blocks import BLOCK
+from lookahead.decoding.fused.layer_attention import attend_in_layer, team_for
 from lookahead.decoding.fused.pointers import float_pointer, half_pointer, int_pointer
-from lookahead.decoding.slots import slot_table
+from lookahead.decoding.fused.tables import TreeTables
 from lookahead.drafting.compilation import _kernels_digest
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -377,25 +377,28 @@ class Attention(NamedTuple):
     def attended(self, members: int = 1, spare_spans: int = 0) -> torch.Tensor:
         """Return [B, n, heads, width], as so many members of a team compute it one after the other."""
         batch, size, heads, width = self.queries.shape
-        trees = [row.tree for row in self.rows]
-        depths = np.zeros((batch, size), np.int64)
-        for of_row, tree in zip(depths, trees, strict=True):
-            of_row[: len(tree)] = tree.depths
-        lengths = np.array([row.length for row in self.rows], np.int64)
-        paddings = np.array([row.left_padding for row in self.rows], np.int64)
-        table = slot_table(trees, lengths.tolist(), self.start, size, BLOCK)
-        spans = int((lengths + depths.max(axis=1)).max()) // 512 + 1 + spare_spans
+        trees = TreeTables.of(self.rows, start=self.start, size=size)
+        spans = trees.spans + spare_spans
         totals = torch.full((batch * size * heads * spans * width,), torch.nan)
         states = torch.full((batch * size * heads * spans * 2,), torch.nan)
         scratch = torch.full((attention_scratch(width),), torch.nan)
         integers = torch.zeros(attention_integers(heads, self.keys.shape[1]), dtype=torch.int64)
         out = torch.full_like(self.queries, torch.nan)
         tensors = (totals, states, scratch, self.queries, self.keys, self.values, integers)
-        tables = (lengths, paddings, depths, table)
+        tables = (trees.lengths, trees.paddings, trees.depths, trees.slots)
         at = (*(array.ctypes.data for array in tables), *(tensor.data_ptr() for tensor in tensors))
         key_heads, apart = self.keys.shape[1], self.keys.stride()
         sizes = (apart[0], apart[1], heads, key_heads, width, self.window or 0)
         scale = np.float32(width**-0.5)
-        of_trees = (batch, size, table.shape[2], spans)
+        of_trees = (batch, size, trees.slots.shape[2], spans)
         _attention_at(is_halves(out), of_trees, at, sizes, scale, members, out.data_ptr())
         return out
+
+    def in_a_layer(self) -> torch.Tensor:
+        """Return the same, as it is computed for a model whose other code is its own."""
+        tensors = (self.queries.transpose(1, 2), self.keys, self.values)
+        team = team_for(*tensors)
+        assert team is not None
+        trees = TreeTables.of(self.rows, start=self.start, size=self.queries.shape[1])
+        scaling = self.queries.shape[3] ** -0.5
+        return attend_in_layer(*tensors, trees, scaling=scaling, window=self.window, team=team)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.hf import vector_cuts
+from lookahead.decoding.fused.layer_attention import attend_in_layer
+from lookahead.hf import ordered_attention, vector_cuts
 from lookahead.hf.fused_model import why_not_fused
 from lookahead.hf.step_times import StepTimesCache
 from parity.memories import prepared
@@ -59,6 +60,53 @@ def test_greedy(family, dtype):
     text = assert_same_bits(model, prompt(0))
     if dtype is torch.float32:
         assert torch.equal(text, model.generate(prompt(0), max_new_tokens=20, do_sample=False))
+
+
+WIDE: dict[str, dict[str, int]] = {
+    "fused-llama": {},
+    "fused-mistral": {},
+    "fused-qwen2": {},
+    "gemma3": {"head_dim": 32},
+    "gpt2": {"n_embd": 64, "n_head": 2},
+}
+"""Heads as wide as the fused step's attention takes them, and the settings that make them so."""
+
+
+@pytest.fixture
+def attended_layers(monkeypatch):
+    """The dtypes of the layers that the fused step's attention has done."""
+    dtypes = []
+
+    def counted(query, *others, **settings):
+        dtypes.append(query.dtype)
+        return attend_in_layer(query, *others, **settings)
+
+    monkeypatch.setattr(ordered_attention, "attend_in_layer", counted)
+    return dtypes
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("family", WIDE)
+def test_with_the_attention_of_fused_steps(family, dtype, attended_layers):
+    model = tiny_model(family, dtype, **WIDE[family])
+    text = assert_same_bits(model, prompt(0, 60))
+    assert set(attended_layers) == {dtype}
+    if dtype is torch.float32:
+        assert torch.equal(text, model.generate(prompt(0, 60), max_new_tokens=20, do_sample=False))
+
+
+def test_batches_with_the_attention_of_fused_steps(attended_layers):
+    token_ids, masked = left_padded()
+    model = tiny_model("fused-mistral", torch.bfloat16)
+    assert_same_bits(model, token_ids, drafted=BATCHED, **masked, **SAMPLING)
+    assert attended_layers
+
+
+def test_soft_caps_and_float16_are_left_to_products_of_one_shape(attended_layers):
+    for family, dtype in (("gemma2", torch.bfloat16), ("fused-llama", torch.float16)):
+        wide = {"head_dim": 32} if family == "gemma2" else {}
+        assert_same_bits(tiny_model(family, dtype, **wide), prompt(0))
+    assert not attended_layers
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])

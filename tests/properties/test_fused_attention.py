@@ -55,6 +55,13 @@ def test_attention_against_the_mask_in_double_precision(attention):
         torch.testing.assert_close(of_row[:nodes], right[:nodes], rtol=allowed, atol=allowed)
 
 
+@settings(max_examples=60)
+@given(attentions())
+def test_a_layer_by_itself_has_the_same_bits(attention):
+    expected = attention.attended()
+    assert torch.equal(attention.in_a_layer(), expected)
+
+
 @settings(max_examples=100)
 @given(attentions(), st.integers(2, 5), st.integers(0, 2))
 def test_neither_the_team_nor_spare_spans_change_a_bit(attention, members, spare_spans):

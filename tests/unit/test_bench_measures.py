@@ -127,9 +127,9 @@ def test_a_clear_lead_is_an_error_and_a_small_one_a_near_tie(model):
 
 def test_a_lead_that_the_dtype_cannot_hold_is_a_near_tie():
     class Close:
-        def __init__(self, dtype, margin):
+        def __init__(self, dtype, margin, largest=20.0, others=-20.0):
             self.dtype = dtype
-            self.logits = (torch.tensor([[20.0, 20.0 - margin]]),)
+            self.logits = (torch.tensor([[largest, largest - margin, others, others, others]]),)
 
         def generate(self, **_inputs):
             return self
@@ -140,6 +140,10 @@ def test_a_lead_that_the_dtype_cannot_hold_is_a_near_tie():
     cases = ((torch.bfloat16, 0.5), (torch.bfloat16, 0.625), (torch.float32, 1e-4), (torch.float32, 2e-4))
     verdicts = [judge_difference(Close(*case), prompt, [0], [1]).verdict for case in cases]
     assert verdicts == [Verdict.NEAR_TIE, Verdict.ERROR] * 2
+    near_zero = Close(torch.bfloat16, 0.25, largest=0.01)
+    assert judge_difference(near_zero, prompt, [0], [1]).verdict is Verdict.NEAR_TIE, "the others are large"
+    small = Close(torch.bfloat16, 0.25, largest=0.01, others=-0.5)
+    assert judge_difference(small, prompt, [0], [1]).verdict is Verdict.ERROR
 
 
 def amounts(*tokens_and_seconds):

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 _BYTES_OF_16_BITS = 2
 _FEW_STEPS = 4
 _FEW_STEPS_OF_FLOAT32 = 64
-"""A lead of more than so many rounding steps of the largest logit is no near tie.
+"""A lead of more than so many rounding steps of the logits is no near tie.
 
 In 16 bits the last rounding outweighs all before it; in float32 and float64 what a model's many sums add up
 to is more than the last one.
@@ -44,7 +44,7 @@ class Difference:
         verdict: what it is.
         margin_at_difference: the largest logit less the logit of the token taken instead; None where that was
             not asked.
-        rounding_step: how far apart numbers of that size are in the model's dtype.
+        rounding_step: how far apart numbers of the logits' size are in the model's dtype.
     """
 
     position: int
@@ -83,7 +83,8 @@ def judge_difference(
     logits = _next_logits(model, together)
     largest = float(logits.max())
     margin = largest - float(logits[answer[position]])
-    step = rounding_step(largest, model.dtype)
+    # The largest may lie near zero by chance, but it was summed of numbers as large as the others were.
+    step = rounding_step(max(abs(largest), float(logits.abs().median())), model.dtype)
     few = _FEW_STEPS if model.dtype.itemsize == _BYTES_OF_16_BITS else _FEW_STEPS_OF_FLOAT32
     verdict = Verdict.NEAR_TIE if margin <= few * step else Verdict.ERROR
     return Difference(position=position, verdict=verdict, margin_at_difference=margin, rounding_step=step)

@@ -6,6 +6,7 @@ from lookahead.bench.methods import (
     LOOKAHEAD,
     LOOKAHEAD_FRESH,
     LOOKAHEAD_PLAIN,
+    LOOKAHEAD_REPRODUCIBLE,
     PROMPT_LOOKUP,
     USUAL,
 )
@@ -93,6 +94,11 @@ EXPERIMENTS = {
             question="How much memory does it take?",
             methods=(PROMPT_LOOKUP, LOOKAHEAD, LOOKAHEAD_PLAIN),
             measures_memory=True,
+        ),
+        Experiment(
+            name="reproducible",
+            question="What does text that depends on no draft cost?",
+            methods=(LOOKAHEAD, LOOKAHEAD_REPRODUCIBLE, LOOKAHEAD_PLAIN),
         ),
         Experiment(
             name="warm-up",

@@ -30,6 +30,7 @@ ASSISTED = "assisted"
 LOOKAHEAD = "lookahead"
 LOOKAHEAD_PLAIN = "lookahead-plain"
 LOOKAHEAD_FRESH = "lookahead-fresh"
+LOOKAHEAD_REPRODUCIBLE = "lookahead-reproducible"
 LOOKAHEAD_VOCABULARY = "lookahead-vocabulary"
 
 PROMPT_LOOKUP_SIZES = (5, 10, 20)
@@ -129,6 +130,9 @@ METHODS: dict[str, Callable[[Ingredients], Method]] = {
     LOOKAHEAD: lambda given: LookaheadMethod(LOOKAHEAD, given.config),
     LOOKAHEAD_PLAIN: lambda given: LookaheadMethod(LOOKAHEAD_PLAIN, replace(given.config, decoding_length=1)),
     LOOKAHEAD_FRESH: _fresh,
+    LOOKAHEAD_REPRODUCIBLE: lambda given: LookaheadMethod(
+        LOOKAHEAD_REPRODUCIBLE, replace(given.config, reproducible=True)
+    ),
     LOOKAHEAD_VOCABULARY: lambda given: LookaheadMethod(
         LOOKAHEAD_VOCABULARY, given.config, knows_vocabulary=True
     ),

@@ -43,7 +43,7 @@ Experiments = Annotated[
     str,
     typer.Option(
         help="main, methods (the paper's variants), grid (decoding by branch length), capacity, ablation, "
-        "batch, peak-memory or warm-up: which methods are measured, and how."
+        "batch, peak-memory, reproducible or warm-up: which methods are measured, and how."
     ),
 ]
 Methods = Annotated[
@@ -53,10 +53,10 @@ Methods = Annotated[
         "prompt-lookup (at its best of three settings), prompt-lookup-10 (this one), static-compile, "
         "assisted (see --assistant), llma, lookahead-parallel, lookahead-trie, lookahead-log (of a fixed "
         "size), lookahead, lookahead-plain (its step without drafts), lookahead-fresh (its memory emptied "
-        "before each prompt), lookahead-16 (any fixed size), lookahead-16x8 (8 deep), lookahead-256KiB (its "
-        "memory) or lookahead-vocabulary (it has learned the model's vocabulary before); lookahead-trie and "
-        "lookahead-log also with -without-prompts, -without-earlier-answers, -without-answers or "
-        "-without-elimination; repeatable.",
+        "before each prompt), lookahead-reproducible (its text depends on no draft), lookahead-16 (any "
+        "fixed size), lookahead-16x8 (8 deep), lookahead-256KiB (its memory) or lookahead-vocabulary (it has "
+        "learned the model's vocabulary before); lookahead-trie and lookahead-log also with "
+        "-without-prompts, -without-earlier-answers, -without-answers or -without-elimination; repeatable.",
         show_default="the experiment's",
     ),
 ]

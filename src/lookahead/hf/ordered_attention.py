@@ -1,7 +1,13 @@
-"""The attention of reproducible text: registered with the library, in use during a step's forward."""
+"""The attention of reproducible text: registered with the library, in use during a step's forward.
 
-from collections.abc import Iterator
+Where the fused step's attention can serve (`decoding/fused/layer_attention.py`) it does, else products of one
+shape (`decoding/ordered_attention.py`). Which of them is a matter of the model, never of a draft.
+"""
+
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,7 +16,10 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from lookahead.decoding.fused.layer_attention import attend_in_layer, team_for
+from lookahead.decoding.fused.tables import TreeTables
 from lookahead.decoding.ordered_attention import OrderedPlaces, ordered_attention
+from lookahead.decoding.tree_attention import RowOfTrees
 from lookahead.hf.compat import text_config
 from lookahead.hf.position_bias import PositionBias
 
@@ -39,7 +48,39 @@ def attending_in_order(model: PreTrainedModel) -> Iterator[None]:
         config._attn_implementation = own  # noqa: SLF001
 
 
-def with_places(mask: Tensor, places: OrderedPlaces) -> Tensor:
+@dataclass(frozen=True)
+class BranchPlaces:
+    """Where the text of draft trees lies, in the form that either attention asks for.
+
+    Attributes:
+        rows: the trees, padded on the left.
+        start: the slot of node 0 in all rows.
+        size: nodes of a row in the forward.
+        window: places that a token sees, itself included, or None for all.
+        chunk: places that see one another and nothing else, or None for all.
+        device: where the model computes.
+    """
+
+    rows: Sequence[RowOfTrees]
+    start: int
+    size: int
+    device: torch.device
+    window: int | None = None
+    chunk: int | None = None
+
+    @cached_property
+    def tables(self) -> TreeTables:
+        """For the fused step's attention, which knows no chunks."""
+        return TreeTables.of(self.rows, start=self.start, size=self.size)
+
+    @cached_property
+    def ordered(self) -> OrderedPlaces:
+        """For products of one shape."""
+        past = {"window": self.window, "chunk": self.chunk}
+        return OrderedPlaces.of(self.rows, start=self.start, size=self.size, **past).to(self.device)
+
+
+def with_places(mask: Tensor, places: BranchPlaces) -> Tensor:
     """Return a mask that carries places as an attribute, where the attention function looks for them."""
     mask.places = places  # type: ignore[attr-defined]
     return mask
@@ -56,7 +97,7 @@ def _ordered_attention_forward(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    places: OrderedPlaces | None = getattr(attention_mask, "places", None)
+    places: BranchPlaces | None = getattr(attention_mask, "places", None)
     if places is None:  # a forward of somebody else's in another thread
         attended, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -67,5 +108,11 @@ def _ordered_attention_forward(
         message = f"nobody here knows what {', '.join(strange) or 'dropout'} does to attention in order"
         raise NotImplementedError(message)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attended = ordered_attention(query, key, value, places, scaling=scale, softcap=softcap)
+    team = None if softcap is not None or places.chunk is not None else team_for(query, key, value)
+    if team is not None:
+        attended = attend_in_layer(
+            query, key, value, places.tables, scaling=scale, window=places.window, team=team
+        )
+        return attended, None
+    attended = ordered_attention(query, key, value, places.ordered, scaling=scale, softcap=softcap)
     return attended.transpose(1, 2).contiguous(), None

@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from lookahead.decoding.ordered_attention import OrderedPlaces
 from lookahead.decoding.split_attention import SeenByAll, splits_on
 from lookahead.decoding.tree_attention import RowOfTrees, tree_mask, tree_positions
 from lookahead.decoding.verified import VerifiedLogits
@@ -30,7 +29,7 @@ from lookahead.hf.folded_attention import (
 )
 from lookahead.hf.fused_model import FusedModel
 from lookahead.hf.limits import DraftLimits
-from lookahead.hf.ordered_attention import attending_in_order, with_places
+from lookahead.hf.ordered_attention import BranchPlaces, attending_in_order, with_places
 from lookahead.hf.position_bias import PositionBias
 from lookahead.hf.step_inputs import StepInputs, first_positions
 from lookahead.hf.verification import TREE, ModelMode, Verification
@@ -293,7 +292,7 @@ class TransformersStepModel:
             slots = {"start": self._start, "size": size}
             mask = tree_mask(rows, self._model.dtype, **past, **slots).to(device)
             if shape is not None:
-                masks[name] = with_places(mask, OrderedPlaces.of(rows, **past, **slots).to(device))
+                masks[name] = with_places(mask, BranchPlaces(rows, **past, **slots, device=device))
                 continue
             if splits_on(device):
                 mask = with_seen_by_all(mask, SeenByAll.of(rows, **past))

@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookahead.decoding.fused.attention import SPAN, attention_integers
-from lookahead.decoding.fused.blocks import BLOCK
+from lookahead.decoding.fused.attention import attention_integers
 from lookahead.decoding.fused.plan import FIELDS, LAYER_FIELDS, Field, LayerField
 from lookahead.decoding.fused.products import UNIT
 from lookahead.decoding.fused.step import scratch_size, step_address
+from lookahead.decoding.fused.tables import TreeTables
 from lookahead.decoding.fused.team import Team
-from lookahead.decoding.slots import slot_table
 from lookahead.decoding.tree_attention import RowOfTrees
 
 _MULTIPLE = 32
@@ -169,23 +168,12 @@ class FusedDecoder:
         stream = embedded.to(torch.float32, copy=True)
         cosines, sines = (part.to(self._dtype).contiguous() for part in turning)
         logits = torch.empty((batch, size, self._weights.output.shape[0]), dtype=self._dtype)
-        table, depths = self._places(rows, start, size)
-        lengths = np.array([row.length for row in rows], np.int64)
-        paddings = np.array([row.left_padding for row in rows], np.int64)
-        spans = int(((lengths + depths.max(axis=1)) // SPAN).max()) + 1
-        self._make_room(tokens, spans)
+        trees = TreeTables.of(rows, start=start, size=size)
+        self._make_room(tokens, trees.spans)
         keys, values = cache
         self._set(
             {
-                Field.ROWS: batch,
-                Field.NODES: size,
-                Field.START: start,
-                Field.LENGTHS_AT: lengths.ctypes.data,
-                Field.PADDINGS_AT: paddings.ctypes.data,
-                Field.DEPTHS_AT: depths.ctypes.data,
-                Field.SLOTS_AT: table.ctypes.data,
-                Field.TAIL: table.shape[2],
-                Field.SPANS: spans,
+                **trees.fields,
                 Field.KEYS_AT: keys.data_ptr(),
                 Field.VALUES_AT: values.data_ptr(),
                 Field.LAYER_APART: keys.stride(0),
@@ -199,14 +187,6 @@ class FusedDecoder:
         )
         self._team.work(self._step, self._table.ctypes.data)
         return logits
-
-    @staticmethod
-    def _places(rows: Sequence[RowOfTrees], start: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        trees = [row.tree for row in rows]
-        depths = np.zeros((len(rows), size), np.int64)
-        for of_row, tree in zip(depths, trees, strict=True):
-            of_row[: len(tree)] = tree.depths
-        return slot_table(trees, [row.length for row in rows], start, size, BLOCK), depths
 
     def _set(self, fields: dict[Field, int]) -> None:
         for field, value in fields.items():

@@ -279,6 +279,20 @@ def _step(address: int, like: Any) -> None:
     _project(member, weights, weights, False, vocabulary, hidden, logits)
 
 
+@pointer_kernel
+def _attention(address: int, like: Any) -> None:
+    """Do a member's share of one layer's attention, whose queries are turned and whose cache is complete."""
+    table = int_pointer(address)
+    number, members = call(integer_at(table, Field.MEMBER_AT)), call(integer_at(table, Field.MEMBERS_AT))
+    scratch = float_pointer(integer_at(table, Field.SCRATCH_AT))
+    own = moved(scratch, number * integer_at(table, Field.SCRATCH_APART))
+    integers = integer_at(table, Field.INTEGERS_AT) + 8 * number * integer_at(table, Field.INTEGERS_APART)
+    layer = int_pointer(integer_at(table, Field.LAYERS_AT))
+    keys = pointer_like(integer_at(table, Field.KEYS_AT), like)
+    values = pointer_like(integer_at(table, Field.VALUES_AT), like)
+    _attend(Member(table, layer, number, members, own, integers), keys, values)
+
+
 @cache
 def step_address(*, halves: bool) -> int:
     """Return the address of the function that does a member's share of the step whose table it is given.
@@ -290,6 +304,19 @@ def step_address(*, halves: bool) -> int:
     """
     with telling_the_user():
         return int(_in_bfloat16().address if halves else _in_float32().address)
+
+
+@cache
+def attention_address(*, halves: bool) -> int:
+    """Return the address of the function that does a member's share of one layer's attention.
+
+    It is compiled when it is first asked for, which takes seconds, once per installation.
+
+    Args:
+        halves: for bfloat16, else for float32.
+    """
+    with telling_the_user():
+        return int(_attention_in_bfloat16().address if halves else _attention_in_float32().address)
 
 
 def _in_bfloat16() -> Any:
@@ -306,6 +333,22 @@ def _in_float32() -> Any:
         _step(address_of(address), float_pointer(0))
 
     return step_in_float32
+
+
+def _attention_in_bfloat16() -> Any:
+    @shared_kernel
+    def attention_in_bfloat16(address: Any) -> None:
+        _attention(address_of(address), half_pointer(0))
+
+    return attention_in_bfloat16
+
+
+def _attention_in_float32() -> Any:
+    @shared_kernel
+    def attention_in_float32(address: Any) -> None:
+        _attention(address_of(address), float_pointer(0))
+
+    return attention_in_float32
 
 
 def scratch_size(tokens: int, width: int) -> int:

@@ -6,6 +6,7 @@ so that the same numbers give the same bits in a forward of one token and of six
 
 import platform
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import llvmlite.binding
@@ -63,7 +64,12 @@ def _has(feature: str) -> bool:
     settings: Any = config  # which numba fills when it is loaded
     if settings.CPU_NAME or settings.CPU_FEATURES:
         return f"+{feature}" in (settings.CPU_FEATURES or "")
-    return bool(llvmlite.binding.get_host_cpu_features().get(feature))
+    return bool(_host_features().get(feature))
+
+
+@cache
+def _host_features() -> Any:
+    return llvmlite.binding.get_host_cpu_features()
 
 
 def is_bfloat16(pointer: types.CPointer) -> bool:
