@@ -8,7 +8,7 @@ FUZZ_CASES ?= 1000
 ROWS ?= ../shared/data/spec_bench_dev.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test tests test-quick test-oldest fuzz lint format bench readme clean
+.PHONY: help setup demo test tests test-quick test-oldest fuzz lint format bench figures clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -54,8 +54,8 @@ format: $(INSTALLED)  ## let ruff put the code in shape
 bench: $(INSTALLED)  ## measure against transformers and prompt lookup (ROWS=your.jsonl)
 	$(BIN)/lookahead bench $(ROWS) --dtype bfloat16 --limit 60
 
-readme: $(INSTALLED)  ## write the README's figures and picture from benchmarks/
-	$(BIN)/python -m lookahead.bench.readme .
+figures: $(INSTALLED)  ## write the figures and pictures of README and docs from benchmarks/
+	$(BIN)/python -m lookahead.bench.documents .
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .venv-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis

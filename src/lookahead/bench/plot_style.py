@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from lookahead.errors import ConfigError, MissingDependencyError
@@ -15,6 +16,8 @@ FAINT = "#8c959f"
 _GROUND = "#ffffff"  # not transparent: dark words on a page's dark theme would be lost
 SHADES = ("#a9c5f5", "#6f9fee", "#2f6fdd", "#17428f")
 """Of one colour, for sizes of one thing."""
+_LETTERS_AN_INCH = 15
+"""Of what is written small below a headline."""
 ENDINGS = (".svg", ".png", ".pdf")
 
 # Okabe and Ito's palette, without its yellow, which is lost on white.
@@ -74,7 +77,8 @@ def tidy(axes: "Axes") -> None:
 def headline(figure: "Figure", says: str, about: str) -> None:
     """Write what the picture says, and small below it what it is of."""
     figure.suptitle(says, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
-    title = figure.axes[0].set_title(about, fontsize=8.5, loc="left", color="#57606a", pad=8)
+    lines = wrap(about, int(_LETTERS_AN_INCH * figure.get_figwidth()))
+    title = figure.axes[0].set_title("\n".join(lines), fontsize=8.5, loc="left", color="#57606a", pad=8)
     figure.draw_without_rendering()  # only now is it known how far from the edge the axes begin
     figure.set_layout_engine("none")  # it stays there
     place = figure.axes[0].get_position()

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 _MOST_METHODS = 5
 _CHARACTERS_AN_INCH = 11
 _LEFT_OUT = ("transformers", "transformers-again")
+_SAID = {
+    "lookahead-plain": "lookahead-plain (its step, no drafts)",
+    "lookahead-reproducible": "lookahead-reproducible (no draft changes a bit)",
+    "llma": "llma (a single branch)",
+}
+"""What a method is called in a legend, where its name does not say enough."""
 _SIZED = re.compile(r"lookahead-\d")
 
 
@@ -48,15 +54,25 @@ def plot_speedups(report: dict[str, Any], path: Path) -> None:
         figures = {"overall": speedups[method]["overall"], **speedups[method]["by_category"]}
         heights = [figures[category] or 0.0 for category in categories]
         lefts = [index + (place - (len(methods) - 1) / 2) * width for index in range(len(categories))]
-        bars = axes.bar(lefts, heights, width, label=method, color=colour)
+        bars = axes.bar(lefts, heights, width, label=_SAID.get(method, method), color=colour)
         if method == "lookahead" or len(methods) == 1:
             axes.bar_label(bars, fmt="%.2fx", fontsize=8, padding=1, color=INK)
     axes.axhline(1, color=INK, linewidth=0.8)
+    axes.annotate(
+        "transformers",
+        (1, 1),
+        (4, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=INK,
+    )
     axes.set_xticks(range(len(categories)), [name.replace("_", " ") for name in categories])
     axes.set_ylabel(f"{what} ÷ transformers")
     tidy(axes)
     if len(methods) > 1:
-        longest = 5 + max(map(len, methods))
+        longest = 5 + max(len(_SAID.get(method, method)) for method in methods)
         columns = max(1, min(len(methods), int(_CHARACTERS_AN_INCH * figure.get_figwidth()) // longest))
         below = (0, -0.1)
         axes.legend(frameon=False, fontsize=8.5, ncols=columns, loc="upper left", bbox_to_anchor=below)

@@ -1,0 +1,66 @@
+"""The figures in README and docs/findings.md, written from recorded runs, so that they cannot drift apart.
+
+`python -m lookahead.bench.documents FOLDER` rewrites what stands between `<!-- figures: NAME -->` and
+`<!-- end of figures -->` in FOLDER's documents from FOLDER/benchmarks, and draws their pictures.
+To add figures: write what makes them of the records, and give it a line in that document's `FIGURES`.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lookahead.bench import findings, readme
+from lookahead.bench.plots import plot_speedups
+from lookahead.bench.records import Figures, Read, records_in
+from lookahead.errors import NotFoundError
+from lookahead.files import written_whole
+
+DOCUMENTS: dict[Path, Figures] = {
+    Path("README.md"): readme.FIGURES,
+    Path("docs/findings.md"): findings.FIGURES,
+}
+PICTURES: dict[Path, Callable[[Read, Path], None]] = {
+    Path("docs/images/speedup.svg"): lambda read, path: plot_speedups(read(readme.SPEC_BENCH), path),
+}
+_MARKED = re.compile(r"(<!-- figures: ([a-z0-9-]+) -->)(.*?)(<!-- end of figures -->)", re.DOTALL)
+
+
+def with_figures(text: str, figures: Figures, read: Read) -> str:
+    """Return a document with its figures as the records have them.
+
+    Args:
+        text: what it says now.
+        figures: those it may ask for.
+        read: returns a record.
+
+    Raises:
+        NotFoundError: it asks for figures of a name that is unknown, or a record is missing.
+    """
+
+    def written(matched: re.Match[str]) -> str:
+        begin, name, _, end = matched.groups()
+        if name not in figures:
+            message = f"figures {name!r} are unknown there; choose from {', '.join(figures)}"
+            raise NotFoundError(message)
+        return begin + figures[name](read) + end
+
+    return _MARKED.sub(written, text)
+
+
+def main() -> None:
+    """Rewrite the documents and the pictures of the folder named on the command line."""
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    read = records_in(root / "benchmarks")
+    for name, figures in DOCUMENTS.items():
+        path = root / name
+        text = with_figures(path.read_text(encoding="utf-8"), figures, read)
+        with written_whole(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+    for name, draw in PICTURES.items():
+        with written_whole(root / name) as partial:
+            draw(read, partial)
+
+
+if __name__ == "__main__":
+    main()
