@@ -93,12 +93,14 @@ def test_a_report_has_the_pictures_that_its_methods_allow(tmp_path):
         **REPORT,
         "decode_speedup": REPORT["decode_speedup"] | sized,
         "per_prompt": [{"runs": runs}] * 8,
+        "peak_memory": {"mebibytes": {"transformers": 1000.0, "lookahead": 1010.0}},
     }
     pictures = pictures_of(report)
-    assert list(pictures) == ["speedup", "methods", "grid", "capacity", "warm-up"]
+    assert list(pictures) == ["speedup", "methods", "peak-memory", "grid", "capacity", "warm-up"]
     for name, draw in pictures.items():
         draw(tmp_path / f"{name}.svg")
     assert "2.00x at 8 tokens, 4 deep" in words_in(tmp_path / "grid.svg")
+    assert {"Peak memory: +1.0% beside transformers", "1010"} <= set(words_in(tmp_path / "peak-memory.svg"))
     assert "A growing memory adds -5% tokens a forward" in words_in(tmp_path / "warm-up.svg")
 
 

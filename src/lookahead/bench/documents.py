@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lookahead.bench import findings, readme
+from lookahead.bench.pictures import pictures_of, replay_pictures_of
 from lookahead.bench.plots import plot_speedups
 from lookahead.bench.records import Figures, Read, records_in
 from lookahead.errors import NotFoundError
@@ -20,8 +21,12 @@ DOCUMENTS: dict[Path, Figures] = {
     Path("README.md"): readme.FIGURES,
     Path("docs/findings.md"): findings.FIGURES,
 }
+_IMAGES = Path("docs/images")
 PICTURES: dict[Path, Callable[[Read, Path], None]] = {
-    Path("docs/images/speedup.svg"): lambda read, path: plot_speedups(read(readme.SPEC_BENCH), path),
+    _IMAGES / "speedup.svg": lambda read, path: plot_speedups(read(readme.SPEC_BENCH), path),
+    _IMAGES / "grid.svg": lambda read, path: pictures_of(read(findings.GRID))["grid"](path),
+    _IMAGES / "ablation.svg": lambda read, path: _replayed(read, "ablation", path),
+    _IMAGES / "warm-up.svg": lambda read, path: _replayed(read, "warm-up", path),
 }
 _MARKED = re.compile(r"(<!-- figures: ([a-z0-9-]+) -->)(.*?)(<!-- end of figures -->)", re.DOTALL)
 
@@ -46,6 +51,10 @@ def with_figures(text: str, figures: Figures, read: Read) -> str:
         return begin + figures[name](read) + end
 
     return _MARKED.sub(written, text)
+
+
+def _replayed(read: Read, experiment: str, path: Path) -> None:
+    replay_pictures_of(read(f"replay-{experiment}.json"))[experiment](path)
 
 
 def main() -> None:

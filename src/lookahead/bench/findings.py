@@ -26,6 +26,7 @@ REPRODUCIBLE = (
     "reproducible-one-shape-bfloat16-cpu.json",
     "reproducible-one-shape-float16-cpu.json",
 )
+GRID = "grid-12-bfloat16-cpu.json"
 SECOND_MODEL = "spec-bench-18-qwen2.5-coder-0.5b-bfloat16-cpu.json"
 NOT_REPRODUCIBLE = "not-reproducible-200-bfloat16-cpu.json"
 COSTS = {
@@ -102,7 +103,7 @@ def _grid_of_acceptance(read: Read) -> str:
 
 
 def _grid_of_speed(read: Read) -> str:
-    report = read("grid-12-bfloat16-cpu.json")
+    report = read(GRID)
     cells = {
         tuple(map(int, method.removeprefix("lookahead-").split("x"))): _times(of_method["overall"])
         for method, of_method in report["decode_speedup"].items()

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lookahead.bench.methods import LOOKAHEAD, LOOKAHEAD_FRESH
+from lookahead.bench.methods import BASELINE, LOOKAHEAD, LOOKAHEAD_FRESH
 from lookahead.bench.plot_kinds import Points, draw_bars, draw_curves, draw_heat_map
 from lookahead.bench.plots import about_report, drawn_methods, plot_speedups
 
@@ -36,6 +36,18 @@ def pictures_of(report: dict[str, Any]) -> dict[str, Draw]:
             about=about_report(report),
             name="decoding speed ÷ transformers",
             references=[LOOKAHEAD],
+        )
+    peaks = (report.get("peak_memory") or {}).get("mebibytes", {})
+    if LOOKAHEAD in peaks:
+        more = peaks[LOOKAHEAD] / peaks[BASELINE] - 1
+        pictures["peak-memory"] = partial(
+            draw_bars,
+            bars=peaks,
+            says=f"Peak memory: {more:+.1%} beside {BASELINE}",
+            about=about_report(report),
+            name="MiB at most",
+            references=[LOOKAHEAD],
+            digits=0,
         )
     cells = {
         (int(matched[1]), int(matched[2])): figures["overall"]

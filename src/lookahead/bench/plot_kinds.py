@@ -123,6 +123,7 @@ def draw_bars(
     about: str,
     name: str,
     references: Sequence[str] = (),
+    digits: int = 2,
 ) -> None:
     """Draw a bar for each name, its figure written at its end.
 
@@ -133,12 +134,13 @@ def draw_bars(
         about: what it is of.
         name: of the axis.
         references: the bars with which the others are compared: they are of another colour.
+        digits: behind the figures' points.
     """
     figure = new_figure(7, 1.3 + 0.34 * len(bars))
     axes = figure.subplots()
     colours = ["#0072b2" if label in references or not references else "#9fb8cf" for label in bars]
     drawn = axes.barh(list(bars), list(bars.values()), color=colours, height=0.7)
-    axes.bar_label(drawn, fmt="%.2f", padding=3, fontsize=9, color=INK)
+    axes.bar_label(drawn, fmt=f"%.{digits}f", padding=3, fontsize=9, color=INK)
     axes.invert_yaxis()
     axes.set_xlabel(name)
     axes.margins(x=0.1)
