@@ -109,6 +109,14 @@ def test_soft_caps_and_float16_are_left_to_products_of_one_shape(attended_layers
     assert not attended_layers
 
 
+def test_a_compiled_model_is_left_to_products_of_one_shape(attended_layers):
+    model = tiny_model("fused-llama", torch.bfloat16)
+    model.forward = torch.compile(model.forward, backend="eager", dynamic=True)
+    assert_same_bits(model, prompt(0, 60))
+    assert not attended_layers
+    torch.compiler.reset()
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 def test_sampling_with_a_seed(family):
     assert_same_bits(tiny_model(family, torch.bfloat16), prompt(1), **SAMPLING)

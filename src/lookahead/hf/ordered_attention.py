@@ -73,9 +73,13 @@ class BranchPlaces:
         """For the fused step's attention, which knows no chunks."""
         return TreeTables.of(self.rows, start=self.start, size=self.size)
 
-    @cached_property
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # nor compile anew for each tree
     def ordered(self) -> OrderedPlaces:
-        """For products of one shape."""
+        """Return them for products of one shape."""
+        return self._ordered
+
+    @cached_property
+    def _ordered(self) -> OrderedPlaces:
         past = {"window": self.window, "chunk": self.chunk}
         return OrderedPlaces.of(self.rows, start=self.start, size=self.size, **past).to(self.device)
 
@@ -114,5 +118,5 @@ def _ordered_attention_forward(
             query, key, value, places.tables, scaling=scale, window=places.window, team=team
         )
         return attended, None
-    attended = ordered_attention(query, key, value, places.ordered, scaling=scale, softcap=softcap)
+    attended = ordered_attention(query, key, value, places.ordered(), scaling=scale, softcap=softcap)
     return attended.transpose(1, 2).contiguous(), None
