@@ -26,6 +26,7 @@ import transformers
 import lookahead
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.bench.datasets import limit_rows, read_rows
+from lookahead.files import written_whole
 from lookahead.hf.loading import load_model, load_tokenizer
 from lookahead.hf.prompts import encode_prompt
 from lookahead.hf.random_weights import random_model
@@ -96,6 +97,12 @@ class Check:
         self.note(name, found, time.perf_counter() - began)
         return found
 
+    def save(self) -> None:
+        """Write what is known so far: a long run may be cut off."""
+        if self.arguments.json:
+            with written_whole(self.arguments.json) as partial:
+                partial.write_text(json.dumps(report_of(self), indent=1) + "\n", encoding="utf-8")
+
     def note(self, name: str, found: list[Answer], seconds: float) -> None:
         """Begin the record of a case."""
         tokens = sum(len(answer.tokens) for answer in found)
@@ -108,6 +115,7 @@ class Check:
         if with_margins:
             result["margins_where_they_part"] = histogram([margin_where_they_part(*pair) for pair in pairs])
         self.results[-1] = result
+        self.save()
         print(f"{result['case']}: {len(pairs)} of {len(found)} differ", flush=True)
 
     def of_lookahead(self, name: str, settings: dict[str, Any], *, reproducible: bool) -> None:
@@ -238,8 +246,7 @@ def main() -> None:
         check.of_lookahead("greedy", GREEDY, reproducible=False)
     if "generate" in arguments.parts:
         check.of_generate()
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report_of(check), indent=1) + "\n")
+    check.save()
     if not is_kept:
         message = "reproducible=True: some answers differ"
         raise SystemExit(message)

@@ -28,7 +28,7 @@ REPRODUCIBLE = (
 )
 GRID = "grid-12-bfloat16-cpu.json"
 SECOND_MODEL = "spec-bench-18-qwen2.5-coder-0.5b-bfloat16-cpu.json"
-NOT_REPRODUCIBLE = "not-reproducible-200-bfloat16-cpu.json"
+NOT_REPRODUCIBLE = "not-reproducible-100-bfloat16-cpu.json"
 COSTS = {
     "fused steps": "reproducible-cost-18-bfloat16-cpu.json",
     "one shape of 16 tokens": "reproducible-cost-18-unfused-bfloat16-cpu.json",
