@@ -24,6 +24,7 @@ REPRODUCIBLE = (
     "reproducible-sampling-200-bfloat16-cpu.json",
     "reproducible-qwen2-bfloat16-cpu.json",
     "reproducible-one-shape-bfloat16-cpu.json",
+    "reproducible-one-shape-sampling-bfloat16-cpu.json",
     "reproducible-one-shape-float16-cpu.json",
 )
 GRID = "grid-12-bfloat16-cpu.json"
