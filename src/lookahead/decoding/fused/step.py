@@ -258,13 +258,20 @@ def _layer(member: Member, number: int, like: Any) -> None:
 
 
 @pointer_kernel
-def _step(address: int, like: Any) -> None:
-    """Do a member's share of a step."""
-    table = int_pointer(address)
+def _place_in_team(table: Any) -> tuple[int, int, Any, int]:
+    """Return a member's number, how many there are, and its own scratch and integers."""
     number, members = call(integer_at(table, Field.MEMBER_AT)), call(integer_at(table, Field.MEMBERS_AT))
     scratch = float_pointer(integer_at(table, Field.SCRATCH_AT))
     own = moved(scratch, number * integer_at(table, Field.SCRATCH_APART))
     integers = integer_at(table, Field.INTEGERS_AT) + 8 * number * integer_at(table, Field.INTEGERS_APART)
+    return number, members, own, integers
+
+
+@pointer_kernel
+def _step(address: int, like: Any) -> None:
+    """Do a member's share of a step."""
+    table = int_pointer(address)
+    number, members, own, integers = _place_in_team(table)
     layers = int_pointer(integer_at(table, Field.LAYERS_AT))
     for index in range(integer_at(table, Field.LAYERS)):
         _layer(
@@ -283,10 +290,7 @@ def _step(address: int, like: Any) -> None:
 def _attention(address: int, like: Any) -> None:
     """Do a member's share of one layer's attention, whose queries are turned and whose cache is complete."""
     table = int_pointer(address)
-    number, members = call(integer_at(table, Field.MEMBER_AT)), call(integer_at(table, Field.MEMBERS_AT))
-    scratch = float_pointer(integer_at(table, Field.SCRATCH_AT))
-    own = moved(scratch, number * integer_at(table, Field.SCRATCH_APART))
-    integers = integer_at(table, Field.INTEGERS_AT) + 8 * number * integer_at(table, Field.INTEGERS_APART)
+    number, members, own, integers = _place_in_team(table)
     layer = int_pointer(integer_at(table, Field.LAYERS_AT))
     keys = pointer_like(integer_at(table, Field.KEYS_AT), like)
     values = pointer_like(integer_at(table, Field.VALUES_AT), like)
