@@ -2,11 +2,13 @@
 
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numba
 import pytest
 
 from lookahead.drafting import compilation
@@ -99,43 +101,114 @@ def test_the_second_process_compiles_no_kernel_that_c_calls(tmp_path):
     assert run_python(CALLING_AS_C_DOES, tmp_path, NUMBA_CACHE_DIR=cache) == ["42", "1", "0"]
 
 
-def test_a_change_in_any_kernel_module_makes_every_cached_kernel_stale(tmp_path):
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of kernels in two folders, in the place of Lookahead's own."""
+    for name in ("called.py", "drafting/calling.py", "decoding/other.py", "jit/compilation.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no kernels here")
+    (tmp_path / "drafting" / "calling.py").write_text("@lean_kernel\n")
+    monkeypatch.setattr(compilation, "__file__", str(tmp_path / "jit" / "compilation.py"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "source", ["@kernel\n", "from llvmlite import ir\n", "class Field(IntEnum):\n    ROWS = 0\n"]
+)
+@pytest.mark.parametrize("name", ["called.py", "drafting/calling.py", "decoding/new/deep.py"])
+def test_a_change_of_a_kernel_anywhere_in_the_package_makes_every_cached_kernel_stale(package, name, source):
     # numba looks for changes in a kernel's own file alone, not in those of the kernels it calls.
-    for name, source in {
-        "called": "@kernel\n",
-        "calling": "@lean_kernel\n",
-        "other": "no kernels here",
-    }.items():
-        (tmp_path / f"{name}.py").write_text(source)
-    digest = compilation._kernels_digest.__wrapped__
-    before = digest(tmp_path)
-    (tmp_path / "other.py").write_text("changed")
-    assert digest(tmp_path) == before
-    (tmp_path / "called.py").write_text("@kernel\nchanged")
-    assert digest(tmp_path) != before
+    digest = compilation.kernels_digest.__wrapped__
+    (package / name).parent.mkdir(exist_ok=True)
+    (package / name).write_text(source)
+    before = digest(package / "drafting")
+    (package / "decoding" / "other.py").write_text("changed")
+    assert digest(package / "drafting") == before
+    (package / name).write_text(f"{source}    # changed")
+    assert digest(package / "drafting") != before
+    assert digest(package / "drafting") == digest(package / "decoding")
 
 
-@pytest.mark.parametrize("source", ["from llvmlite import ir\n", "class Field(IntEnum):\n    ROWS = 0\n"])
-def test_what_goes_into_kernels_makes_them_stale_too(tmp_path, source):
-    digest = compilation._kernels_digest.__wrapped__
-    (tmp_path / "made_of.py").write_text(source)
-    before = digest(tmp_path)
-    (tmp_path / "made_of.py").write_text(f"{source}    # changed")
-    assert digest(tmp_path) != before
+def test_kernels_outside_the_package_go_stale_with_their_own_folder_too(package, tmp_path_factory):
+    digest, folder = compilation.kernels_digest.__wrapped__, tmp_path_factory.mktemp("elsewhere")
+    before = digest(folder)
+    assert before == digest(package)
+    (folder / "own.py").write_text("@kernel\n")
+    assert digest(folder) != before
 
 
-def test_a_cached_kernels_name_carries_the_digest():
+def test_all_kernels_carry_one_digest():
+    from lookahead.decoding.fused.products import share_of
     from lookahead.drafting.trie_nodes import find_child
 
-    name = find_child.py_func.__qualname__
-    assert name == f"find_child-{compilation._kernels_digest(Path(compilation.__file__).parent)}"
+    digest = compilation.kernels_digest(Path(compilation.__file__).parent)
+    assert find_child.py_func.__qualname__ == f"find_child-{digest}"
+    assert share_of.py_func.__qualname__ == f"share_of-{digest}"
 
 
-def test_each_package_of_kernels_has_its_own_digest():
-    from lookahead.decoding.fused.products import share_of
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
-    folder = Path(compilation.__file__).parent.parent / "decoding" / "fused"
-    assert share_of.py_func.__qualname__ == f"share_of-{compilation._kernels_digest(folder)}"
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def with_one_bit_turned(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def with_another_pickle(path):
+    path.write_bytes(pickle.dumps(numba.__version__) + pickle.dumps({"another": "program's"}))
+
+
+@pytest.mark.usefixtures("without_cache_environment")
+@pytest.mark.parametrize("damage", [truncated, emptied, with_one_bit_turned, with_another_pickle])
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize(
+    ("kernels", "code"),
+    [
+        (TINY_KERNEL, "import tiny; print(tiny.doubled(21), sum(tiny.doubled.stats.cache_hits.values()))"),
+        (CALLED_BY_C, CALLING_AS_C_DOES.replace(", sum(tiny.double.stats.cache_hits.values())", "")),
+    ],
+    ids=["called by Python", "called by C"],
+)
+def test_a_damaged_cache_file_means_compiling_anew(tmp_path, damage, suffix, kernels, code):
+    (tmp_path / "tiny.py").write_text(kernels)
+    cache = tmp_path / "cache"
+    assert run_python(code, tmp_path, NUMBA_CACHE_DIR=str(cache)) == ["42", "0"]
+    for path in cache.rglob(f"*doubled*.{suffix}"):
+        damage(path)
+    assert run_python(code, tmp_path, NUMBA_CACHE_DIR=str(cache)) == ["42", "0"]
+    assert run_python(code, tmp_path, NUMBA_CACHE_DIR=str(cache)) == ["42", "1"]
+
+
+TWO_KERNELS = """
+from lookahead.drafting.compilation import kernel
+
+@kernel
+def doubled(number: int) -> int:
+    return 2 * number
+
+@kernel
+def tripled(number: int) -> int:
+    return 3 * number
+"""
+
+
+@pytest.mark.usefixtures("without_cache_environment")
+def test_another_kernels_cache_file_is_not_taken_for_its_own(tmp_path):
+    (tmp_path / "tiny.py").write_text(TWO_KERNELS)
+    code = (
+        "import tiny; print(tiny.doubled(21), tiny.tripled(14), sum(tiny.doubled.stats.cache_hits.values()))"
+    )
+    cache = tmp_path / "cache"
+    assert run_python(code, tmp_path, NUMBA_CACHE_DIR=str(cache)) == ["42", "42", "0"]
+    (mine,), (other,) = cache.rglob("*doubled*.nbc"), cache.rglob("*tripled*.nbc")
+    mine.write_bytes(other.read_bytes())
+    assert run_python(code, tmp_path, NUMBA_CACHE_DIR=str(cache)) == ["42", "42", "0"]
 
 
 def test_the_user_is_told_when_compiling_takes_long(monkeypatch, caplog):

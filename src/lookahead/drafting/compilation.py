@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -40,12 +44,15 @@ def lean_kernel(function: Kernel) -> Kernel:
 
 def pointer_kernel(function: Kernel) -> Kernel:
     """Compile a kernel that other kernels call with pointers; it counts no references and is not inlined."""
-    return cast("Kernel", _cached(numba.njit, function, (), {"nogil": True, "_nrt": False}))
+    return _compiled_on_first_call(function, {"nogil": True, "_nrt": False})
 
 
 def shared_kernel(function: Kernel) -> Any:
     """Compile, when it is defined, a kernel that C calls with one address; its own is in `.address`."""
-    return _cached(numba.cfunc, function, ("void(voidptr)",), {"_nrt": False})
+    compiled = CFunc(_named_after_digest(function), normalize_signature("void(voidptr)"), {}, {"_nrt": False})
+    _cache_on_disk(compiled, function)
+    compiled.compile()
+    return compiled
 
 
 def _compiled(function: Kernel, *, counts_references: bool) -> Kernel:
@@ -53,26 +60,106 @@ def _compiled(function: Kernel, *, counts_references: bool) -> Kernel:
     if not counts_references:
         options["_nrt"] = False
         options["forceinline"] = True  # a call hands over every field of every array, which costs a third
-    return cast("Kernel", _cached(numba.njit, function, (), options))
+    return _compiled_on_first_call(function, options)
 
 
-def _cached(
-    compiler: Any, function: Callable[..., Any], signature: tuple[str, ...], options: dict[str, Any]
-) -> Any:
-    # Cached code holds that of the kernels it calls, but numba looks for changes in its own file alone:
-    # naming the cache's file after all kernels keeps an upgrade from running half of the old version.
-    function.__qualname__ += f"-{_kernels_digest(Path(getfile(function)).parent)}"
+def _compiled_on_first_call(function: Kernel, options: dict[str, Any]) -> Kernel:
+    dispatcher = numba.njit(**options)(_named_after_digest(function))
+    _cache_on_disk(dispatcher, function)
+    return cast("Kernel", dispatcher)
+
+
+def _named_after_digest(function: Kernel) -> Kernel:
+    """Name a kernel, and so its cache files, after the sources of all kernels.
+
+    Cached code holds the code of the kernels it calls, but numba looks for changes in the kernel's own file
+    alone. Without the digest an upgrade would run half of the old version.
+    """
+    function.__qualname__ += f"-{kernels_digest(Path(getfile(function)).parent)}"
+    return function
+
+
+def _cache_on_disk(compiled: Any, function: Callable[..., Any]) -> None:
     try:
-        return compiler(*signature, cache=True, **options)(function)
+        compiled._cache = _CheckedCache(function)  # noqa: SLF001  # numba has no public way to give it a cache
     except RuntimeError:  # numba found no folder that it may write to
-        return compiler(*signature, **options)(function)
+        return
+
+
+class _CheckedCache(FunctionCache):
+    """A kernel's cache on disk, in which a damaged or foreign file counts as absent."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        files = self._cache_file
+        self._cache_file = _CheckedFiles(files._cache_path, self._impl.filename_base, files._source_stamp)  # noqa: SLF001
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the compiled code of a signature; None where there is none, or none that can be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # noqa: BLE001  # unpickling a foreign file may raise anything
+            return None  # what is compiled now takes the file's place
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Save compiled code; a disk that is full or was made read-only costs the cache, not the kernel."""
+        try:
+            super().save_overload(sig, data)
+        except OSError as problem:
+            logger.warning("compiled kernels are not kept for the next process: %s", problem)
+
+
+class _CheckedFiles(IndexDataCacheFile):
+    """Cache files that carry a digest of their content and name, so that no other code is ever run."""
+
+    def _dump(self, obj: object) -> bytes:
+        data: bytes = super()._dump(obj)
+        return pickle.dumps((self._digest(data), data))
+
+    def _save_data(self, name: str, data: Any) -> None:
+        super()._save_data(name, (name, data))
+
+    def _load_data(self, name: str) -> Any:
+        saved_as, data = self._checked(Path(self._data_path(name)).read_bytes())
+        return data if saved_as == name else None
+
+    def _load_index(self) -> dict[Any, Any]:
+        try:
+            with Path(self._index_path).open("rb") as file:
+                version = pickle.load(file)  # noqa: S301  # the user's own cache folder, as numba reads it
+                data = file.read()
+            if version != self._version:
+                return {}
+            stamp, overloads = self._checked(data)
+        except Exception:  # noqa: BLE001  # absent, damaged, foreign: as if it were not there
+            return {}
+        return dict(overloads) if stamp == self._source_stamp else {}
+
+    def _checked(self, data: bytes) -> Any:
+        """Return what `_dump` made bytes of.
+
+        Raises:
+            ValueError: it is not what was dumped for this kernel. Other damage raises what unpickling raises.
+        """
+        digest, dumped = pickle.loads(data)  # noqa: S301  # as above
+        if self._digest(dumped) != digest:
+            message = "a compiled kernel's cache file is damaged or another kernel's"
+            raise ValueError(message)
+        return pickle.loads(dumped)  # noqa: S301
+
+    def _digest(self, data: bytes) -> bytes:
+        return hashlib.sha256(self._index_name.encode() + data).digest()
 
 
 @cache
-def _kernels_digest(folder: Path) -> str:
-    """Return a digest of a package's modules that define kernels or what they are made of."""
+def kernels_digest(folder: Path) -> str:
+    """Return a digest of all modules of the package, and of `folder`, that define kernels or go into them."""
+    package = Path(__file__).parents[1]
+    paths = set(package.rglob("*.py"))
+    if not folder.is_relative_to(package):
+        paths.update(folder.glob("*.py"))
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(paths):
         source = path.read_bytes()
         if any(sign in source for sign in _SIGNS_OF_KERNELS):
             digest.update(source)
