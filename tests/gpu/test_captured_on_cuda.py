@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.decoding.captured import CudaCapture
-from lookahead.decoding.split_attention import SeenByAll, can_split, split_tree_attention
-from lookahead.decoding.tree_attention import RowOfTrees, folded_tree_attention, tree_mask
+from lookahead.backends.cuda.graphs import CudaCapture
+from lookahead.decoding.attention.grouped_query import folded_tree_attention
+from lookahead.decoding.attention.split_attention import SeenByAll, can_split, split_tree_attention
+from lookahead.decoding.attention.tree_mask import RowOfTrees, tree_mask
 from lookahead.drafting.tree import DraftTree
-from lookahead.hf.captured_step import CapturedModels
-from lookahead.hf.compat import attention_layout, fresh_cache
-from lookahead.hf.step_model import prefilled
-from lookahead.hf.verification import TREE
-from tiny_models import prompt, tiny_model
+from lookahead.hf.compat.layout import attention_layout, fresh_cache
+from lookahead.hf.steps.cuda_graphs import CapturedModels
+from lookahead.hf.steps.step_model import prefilled
+from lookahead.hf.steps.verification import TREE
 
 DEVICE = "cuda"
 pytestmark = [

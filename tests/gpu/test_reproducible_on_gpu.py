@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lookahead.hf.compat import attention_layout, fresh_cache
-from lookahead.hf.probe import check_bits
-from lookahead.hf.verification import ordered
-from parity.test_reproducible import SAMPLING, answers
-from tiny_models import prompt, tiny_model
+from helpers.reproducible import SAMPLING, answers
+from helpers.tiny_models import prompt, tiny_model
+from lookahead.hf.compat.layout import attention_layout, fresh_cache
+from lookahead.hf.steps.verification import ordered
+from lookahead.hf.support.probe import check_bits
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from lookahead.decoding.tree_attention import tree_mask
+from lookahead.decoding.attention.tree_mask import tree_mask
 
 
 def naive_soften(

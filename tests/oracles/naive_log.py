@@ -13,12 +13,26 @@ from itertools import groupby
 from math import exp, log, sqrt
 
 from lookahead.config import DraftMode
-from lookahead.drafting import log_ring, token_log
-from lookahead.drafting.best_first import LEAST_CHANCE
-from lookahead.drafting.candidates import LEAST_SHARE, OWN, RECYCLED, SHARED
-from lookahead.drafting.log_budget import affordable_places, affordable_tokens
-from lookahead.drafting.log_growth import FEW_MATCHES, WORTH_A_LOOK, WORTH_ASKING
-from lookahead.drafting.log_matches import (
+from lookahead.drafting.growth.best_first import LEAST_CHANCE
+from lookahead.drafting.growth.candidates import LEAST_SHARE, OWN, RECYCLED, SHARED
+from lookahead.drafting.log import ring as log_ring
+from lookahead.drafting.log import token_log
+from lookahead.drafting.log.calibration import (
+    AGES,
+    BIASES,
+    LEARNING_RATE,
+    LEAST_EVIDENCE,
+    NO_SUCCESSORS,
+    NONE_BIAS,
+    NONE_SLOPE,
+    RANKS,
+    SLOPES,
+    SOURCES,
+    UNRANKED,
+    initial_weights,
+)
+from lookahead.drafting.log.growth import FEW_MATCHES, WORTH_A_LOOK, WORTH_ASKING
+from lookahead.drafting.log.matches import (
     AHEAD,
     CROWDS,
     LENGTHS,
@@ -34,25 +48,12 @@ from lookahead.drafting.log_matches import (
     VOCABULARY,
     initial_log_trust,
 )
-from lookahead.drafting.log_prediction import ROOM_A_NODE
-from lookahead.drafting.log_ring import GAP, ORDERS, SMALLEST_RING, ring_bytes
-from lookahead.drafting.log_sketch import candidates_for, matches_for
+from lookahead.drafting.log.prediction import ROOM_A_NODE
+from lookahead.drafting.log.ring import GAP, ORDERS, SMALLEST_RING, ring_bytes
+from lookahead.drafting.log.sizing import affordable_places, affordable_tokens
+from lookahead.drafting.log.successors import SUCCESSORS
+from lookahead.drafting.log.workspace import candidates_for, matches_for
 from lookahead.drafting.store import DEFAULT_NAMESPACE, OF_THE_VOCABULARY, Origin
-from lookahead.drafting.successors import SUCCESSORS
-from lookahead.drafting.weighing import (
-    AGES,
-    BIASES,
-    LEARNING_RATE,
-    LEAST_EVIDENCE,
-    NO_SUCCESSORS,
-    NONE_BIAS,
-    NONE_SLOPE,
-    RANKS,
-    SLOPES,
-    SOURCES,
-    UNRANKED,
-    initial_weights,
-)
 from oracles.naive_trie import as_draft_tree, side_by_side
 
 

@@ -10,12 +10,12 @@ from math import ceil
 import numpy as np
 
 from lookahead.config import DraftMode
-from lookahead.drafting.best_first import LEAST_CHANCE
-from lookahead.drafting.candidates import LEAST_SHARE, MOST_CANDIDATES
+from lookahead.drafting.growth.best_first import LEAST_CHANCE
+from lookahead.drafting.growth.candidates import LEAST_SHARE, MOST_CANDIDATES
 from lookahead.drafting.store import Origin
 from lookahead.drafting.tree import DraftTree
-from lookahead.drafting.trie_pruning import LATEST_CLOCK
-from lookahead.drafting.trie_retrieval import SCAN
+from lookahead.drafting.trie.pruning import LATEST_CLOCK
+from lookahead.drafting.trie.retrieval import SCAN
 
 Run = tuple[int, ...]
 OWN, SHARED = 0, 1

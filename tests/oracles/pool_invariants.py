@@ -1,7 +1,7 @@
 """What must hold in a TokenTrie's node pool between any two calls."""
 
-from lookahead.drafting.token_trie import OWN_CONTEXT, OWN_ROOT, SHARED_CONTEXT
-from lookahead.drafting.trie_nodes import CLOCK, FREE_COUNT, FREE_HEAD, NONE, USED, find_child
+from lookahead.drafting.trie.insertion import OWN_CONTEXT, OWN_ROOT, SHARED_CONTEXT
+from lookahead.drafting.trie.nodes import CLOCK, FREE_COUNT, FREE_HEAD, NONE, USED, find_child
 
 
 def check_pool(trie, *, counts_are_exact):

@@ -8,14 +8,15 @@ import typer
 from rich.console import Console
 
 import lookahead
-from lookahead.cli.bench import bench
 from lookahead.cli.check import check
-from lookahead.cli.compare import compare
+from lookahead.cli.compile import compile_kernels
 from lookahead.cli.demo import demo
 from lookahead.cli.generate import generate
+from lookahead.cli.measure.bench import bench
+from lookahead.cli.measure.compare import compare
+from lookahead.cli.measure.profile import profile
+from lookahead.cli.measure.replay import replay
 from lookahead.cli.memory import memory
-from lookahead.cli.profile import profile
-from lookahead.cli.replay import replay
 from lookahead.errors import LookaheadError
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command()(compare)
 app.command()(replay)
 app.command()(check)
 app.command()(profile)
+app.command(name="compile")(compile_kernels)
 app.add_typer(memory)
 
 

@@ -16,9 +16,9 @@ from lookahead.errors import ConfigError
 from lookahead.files import write_json
 
 if TYPE_CHECKING:
-    from lookahead.hf.family_table import FamilyRow
-    from lookahead.hf.probe import ProbeResult
-    from lookahead.hf.reproducibility import Reproducibility
+    from lookahead.hf.models.family_table import FamilyRow
+    from lookahead.hf.support.probe import ProbeResult
+    from lookahead.hf.support.reproducibility import Reproducibility
 
 
 def check(
@@ -59,9 +59,9 @@ def _check_model(
 ) -> dict[str, Any]:
     loaded, _ = prepare_model(name, (dtype or options.DtypeName.BFLOAT16).value, device, threads)
 
-    from lookahead.hf.checks import check_model
-    from lookahead.hf.dtypes import dtype_name
-    from lookahead.hf.reproducibility import reproducibility
+    from lookahead.hf.generate.checks import check_model
+    from lookahead.hf.machine.dtypes import dtype_name
+    from lookahead.hf.support.reproducibility import reproducibility
 
     check_model(loaded)
     with notices.status("asking the probe"):
@@ -125,9 +125,9 @@ def _check_families(dtype: options.DtypeName | None) -> dict[str, Any]:
     with notices.status("asking the probe about every family"):
         import transformers
 
-        from lookahead.hf.dtypes import resolve_dtype
-        from lookahead.hf.family_table import family_rows
-        from lookahead.hf.gguf import quiet_transformers
+        from lookahead.hf.machine.dtypes import resolve_dtype
+        from lookahead.hf.models.family_table import family_rows
+        from lookahead.hf.models.gguf import quiet_transformers
 
         name = (dtype or options.DtypeName.FLOAT32).value
         with quiet_transformers():

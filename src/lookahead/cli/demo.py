@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from lookahead.bench.measuring import Run
-    from lookahead.bench.method import Method
-    from lookahead.bench.results import PromptResult
+    from lookahead.bench.methods.method import Method
+    from lookahead.bench.run.measuring import Run
+    from lookahead.bench.run.results import PromptResult
 
 QUESTIONS = (
     ("equipment.md", "How do I report a stolen device? List the steps."),
@@ -41,10 +41,10 @@ def demo(
     """Answer questions about three documents, plainly and with Lookahead, and compare."""
     loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
 
-    from lookahead.bench.methods import LOOKAHEAD, Ingredients, make_methods
-    from lookahead.bench.results import PromptResult
-    from lookahead.bench.runner import warm_up
-    from lookahead.hf.prompts import encode_prompt
+    from lookahead.bench.methods.registry import LOOKAHEAD, Ingredients, make_methods
+    from lookahead.bench.run.results import PromptResult
+    from lookahead.bench.run.runner import warm_up
+    from lookahead.hf.models.prompts import encode_prompt
 
     methods = make_methods([LOOKAHEAD], Ingredients(config=LookaheadConfig()))
     with notices.status("warming up"):
@@ -81,7 +81,7 @@ def _answer(
     """Stream one method's answer under its label, then say how fast it was."""
     from transformers import TextStreamer
 
-    from lookahead.bench.measuring import greedy, measure
+    from lookahead.bench.run.measuring import greedy, measure
 
     console.print(f"[bold]{method.name}[/bold]")
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -92,9 +92,9 @@ def _answer(
 
 
 def _table(results: "list[PromptResult]") -> Table:
-    from lookahead.bench.figure_table import NOTHING, compact_table, number, times
-    from lookahead.bench.methods import BASELINE
-    from lookahead.bench.report import identical_prompts, mean_acceptance_length, tokens_per_second
+    from lookahead.bench.methods.registry import BASELINE
+    from lookahead.bench.report.figure_table import NOTHING, compact_table, number, times
+    from lookahead.bench.report.summary import identical_prompts, mean_acceptance_length, tokens_per_second
 
     table = compact_table("All questions, prefill included", "method")
     for heading in ("tokens", "seconds", "tokens/s", "speedup", "mean acceptance\nlength", "identical"):
@@ -118,7 +118,7 @@ def _table(results: "list[PromptResult]") -> Table:
 
 def _explain(console: Console, results: "list[PromptResult]", dtype: str) -> None:
     """Where answers differ, say why; they do not in float32."""
-    from lookahead.bench.report import identical_prompts
+    from lookahead.bench.report.summary import identical_prompts
 
     if all(identical_prompts(results, name) == len(results) for name in results[0].runs):
         return

@@ -12,7 +12,7 @@ from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lookahead.drafting.memory import DraftMemory
+    from lookahead.drafting.memory.draft_memory import DraftMemory
     from lookahead.stats import GenerationStats
 
 
@@ -67,7 +67,7 @@ def generate(
     from transformers import TextStreamer
 
     from lookahead.hf.lookahead import Lookahead
-    from lookahead.hf.prompts import encode_prompt
+    from lookahead.hf.models.prompts import encode_prompt
 
     if seed is not None:
         torch.manual_seed(seed)
@@ -103,7 +103,7 @@ def _sampling_options(
 
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
     """The prompt: exactly one of argument and file, or else what stdin gives."""
-    from lookahead.bench.texts import read_whole
+    from lookahead.bench.data.texts import read_whole
 
     if prompt is not None and file is not None:
         message = "both a prompt and --file were given; give one of them"
@@ -125,7 +125,7 @@ def _read_memory(file: Path | None, config: LookaheadConfig, *, may_be_new: bool
         message = "--save-memory says to write a memory, but not where; add --memory FILE"
         raise ConfigError(message)
 
-    from lookahead.drafting.memory import DraftMemory
+    from lookahead.drafting.memory.draft_memory import DraftMemory
 
     if file is None:
         return DraftMemory(max_bytes=config.memory_bytes)

@@ -11,8 +11,8 @@ from lookahead.errors import ConfigError
 from lookahead.files import write_json
 
 if TYPE_CHECKING:
-    from lookahead.drafting.memory import DraftMemory
-    from lookahead.drafting.persistence import SavedMemory
+    from lookahead.drafting.memory.draft_memory import DraftMemory
+    from lookahead.drafting.memory.file_format import SavedMemory
 
 memory = typer.Typer(
     name="memory",
@@ -50,13 +50,13 @@ def warm(
     max_bytes: MaxBytes = None,
 ) -> None:
     """Remember texts as if the model had answered them. Needs the model's tokenizer only."""
-    from lookahead.bench.texts import read_texts
-    from lookahead.drafting.memory import DraftMemory
+    from lookahead.bench.data.texts import read_texts
+    from lookahead.drafting.memory.draft_memory import DraftMemory
 
     check_can_write(out)
     texts = [text for file in files for text in read_texts(file, field)]
     with notices.status(f"loading the tokenizer of {model}"):
-        from lookahead.hf.loading import load_tokenizer
+        from lookahead.hf.models.loading import load_tokenizer
 
         tokenizer = load_tokenizer(model)
     made = (
@@ -76,7 +76,7 @@ def inspect(
     json: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
 ) -> None:
     """Show what a memory file holds: tokens by namespace, and whose model it is for."""
-    from lookahead.drafting.persistence import read_memory
+    from lookahead.drafting.memory.file_format import read_memory
 
     if json is not None:
         check_can_write(json)
@@ -95,7 +95,7 @@ def merge(
     max_bytes: MaxBytes = None,
 ) -> None:
     """Join memories of one model into one, namespace by namespace."""
-    from lookahead.drafting.memory import DraftMemory
+    from lookahead.drafting.memory.draft_memory import DraftMemory
 
     if len(files) < 2:
         message = "one file was given; give two or more to merge"
@@ -115,8 +115,8 @@ def _summary(made: "DraftMemory") -> str:
 
 
 def _figures(file: Path, saved: "SavedMemory") -> dict[str, Any]:
-    from lookahead.drafting.persistence import FORMAT_VERSION
-    from lookahead.drafting.snapshots import tokens_by_namespace
+    from lookahead.drafting.memory.file_format import FORMAT_VERSION
+    from lookahead.drafting.memory.snapshots import tokens_by_namespace
 
     held = tokens_by_namespace(saved.snapshot)
     return {

@@ -60,7 +60,7 @@ def prepare_model(
     """Set the number of CPU threads and load the model, with a spinner meanwhile.
 
     Args:
-        name: as `lookahead.hf.loading.load_model` takes it.
+        name: as `lookahead.hf.models.loading.load_model` takes it.
         dtype: the dtype's name.
         device: a torch device, or None to choose.
         threads: how many CPU threads; None takes the physical cores.
@@ -68,7 +68,7 @@ def prepare_model(
     with notices.status(f"loading {name} in {dtype} (the first time takes a while)"):
         _set_threads(threads)
 
-        from lookahead.hf.loading import load_model
+        from lookahead.hf.models.loading import load_model
 
         return load_model(name, dtype, device)
 
@@ -79,7 +79,7 @@ def prepare_random_model(
     """Set the number of CPU threads and make a model with random weights, with a spinner meanwhile.
 
     Args:
-        shape: as `lookahead.hf.random_weights.random_model` takes it.
+        shape: as `lookahead.hf.models.random_weights.random_model` takes it.
         dtype: the dtype's name.
         device: a torch device, or None to choose.
         threads: how many CPU threads; None takes the physical cores.
@@ -88,7 +88,7 @@ def prepare_random_model(
     with notices.status(f"making {shape} of random weights in {dtype}"):
         _set_threads(threads)
 
-        from lookahead.hf.random_weights import random_model
+        from lookahead.hf.models.random_weights import random_model
 
         return random_model(shape, dtype, device, layers=layers)
 
@@ -96,6 +96,6 @@ def prepare_random_model(
 def _set_threads(threads: int | None) -> None:
     import torch
 
-    from lookahead.bench.environment import physical_cores
+    from lookahead.bench.run.environment import physical_cores
 
     torch.set_num_threads(threads or physical_cores())

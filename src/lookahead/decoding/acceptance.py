@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lookahead.decoding.emission import Emission
-from lookahead.decoding.verified import likeliest_of
+from lookahead.decoding.logits import likeliest_of
+from lookahead.decoding.sampling.emission import Emission
 from lookahead.drafting.tree import DraftTree
 
 

@@ -7,10 +7,11 @@ from typing import Protocol
 from torch import Tensor
 
 from lookahead.decoding.acceptance import Acceptance, accept
-from lookahead.decoding.emission import Emission
-from lookahead.decoding.padding import padding_drafts
-from lookahead.decoding.recycling import likeliest_successors
-from lookahead.drafting.tree import DraftTree, Int32Array
+from lookahead.decoding.sampling.emission import Emission
+from lookahead.decoding.sampling.padding import padding_drafts
+from lookahead.decoding.sampling.recycling import likeliest_successors
+from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.tree import DraftTree
 from lookahead.stats import GenerationStats
 
 

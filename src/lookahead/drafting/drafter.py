@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from lookahead.config import DraftMode
-from lookahead.drafting.budget import StepTimes
-from lookahead.drafting.pace import Pace, StepReport
+from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.budget.controller import Pace, StepReport
+from lookahead.drafting.budget.policy import StepTimes
 from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, Origin
-from lookahead.drafting.tree import DraftTree, Int32Array
+from lookahead.drafting.tree import DraftTree
 
 
 class RequestDrafter:

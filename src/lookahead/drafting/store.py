@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.config import DraftMode
-from lookahead.drafting.compilation import kernel
-from lookahead.drafting.tree import DraftTree, Int32Array
+from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.tree import DraftTree
 from lookahead.errors import ConfigError
+from lookahead.jit import kernel
 
 RequestId = Hashable
 TokenIds = Sequence[int] | Int32Array

@@ -4,13 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from lookahead.drafting.compilation import kernel, lean_kernel
-
-Int32Array = npt.NDArray[np.int32]
-Float64Array = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+from lookahead.drafting.arrays import BoolArray, Float64Array, Int32Array
+from lookahead.jit import kernel, lean_kernel
 
 _DTYPES = (*(np.dtype(np.int32),) * 3, np.dtype(np.float64))
 _NO_FAULT = -1

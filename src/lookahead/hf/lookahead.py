@@ -9,14 +9,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lookahead.config import LookaheadConfig
-from lookahead.drafting.memory import DraftMemory
+from lookahead.drafting.memory.draft_memory import DraftMemory
 from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
 from lookahead.errors import ConfigError
-from lookahead.hf.attachment import Attachment, attachment_of, detach, uncompiled
-from lookahead.hf.checks import check_arguments, check_memory, check_model
-from lookahead.hf.compat import mark_callers_cache
-from lookahead.hf.handover import named_arguments, taken_stop_strings
-from lookahead.hf.mode import LookaheadMode
+from lookahead.hf.compat.call import named_arguments, taken_stop_strings
+from lookahead.hf.compat.layout import mark_callers_cache
+from lookahead.hf.generate.attachment import Attachment, attachment_of, detach, uncompiled
+from lookahead.hf.generate.checks import check_arguments, check_memory, check_model
+from lookahead.hf.generate.mode import LookaheadMode
 from lookahead.hf.namespace_view import NamespaceView
 from lookahead.hf.vocabulary import vocabulary_successors
 from lookahead.stats import GenerationStats

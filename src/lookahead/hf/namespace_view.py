@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lookahead.hf.attachment import Attachment
+from lookahead.hf.generate.attachment import Attachment
 
 
 class Generates(Protocol):

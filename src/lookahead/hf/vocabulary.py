@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from lookahead.decoding.recycling import likeliest_successors
-from lookahead.drafting.tree import DraftTree, Int32Array
+from lookahead.decoding.sampling.recycling import likeliest_successors
+from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.tree import DraftTree
 from lookahead.errors import UnsupportedModelError
-from lookahead.hf.compat import attention_layout, fresh_cache
-from lookahead.hf.probe import probe
-from lookahead.hf.step_model import TransformersStepModel, prefilled
-from lookahead.hf.verification import ModelMode
+from lookahead.hf.compat.layout import attention_layout, fresh_cache
+from lookahead.hf.steps.step_model import TransformersStepModel, prefilled
+from lookahead.hf.steps.verification import ModelMode
+from lookahead.hf.support.probe import probe
 
 _TOKENS_A_FORWARD = 256
 

@@ -1,0 +1,1 @@
+"""What serves measuring the project itself, not its users."""

@@ -1,0 +1,1 @@
+"""The figures and pictures of README and docs, from recorded runs."""

@@ -1,0 +1,1 @@
+"""How a forward pass is done other than by the model's own code."""

@@ -1,0 +1,1 @@
+"""The compiled CPU decoder: a whole step in one call."""

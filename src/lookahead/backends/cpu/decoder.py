@@ -1,0 +1,247 @@
+"""A decoder whose step is fused: the weights where they lie, and the memory that a step works in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookahead.backends.cpu.kernels.attention import attention_integers
+from lookahead.backends.cpu.kernels.products import UNIT
+from lookahead.backends.cpu.plan import FIELDS, LAYER_FIELDS, Field, LayerField
+from lookahead.backends.cpu.step import scratch_size, step_address
+from lookahead.backends.cpu.tables import TreeTables
+from lookahead.backends.cpu.team import Team
+from lookahead.decoding.attention.tree_mask import RowOfTrees
+
+_MULTIPLE = 32
+"""Hidden size, inner size and width of a head are multiples of it."""
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One decoder layer; matrices as [outputs, inputs].
+
+    Attributes:
+        norm: [hidden], before attention.
+        projections: those of queries, keys and values.
+        out: behind attention.
+        inner_norm: [hidden].
+        gate: of the gated units.
+        up: of the gated units.
+        down: of the gated units.
+        biases: of the projections, or None.
+        head_norms: [width], of queries and keys, or None.
+        window: tokens that a token sees, itself included, or None for all.
+    """
+
+    norm: Tensor
+    projections: Sequence[Tensor]
+    out: Tensor
+    inner_norm: Tensor
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+    biases: Sequence[Tensor | None] = (None, None, None)
+    head_norms: Sequence[Tensor | None] = (None, None)
+    window: int | None = None
+
+    def by_field(self) -> dict[LayerField, Tensor | None]:
+        """Return the tensors by their place in the layers' table."""
+        first = zip(LayerField, (self.norm, *self.projections, self.out, self.inner_norm), strict=False)
+        return {
+            **dict(first),
+            LayerField.GATE: self.gate,
+            LayerField.UP: self.up,
+            LayerField.DOWN: self.down,
+            LayerField.QUERY_BIAS: self.biases[0],
+            LayerField.KEY_BIAS: self.biases[1],
+            LayerField.VALUE_BIAS: self.biases[2],
+            LayerField.QUERY_NORM: self.head_norms[0],
+            LayerField.KEY_NORM: self.head_norms[1],
+        }
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """A whole decoder.
+
+    Attributes:
+        layers: in order.
+        last_norm: [hidden].
+        output: [vocabulary, hidden].
+        heads: of queries.
+        key_heads: of keys and values.
+        width: of a head.
+        epsilon: of all norms.
+        scale: factor on the scores of attention.
+    """
+
+    layers: Sequence[LayerWeights]
+    last_norm: Tensor
+    output: Tensor
+    heads: int
+    key_heads: int
+    width: int
+    epsilon: float
+    scale: float
+
+    def tensors(self) -> list[Tensor]:
+        """Return all weights."""
+        found = [tensor for layer in self.layers for tensor in layer.by_field().values()]
+        return [tensor for tensor in (*found, self.last_norm, self.output) if tensor is not None]
+
+    def misfit(self) -> str:
+        """Return why these weights cannot be served, in words; empty where they can."""
+        tensors = self.tensors()
+        dtypes = {tensor.dtype for tensor in tensors}
+        sizes = (self.last_norm.numel(), self.layers[0].down.shape[1], self.width)
+        if dtypes not in ({torch.bfloat16}, {torch.float32}):
+            return f"its weights are {', '.join(sorted(map(str, dtypes)))}, not all bfloat16 or all float32"
+        if any(tensor.device.type != "cpu" or not tensor.is_contiguous() for tensor in tensors):
+            return "its weights do not all lie side by side in the CPU's memory"
+        if any(size % _MULTIPLE for size in sizes):
+            return f"hidden size, inner size and head width are {sizes}, not all multiples of {_MULTIPLE}"
+        if self.output.shape[0] < UNIT:
+            return f"its vocabulary has {self.output.shape[0]} tokens, fewer than {UNIT}"
+        if not all(self._is_like_others(layer) for layer in self.layers):
+            return "its layers are not all of one shape"
+        return ""
+
+    def _is_like_others(self, layer: LayerWeights) -> bool:
+        """Return whether a layer's tensors have the shapes that a step takes those of all layers to have."""
+        (hidden,), inner = self.last_norm.shape, self.layers[0].down.shape[1]
+        own, shared = self.heads * self.width, self.key_heads * self.width
+        projected = {"QUERY": own, "KEY": shared, "VALUE": shared}
+        expected = {
+            **{LayerField[name]: (size, hidden) for name, size in projected.items()},
+            **{LayerField[f"{name}_BIAS"]: (size,) for name, size in projected.items()},
+            **dict.fromkeys((LayerField.NORM, LayerField.INNER_NORM), (hidden,)),
+            **dict.fromkeys((LayerField.QUERY_NORM, LayerField.KEY_NORM), (self.width,)),
+            **dict.fromkeys((LayerField.GATE, LayerField.UP), (inner, hidden)),
+            LayerField.OUT: (hidden, own),
+            LayerField.DOWN: (hidden, inner),
+        }
+        found = layer.by_field().items()
+        return all(tensor is None or tensor.shape == expected[field] for field, tensor in found)
+
+
+class FusedDecoder:
+    """Does forwards of a decoder over draft trees, each in one call.
+
+    Args:
+        weights: without a misfit; they are read where they are.
+        team: the threads.
+    """
+
+    def __init__(self, weights: DecoderWeights, team: Team) -> None:
+        self._weights = weights
+        self._team = team
+        self._dtype = weights.output.dtype
+        self._step = step_address(halves=self._dtype == torch.bfloat16)
+        self._layers = _layer_table(weights)
+        self._scalars = np.array([weights.epsilon, weights.scale], np.float32)
+        self._table = np.zeros(FIELDS, np.int64)
+        self._work: dict[Field, Tensor] = {}
+        self._fill_in_the_model()
+
+    def forward(
+        self,
+        embedded: Tensor,
+        turning: tuple[Tensor, Tensor],
+        rows: Sequence[RowOfTrees],
+        start: int,
+        cache: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Verify draft trees and write their keys and values to the cache; return logits [B, n, vocabulary].
+
+        Args:
+            embedded: the tokens' embeddings, [B, n, hidden].
+            turning: cosines and sines of their positions, [B, n, width].
+            rows: B trees; padding is on the left.
+            start: the slot of node 0 in all rows.
+            cache: keys and values, [layers, B, key heads, slots, width], of one layout.
+        """
+        batch, size = embedded.shape[:2]
+        tokens = batch * size
+        stream = embedded.to(torch.float32, copy=True)
+        cosines, sines = (part.to(self._dtype).contiguous() for part in turning)
+        logits = torch.empty((batch, size, self._weights.output.shape[0]), dtype=self._dtype)
+        trees = TreeTables.of(rows, start=start, size=size)
+        self._make_room(tokens, trees.spans)
+        keys, values = cache
+        self._set(
+            {
+                **trees.fields,
+                Field.KEYS_AT: keys.data_ptr(),
+                Field.VALUES_AT: values.data_ptr(),
+                Field.LAYER_APART: keys.stride(0),
+                Field.ROW_APART: keys.stride(1),
+                Field.HEAD_APART: keys.stride(2),
+                Field.STREAM_AT: stream.data_ptr(),
+                Field.COSINES_AT: cosines.data_ptr(),
+                Field.SINES_AT: sines.data_ptr(),
+                Field.LOGITS_AT: logits.data_ptr(),
+            }
+        )
+        self._team.work(self._step, self._table.ctypes.data)
+        return logits
+
+    def _set(self, fields: dict[Field, int]) -> None:
+        for field, value in fields.items():
+            self._table[field] = value
+
+    def _fill_in_the_model(self) -> None:
+        weights, team = self._weights, self._team
+        self._set(
+            {
+                Field.LAYERS: len(weights.layers),
+                Field.HIDDEN: weights.last_norm.numel(),
+                Field.INNER: weights.layers[0].down.shape[1],
+                Field.HEADS: weights.heads,
+                Field.KEY_HEADS: weights.key_heads,
+                Field.WIDTH: weights.width,
+                Field.VOCABULARY: weights.output.shape[0],
+                Field.LAYERS_AT: self._layers.ctypes.data,
+                Field.LAST_NORM_AT: weights.last_norm.data_ptr(),
+                Field.OUTPUT_AT: weights.output.data_ptr(),
+                Field.SCALARS_AT: self._scalars.ctypes.data,
+                Field.BARRIER_AT: team.barrier,
+                Field.MEMBER_AT: team.member,
+                Field.MEMBERS_AT: team.members,
+            }
+        )
+
+    def _make_room(self, tokens: int, spans: int) -> None:
+        """Have memory for a step of so many tokens; what was allocated once is used again."""
+        weights = self._weights
+        own, shared = weights.heads * weights.width, weights.key_heads * weights.width
+        inner = weights.layers[0].down.shape[1]
+        threads, scratch = torch.get_num_threads(), scratch_size(tokens, weights.width)
+        integers = attention_integers(weights.heads, weights.key_heads)
+        wanted = {
+            Field.INPUTS_AT: ((tokens + 1) * max(weights.last_norm.numel(), own), self._dtype),
+            Field.GATED_AT: ((tokens + 1) * inner, self._dtype),
+            Field.QUERIES_AT: (tokens * own, self._dtype),
+            Field.NEW_KEYS_AT: (tokens * shared, self._dtype),
+            Field.NEW_VALUES_AT: (tokens * shared, self._dtype),
+            Field.TOTALS_AT: (tokens * spans * own, torch.float32),
+            Field.STATES_AT: (tokens * spans * weights.heads * 2, torch.float32),
+            Field.SCRATCH_AT: (threads * scratch, torch.float32),
+            Field.INTEGERS_AT: (threads * integers, torch.int64),
+        }
+        for field, (size, dtype) in wanted.items():
+            if field not in self._work or self._work[field].numel() < size:
+                self._work[field] = torch.empty(size, dtype=dtype)
+        self._set({field: tensor.data_ptr() for field, tensor in self._work.items()})
+        self._set({Field.SCRATCH_APART: scratch, Field.INTEGERS_APART: integers})
+
+
+def _layer_table(weights: DecoderWeights) -> np.ndarray:
+    table = np.zeros((len(weights.layers), LAYER_FIELDS), np.int64)
+    for of_layer, layer in zip(table, weights.layers, strict=True):
+        for field, tensor in layer.by_field().items():
+            of_layer[field] = 0 if tensor is None else tensor.data_ptr()
+        of_layer[LayerField.WINDOW] = layer.window or 0
+    return table

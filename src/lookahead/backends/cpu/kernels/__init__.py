@@ -1,0 +1,1 @@
+"""The kernels of the compiled CPU decoder, from pointers up to attention."""

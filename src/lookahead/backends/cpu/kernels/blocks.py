@@ -1,0 +1,332 @@
+"""A block of keys and values: packed for the queries that share it, scored, softened, weighed.
+
+A word is what a lane of a vector holds: one float32 or two bfloat16. Keys are packed [words of a key, BLOCK],
+so that lanes are keys; values [BLOCK / keys of a word, width], so that lanes are numbers of a value.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from lookahead.backends.cpu.kernels import vectors
+from lookahead.backends.cpu.kernels.vectors import FLOAT, FLOATS, HALVES, INT32, INT64, INTS, LANES, loop
+from lookahead.jit import compiled, intrinsic_call
+
+BLOCK = 64
+"""Keys that are weighed at once; blocks begin at multiples of it, counted in places of the text."""
+QUERIES = 4
+"""Queries that are worked on at once."""
+HIDDEN = -1e30
+"""Score of what is not seen: finite, so that two of them have a difference."""
+_PARTS = BLOCK // LANES
+
+
+def _row_of(
+    builder: ir.IRBuilder, source: Any, stride: Any, slots: Any, key: Any, bounds: tuple[Any, Any]
+) -> Any:
+    """Return where a key's row is; keys that nobody sees are given the row of one that somebody sees."""
+    first, end = bounds
+    key = builder.select(builder.icmp_signed("<", key, first), first, key)
+    last = builder.sub(end, INT64(1))
+    key = builder.select(builder.icmp_signed(">", key, last), last, key)
+    return builder.gep(source, [builder.mul(builder.load(builder.gep(slots, [key])), stride)])
+
+
+@compiled
+def pack_keys(
+    _typing: Any,
+    source: types.CPointer,
+    stride: types.Integer,
+    slots: types.CPointer,
+    first: types.Integer,
+    end: types.Integer,
+    packed: types.CPointer,
+) -> Any:
+    """Pack the keys from `first` up to `end` of a block; a key's row is the one that slots[key] counts.
+
+    There is one at least. The width, `stride`, is a multiple of 32. What stands in place of others is unused.
+    """
+
+    def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        rows, width, places, first_key, end_key, target = arguments
+        halves = vectors.is_bfloat16(signature.args[0])
+        bounds = (first_key, end_key)
+        words = builder.sdiv(width, INT64(2)) if halves else width
+        next_block = builder.mul(words, INT64(BLOCK))
+
+        def of_group(group: Any, _: list[Any]) -> list[Any]:
+            pointers = [
+                builder.bitcast(
+                    _row_of(builder, rows, width, places, builder.add(group, INT64(lane)), bounds),
+                    INT32.as_pointer(),
+                )
+                for lane in range(LANES)
+            ]
+
+            def of_words(word: Any, _: list[Any]) -> list[Any]:
+                loaded = [vectors.load(builder, pointer, word, INTS) for pointer in pointers]
+                for pointer in pointers:
+                    vectors.prefetch(builder, pointer, builder.add(word, next_block))
+                for at, vector in enumerate(vectors.transposed(builder, loaded)):
+                    place = builder.add(builder.mul(builder.add(word, INT64(at)), INT64(BLOCK)), group)
+                    vectors.store(builder, vector, target, place)
+                return []
+
+            loop(builder, INT64(0), words, LANES, [], of_words)
+            return []
+
+        begin = builder.and_(first_key, INT64(-LANES))
+        loop(builder, begin, end_key, LANES, [], of_group)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(source, whole, slots, whole, whole, packed), generated
+
+
+@compiled
+def pack_values(
+    _typing: Any,
+    source: types.CPointer,
+    stride: types.Integer,
+    slots: types.CPointer,
+    first: types.Integer,
+    end: types.Integer,
+    packed: types.CPointer,
+) -> Any:
+    """Pack the values of the keys from `first` up to `end` of a block, as `pack_keys` packs keys.
+
+    The other half of a word that has one of them holds a number as well: it may be weighed with nothing.
+    """
+
+    def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        rows, width, places, first_key, end_key, target = arguments
+        halves = vectors.is_bfloat16(signature.args[0])
+        keys = 2 if halves else 1
+        bounds = (first_key, end_key)
+        next_block = builder.mul(width, INT64(BLOCK))
+
+        def of_word(key: Any, _: list[Any]) -> list[Any]:
+            pair = [
+                _row_of(builder, rows, width, places, builder.add(key, INT64(at)), bounds)
+                for at in range(keys)
+            ]
+            row = builder.mul(builder.sdiv(key, INT64(keys)), width)
+
+            def of_numbers(index: Any, _: list[Any]) -> list[Any]:
+                if halves:
+                    low, high = (
+                        builder.zext(vectors.load(builder, one, index, HALVES), INTS) for one in pair
+                    )
+                    word = builder.or_(low, builder.shl(high, vectors.ints([16] * LANES)))
+                else:
+                    word = vectors.load(builder, builder.bitcast(pair[0], INT32.as_pointer()), index, INTS)
+                vectors.store(builder, word, target, builder.add(row, index))
+                for one in pair:
+                    vectors.prefetch(builder, one, builder.add(index, next_block))
+                return []
+
+            loop(builder, INT64(0), width, LANES, [], of_numbers)
+            return []
+
+        begin = builder.and_(first_key, INT64(-keys))
+        loop(builder, begin, end_key, keys, [], of_word)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(source, whole, slots, whole, whole, packed), generated
+
+
+def _scorer_maker(queries: int) -> Any:
+    @compiled
+    def score(
+        _typing: Any,
+        queries_at: types.CPointer,
+        items: types.CPointer,
+        width: types.Integer,
+        packed: types.CPointer,
+        scores: types.CPointer,
+    ) -> Any:
+        """Write a block's scores, [queries, BLOCK]; query q's row is the one that items[q] counts."""
+
+        def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            first, counted, size, keys, target = arguments
+            halves = vectors.is_bfloat16(signature.args[0])
+            rows = []
+            for query in range(queries):
+                item = builder.load(builder.gep(counted, [INT64(query)]))
+                row = builder.gep(first, [builder.mul(item, size)])
+                rows.append(builder.bitcast(row, INT32.as_pointer()))
+
+            def body(word: Any, totals: list[Any]) -> list[Any]:
+                at = builder.mul(word, INT64(BLOCK))
+                shown = [
+                    vectors.load(builder, keys, builder.add(at, INT64(part * LANES)), INTS)
+                    for part in range(_PARTS)
+                ]
+                results = []
+                for query, row in enumerate(rows):
+                    asked = vectors.splat_of(builder, builder.load(builder.gep(row, [word]), align=2))
+                    for part in range(_PARTS):
+                        total = totals[query * _PARTS + part]
+                        results.append(vectors.dot_words(builder, asked, shown[part], total, halves=halves))
+                return results
+
+            words = builder.sdiv(size, INT64(2)) if halves else size
+            sums = loop(builder, INT64(0), words, 1, [vectors.splat(0.0)] * (queries * _PARTS), body)
+            for at, total in enumerate(sums):
+                vectors.store(builder, total, target, INT64(at * LANES))
+            return context.get_dummy_value()
+
+        return types.void(queries_at, items, types.int64, packed, scores), generated
+
+    return score
+
+
+score_one = _scorer_maker(1)
+score_all = _scorer_maker(QUERIES)
+
+
+@compiled
+def soften_block(
+    _typing: Any,
+    scores: types.CPointer,
+    first: types.Integer,
+    end: types.Integer,
+    scale: types.Float,
+    state: types.CPointer,
+    like: types.CPointer,
+) -> Any:
+    """Turn the scores of a block's keys from `first` up to `end` into weights; the others' become 0.
+
+    The weights are written where the scores were, as numbers of the type that `like` points to.
+
+    `state` holds the largest score so far and the sum of weights relative to it, and is brought up to date.
+
+    Returns:
+        The factor by which what was weighed before is to be multiplied.
+    """
+
+    def generated(_context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        row, first_key, end_key, factor, kept, _ = arguments
+        halves = vectors.is_bfloat16(signature.args[5])
+        hidden = vectors.splat(HIDDEN)
+        bounds = [vectors.splat_of(builder, builder.trunc(bound, INT32)) for bound in (first_key, end_key)]
+        scales = vectors.splat_of(builder, factor)
+        seen, scored = [], []
+        for start in range(0, BLOCK, LANES):
+            keys = vectors.ints(list(range(start, start + LANES)))
+            sees = builder.and_(
+                builder.icmp_signed(">=", keys, bounds[0]), builder.icmp_signed("<", keys, bounds[1])
+            )
+            loaded = vectors.load(builder, row, INT64(start), FLOATS)
+            seen.append(sees)
+            scored.append(builder.select(sees, builder.fmul(loaded, scales), hidden))
+        largest = scored[0]
+        for others in scored[1:]:
+            largest = intrinsic_call(builder, "llvm.maxnum.v16f32", FLOATS, [largest, others])
+        top = intrinsic_call(builder, "llvm.vector.reduce.fmax.v16f32", FLOAT, [largest])
+        before = builder.load(kept)
+        after = intrinsic_call(builder, "llvm.maxnum.f32", FLOAT, [before, top])
+        tops = vectors.splat_of(builder, after)
+        total = vectors.splat(0.0)
+        for start, sees, score in zip(range(0, BLOCK, LANES), seen, scored, strict=True):
+            weight = vectors.exponential(builder, builder.fsub(score, tops))
+            weight = builder.select(sees, weight, vectors.splat(0.0))
+            _store_weights(builder, row, start, weight, halves=halves)
+            total = builder.fadd(total, weight)
+        sums = vectors.sums_of(builder, [total] * LANES)
+        decay = vectors.exponential(builder, builder.fsub(before, after))
+        sum_place = builder.gep(kept, [INT64(1)])
+        added = builder.extract_element(sums, INT32(0))
+        builder.store(vectors.fused_multiply_add(builder, builder.load(sum_place), decay, added), sum_place)
+        builder.store(after, kept)
+        return decay
+
+    whole = types.int64
+    return types.float32(scores, whole, whole, types.float32, state, like), generated
+
+
+def _store_weights(builder: ir.IRBuilder, row: Any, start: int, weights: Any, *, halves: bool) -> None:
+    """Write sixteen weights to their place in a row of numbers of either size."""
+    if not halves:
+        vectors.store(builder, weights, row, INT64(start))
+        return
+    short = builder.trunc(vectors.bits_rounded(builder, weights), HALVES)
+    vectors.store(builder, short, builder.bitcast(row, ir.IntType(16).as_pointer()), INT64(start))
+
+
+def _weigher_maker(queries: int, parts: int) -> Any:
+    """Return a function that adds weighted values, for some queries and 16 · parts numbers of each value."""
+
+    @compiled
+    def weigh(
+        _typing: Any,
+        weights: types.CPointer,
+        packed: types.CPointer,
+        width: types.Integer,
+        first: types.Integer,
+        end: types.Integer,
+        decays: types.CPointer,
+        totals: types.CPointer,
+        items: types.CPointer,
+        stride: types.Integer,
+        like: types.CPointer,
+    ) -> Any:
+        """Multiply totals by their query's decay and add the values of keys `first` to `end`, weighted.
+
+        Rows of weights are [BLOCK] floats long, whatever is written in them; query q's totals are those that
+        items[q], times the stride, counts.
+        """
+
+        def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            weight, values, size, first_key, end_key, decay, total, counted, apart, _ = arguments
+            halves = vectors.is_bfloat16(signature.args[9])
+            keys = 2 if halves else 1
+            places, initial = [], []
+            for query in range(queries):
+                item = builder.load(builder.gep(counted, [INT64(query)]))
+                row = builder.gep(total, [builder.mul(item, apart)])
+                kept = vectors.splat_of(builder, builder.load(builder.gep(decay, [INT64(query)])))
+                for part in range(parts):
+                    places.append((row, INT64(LANES * part)))
+                    initial.append(builder.fmul(vectors.load(builder, *places[-1], FLOATS), kept))
+            words = builder.bitcast(weight, INT32.as_pointer())
+
+            def body(step: Any, sums: list[Any]) -> list[Any]:
+                at = builder.mul(step, size)
+                shown = [
+                    vectors.load(builder, values, builder.add(at, INT64(LANES * part)), INTS)
+                    for part in range(parts)
+                ]
+                results = []
+                for query in range(queries):
+                    place = builder.add(step, INT64(query * BLOCK))
+                    share = vectors.splat_of(builder, builder.load(builder.gep(words, [place])))
+                    for part in range(parts):
+                        summed = sums[query * parts + part]
+                        results.append(vectors.dot_words(builder, share, shown[part], summed, halves=halves))
+                return results
+
+            begin = builder.sdiv(first_key, INT64(keys))
+            last = builder.sdiv(builder.add(end_key, INT64(keys - 1)), INT64(keys))
+            sums = loop(builder, begin, last, 1, initial, body)
+            for place, held in zip(places, sums, strict=True):
+                vectors.store(builder, held, *place)
+            return context.get_dummy_value()
+
+        whole = types.int64
+        return (
+            types.void(weights, packed, whole, whole, whole, decays, totals, items, whole, like),
+            generated,
+        )
+
+    return weigh
+
+
+PART = 32
+"""Numbers of a value that are added up at once; a head's width is a multiple of it."""
+weigh_one = _weigher_maker(1, PART // LANES)
+weigh_all = _weigher_maker(QUERIES, PART // LANES)
+weigh_one_twice = _weigher_maker(1, 2 * PART // LANES)
+weigh_all_twice = _weigher_maker(QUERIES, 2 * PART // LANES)

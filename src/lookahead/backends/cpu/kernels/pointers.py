@@ -1,0 +1,161 @@
+"""Raw memory in compiled functions: addresses that become pointers, and numbers that they point to.
+
+Weights, cache and scratch of a step are handed over as addresses. A pointer's type says what it points to, so
+that one function serves float32 and bfloat16; the latter numba knows as its sixteen bits.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from lookahead.backends.cpu.kernels import vectors
+from lookahead.jit import compiled
+
+
+def _known(context: Any, pointer: types.CPointer) -> ir.Type:
+    return context.get_value_type(pointer)
+
+
+@compiled
+def pointer_like(_typing: Any, address: types.Integer, like: types.CPointer) -> Any:
+    """Return a pointer of another's type to an address."""
+
+    def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], _known(context, signature.return_type))
+
+    return like(address, like), generated
+
+
+def _pointer_maker(pointed: types.Type) -> Any:
+    @compiled
+    def pointer(_typing: Any, address: types.Integer) -> Any:
+        """Return a pointer to an address."""
+
+        def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], _known(context, signature.return_type))
+
+        return types.CPointer(pointed)(address), generated
+
+    return pointer
+
+
+float_pointer = _pointer_maker(types.float32)
+half_pointer = _pointer_maker(types.uint16)
+int_pointer = _pointer_maker(types.int64)
+
+
+@compiled
+def moved(_typing: Any, pointer: types.CPointer, elements: types.Integer) -> Any:
+    """Return a pointer to so many elements further on."""
+
+    def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return pointer(pointer, types.int64), generated
+
+
+@compiled
+def integer_at(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
+    """Return an integer out of memory."""
+
+    def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.gep(arguments[0], [arguments[1]]))
+
+    return types.int64(pointer, types.int64), generated
+
+
+@compiled
+def put_integer(_typing: Any, pointer: types.CPointer, index: types.Integer, number: types.Integer) -> Any:
+    """Write an integer to memory."""
+
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[2], builder.gep(arguments[0], [arguments[1]]))
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, types.int64), generated
+
+
+@compiled
+def number_at(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
+    """Return a number out of memory as a float32."""
+
+    def generated(_context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        number = builder.load(builder.gep(arguments[0], [arguments[1]]))
+        if not vectors.is_bfloat16(signature.args[0]):
+            return number
+        wide = builder.shl(builder.zext(number, vectors.INT32), ir.Constant(vectors.INT32, 16))
+        return builder.bitcast(wide, vectors.FLOAT)
+
+    return types.float32(pointer, types.int64), generated
+
+
+@compiled
+def put(_typing: Any, pointer: types.CPointer, index: types.Integer, number: types.Float) -> Any:
+    """Write a float32 to memory, rounded to what is kept there."""
+
+    def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        target, place, value = arguments
+        if vectors.is_bfloat16(signature.args[0]):
+            value = builder.trunc(vectors.bits_rounded(builder, value), ir.IntType(16))
+        builder.store(value, builder.gep(target, [place]))
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, types.float32), generated
+
+
+@compiled
+def rounded_like(_typing: Any, number: types.Float, like: types.CPointer) -> Any:
+    """Return a float32 rounded to what a pointer points to, as storing and loading it would."""
+
+    def generated(_context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        if not vectors.is_bfloat16(signature.args[1]):
+            return arguments[0]
+        bits = vectors.bits_rounded(builder, arguments[0])
+        return builder.bitcast(builder.shl(bits, ir.Constant(vectors.INT32, 16)), vectors.FLOAT)
+
+    return types.float32(types.float32, like), generated
+
+
+@compiled
+def exponential(_typing: Any, number: types.Float) -> Any:
+    """Return e to the power of a float32."""
+
+    def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        return vectors.exponential(builder, arguments[0])
+
+    return types.float32(types.float32), generated
+
+
+@compiled
+def call(_typing: Any, address: types.Integer) -> Any:
+    """Call a function of C that takes nothing, and return the int that it returns."""
+
+    def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(vectors.INT32, [])
+        result = builder.call(builder.inttoptr(arguments[0], function.as_pointer()), [])
+        return builder.sext(result, vectors.INT64)
+
+    return types.int64(types.int64), generated
+
+
+@compiled
+def call_procedure(_typing: Any, address: types.Integer) -> Any:
+    """Call a function of C that takes and returns nothing."""
+
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(ir.VoidType(), [])
+        builder.call(builder.inttoptr(arguments[0], function.as_pointer()), [])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generated
+
+
+@compiled
+def address_of(_typing: Any, pointer: types.RawPointer) -> Any:
+    """Return the address that a pointer from C holds."""
+
+    def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(arguments[0], vectors.INT64)
+
+    return types.int64(pointer), generated

@@ -1,0 +1,291 @@
+"""Building LLVM code on vectors of sixteen floats, which numba's own loops do not become by themselves.
+
+What is built here treats every row alike, whatever else is computed beside it: a sum is taken in one order,
+so that the same numbers give the same bits in a forward of one token and of sixty-four.
+"""
+
+import platform
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import config, types
+
+from lookahead.jit import intrinsic_call
+
+LANES = 16
+FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+FLOATS = ir.VectorType(FLOAT, LANES)
+INTS = ir.VectorType(INT32, LANES)
+HALVES = ir.VectorType(ir.IntType(16), LANES)
+_LOG2_E, _LN2_HIGH, _LN2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
+_EXP_COEFFICIENTS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
+_LEAST_EXPONENT = -87.0
+_ROUNDING = 0x7FFF
+_SECOND_CACHE = 2
+"""Where what is fetched ahead goes: the first cache is full of what is being worked on."""
+
+
+class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has no types
+    """The type `bfloat`, which llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+_PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
+
+
+def multiplies_pairs() -> bool:
+    """Return whether the processor that numba compiles for multiplies bfloat16 itself (AVX512-BF16)."""
+    return _has("avx512bf16")
+
+
+def multiplies_and_adds() -> bool:
+    """Return whether the processor multiplies and adds at once; without, a fused step would be slower."""
+    return platform.machine().lower() not in {"x86_64", "amd64", "i386", "i686"} or _has("fma")
+
+
+def _has(feature: str) -> bool:
+    """Return whether the processor that numba compiles for has a feature."""
+    settings: Any = config  # which numba fills when it is loaded
+    if settings.CPU_NAME or settings.CPU_FEATURES:
+        return f"+{feature}" in (settings.CPU_FEATURES or "")
+    return bool(_host_features().get(feature))
+
+
+@cache
+def _host_features() -> Any:
+    return llvmlite.binding.get_host_cpu_features()
+
+
+def is_bfloat16(pointer: types.CPointer) -> bool:
+    """Return whether a pointer is to bfloat16, which numba knows as its sixteen bits."""
+    return bool(pointer.dtype == types.uint16)
+
+
+def splat(value: float) -> ir.Constant:
+    """Return a vector of one constant."""
+    return ir.Constant(FLOATS, [ir.Constant(FLOAT, value)] * LANES)
+
+
+def ints(values: list[int]) -> ir.Constant:
+    """Return a vector of 32-bit integers: lanes, or what a shuffle picks."""
+    return ir.Constant(ir.VectorType(INT32, len(values)), [ir.Constant(INT32, value) for value in values])
+
+
+_Body = Callable[[Any, list[Any]], list[Any]]
+
+
+def loop(
+    builder: ir.IRBuilder, first: Any, end: Any, step: int, initial: list[Any], body: _Body
+) -> list[Any]:
+    """Build a loop that carries values."""
+    before = builder.block
+    head, inside, after = (builder.append_basic_block(name) for name in ("head", "body", "after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(INT64)
+    index.add_incoming(first, before)
+    carried = [builder.phi(value.type) for value in initial]
+    for phi, value in zip(carried, initial, strict=True):
+        phi.add_incoming(value, before)
+    builder.cbranch(builder.icmp_signed("<", index, end), inside, after)
+    builder.position_at_end(inside)
+    results = body(index, carried)
+    last = builder.block
+    index.add_incoming(builder.add(index, INT64(step)), last)
+    for phi, value in zip(carried, results, strict=True):
+        phi.add_incoming(value, last)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return carried
+
+
+def splat_of(builder: ir.IRBuilder, value: Any) -> Any:
+    """Return a vector of one number that is known when the code runs."""
+    kind = ir.VectorType(value.type, LANES)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, INT32(0))
+    return builder.shuffle_vector(first, first, ints([0] * LANES))
+
+
+def fused_multiply_add(builder: ir.IRBuilder, first: Any, second: Any, summand: Any) -> Any:
+    """Return first · second + summand, rounded once: a scalar or a vector."""
+    suffix = "v16f32" if summand.type == FLOATS else "f32"
+    return intrinsic_call(builder, f"llvm.fma.{suffix}", summand.type, [first, second, summand])
+
+
+def prefetch(builder: ir.IRBuilder, pointer: Any, index: Any) -> None:
+    """Ask for what is needed later, which need not be there."""
+    byte = ir.IntType(8).as_pointer()
+    place = builder.bitcast(builder.gep(pointer, [index]), byte)
+    kinds = [place, *(ir.Constant(INT32, number) for number in (0, _SECOND_CACHE, 1))]
+    intrinsic_call(builder, "llvm.prefetch.p0", ir.VoidType(), kinds)
+
+
+def load(builder: ir.IRBuilder, pointer: Any, index: Any, kind: ir.Type) -> Any:
+    """Load a vector from anywhere, without asking for alignment."""
+    place = builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())
+    return builder.load(place, align=2)
+
+
+def load_widened(builder: ir.IRBuilder, pointer: Any, index: Any, *, halves: bool) -> Any:
+    """Load sixteen numbers as floats."""
+    if not halves:
+        return load(builder, pointer, index, FLOATS)
+    wide = builder.zext(load(builder, pointer, index, HALVES), INTS)
+    return builder.bitcast(builder.shl(wide, ints([16] * LANES)), FLOATS)
+
+
+def dot_step(builder: ir.IRBuilder, first: Any, second: Any, total: Any, *, halves: bool) -> Any:
+    """Add, lane by lane, the products of two vectors; of bfloat16 each lane takes two of them."""
+    if not halves:
+        return fused_multiply_add(builder, first, second, total)
+    if multiplies_pairs():
+        operands = [total, builder.bitcast(first, _PAIRS), builder.bitcast(second, _PAIRS)]
+        return intrinsic_call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, operands)
+    for part in range(2):
+        left, right = (_half_of_pairs(builder, operand, part) for operand in (first, second))
+        total = fused_multiply_add(builder, left, right, total)
+    return total
+
+
+def _half_of_pairs(builder: ir.IRBuilder, pairs: Any, part: int) -> Any:
+    words = builder.bitcast(pairs, INTS)
+    if part == 0:
+        return builder.bitcast(builder.shl(words, ints([16] * LANES)), FLOATS)
+    return builder.bitcast(builder.and_(words, ints([-65536] * LANES)), FLOATS)
+
+
+def dot_words(builder: ir.IRBuilder, first: Any, second: Any, total: Any, *, halves: bool) -> Any:
+    """Add, lane by lane, the products of two vectors of words; see `dot_step`."""
+    if not halves:
+        first, second = builder.bitcast(first, FLOATS), builder.bitcast(second, FLOATS)
+    return dot_step(builder, first, second, total, halves=halves)
+
+
+def store(builder: ir.IRBuilder, vector: Any, pointer: Any, index: Any) -> None:
+    """Store a vector anywhere, without asking for alignment; `index` counts the pointer's elements."""
+    place = builder.bitcast(builder.gep(pointer, [index]), vector.type.as_pointer())
+    builder.store(vector, place, align=2)
+
+
+def transposed(builder: ir.IRBuilder, rows: list[Any]) -> list[Any]:
+    """Return the columns of sixteen vectors of words."""
+    twos = _interleaved(builder, rows, 1, _in_turn((0, 1)), _in_turn((2, 3)))
+    fours = _interleaved(builder, twos, 2, _in_quarters((0, 1), (0, 1)), _in_quarters((2, 3), (2, 3)))
+    even, odd = _of_quarters((0, 2), (0, 2)), _of_quarters((1, 3), (1, 3))
+    columns: list[Any] = [None] * LANES
+    for at in range(4):
+        first, second, third, last = fours[at::4]
+        halves = [
+            builder.shuffle_vector(*pair, ints(lanes))
+            for lanes in (even, odd)
+            for pair in ((first, second), (third, last))
+        ]
+        for quarter in range(4):
+            pair = halves[:2] if quarter % 2 == 0 else halves[2:]
+            columns[4 * quarter + at] = builder.shuffle_vector(*pair, ints(even if quarter < 2 else odd))
+    return columns
+
+
+def _in_turn(lanes: tuple[int, int]) -> list[int]:
+    """Return lanes of two vectors in turn, the same in each quarter."""
+    both = [vector * LANES + lane for lane in lanes for vector in range(2)]
+    return [start + lane for start in range(0, LANES, 4) for lane in both]
+
+
+def _interleaved(
+    builder: ir.IRBuilder, rows: list[Any], apart: int, low: list[int], high: list[int]
+) -> list[Any]:
+    """Return vectors made of pairs `apart` from each other, the low parts first."""
+    made = []
+    for start in range(0, LANES, 2 * apart):
+        for at in range(start, start + apart):
+            pair = (rows[at], rows[at + apart])
+            made += [builder.shuffle_vector(*pair, ints(lanes)) for lanes in (low, high)]
+    return made
+
+
+def bits_rounded(builder: ir.IRBuilder, number: Any) -> Any:
+    """Return the upper sixteen bits of floats, rounded to the nearest, halves to even, as integers."""
+    is_vector = number.type == FLOATS
+    kind = INTS if is_vector else INT32
+
+    def constant(value: int) -> Any:
+        return ints([value] * LANES) if is_vector else ir.Constant(INT32, value)
+
+    bits = builder.bitcast(number, kind)
+    odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+    return builder.lshr(builder.add(builder.add(bits, odd), constant(_ROUNDING)), constant(16))
+
+
+def _of_quarters(first: tuple[int, ...], second: tuple[int, ...]) -> list[int]:
+    """Return the lanes of whole quarters of two vectors, for a shuffle that processors do at once."""
+    quarters = (*first, *(quarter + 4 for quarter in second))
+    return [4 * quarter + lane for quarter in quarters for lane in range(4)]
+
+
+def _in_quarters(first: tuple[int, int], second: tuple[int, int]) -> list[int]:
+    """Return lanes that are the same in each quarter: two of one vector's, then two of another's."""
+    lanes = (*first, *(lane + LANES for lane in second))
+    return [start + lane for start in range(0, LANES, 4) for lane in lanes]
+
+
+_HALVING = (  # each step adds one half of what is left of every vector to the other, two vectors in one
+    (_of_quarters((0, 1), (0, 1)), _of_quarters((2, 3), (2, 3))),
+    (_of_quarters((0, 2), (0, 2)), _of_quarters((1, 3), (1, 3))),
+    (_in_quarters((0, 1), (0, 1)), _in_quarters((2, 3), (2, 3))),
+    (_in_quarters((0, 2), (0, 2)), _in_quarters((1, 3), (1, 3))),
+)
+
+
+def sums_of(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
+    """Return the vector of the sums of sixteen vectors, all of them added up in the same order."""
+    vectors = [vectors[4 * (place % 4) + place // 4] for place in range(LANES)]  # so that sums end in order
+    for low, high in _HALVING:
+        vectors = [
+            builder.fadd(
+                builder.shuffle_vector(first, second, ints(low)),
+                builder.shuffle_vector(first, second, ints(high)),
+            )
+            for first, second in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+    return vectors[0]
+
+
+def exponential(builder: ir.IRBuilder, value: Any) -> Any:
+    """Return e to the power of a float or of a vector of them, to about one unit of rounding, from -87 on up.
+
+    Below, it is what it is at -87: less than a normal float's least.
+    """
+    is_vector = value.type == FLOATS
+    suffix, whole = ("v16f32", INTS) if is_vector else ("f32", INT32)
+
+    def constant(number: float) -> Any:
+        return splat(number) if is_vector else ir.Constant(FLOAT, number)
+
+    def whole_constant(number: int) -> Any:
+        return ints([number] * LANES) if is_vector else ir.Constant(INT32, number)
+
+    value = intrinsic_call(builder, f"llvm.maxnum.{suffix}", value.type, [value, constant(_LEAST_EXPONENT)])
+    value = intrinsic_call(builder, f"llvm.minnum.{suffix}", value.type, [value, constant(88.0)])
+    power = fused_multiply_add(builder, value, constant(_LOG2_E), constant(0.5))
+    power = intrinsic_call(builder, f"llvm.floor.{suffix}", value.type, [power])
+    rest = fused_multiply_add(builder, power, constant(-_LN2_HIGH), value)
+    rest = fused_multiply_add(builder, power, constant(-_LN2_LOW), rest)
+    total = constant(_EXP_COEFFICIENTS[0])
+    for coefficient in _EXP_COEFFICIENTS[1:]:
+        total = fused_multiply_add(builder, total, rest, constant(coefficient))
+    total = fused_multiply_add(builder, total, builder.fmul(rest, rest), builder.fadd(rest, constant(1.0)))
+    exponent = builder.add(builder.fptosi(power, whole), whole_constant(127))
+    scale = builder.bitcast(builder.shl(exponent, whole_constant(23)), value.type)
+    return builder.fmul(total, scale)

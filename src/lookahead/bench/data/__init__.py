@@ -1,0 +1,1 @@
+"""Prompts, texts and traces to measure with."""

@@ -1,0 +1,67 @@
+"""Texts to warm a memory with, from files: whole texts, or the answers in rows and recorded traces."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookahead.bench.data.datasets import read_objects
+from lookahead.drafting.arrays import Int32Array
+from lookahead.errors import DataFormatError, NotFoundError
+
+ANSWER_FIELDS = ("output_ids", "answer", "reference")
+"""What in a row is an answer; the first that a row has is taken. What people asked (`turns`) is none."""
+
+Text = str | Int32Array
+
+
+def read_texts(path: Path, field: str | None = None) -> list[Text]:
+    """Return the texts of a file, in its order.
+
+    Args:
+        path: rows as `.jsonl` or `.jsonl.gz`; anything else is one text as a whole, in UTF-8.
+        field: which field of a row is taken, instead of the first of `ANSWER_FIELDS` that it has: a text, a
+            list of texts, or a list of token ids.
+
+    Raises:
+        NotFoundError: the file cannot be read.
+        DataFormatError: it is not as it should be; the message names file and line.
+    """
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        return [read_whole(path, ".txt, .jsonl or .jsonl.gz files")]
+    wanted = ANSWER_FIELDS if field is None else (field,)
+    expected = f'expected a JSON object such as {{"{wanted[-1]}": "a text"}}'
+    rows = read_objects(path, lambda row: _texts_of(row, wanted), expected)
+    return [text for row in rows for text in row]
+
+
+def read_whole(path: Path, accepted: str) -> str:
+    """Return a text file's content; `accepted` says in the errors what may be given.
+
+    Raises:
+        NotFoundError: the file cannot be read.
+        DataFormatError: it is not UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        message = f"the file {path} cannot be read ({error.strerror}); give {accepted}"
+        raise NotFoundError(message) from error
+    except UnicodeDecodeError as error:
+        message = f"the file {path} is not UTF-8 text ({error}); give {accepted}"
+        raise DataFormatError(message) from error
+
+
+def _texts_of(row: dict[str, Any], wanted: tuple[str, ...]) -> list[Text] | str:
+    """Return the texts of a row, or in words what is wrong with it."""
+    name = next((name for name in wanted if name in row), None)
+    if name is None:
+        return f"it has no field {' or '.join(map(repr, wanted))} (choose one with --field)"
+    value = row[name]
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        return list(value)
+    if isinstance(value, list) and all(type(token) is int and 0 <= token < 2**31 for token in value):
+        return [np.array(value, np.int32)]
+    return f"{name!r} must be a text, a list of texts or a list of token ids, not {value!r:.40}"

@@ -1,0 +1,62 @@
+"""A picture of a profile: what a verified forward costs by its size, beside a step of `generate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lookahead.bench.plotting.plot_style import SHADES, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LINES = SHADES[1:]  # the lightest is for areas
+_MARKERS = "osD^v"
+"""Contexts differ in shade and in marker, so that no line is told by its colour alone."""
+
+
+def plot_profile(report: dict[str, Any], path: Path) -> None:
+    """Draw T(n) ÷ a step of `generate` by n, a line for each context, with the CDL marked on it.
+
+    Args:
+        report: as `lookahead profile --json` writes it.
+        path: the picture; its ending says which format (.svg, .png, .pdf).
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    figure = new_figure(7, 4)
+    axes = figure.subplots()
+    contexts = report["contexts"]
+    axes.axhline(1, color="#444444", linewidth=0.8, linestyle="--")
+    for place, context in enumerate(contexts):
+        shade = _LINES[place % len(_LINES)]
+        _draw_context(axes, context, shade, _MARKERS[place % len(_MARKERS)])
+    sizes = sorted({step["nodes"] for context in contexts for step in context["steps"]})
+    apart = [size for size in sizes if size == 1 or size >= sizes[-1] / 16]  # labels that do not overlap
+    axes.set_xticks(apart, [str(size) for size in apart])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("n, tokens that one forward verifies")
+    axes.set_ylabel("T(n) ÷ one step of generate")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, title="context; ring: CDL", title_fontsize=8)
+    environment = report["environment"]
+    axes.set_title(
+        f"{environment['model']}, {environment['dtype']}, {environment['device']}, "
+        f"{environment['threads']} threads",
+        fontsize=9,
+        loc="left",
+    )
+    figure.savefig(path)
+
+
+def _draw_context(axes: "Axes", context: dict[str, Any], shade: str, marker: str) -> None:
+    sizes = [step["nodes"] for step in context["steps"]]
+    ratios = [step["over_generate"] for step in context["steps"]]
+    critical = context["critical_decoding_length"]
+    at_least = "≥ " if critical["is_at_least"] else ""
+    label = f"{context['context_tokens']:,} tokens, CDL {at_least}{critical['tokens']}"
+    axes.plot(sizes, ratios, marker=marker, markersize=4, color=shade, label=label)
+    height = float(np.interp(critical["tokens"], sizes, ratios))
+    axes.plot([critical["tokens"]], [height], "o", markersize=11, fillstyle="none", color=shade)
+    axes.vlines(critical["tokens"], 0, height, color=shade, linewidth=0.8, linestyle=":")

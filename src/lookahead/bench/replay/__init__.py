@@ -1,0 +1,1 @@
+"""Measuring drafts without a model."""

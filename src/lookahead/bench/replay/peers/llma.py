@@ -1,0 +1,76 @@
+"""LLMA (arXiv 2304.04487): one branch, copied from a reference text after what the answer says last.
+
+As its published code has it: the last n tokens of the *answer* are looked for in the references, n from 5
+down to 1, and what follows the first place is copied. The references are the prompt, where the retrieved
+documents are, and, as in the paper's cache-assisted use, earlier answers, the newest first.
+"""
+
+import numpy as np
+
+from lookahead.bench.replay.peers.peer import Peer, chain_tree, measured_bytes
+from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.tree import DraftTree
+
+Gram = tuple[int, ...]
+
+
+class LLMA(Peer):
+    """LLMA's copying; the copy is as long as the draft may be.
+
+    Args:
+        longest_match: n-grams of so many tokens are looked for first, then shorter ones.
+    """
+
+    def __init__(self, longest_match: int = 5) -> None:
+        self._longest_match = longest_match
+        self._answers: list[list[int]] = []
+        self._in_answers: dict[Gram, tuple[int, int]] = {}
+        self._in_prompt: dict[Gram, int] = {}
+        self._prompt: list[int] = []
+        self._answer: list[int] = []
+
+    def begin(self, prompt_ids: Int32Array) -> None:
+        """Open a request."""
+        self._prompt, self._answer = prompt_ids.tolist(), []
+        self._in_prompt = self._first_places(self._prompt)
+
+    def propose(self, draft_tokens: int, most_levels: int) -> DraftTree:
+        """Return a chain."""
+        copied = self._copied(min(draft_tokens, most_levels))
+        return chain_tree(self._answer[-1], np.array(copied, np.int32))
+
+    def learn(self, token_ids: Int32Array) -> None:
+        """Append tokens of the answer."""
+        self._answer += token_ids.tolist()
+
+    def end(self) -> None:
+        """Forget the prompt; the answer is a reference from now on."""
+        number = len(self._answers)
+        self._answers.append(self._answer)
+        places = self._first_places(self._answer)
+        self._in_answers.update({gram: (number, place) for gram, place in places.items()})
+        self._prompt, self._answer, self._in_prompt = [], [], {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of earlier answers and of the index over them."""
+        return measured_bytes([self._answers, self._in_answers])
+
+    def _first_places(self, tokens: list[int]) -> dict[Gram, int]:
+        """Return where each n-gram's first occurrence ends."""
+        places: dict[Gram, int] = {}
+        for size in range(1, self._longest_match + 1):
+            for end in range(size, len(tokens) + 1):
+                places.setdefault(tuple(tokens[end - size : end]), end)
+        return places
+
+    def _copied(self, length: int) -> list[int]:
+        for size in range(min(self._longest_match, len(self._answer)), 0, -1):
+            gram = tuple(self._answer[-size:])
+            if gram in self._in_prompt:
+                place = self._in_prompt[gram]
+                return self._prompt[place : place + length]
+            if gram in self._in_answers:
+                number, place = self._in_answers[gram]
+                return self._answers[number][place : place + length]
+        return []

@@ -1,0 +1,99 @@
+"""What a benchmark ran on: a figure without it says nothing."""
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+import lookahead
+from lookahead.hf.machine.devices import cpu_model
+from lookahead.hf.machine.dtypes import dtype_name
+
+
+def describe_environment(
+    model: PreTrainedModel, model_name: str, load_average_at_start: float | None
+) -> dict[str, Any]:
+    """Versions, hardware, threads and load, as JSON can hold them."""
+    device = model.device
+    return {
+        **describe_machine(load_average_at_start),
+        "torch": torch.__version__,
+        "transformers": _version("transformers"),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "model": model_name,
+        "dtype": dtype_name(model.dtype),
+    }
+
+
+def describe_machine(load_average_at_start: float | None) -> dict[str, Any]:
+    """What matters without a model: versions, processor, load."""
+    return {
+        "lookahead": lookahead.__version__,
+        "lookahead_commit": source_commit(),
+        "python": platform.python_version(),
+        "numpy": _version("numpy"),
+        "numba": _version("numba"),
+        "arctic_inference": _version("arctic-inference"),
+        "system": platform.system(),
+        "cpu": cpu_model(),
+        "physical_cores": physical_cores(),
+        "logical_cores": os.cpu_count(),
+        "load_average_at_start": load_average_at_start,
+    }
+
+
+def load_average() -> float | None:
+    """Processes that ran or waited over the last minute, on average; None where the system does not say."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may run on."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0)
+    siblings = [
+        Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list") for processor in allowed
+    ]
+    try:
+        return len({path.read_text() for path in siblings})
+    except OSError:
+        return len(allowed)
+
+
+def source_commit() -> str | None:
+    """The git commit of the running source, `-dirty` added if it was changed since; None outside a clone."""
+    here = Path(__file__).parent
+    # An installed package may lie inside somebody else's repository, whose commit would say nothing.
+    if _git(here, "ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    commit = _git(here, "rev-parse", "HEAD")
+    changed = _git(here.parent, "status", "--porcelain", "--untracked-files=no", ".")
+    return f"{commit}-dirty" if commit and changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    git = shutil.which("git")
+    if git is None:
+        return None
+    command = [git, "-C", str(folder), *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  fixed arguments
+    return finished.stdout.strip() if finished.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,111 @@
+"""The paper's experiments, live: each a list of methods, and how rows are put to them."""
+
+from dataclasses import dataclass
+
+from lookahead.bench.methods.registry import (
+    LOOKAHEAD,
+    LOOKAHEAD_FRESH,
+    LOOKAHEAD_PLAIN,
+    LOOKAHEAD_REPRODUCIBLE,
+    PROMPT_LOOKUP,
+    USUAL,
+)
+
+GRID_LENGTHS = (4, 8, 16, 32, 64)
+GRID_DEPTHS = (4, 8, 16, 32)
+CAPACITIES_KIB = (64, 256, 1024, 4096)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What is measured to answer one question.
+
+    Attributes:
+        name: what it is called in options.
+        question: what it answers.
+        methods: beside the baseline.
+        batch_sizes: rows are answered in batches of each; none: one by one.
+        shuffles: rows come in a random order, so that what grows with the requests is not the categories'.
+        measures_memory: peak memory is measured, too.
+    """
+
+    name: str
+    question: str
+    methods: tuple[str, ...]
+    batch_sizes: tuple[int, ...] = ()
+    shuffles: bool = False
+    measures_memory: bool = False
+
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment(name="main", question="How fast is each method, by category?", methods=USUAL),
+        Experiment(
+            name="methods",
+            question="How do the paper's variants, and others, compare?",
+            methods=(
+                PROMPT_LOOKUP,
+                "llma",
+                "lookahead-parallel",
+                "lookahead-trie",
+                "lookahead-log",
+                LOOKAHEAD,
+                LOOKAHEAD_PLAIN,
+            ),
+        ),
+        Experiment(
+            name="grid",
+            question="How much to draft, and how deep?",
+            methods=tuple(
+                f"{LOOKAHEAD}-{length}x{depth}"
+                for length in GRID_LENGTHS
+                for depth in GRID_DEPTHS
+                if depth < 2 * length
+            ),
+        ),
+        Experiment(
+            name="capacity",
+            question="How large a memory does it take?",
+            methods=tuple(f"{LOOKAHEAD}-{size}KiB" for size in CAPACITIES_KIB),
+        ),
+        Experiment(
+            name="ablation",
+            question="What does each idea give?",
+            methods=(
+                "lookahead-trie",
+                "lookahead-trie-without-prompts",
+                "lookahead-trie-without-earlier-answers",
+                "lookahead-trie-without-answers",
+                "lookahead-trie-without-elimination",
+                "lookahead-parallel",
+                "llma",
+                "lookahead-log",
+            ),
+        ),
+        Experiment(
+            name="batch",
+            question="What is left of it in batches?",
+            methods=(LOOKAHEAD,),
+            batch_sizes=(1, 2, 4, 8, 16),
+        ),
+        Experiment(
+            name="peak-memory",
+            question="How much memory does it take?",
+            methods=(PROMPT_LOOKUP, LOOKAHEAD, LOOKAHEAD_PLAIN),
+            measures_memory=True,
+        ),
+        Experiment(
+            name="reproducible",
+            question="What does text that depends on no draft cost?",
+            methods=(LOOKAHEAD, LOOKAHEAD_REPRODUCIBLE, LOOKAHEAD_PLAIN),
+        ),
+        Experiment(
+            name="warm-up",
+            question="How many requests until the memory pays?",
+            methods=(LOOKAHEAD, LOOKAHEAD_FRESH),
+            shuffles=True,
+        ),
+    )
+}
+"""By name; `transformers` is in all of them."""

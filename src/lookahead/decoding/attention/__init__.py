@@ -1,0 +1,1 @@
+"""Tree attention: which slots a node sees, as masks and tables."""

@@ -1,0 +1,179 @@
+"""Attention of each node to its own branch, in the order of the text, in products of one shape.
+
+A product's row depends, to the last bit, on how many rows and columns the product has; a sum on the order of
+what is added. So keys are taken in blocks that begin at multiples of 64 places, multiplied in products of one
+shape and added block by block. A node's last blocks are looked up by the slot table, each node's by itself;
+those far behind it are in the cache in their order, the same for all nodes of a row, and read from there.
+Which are which is a matter of the node's own place. What comes of a node is then a function of its text
+alone, wherever in the cache that lies and whatever else is in the forward.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookahead.decoding.attention.slots import slot_table
+from lookahead.decoding.attention.tree_mask import RowOfTrees
+from lookahead.drafting.arrays import Int64Array
+
+BLOCK = 64
+"""Keys of a product; blocks begin at multiples of it, counted in places of the text."""
+
+
+@dataclass(frozen=True)
+class OrderedPlaces:
+    """Where in the cache the text of each node lies.
+
+    Attributes:
+        far: the first and the end of the places, whole blocks, that are read where they are: their slots.
+        near: int64 [B, n, near places], the slots of the following ones, whole blocks, node by node; each
+            row's begin where they have to.
+        seen: bool [B, n, far and near places], which of them a node sees.
+    """
+
+    far: tuple[int, int]
+    near: Tensor
+    seen: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[RowOfTrees],
+        *,
+        start: int,
+        size: int,
+        window: int | None = None,
+        chunk: int | None = None,
+    ) -> "OrderedPlaces":
+        """Return the places of draft trees behind a cache; see `tree_mask` for what is given."""
+        first, last = _seen_by(rows, size, window, chunk)
+        ends = np.maximum(last - size + 1, 0) // BLOCK * BLOCK  # no draft of this size begins before there
+        begins = ends.min(axis=1)
+        near = _near_slots(rows, start, size, begins)
+        far = min(int(first.min()) // BLOCK * BLOCK, int(ends.max())), int(ends.max())
+        far_places = np.arange(*far)[None, None, :]
+        near_places = (begins[:, None] + np.arange(near.shape[2])[None, :])[:, None, :]
+        seen = [
+            (far_places >= first[..., None]) & (far_places < ends[..., None]),
+            (near_places >= np.maximum(first, ends)[..., None]) & (near_places <= last[..., None]),
+        ]
+        return cls(far, torch.from_numpy(near), torch.from_numpy(np.concatenate(seen, axis=2)))
+
+    def to(self, device: torch.device) -> "OrderedPlaces":
+        """Return the places on a device."""
+        return OrderedPlaces(self.far, self.near.to(device), self.seen.to(device))
+
+
+def _seen_by(
+    rows: Sequence[RowOfTrees], size: int, window: int | None, chunk: int | None
+) -> tuple[Int64Array, Int64Array]:
+    """Return, int64 [B, size] each, the first place that a node sees, and the last: its own."""
+    last = np.empty((len(rows), size), np.int64)
+    first = np.empty((len(rows), size), np.int64)
+    for index, row in enumerate(rows):
+        last[index] = row.length
+        last[index, : len(row.tree)] += row.tree.depths
+        first[index] = row.left_padding
+        if window is not None:
+            first[index] = np.maximum(first[index], last[index] - window + 1)
+        if chunk is not None:
+            begun = (last[index] - row.left_padding) // chunk * chunk + row.left_padding
+            first[index] = np.maximum(first[index], begun)
+    return first, last
+
+
+def _near_slots(rows: Sequence[RowOfTrees], start: int, size: int, begins: Int64Array) -> Int64Array:
+    """Return the slots of the places from `begins` [B] on, int64 [B, size, places]."""
+    tails = slot_table([row.tree for row in rows], [row.length for row in rows], start, size, BLOCK)
+    held = [row.length // BLOCK * BLOCK - begin for row, begin in zip(rows, begins.tolist(), strict=True)]
+    slots = np.empty((len(rows), size, max(held) + tails.shape[2]), np.int64)
+    for index, before in enumerate(held):
+        end = before + tails.shape[2]
+        slots[index, :, :before] = begins[index] + np.arange(before)
+        slots[index, :, before:end] = tails[index]
+        slots[index, :, end:] = tails[index, :, -1:]
+    return slots
+
+
+def ordered_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    places: OrderedPlaces,
+    *,
+    scaling: float,
+    softcap: float | None = None,
+) -> Tensor:
+    """Attend, each node to its own branch.
+
+    Args:
+        query: [B, heads, n, width].
+        keys: [B, key heads, S, width]; heads is a multiple of key heads.
+        values: [B, key heads, S, value width].
+        places: where the nodes' text lies.
+        scaling: factor on the scores.
+        softcap: what the scores come near to and never exceed, by a tanh (Gemma 2), or None.
+
+    Returns:
+        [B, heads, n, value width].
+    """
+    batch, heads, nodes, width = query.shape
+    exact = torch.promote_types(query.dtype, torch.float32)
+    folded = query.view(batch, keys.shape[1], -1, nodes, width).transpose(2, 3).to(exact) * scaling
+    scores = _scores(folded, keys, places)
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+    scores = scores.masked_fill(~places.seen[:, None, :, None, :], torch.finfo(exact).min)
+    shares = (scores - scores.amax(-1, keepdim=True)).exp()  # an exact 0 where nothing is seen
+    weights = torch.unflatten(shares, -1, (-1, BLOCK)).sum(-1).unbind(-1)
+    weight = weights[0]
+    for of_block in weights[1:]:  # in their order: blocks that nobody sees add nothing
+        weight = weight + of_block
+    attended: Tensor = (_total(shares, values, places) / weight[..., None]).to(query.dtype)
+    return attended.transpose(2, 3).reshape(batch, heads, nodes, values.shape[3])
+
+
+def _scores(folded: Tensor, keys: Tensor, places: OrderedPlaces) -> Tensor:
+    """Return [B, key heads, n, group, places] of queries [B, key heads, n, group, width]."""
+    together = folded.flatten(2, 3)
+    blocks = [
+        torch.matmul(together, _far(keys, begin, folded.dtype).transpose(2, 3)).view(*folded.shape[:4], BLOCK)
+        for begin in range(*places.far, BLOCK)
+    ]
+    blocks += [torch.matmul(folded, block.transpose(3, 4)) for block in _near(keys, places, folded.dtype)]
+    return torch.cat(blocks, dim=-1)
+
+
+def _total(shares: Tensor, values: Tensor, places: OrderedPlaces) -> Tensor:
+    """Return values summed by their shares, in the order of the text: [B, key heads, n, group, value width].
+
+    What no node sees is left out: nothing may be kept there, not even a number.
+    """
+    first, end = places.far
+    unseen = ~places.seen.any(1)
+    total = shares.new_zeros(*shares.shape[:4], values.shape[3])
+    for begin in range(first, end, BLOCK):
+        at = slice(begin - first, begin - first + BLOCK)
+        block = _far(values, begin, shares.dtype).masked_fill(unseen[:, None, at, None], 0.0)
+        total = total + torch.matmul(shares[..., at].flatten(2, 3), block).view_as(total)
+    hidden = ~places.seen[:, None, :, end - first :, None]
+    for index, block in enumerate(_near(values, places, shares.dtype)):
+        at = slice(index * BLOCK, (index + 1) * BLOCK)
+        of_block = shares[..., end - first :][..., at]
+        total = total + torch.matmul(of_block, block.masked_fill(hidden[:, :, :, at], 0.0))
+    return total
+
+
+def _far(kept: Tensor, begin: int, dtype: torch.dtype) -> Tensor:
+    """Return a block of keys or values from where they are: [B, key heads, 64, width]."""
+    return kept[:, :, begin : begin + BLOCK].to(dtype).contiguous()
+
+
+def _near(kept: Tensor, places: OrderedPlaces, dtype: torch.dtype) -> list[Tensor]:
+    """Return the blocks of keys or values that are looked up: each [B, key heads, n, 64, width]."""
+    rows = torch.arange(len(kept), device=kept.device)[:, None, None]
+    found = kept.transpose(1, 2)[rows, places.near].permute(0, 3, 1, 2, 4).to(dtype)
+    return list(torch.split(found, BLOCK, dim=3))

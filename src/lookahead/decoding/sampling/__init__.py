@@ -1,0 +1,1 @@
+"""Choosing tokens exactly as `generate` does."""

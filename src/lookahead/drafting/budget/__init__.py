@@ -1,0 +1,1 @@
+"""How many tokens a forward pass verifies: step times, policy, controller."""

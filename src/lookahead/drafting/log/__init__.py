@@ -1,0 +1,1 @@
+"""The default draft store: a ring of tokens with hash chains."""

@@ -1,0 +1,65 @@
+"""How large a log's parts may be in a given number of bytes."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from lookahead.drafting.log.ring import SMALLEST_RING, ring_bytes
+from lookahead.drafting.log.successors import SMALLEST_TABLE, table_bytes
+from lookahead.errors import ConfigError
+
+
+class Parts(NamedTuple):
+    """What the parts of a log's memory may take.
+
+    Attributes:
+        own_bytes: bytes of the logs of live requests.
+        shared_tokens: tokens of the shared log.
+        table_places: places of the table of successors.
+    """
+
+    own_bytes: int
+    shared_tokens: int
+    table_places: int
+
+
+def divided(memory_bytes: int, *, learned_bytes: int) -> Parts:
+    """Divide a memory: half for the shared log, the rest in equal parts for live requests and the table.
+
+    The shared log's half is taken of the whole, so that a power of two of bytes holds one of tokens; it is
+    smaller where the half would leave the others no room.
+
+    Args:
+        memory_bytes: the cap.
+        learned_bytes: what the log has learned of its sources takes.
+
+    Raises:
+        ConfigError: the cap leaves no room.
+    """
+    least_rest = max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
+    least = learned_bytes + 4 * least_rest
+    if memory_bytes < least:
+        message = f"memory_bytes={memory_bytes} leaves no room for a log; give at least {least}"
+        raise ConfigError(message)
+    most_shared = min(memory_bytes // 2 + ring_bytes(0), memory_bytes - learned_bytes - 2 * least_rest)
+    shared_tokens = affordable_tokens(most_shared)
+    rest = (memory_bytes - learned_bytes - ring_bytes(shared_tokens)) // 2
+    return Parts(rest, shared_tokens, affordable_places(rest))
+
+
+def affordable_tokens(budget: int) -> int:
+    """Return the largest power of two of tokens whose ring fits `budget` bytes; 0 where none does."""
+    return _largest(SMALLEST_RING, budget, ring_bytes)
+
+
+def affordable_places(budget: int) -> int:
+    """Return the largest power of two of places whose table of successors fits `budget` bytes; 0 if none."""
+    return _largest(SMALLEST_TABLE, budget, table_bytes)
+
+
+def _largest(smallest: int, budget: int, bytes_of: Callable[[int], int]) -> int:
+    size = smallest
+    if bytes_of(size) > budget:
+        return 0
+    while bytes_of(2 * size) <= budget:
+        size *= 2
+    return size

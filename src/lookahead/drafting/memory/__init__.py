@@ -1,0 +1,1 @@
+"""The draft memory: what outlives a request, saved and loaded."""

@@ -1,0 +1,214 @@
+"""A draft memory's file: safetensors (no pickle), versioned, checksummed, written whole, never trusted.
+
+The arrays are a TokenLog's snapshot; everything else is in the metadata. See docs/concepts/memory.md.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from lookahead.config import MOST_MEMORY_BYTES
+from lookahead.drafting.memory.snapshots import ARRAYS, Snapshot, fault_in
+from lookahead.drafting.store import OF_THE_VOCABULARY
+from lookahead.errors import MemoryFileError
+from lookahead.files import written_whole
+from lookahead.version import __version__
+
+FORMAT = "lookahead draft memory"
+FORMAT_VERSION = 1
+
+_STORE = "TokenLog"
+_CHECKSUM = "sha256"
+_DTYPES = {"I32": np.dtype(np.int32), "I64": np.dtype(np.int64), "F64": np.dtype(np.float64)}
+_MODE = 0o600  # what people asked and were answered is its owner's business
+_LARGEST_VOCABULARY = 2**31
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SavedMemory:
+    """What a memory file holds.
+
+    Attributes:
+        snapshot: of a TokenLog, compacted.
+        vocabulary_size: of the model that the memory has served; None if it has served none.
+        tokenizer: fingerprint of its tokenizer; None if it was never given one.
+        max_bytes: the cap it had.
+        lookahead_version: the release that wrote it.
+    """
+
+    snapshot: Snapshot
+    vocabulary_size: int | None
+    tokenizer: str | None
+    max_bytes: int
+    lookahead_version: str = __version__
+
+
+def write_memory(path: Path, saved: SavedMemory) -> None:
+    """Write a memory file, whole or not at all.
+
+    Raises:
+        MemoryFileError: it cannot be written.
+    """
+    arrays = {name: np.ascontiguousarray(saved.snapshot[name]) for name in ARRAYS}
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "lookahead_version": saved.lookahead_version,
+        "store": _STORE,
+        "vocabulary_size": json.dumps(saved.vocabulary_size),
+        "tokenizer": json.dumps(saved.tokenizer),
+        "max_bytes": json.dumps(saved.max_bytes),
+        "namespaces": json.dumps([str(name) for name in saved.snapshot["names"]]),
+    }
+    metadata[_CHECKSUM] = _checksum(arrays, metadata)
+    try:
+        with written_whole(path) as partial:
+            save_file(arrays, partial, metadata)
+            partial.chmod(_MODE)
+    except (OSError, SafetensorError) as error:
+        reason = f"the memory file {path} cannot be written ({_reason(error)})"
+        message = f"{reason}; give a file in a folder that exists and may be written to"
+        raise MemoryFileError(message) from error
+
+
+def read_memory(path: Path) -> SavedMemory:
+    """Return what a memory file holds, every array checked.
+
+    Raises:
+        MemoryFileError: there is no such file, it is none of ours, newer than this release, or damaged.
+    """
+    if not path.is_file():
+        message = (
+            f"there is no memory file {path}; give one that DraftMemory.save or `lookahead memory` wrote"
+        )
+        raise MemoryFileError(message)
+    try:
+        metadata, arrays = _read(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        message = f"{path} is no memory file, or a damaged one ({_reason(error)}); make it anew"
+        raise MemoryFileError(message) from error
+    _check_format(path, metadata)
+    if metadata.get(_CHECKSUM) != _checksum(arrays, metadata):
+        _refuse(path, "its checksum is wrong")
+    return _checked(path, metadata, arrays)
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+    """Return the metadata and those arrays that belong in a memory file, whatever their shapes.
+
+    Raises:
+        SafetensorError: the file is not in the format, or cut off.
+        ValueError: it has other arrays or dtypes.
+    """
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            return metadata, {}
+        if metadata.get("format_version") != str(FORMAT_VERSION):
+            return metadata, {}
+        arrays = {}
+        for name in file.keys():  # noqa: SIM118  it is no mapping
+            dtype = file.get_slice(name).get_dtype()
+            if name not in ARRAYS or dtype not in _DTYPES:
+                message = f"it has an array {name!r:.40} of {dtype}"
+                raise ValueError(message)
+            arrays[name] = file.get_tensor(name)
+    return metadata, arrays
+
+
+def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        message = f"{path} is a safetensors file, but no draft memory; give one that DraftMemory.save wrote"
+        raise MemoryFileError(message)
+    version = metadata.get("format_version", "")
+    if version != str(FORMAT_VERSION):
+        if not version.isascii() or not version.isdecimal():
+            _refuse(path, f"its format version is {version!r:.40}")
+        message = (
+            f"{path} has the format version {version}, written by lookahead "
+            f"{metadata.get('lookahead_version', '?'):.20}; this is {__version__} and reads version "
+            f"{FORMAT_VERSION}: use the release that wrote it, or make the file anew"
+        )
+        raise MemoryFileError(message)
+
+
+def _checked(path: Path, metadata: Mapping[str, str], arrays: dict[str, npt.NDArray[Any]]) -> SavedMemory:
+    """Return the memory of a file whose checksum is right, which by itself proves nothing."""
+    if metadata.get("store") != _STORE:
+        _refuse(path, f"it is of a {metadata.get('store')!r:.40}, not of a {_STORE}")
+    vocabulary_size = _parsed(path, metadata, "vocabulary_size")
+    if vocabulary_size is not None and not _is_within(vocabulary_size, _LARGEST_VOCABULARY):
+        _refuse(path, f"its vocabulary size is {vocabulary_size!r:.40}")
+    tokenizer = _parsed(path, metadata, "tokenizer")
+    if tokenizer is not None and not isinstance(tokenizer, str):
+        _refuse(path, "its tokenizer has no fingerprint")
+    max_bytes = _parsed(path, metadata, "max_bytes")
+    if not _is_within(max_bytes, MOST_MEMORY_BYTES):
+        _refuse(path, f"its cap is {max_bytes!r:.40}")
+    names = _parsed(path, metadata, "namespaces")
+    if not _are_names(names):
+        _refuse(path, "its namespaces are not a list of different names")
+    snapshot: Snapshot = {
+        "names": np.array(names, np.str_),
+        "owners_named": np.arange(1, len(names) + 1, dtype=np.int32),
+        **arrays,
+    }
+    fault = fault_in(snapshot, vocabulary_size)
+    if fault is not None:
+        _refuse(path, fault)
+    return SavedMemory(
+        snapshot=snapshot,
+        vocabulary_size=vocabulary_size,
+        tokenizer=tokenizer,
+        max_bytes=max_bytes,
+        lookahead_version=metadata.get("lookahead_version", "?"),
+    )
+
+
+def _are_names(names: Any) -> bool:
+    return (
+        isinstance(names, list)
+        and all(
+            isinstance(name, str) and name and ("\0" not in name or name == OF_THE_VOCABULARY)
+            for name in names
+        )
+        and len(set(names)) == len(names)
+    )
+
+
+def _is_within(value: Any, largest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= largest
+
+
+def _parsed(path: Path, metadata: Mapping[str, str], name: str) -> Any:
+    try:
+        return json.loads(metadata[name])
+    except (KeyError, ValueError, RecursionError):
+        _refuse(path, f"its {name} cannot be read")
+
+
+def _checksum(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> str:
+    """Return the SHA-256 over the metadata and all arrays: names, dtypes, shapes and bytes."""
+    described = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
+    said = {name: value for name, value in metadata.items() if name != _CHECKSUM}
+    digest = hashlib.sha256(json.dumps([said, described], sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+def _refuse(path: Path, fault: str) -> NoReturn:
+    message = f"the memory file {path} is damaged: {fault}; make it anew"
+    raise MemoryFileError(message)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).split("\n", 1)[0]

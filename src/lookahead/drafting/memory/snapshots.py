@@ -1,0 +1,151 @@
+"""A TokenLog's snapshot: put in order for others, and refused where it could mislead a kernel.
+
+Nothing that comes from a file is trusted: a token out of range would read beyond the model's embeddings, an
+answer that runs on into another namespace's would be drafted there.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lookahead.drafting.log.calibration import initial_weights
+from lookahead.drafting.log.matches import initial_log_trust
+from lookahead.drafting.log.ring import GAP
+from lookahead.drafting.log.successors import NO_TOKEN, SUCCESSORS
+from lookahead.drafting.store import OF_THE_VOCABULARY
+
+Snapshot = dict[str, npt.NDArray[np.generic]]
+
+ARRAYS = {
+    "tokens": (np.int32, 1),
+    "owners": (np.int32, 1),
+    "keys": (np.int64, 1),
+    "successors": (np.int32, 2),
+    "trust": (np.float64, 2),
+    "weights": (np.float64, 2),
+}
+"""Names of a snapshot's arrays beside the namespaces', with their dtype and number of axes."""
+
+_TOKEN_BITS = 31
+_LARGEST_TOKEN = 2**_TOKEN_BITS - 1
+_LARGEST_WEIGHT = 1e6
+
+
+def compacted(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot without what was forgotten: empty namespaces are gone, the others numbered from 1."""
+    tokens, owners, keys = snapshot["tokens"], snapshot["owners"], snapshot["keys"].astype(np.int64)
+    is_gap = tokens == GAP
+    kept = ~is_gap
+    kept[1:] |= ~is_gap[:-1]  # the first gap after each answer
+    tokens, owners = tokens[kept], owners[kept]
+    used = np.unique(np.concatenate([owners, keys >> _TOKEN_BITS]))
+    names = dict(zip(snapshot["owners_named"].tolist(), snapshot["names"].tolist(), strict=True))
+    numbered = np.searchsorted(used, keys >> _TOKEN_BITS) + 1
+    return {
+        **snapshot,
+        "names": np.array([names[number] for number in used.tolist()], np.str_),
+        "owners_named": np.arange(1, len(used) + 1, dtype=np.int32),
+        "tokens": tokens,
+        "owners": (np.searchsorted(used, owners) + 1).astype(np.int32),
+        "keys": (numbered.astype(np.int64) << _TOKEN_BITS) | (keys & _LARGEST_TOKEN),
+    }
+
+
+def tokens_by_namespace(snapshot: Snapshot) -> dict[str, int]:
+    """Return how many tokens of each namespace a compacted snapshot holds, gaps not counted."""
+    held = np.bincount(
+        snapshot["owners"][snapshot["tokens"] != GAP].astype(np.int64), minlength=len(snapshot["names"]) + 1
+    )
+    counted = zip(snapshot["names"].tolist(), held[1:].tolist(), strict=True)
+    return {name: count for name, count in counted if name != OF_THE_VOCABULARY}
+
+
+def largest_token(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+    """Return the largest token id in a store's snapshot; -1 where there is none."""
+    largest = -1
+    for name in ("tokens", "token", "successors"):
+        if name in arrays:
+            largest = max(largest, int(arrays[name].max(initial=-1)))
+    if "keys" in arrays:
+        largest = max(largest, int((arrays["keys"] & _LARGEST_TOKEN).max(initial=-1)))
+    return largest
+
+
+def fault_in(snapshot: Snapshot, vocabulary_size: int | None) -> str | None:
+    """Return in words what is wrong with a compacted snapshot; None where a log can take it in."""
+    arrays: dict[str, npt.NDArray[Any]] = {**snapshot}
+    most_tokens = vocabulary_size or 2**_TOKEN_BITS
+    return (
+        _fault_in_forms(arrays)
+        or _fault_in_text(arrays, most_tokens)
+        or _fault_in_successors(arrays, most_tokens)
+        or _fault_in_beliefs(arrays["trust"], arrays["weights"])
+    )
+
+
+def has_our_beliefs(snapshot: Snapshot) -> bool:
+    """Return whether what a snapshot learned of its sources has this release's shapes."""
+    ours = (initial_log_trust().shape, initial_weights().shape)
+    return (snapshot["trust"].shape, snapshot["weights"].shape) == ours
+
+
+def _fault_in_forms(arrays: Mapping[str, npt.NDArray[Any]]) -> str | None:
+    missing = [name for name in ARRAYS if name not in arrays]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    for name, (dtype, axes) in ARRAYS.items():
+        array = arrays[name]
+        if array.dtype != dtype or array.ndim != axes:
+            return f"{name} is {array.dtype} {list(array.shape)}, not {np.dtype(dtype)} of {axes} axes"
+    if len(arrays["owners"]) != len(arrays["tokens"]):
+        return f"there are {len(arrays['tokens'])} tokens and {len(arrays['owners'])} owners"
+    if arrays["successors"].shape != (len(arrays["keys"]), SUCCESSORS):
+        return f"successors is {list(arrays['successors'].shape)}, not {[len(arrays['keys']), SUCCESSORS]}"
+    return None
+
+
+def _fault_in_text(arrays: Mapping[str, npt.NDArray[Any]], most_tokens: int) -> str | None:
+    tokens, owners, namespaces = arrays["tokens"], arrays["owners"], len(arrays["names"])
+    if len(tokens) == 0:
+        return None
+    if tokens.min() < GAP or tokens.max() >= most_tokens:
+        return f"its tokens are from {tokens.min()} to {tokens.max()}, the vocabulary has {most_tokens}"
+    if owners.min() < 1 or owners.max() > namespaces:
+        return f"its owners are from {owners.min()} to {owners.max()}, there are {namespaces} namespaces"
+    if tokens[-1] != GAP or (tokens[:-1][owners[:-1] != owners[1:]] != GAP).any():
+        return "an answer has no end"
+    if (arrays["names"][owners - 1] == OF_THE_VOCABULARY).any():
+        return "a text belongs to no namespace"
+    return None
+
+
+def _fault_in_successors(arrays: Mapping[str, npt.NDArray[Any]], most_tokens: int) -> str | None:
+    keys, successors, namespaces = arrays["keys"], arrays["successors"], len(arrays["names"])
+    if len(keys) == 0:
+        return None
+    owners, tokens = keys >> _TOKEN_BITS, keys & _LARGEST_TOKEN
+    if owners.min() < 1 or owners.max() > namespaces:
+        return f"its successors' owners are from {owners.min()} to {owners.max()}, not 1 to {namespaces}"
+    if tokens.max() >= most_tokens or successors.min() < NO_TOKEN or successors.max() >= most_tokens:
+        return f"its successors are not all in the vocabulary of {most_tokens}"
+    ordered = np.sort(successors, axis=1)
+    if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != NO_TOKEN)).any():
+        return "a token has the same successor twice"
+    if ((successors[:, :-1] == NO_TOKEN) & (successors[:, 1:] != NO_TOKEN)).any():
+        return "a token's successors have a gap"
+    return None
+
+
+def _fault_in_beliefs(trust: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> str | None:
+    if trust.shape[1] != 2 or not np.isfinite(trust).all():
+        return "its trust is not a list of finite trials and hits"
+    trials, hits = trust.T
+    if not ((trials > 0) & (hits >= 0) & (hits <= trials)).all():
+        return "its trust has more hits than trials"
+    if len(weights) != 2 or not np.isfinite(weights).all() or not (weights[1] > 0).all():
+        return "its weights are not finite"
+    if np.abs(weights[0]).max(initial=0) > _LARGEST_WEIGHT:
+        return f"its weights are beyond {_LARGEST_WEIGHT:g}"
+    return None

@@ -1,0 +1,87 @@
+"""Node pruning: over capacity, drop the weakest nodes and let old counts fade (paper, section 4.2.3)."""
+
+import numpy as np
+
+from lookahead.drafting.arrays import Int32Array, Integer
+from lookahead.drafting.trie.nodes import CLOCK, NONE, USED, NodePool, release_node, unhash_node, unlink
+from lookahead.jit import kernel
+
+LATEST_CLOCK = 2**30
+"""When the clock reads this it is due to be set back; stamps and counts are int32."""
+
+
+@kernel
+def collect_trie(pool: NodePool, root: Integer, nodes: Int32Array) -> int:
+    """Write the trie's nodes, root left out, parents first, to `nodes`; return how many there are."""
+    size = 0
+    child = pool.first_child[root]
+    while child != NONE:
+        nodes[size] = child
+        size += 1
+        child = pool.next_sibling[child]
+    done = 0
+    while done < size:
+        child = pool.first_child[nodes[done]]
+        done += 1
+        while child != NONE:
+            nodes[size] = child
+            size += 1
+            child = pool.next_sibling[child]
+    return size
+
+
+@kernel
+def strength(pool: NodePool, node: Integer) -> int:
+    """Return what a node is kept by: how often it was seen, then how lately.
+
+    No node is stronger than its suffix, but it can be stronger than its parent, which is never seen later.
+    """
+    return int((np.int64(pool.seen[node]) << 32) | np.int64(pool.stamp[node]))
+
+
+@kernel
+def prune(pool: NodePool, root: Integer, share: float, tips: Int32Array) -> int:
+    """Drop at least `share` of the trie's nodes, the weakest and what hangs from them; halve other counts.
+
+    `tips`, contexts of live requests in this trie, are moved to their longest suffix that is left.
+    Returns how many nodes were freed.
+    """
+    nodes = np.empty(len(pool.token), np.int32)
+    size = collect_trie(pool, root, nodes)
+    if size == 0:
+        return 0
+    strengths = np.empty(size, np.int64)
+    for i in range(size):
+        strengths[i] = strength(pool, nodes[i])
+    drop = min(size, max(1, int(np.ceil(size * share))))
+    threshold = np.partition(strengths, drop - 1)[drop - 1]
+    for i in range(size):  # parents before their children; a count of 0 marks what goes
+        node, parent = nodes[i], pool.parent[nodes[i]]
+        if strengths[i] <= threshold or (parent != root and pool.seen[parent] == 0):
+            pool.seen[node] = 0
+        else:
+            pool.seen[node] = max(1, pool.seen[node] // 2)
+    for i in range(len(tips)):
+        while tips[i] != root and pool.seen[tips[i]] == 0:
+            tips[i] = pool.suffix[tips[i]]
+    released = 0
+    for i in range(size - 1, -1, -1):  # children before their parents
+        node = nodes[i]
+        if pool.seen[node] == 0:
+            unhash_node(pool, np.int64(node))
+            unlink(pool, np.int64(node))
+            release_node(pool, np.int64(node))
+            released += 1
+    return released
+
+
+@kernel
+def rebase_clock(pool: NodePool, elapsed: int) -> None:
+    """Set the clock and every stamp back by `elapsed` tokens and halve the counts.
+
+    Called now and then, it keeps them all within 31 bits.
+    """
+    pool.meta[CLOCK] -= elapsed
+    for node in range(pool.meta[USED]):
+        pool.stamp[node] = max(0, pool.stamp[node] - elapsed)
+        pool.seen[node] = (pool.seen[node] + 1) // 2

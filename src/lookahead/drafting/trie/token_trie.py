@@ -1,0 +1,324 @@
+"""TokenTrie: the paper's draft memory, a trie of token sequences (arXiv 2312.12728, section 4.2).
+
+Every sequence is inserted at each of its positions: a node is a run of up to `context_length + 1` tokens
+that was seen, with how often and how lately. Suffix links join a run to the same run without its first
+token, so that inserting a token and matching a context need no search, and a draft may go deeper than the
+trie (docs/design/token-trie.md says where this departs from the paper, and what it gives).
+"""
+
+import threading
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from lookahead.config import DEFAULT_MEMORY_BYTES, DraftMode
+from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.growth.modes import as_draft_tree, side_by_side
+from lookahead.drafting.store import (
+    DEFAULT_NAMESPACE,
+    Origin,
+    RequestId,
+    TokenIds,
+    check_decoding_length,
+    check_namespaces,
+    checked_tokens,
+)
+from lookahead.drafting.tree import DraftTree
+from lookahead.drafting.trie.growth import grow_tree
+from lookahead.drafting.trie.insertion import (
+    OWN_CONTEXT,
+    OWN_ROOT,
+    SHARED_CONTEXT,
+    follow_token,
+    insert_tokens,
+)
+from lookahead.drafting.trie.nodes import (
+    CLOCK,
+    FREE_COUNT,
+    NONE,
+    USED,
+    available,
+    grown_pool,
+    new_pool,
+    pool_bytes,
+    release_trie,
+    take_node,
+)
+from lookahead.drafting.trie.pruning import LATEST_CLOCK, collect_trie, prune, rebase_clock
+from lookahead.drafting.trie.retrieval import DEEPEST_TRIE, initial_trust
+from lookahead.errors import ConfigError, UnsupportedMemoryError
+from lookahead.jit import telling_the_user
+
+_SMALLEST_POOL = 4096
+_PRUNED_SHARE = 0.25
+
+
+class TokenTrie:
+    """A draft memory of bounded size, safe under threads; the requests' prompts stay their own.
+
+    Args:
+        context_length: the longest run of tokens matched, 1 to 15. Longer ones cost memory and gain little.
+        memory_nodes: hard cap in nodes, if any, those of live requests included. Where they fill it alone,
+            further tokens are matched but not remembered.
+        memory_bytes: hard cap in bytes; the smaller of the two holds.
+        stop_words: token ids (from 0 to 2³¹ - 1) that alone are no context: nothing hangs from them, nothing
+            is drafted after them unless the tokens before them match as well.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    recycles = False
+
+    def __init__(
+        self,
+        *,
+        context_length: int = 7,
+        memory_nodes: int | None = None,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        stop_words: Iterable[int] = frozenset(),
+    ) -> None:
+        if not 1 <= context_length < DEEPEST_TRIE:
+            message = f"context_length={context_length!r} is not allowed; give 1 to {DEEPEST_TRIE - 1}"
+            raise ConfigError(message)
+        self._deepest = context_length + 1
+        self._stop_words = _checked_stop_words(stop_words)
+        self._trust = initial_trust()
+        self._most_nodes = _affordable_nodes(
+            memory_bytes if memory_nodes is None else memory_nodes,  # a node takes more than a byte
+            memory_bytes,
+            fixed_bytes=self._trust.nbytes + self._stop_words.nbytes,
+            least=4 * self._deepest,
+        )
+        self._lock = threading.Lock()
+        self._requests: dict[RequestId, Int32Array] = {}
+        with telling_the_user():
+            compile_kernels()
+        self._pool = new_pool(min(_SMALLEST_POOL, self._most_nodes))
+        self._shared_root = take_node(self._pool)
+        self._empty_root = take_node(self._pool)  # of requests that found no room for a trie of their own
+
+    def open(
+        self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
+    ) -> None:
+        """Open a request: its first tokens will do it.
+
+        Raises:
+            UnsupportedMemoryError: another namespace than the default one is asked for.
+        """
+        del request
+        _check_is_default(namespace, reads)
+
+    def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
+        """Append tokens to a request's sequence; the first ones open the request.
+
+        Raises:
+            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is inserted.
+        """
+        tokens = checked_tokens(token_ids)
+        if len(tokens) == 0:
+            return
+        is_output = Origin(origin) is Origin.OUTPUT
+        with self._lock:
+            if self._pool.meta[CLOCK] >= LATEST_CLOCK:
+                rebase_clock(self._pool, LATEST_CLOCK // 2)
+            row = self._opened(request)
+            done = 0
+            while done < len(tokens):
+                done += insert_tokens(
+                    self._pool, row, tokens[done:], is_output, self._deepest, self._stop_words, self._trust
+                )
+                if done < len(tokens) and not self._make_room():
+                    follow_token(self._pool, row, tokens[done], is_output, self._deepest, self._stop_words)
+                    done += 1
+
+    def propose(
+        self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
+    ) -> DraftTree:
+        """Return the most probable draft after a request's last token.
+
+        Args:
+            request: one that has inserted at least one token.
+            decoding_length: the most nodes, node 0 (the last token) included; 1 or more.
+            branch_length: the most levels below node 0.
+            mode: how the draft is laid out.
+
+        Raises:
+            KeyError: the request is unknown, or has been forgotten.
+            ValueError: `decoding_length` is less than 1.
+        """
+        check_decoding_length(decoding_length)
+        widest = 1 if mode is DraftMode.SINGLE else 0
+        with self._lock:
+            tree = grow_tree(
+                self._pool,
+                self._requests[request],
+                self._deepest,
+                self._stop_words,
+                self._trust,
+                decoding_length,
+                branch_length,
+                widest,
+            )
+        return as_draft_tree(tree, decoding_length, mode)
+
+    def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
+        """Remember nothing: this store drafts from tokens that came."""
+
+    def learn_vocabulary(self, successors: Int32Array) -> None:
+        """Remember nothing: this store drafts from tokens that came."""
+
+    def recycled_tokens(self, request: RequestId) -> int:  # noqa: ARG002
+        """Return 0: no draft came of recycled logits."""
+        return 0
+
+    def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
+        """Remember a text as if it had been an answer.
+
+        Raises:
+            UnsupportedMemoryError: another namespace than the default one is asked for.
+            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
+        """
+        _check_is_default(namespace)
+        request = object()
+        try:
+            self.insert(request, token_ids, Origin.OUTPUT)
+        finally:
+            self.forget(request)
+
+    def forget(self, request: RequestId) -> None:
+        """Close a request: its own trie (prompt and answer) is freed, what the shared trie learned stays."""
+        with self._lock:
+            row = self._requests.pop(request, None)
+            if row is not None and row[OWN_ROOT] != self._empty_root:
+                release_trie(self._pool, np.int64(row[OWN_ROOT]))
+
+    def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the shared trie and the learned trust as copies; nothing of live requests' own tries.
+
+        Node 0 is the root; the others follow parents first, siblings the most recently seen first.
+        """
+        with self._lock:
+            pool = self._pool
+            nodes = np.full(self.node_count, self._shared_root, np.int32)
+            nodes = nodes[: 1 + collect_trie(pool, self._shared_root, nodes[1:])]
+            numbers = np.full(len(pool.token), NONE, np.int32)
+            numbers[nodes] = np.arange(len(nodes))
+            parents = numbers[pool.parent[nodes]]
+            parents[0] = NONE
+            return {
+                "token": pool.token[nodes],
+                "parent": parents,
+                "seen": pool.seen[nodes],
+                "stamp": pool.stamp[nodes],
+                "trust": self._trust.copy(),
+            }
+
+    @property
+    def node_count(self) -> int:
+        """Nodes in use: shared, and of live requests."""
+        return int(self._pool.meta[USED] - self._pool.meta[FREE_COUNT])
+
+    @property
+    def most_nodes(self) -> int:
+        """The cap in nodes that both settings leave."""
+        return self._most_nodes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, the unused part included."""
+        return sum(array.nbytes for array in (*self._pool, self._trust, self._stop_words))
+
+    def _opened(self, request: RequestId) -> Int32Array:
+        row = self._requests.get(request)
+        if row is None:
+            empty, shared = self._empty_root, self._shared_root
+            row = self._requests[request] = np.array([empty, empty, shared, shared, NONE], np.int32)
+        if row[OWN_ROOT] == self._empty_root and self._make_room():
+            row[OWN_ROOT] = row[OWN_CONTEXT] = take_node(self._pool)
+        return row
+
+    def _make_room(self) -> bool:
+        """Grow, and at the cap prune, until a token can be inserted; return whether that is so."""
+        while available(self._pool) < 2 * self._deepest:
+            capacity = len(self._pool.token)
+            if capacity < self._most_nodes:
+                self._pool = grown_pool(self._pool, min(2 * capacity, self._most_nodes))
+            elif not self._pruned_nodes():
+                return False
+        return True
+
+    def _pruned_nodes(self) -> int:
+        """Prune the shared trie; return how many nodes that freed."""
+        rows = list(self._requests.values())
+        contexts = np.array([row[SHARED_CONTEXT] for row in rows], np.int32)
+        for row in rows:  # should Ctrl-C come before the end, no context may hang on a freed node
+            row[SHARED_CONTEXT] = self._shared_root
+        freed = prune(self._pool, self._shared_root, _PRUNED_SHARE, contexts)
+        for row, context in zip(rows, contexts, strict=True):
+            row[SHARED_CONTEXT] = context
+        return freed
+
+
+@cache
+def compile_kernels() -> None:
+    """Run every kernel once on a pool of its own, so that no request waits for the compiler."""
+    pool = new_pool(64)
+    trust, stop_words, no_words = initial_trust(), np.array([3], np.int32), np.zeros(0, np.int32)
+    shared_root, root = take_node(pool), take_node(pool)
+    request = np.array([root, root, shared_root, shared_root, -1], np.int32)
+    tokens = np.array([1, 2, 1, 2], np.int32)
+    for words in (stop_words, no_words):
+        insert_tokens(pool, request, tokens, True, 2, words, trust)
+        follow_token(pool, request, tokens[0], True, 2, words)
+    side_by_side(grow_tree(pool, request, 2, no_words, trust, 4, 2, 0), 4)
+    pool = grown_pool(pool, 128)
+    collect_trie(pool, shared_root, np.empty(64, np.int32))
+    prune(pool, shared_root, 0.5, np.array([request[SHARED_CONTEXT]], np.int32))
+    rebase_clock(pool, 1)
+    available(pool)
+    release_trie(pool, np.int64(root))
+    DraftTree.root_only(0).ancestors()
+
+
+def _check_is_default(namespace: str, reads: Sequence[str] = ()) -> None:
+    check_namespaces(namespace, reads)
+    for name in (namespace, *reads):
+        if name != DEFAULT_NAMESPACE:
+            message = (
+                f"a TokenTrie has the namespace {DEFAULT_NAMESPACE!r} only, not {name!r}; "
+                "use a memory whose store is a TokenLog: DraftMemory()"
+            )
+            raise UnsupportedMemoryError(message)
+
+
+def _checked_stop_words(stop_words: Iterable[int]) -> Int32Array:
+    if not isinstance(stop_words, Iterable):
+        message = f"stop_words={stop_words!r} is not allowed; give a set of token ids"
+        raise ConfigError(message)
+    words = list(stop_words)
+    for word in words:
+        if not isinstance(word, int) or isinstance(word, bool) or not 0 <= word < 2**31:
+            message = f"stop_words: each={word!r} is not allowed; give an integer from 0 to {2**31 - 1}"
+            raise ConfigError(message)
+    return np.array(sorted(set(words)), np.int32)
+
+
+def _affordable_nodes(memory_nodes: int, memory_bytes: int, *, fixed_bytes: int, least: int) -> int:
+    """Return the most nodes, up to `memory_nodes`, whose arrays fit `memory_bytes` beside `fixed_bytes`."""
+    low, high = 0, memory_nodes
+    while low < high:
+        middle = (low + high + 1) // 2
+        if pool_bytes(middle) + fixed_bytes <= memory_bytes:
+            low = middle
+        else:
+            high = middle - 1
+    if low < least:
+        message = (
+            f"memory_nodes={memory_nodes} and memory_bytes={memory_bytes} leave room for {low} nodes; "
+            f"at least {least} are needed"
+        )
+        raise ConfigError(message)
+    return low

@@ -1,0 +1,1 @@
+"""The library's cache interface over the arena."""

@@ -1,0 +1,1 @@
+"""All that is known of the private parts of transformers."""

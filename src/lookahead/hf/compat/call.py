@@ -1,0 +1,130 @@
+"""What `generate` hands over to a generation mode, in one piece."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import Parameter, signature
+from typing import Any
+
+from torch import Tensor
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.generation.stopping_criteria import StopStringCriteria
+
+from lookahead.drafting.store import check_namespaces
+from lookahead.errors import ConfigError
+from lookahead.hf.compat.traits import text_config
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A call of `generate`, prepared by the library up to where a token would be chosen.
+
+    Attributes:
+        model: the model it was called on.
+        input_ids: int64 [B, L], the prompts.
+        logits_processor: all processors, the library's and the caller's.
+        stopping_criteria: all criteria.
+        generation_config: the settings.
+        streamer: the caller's, or None.
+        namespaces: the one that each row's answer belongs to.
+        reads: further namespaces to draft from.
+        model_kwargs: the model's own inputs, its cache among them.
+    """
+
+    model: PreTrainedModel
+    input_ids: Tensor
+    logits_processor: Any
+    stopping_criteria: Any
+    generation_config: Any
+    streamer: Any
+    namespaces: tuple[str, ...]
+    reads: tuple[str, ...]
+    model_kwargs: dict[str, Any]
+
+    @property
+    def most_slots(self) -> int:
+        """Slots of the cache that prompts and answers take at most, padding included."""
+        limit: int = self.stopping_criteria.max_length or self.generation_config.max_length
+        positions: Tensor | None = self.model_kwargs.get("position_ids")
+        read = self.input_ids.shape[1]  # 0 where the prompts are embeddings
+        return limit - read + (read if positions is None else max(read, positions.shape[-1]))
+
+    @cached_property
+    def prompts(self) -> list[list[int]]:
+        """Each row's prompt, without padding and without what stands for pictures beyond the vocabulary."""
+        mask = self.model_kwargs.get("attention_mask")
+        seen = (self.input_ids >= 0) & (self.input_ids < text_config(self.model).vocab_size)
+        if mask is not None and mask.shape == self.input_ids.shape:
+            seen &= mask.to(self.input_ids.device) != 0
+        return [row[of_row].tolist() for row, of_row in zip(self.input_ids, seen, strict=True)]
+
+
+def namespaces_of_rows(namespace: str | Sequence[str], reads: Sequence[str], rows: int) -> tuple[str, ...]:
+    """Return the namespace of each row: the one that is given, or each prompt's for its sequences.
+
+    Args:
+        namespace: one for all, or one for each prompt; `num_return_sequences` rows belong to a prompt.
+        reads: further namespaces, which are checked as well.
+        rows: sequences in the batch.
+
+    Raises:
+        ConfigError: a name is not allowed, or there are not as many as prompts.
+    """
+    names = [namespace] if isinstance(namespace, str) else list(namespace)
+    for name in names:
+        check_namespaces(name, reads)
+    if not names or rows % len(names):
+        message = (
+            f"namespace={namespace!r} has {len(names)} names for {rows} sequences; "
+            "give one name, or one for each prompt"
+        )
+        raise ConfigError(message)
+    return tuple(name for name in names for _ in range(rows // len(names)))
+
+
+def named_arguments(model: PreTrainedModel, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments by the names that `generate` gives them.
+
+    Raises:
+        TypeError: there are more than `generate` takes.
+    """
+    generate = getattr(type(model), "generate", GenerationMixin.generate)  # a compiled one's wrapper has none
+    own = list(signature(generate).parameters.values())[1:]
+    if any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in own):  # an adapter's wrapper
+        own = list(signature(GenerationMixin.generate).parameters.values())[1:]
+    names = [parameter.name for parameter in own if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    if len(args) > len(names) or any(name in kwargs for name in names[: len(args)]):
+        message = f"generate() got {len(args)} positional arguments, some of them twice or too many"
+        raise TypeError(message)
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def taken_stop_strings(model: PreTrainedModel, arguments: dict[str, Any]) -> list[StopStringCriteria]:
+    """Take stop strings and their tokenizer out of a call's arguments, as a criterion of our own.
+
+    The library would make the same one, but hands a custom callable's call no tokenizer to make it with.
+
+    Args:
+        model: whose own generation settings may have stop strings, too.
+        arguments: by name; changed.
+
+    Raises:
+        ValueError: there are stop strings and no tokenizer.
+    """
+    tokenizer = arguments.pop("tokenizer", None)
+    given = arguments.get("generation_config")
+    stop_strings = arguments.get("stop_strings")
+    for config in (given, getattr(model, "generation_config", None)):
+        if stop_strings is None and config is not None:
+            stop_strings = config.stop_strings
+    if stop_strings is None:
+        return []
+    if tokenizer is None:
+        message = "stop_strings need the model's tokenizer: pass tokenizer=…"
+        raise ValueError(message)
+    if given is not None and given.stop_strings is not None:
+        arguments["generation_config"] = copy.deepcopy(given)
+        arguments["generation_config"].stop_strings = None
+    arguments["stop_strings"] = None
+    return [StopStringCriteria(stop_strings=stop_strings, tokenizer=tokenizer)]

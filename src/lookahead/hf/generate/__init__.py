@@ -1,0 +1,1 @@
+"""The generation mode: from what `generate` hands over to what it returns."""

@@ -1,0 +1,1 @@
+"""Devices, dtypes and folders of this machine."""

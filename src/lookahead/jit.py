@@ -1,0 +1,196 @@
+"""Compiling the draft kernels: once, cached on disk where that is possible, in memory where it is not."""
+
+import hashlib
+import logging
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from inspect import getfile
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
+from numba.extending import intrinsic
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+logger = logging.getLogger("lookahead")
+
+_SECONDS_BEFORE_A_WORD = 1.0
+_SIGNS_OF_KERNELS = (b"kernel\n", b"llvmlite", b"IntEnum")
+"""What stands in a module with kernels, with what builds their code, or with constants that go into it."""
+
+
+def kernel(function: Kernel) -> Kernel:
+    """Compile a pure function over arrays on first call; it releases the GIL while it runs.
+
+    The machine code is cached beside the source or in numba's cache folder. Where neither can be written
+    (a read-only container) it is compiled in memory, at each start of the process.
+    """
+    return _compiled(function, counts_references=True)
+
+
+def lean_kernel(function: Kernel) -> Kernel:
+    """Compile a kernel that allocates nothing, and is called by Python only if it returns no array either.
+
+    It counts no references to arrays, which would cost several times what it does.
+    """
+    return _compiled(function, counts_references=False)
+
+
+def pointer_kernel(function: Kernel) -> Kernel:
+    """Compile a kernel that other kernels call with pointers; it counts no references and is not inlined."""
+    return _compiled_on_first_call(function, {"nogil": True, "_nrt": False})
+
+
+def shared_kernel(function: Kernel) -> Any:
+    """Compile, when it is defined, a kernel that C calls with one address; its own is in `.address`."""
+    compiled = CFunc(_named_after_digest(function), normalize_signature("void(voidptr)"), {}, {"_nrt": False})
+    _cache_on_disk(compiled, function)
+    compiled.compile()
+    return compiled
+
+
+def _compiled(function: Kernel, *, counts_references: bool) -> Kernel:
+    options: dict[str, Any] = {"nogil": True}
+    if not counts_references:
+        options["_nrt"] = False
+        options["forceinline"] = True  # a call hands over every field of every array, which costs a third
+    return _compiled_on_first_call(function, options)
+
+
+def _compiled_on_first_call(function: Kernel, options: dict[str, Any]) -> Kernel:
+    dispatcher = numba.njit(**options)(_named_after_digest(function))
+    _cache_on_disk(dispatcher, function)
+    return cast("Kernel", dispatcher)
+
+
+def _named_after_digest(function: Kernel) -> Kernel:
+    """Name a kernel, and so its cache files, after the sources of all kernels.
+
+    Cached code holds the code of the kernels it calls, but numba looks for changes in the kernel's own file
+    alone. Without the digest an upgrade would run half of the old version.
+    """
+    function.__qualname__ += f"-{kernels_digest(Path(getfile(function)).parent)}"
+    return function
+
+
+def _cache_on_disk(compiled: Any, function: Callable[..., Any]) -> None:
+    try:
+        compiled._cache = _CheckedCache(function)  # noqa: SLF001  # numba has no public way to give it a cache
+    except RuntimeError:  # numba found no folder that it may write to
+        return
+
+
+class _CheckedCache(FunctionCache):
+    """A kernel's cache on disk, in which a damaged or foreign file counts as absent."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        files = self._cache_file
+        self._cache_file = _CheckedFiles(files._cache_path, self._impl.filename_base, files._source_stamp)  # noqa: SLF001
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the compiled code of a signature; None where there is none, or none that can be read."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # noqa: BLE001  # unpickling a foreign file may raise anything
+            return None  # what is compiled now takes the file's place
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Save compiled code; a disk that is full or was made read-only costs the cache, not the kernel."""
+        try:
+            super().save_overload(sig, data)
+        except OSError as problem:
+            logger.warning("compiled kernels are not kept for the next process: %s", problem)
+
+
+class _CheckedFiles(IndexDataCacheFile):
+    """Cache files that carry a digest of their content and name, so that no other code is ever run."""
+
+    def _dump(self, obj: object) -> bytes:
+        data: bytes = super()._dump(obj)
+        return pickle.dumps((self._digest(data), data))
+
+    def _save_data(self, name: str, data: Any) -> None:
+        super()._save_data(name, (name, data))
+
+    def _load_data(self, name: str) -> Any:
+        saved_as, data = self._checked(Path(self._data_path(name)).read_bytes())
+        return data if saved_as == name else None
+
+    def _load_index(self) -> dict[Any, Any]:
+        try:
+            with Path(self._index_path).open("rb") as file:
+                version = pickle.load(file)  # noqa: S301  # the user's own cache folder, as numba reads it
+                data = file.read()
+            if version != self._version:
+                return {}
+            stamp, overloads = self._checked(data)
+        except Exception:  # noqa: BLE001  # absent, damaged, foreign: as if it were not there
+            return {}
+        return dict(overloads) if stamp == self._source_stamp else {}
+
+    def _checked(self, data: bytes) -> Any:
+        """Return what `_dump` made bytes of.
+
+        Raises:
+            ValueError: it is not what was dumped for this kernel. Other damage raises what unpickling raises.
+        """
+        digest, dumped = pickle.loads(data)  # noqa: S301  # as above
+        if self._digest(dumped) != digest:
+            message = "a compiled kernel's cache file is damaged or another kernel's"
+            raise ValueError(message)
+        return pickle.loads(dumped)  # noqa: S301
+
+    def _digest(self, data: bytes) -> bytes:
+        return hashlib.sha256(self._index_name.encode() + data).digest()
+
+
+@cache
+def kernels_digest(folder: Path) -> str:
+    """Return a digest of all modules of the package, and of `folder`, that define kernels or go into them."""
+    package = Path(__file__).parent
+    paths = set(package.rglob("*.py"))
+    if not folder.is_relative_to(package):
+        paths.update(folder.glob("*.py"))
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        source = path.read_bytes()
+        if any(sign in source for sign in _SIGNS_OF_KERNELS):
+            digest.update(source)
+    return digest.hexdigest()[:12]
+
+
+@contextmanager
+def telling_the_user() -> Iterator[None]:
+    """Say what is going on if compiling takes longer than a moment."""
+    timer = threading.Timer(
+        _SECONDS_BEFORE_A_WORD,
+        logger.warning,
+        ["compiling the kernels; this happens once per installation and takes about half a minute"],
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Turn a function that returns a signature, and what builds the code, into one that kernels call."""
+    return intrinsic(function)
+
+
+def intrinsic_call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[Any]) -> Any:
+    """Call one of LLVM's own functions."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)

@@ -1,0 +1,279 @@
+"""A fused decoder beside the plain arithmetic of its layers, and what changes no bit of what it returns."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from helpers.fused_kernels import DTYPES
+from helpers.random_trees import random_tree
+from lookahead.backends.cpu import team as team_module
+from lookahead.backends.cpu.decoder import DecoderWeights, FusedDecoder, LayerWeights
+from lookahead.backends.cpu.plan import Field
+from lookahead.backends.cpu.team import torch_team
+from lookahead.decoding.attention.tree_mask import RowOfTrees, tree_positions
+from lookahead.drafting.tree import DraftTree
+from oracles.fused_oracle import naive_decoder
+
+HIDDEN, INNER, WIDTH, VOCABULARY, LAYERS = 64, 96, 32, 131, 2
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def random_weights(dtype=torch.float32, heads=4, key_heads=2, window=None, seed=0):
+    """A small decoder with everything that a layer may have."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def matrix(*shape):
+        return (torch.randn(shape, generator=generator) * shape[-1] ** -0.5).to(dtype)
+
+    def norm(size):
+        return (1 + 0.2 * torch.randn(size, generator=generator)).to(dtype)
+
+    own, shared = heads * WIDTH, key_heads * WIDTH
+    layers = [
+        LayerWeights(
+            norm=norm(HIDDEN),
+            projections=[matrix(own, HIDDEN), matrix(shared, HIDDEN), matrix(shared, HIDDEN)],
+            out=matrix(HIDDEN, own),
+            inner_norm=norm(HIDDEN),
+            gate=matrix(INNER, HIDDEN),
+            up=matrix(INNER, HIDDEN),
+            down=matrix(HIDDEN, INNER),
+            biases=[matrix(own), matrix(shared), None] if index == 0 else [None] * 3,
+            head_norms=[norm(WIDTH), norm(WIDTH)] if index == 1 else [None] * 2,
+            window=window if index == 1 else None,
+        )
+        for index in range(LAYERS)
+    ]
+    return DecoderWeights(
+        layers, norm(HIDDEN), matrix(VOCABULARY, HIDDEN), heads, key_heads, WIDTH, 1e-5, WIDTH**-0.5
+    )
+
+
+def embedded(tokens, dtype):
+    """Each token's own numbers, [n, hidden]."""
+    table = torch.randn(64, HIDDEN, generator=torch.Generator().manual_seed(9)).to(dtype)
+    return table[torch.as_tensor(tokens).long()]
+
+
+def turning(positions, dtype):
+    """Cosines and sines, [n, width]."""
+    angles = positions[:, None] * 10000.0 ** -(torch.arange(WIDTH // 2) * 2 / WIDTH)
+    angles = torch.cat([angles, angles], dim=1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def empty_cache(weights, slots, rows=1):
+    shape = (LAYERS, rows, weights.key_heads, slots, WIDTH)
+    return tuple(torch.full(shape, torch.nan, dtype=weights.output.dtype) for _ in range(2))
+
+
+def decoder_of(weights):
+    return FusedDecoder(weights, torch_team())
+
+
+def step(decoder, weights, tree, length, cache):
+    """Do one row's forward behind so many tokens; return logits [n, vocabulary]."""
+    dtype = weights.output.dtype
+    cosines, sines = turning(tree_positions(tree, length), dtype)
+    given = embedded(tree.token_ids, dtype)[None]
+    row = [RowOfTrees(tree, length)]
+    return decoder.forward(given, (cosines[None], sines[None]), row, length, cache)[0]
+
+
+def read_one_by_one(decoder, weights, tokens, cache, length=0):
+    """Read a text token by token; return logits [n, vocabulary]."""
+    return torch.cat(
+        [
+            step(decoder, weights, DraftTree.root_only(int(token)), length + index, cache)
+            for index, token in enumerate(tokens)
+        ]
+    )
+
+
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 2), (2, 1), (3, 3)])
+def test_logits_are_those_of_the_plain_arithmetic(heads, key_heads, window):
+    weights = random_weights(heads=heads, key_heads=key_heads, window=window)
+    tokens = [(7 * index + index**2) % 64 for index in range(70)]
+    logits = read_one_by_one(decoder_of(weights), weights, tokens, empty_cache(weights, 80))
+    cosines, sines = turning(torch.arange(70), torch.float32)
+    expected = naive_decoder(weights, embedded(tokens, torch.float32), cosines, sines)
+    torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("length", "window"), [(1, None), (60, None), (64, 20), (130, 66)])
+def test_a_nodes_logits_are_the_same_bits_in_a_tree_a_chain_and_steps(dtype, length, window):
+    weights = random_weights(dtype, window=window)
+    decoder = decoder_of(weights)
+    cache = empty_cache(weights, 300)
+    text = torch.arange(length) * 5 % 64
+    read_one_by_one(decoder, weights, text, cache)
+    for size in (1, 2, 3, 4, 5, 8, 17):
+        tree = random_tree(size, seed=size)
+        in_tree = step(decoder, weights, tree, length, cache)
+        for node in range(size):
+            path = tree.path_to(node)
+            chain = DraftTree.chain(tree.token_ids[path])
+            assert torch.equal(step(decoder, weights, chain, length, cache), in_tree[path])
+        one_by_one = read_one_by_one(decoder, weights, tree.token_ids[path], cache, length)
+        assert torch.equal(one_by_one, in_tree[path])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_of_a_batch_is_the_same_bits_alone(dtype):
+    weights = random_weights(dtype)
+    decoder, lengths = decoder_of(weights), [5, 70, 66]
+    alone, caches, trees = [], [], [random_tree(size, size) for size in (4, 9, 1)]
+    for row, (length, tree) in enumerate(zip(lengths, trees, strict=True)):
+        cache = empty_cache(weights, 90)
+        read_one_by_one(decoder, weights, (torch.arange(length) * 3 + row) % 64, cache)
+        caches.append(tuple(part.clone() for part in cache))
+        alone.append(step(decoder, weights, tree, length, cache))
+    size = max(map(len, trees))
+    tokens = torch.tensor([[*tree.token_ids, *tree.token_ids[:1].repeat(size - len(tree))] for tree in trees])
+    angles = [
+        turning(tree_positions(tree, length, size), dtype)
+        for tree, length in zip(trees, lengths, strict=True)
+    ]
+    rows = [RowOfTrees(tree, length) for tree, length in zip(trees, lengths, strict=True)]
+    together = decoder.forward(
+        embedded(tokens, dtype),
+        tuple(torch.stack(parts) for parts in zip(*angles, strict=True)),
+        rows,
+        max(lengths),
+        tuple(torch.cat(parts, dim=1) for parts in zip(*caches, strict=True)),
+    )
+    for of_row, expected, tree in zip(together, alone, trees, strict=True):
+        assert torch.equal(of_row[: len(tree)], expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_number_of_threads_changes_no_bit(dtype):
+    weights, tree = random_weights(dtype, heads=2, key_heads=1), random_tree(6, seed=3)
+    results = []
+    for threads in (1, 2, 5):  # more than there are pieces of attention, and perhaps than there are cores
+        torch.set_num_threads(threads)
+        decoder, cache = decoder_of(weights), empty_cache(weights, 40)
+        read_one_by_one(decoder, weights, range(20), cache)
+        results.append((step(decoder, weights, tree, 20, cache), *cache))
+    for result in results[1:]:
+        for one, other in zip(results[0], result, strict=True):
+            assert torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def test_more_threads_between_two_steps():
+    weights = random_weights()
+    torch.set_num_threads(1)
+    decoder, cache = decoder_of(weights), empty_cache(weights, 10)
+    first = step(decoder, weights, DraftTree.root_only(3), 0, cache)
+    torch.set_num_threads(2)  # each thread needs memory of its own
+    assert torch.equal(step(decoder, weights, DraftTree.root_only(3), 0, cache), first)
+
+
+def test_rooms_are_used_again_and_grow_when_they_must():
+    weights = random_weights()
+    decoder, cache = decoder_of(weights), empty_cache(weights, 600)
+
+    def rooms():
+        return {field: tensor.data_ptr() for field, tensor in decoder._work.items()}
+
+    step(decoder, weights, random_tree(8, seed=1), 0, cache)
+    before = rooms()
+    assert before.keys() >= {Field.QUERIES_AT, Field.SCRATCH_AT}
+    step(decoder, weights, random_tree(5, seed=1), 0, cache)
+    step(decoder, weights, random_tree(8, seed=2), 0, cache)
+    assert rooms() == before
+    sizes = {field: tensor.numel() for field, tensor in decoder._work.items()}
+    step(decoder, weights, random_tree(20, seed=2), 0, cache)
+    assert all(decoder._work[field].numel() > sizes[field] for field in (Field.QUERIES_AT, Field.STATES_AT))
+
+
+def test_what_is_returned_is_not_written_to_again():
+    weights = random_weights()
+    decoder, cache = decoder_of(weights), empty_cache(weights, 10)
+    first = step(decoder, weights, DraftTree.root_only(3), 0, cache)
+    kept = first.clone()
+    step(decoder, weights, DraftTree.root_only(4), 0, cache)
+    assert torch.equal(first, kept)
+
+
+def test_the_tokens_embeddings_are_left_alone():
+    weights = random_weights()
+    given, (cosines, sines) = embedded([3], torch.float32)[None], turning(torch.tensor([0]), torch.float32)
+    before = given.clone()
+    rows = [RowOfTrees(DraftTree.root_only(3), 0)]
+    decoder_of(weights).forward(given, (cosines[None], sines[None]), rows, 0, empty_cache(weights, 4))
+    assert torch.equal(given, before)
+
+
+def misfit_of(weights, **changed):
+    return replace(weights, **changed).misfit()
+
+
+def test_weights_that_fit():
+    assert [random_weights(dtype).misfit() for dtype in DTYPES] == ["", ""]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_of_another_dtype_do_not_fit(dtype):
+    assert str(dtype) in random_weights(dtype).misfit()
+
+
+def test_weights_of_two_dtypes_do_not_fit():
+    weights = random_weights()
+    reason = misfit_of(weights, output=weights.output.bfloat16())
+    assert "torch.bfloat16, torch.float32" in reason
+
+
+def test_weights_that_are_elsewhere_or_scattered_do_not_fit():
+    weights = random_weights()
+    assert "side by side" in misfit_of(weights, output=weights.output.T.contiguous().T)
+    assert "side by side" in misfit_of(weights, last_norm=weights.last_norm.to("meta"))
+
+
+def test_sizes_that_are_no_multiples_do_not_fit():
+    weights = random_weights()
+    assert "(64, 96, 16)" in misfit_of(weights, width=16)
+    assert "(48, 96, 32)" in misfit_of(weights, last_norm=weights.last_norm[:48].clone())
+
+
+def test_a_vocabulary_of_less_than_a_unit_does_not_fit():
+    weights = random_weights()
+    assert misfit_of(weights, output=weights.output[:16].clone()) == ""
+    assert "15 tokens" in misfit_of(weights, output=weights.output[:15].clone())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"down": torch.zeros(HIDDEN, INNER - 32)},
+        {"out": torch.zeros(HIDDEN, 96)},
+        {"biases": [torch.zeros(64), None, None]},
+        {"head_norms": [torch.zeros(64), None]},
+    ],
+)
+def test_layers_of_different_shapes_do_not_fit(changed):
+    weights = random_weights()
+    layers = [weights.layers[0], replace(weights.layers[1], **changed)]
+    assert "not all of one shape" in misfit_of(weights, layers=layers)
+
+
+def test_a_torch_without_openmp_has_no_team(monkeypatch):
+    class Library:
+        """Something loaded that has none of OpenMP's functions."""
+
+    monkeypatch.setattr(team_module.ctypes, "CDLL", lambda _name: Library())
+    assert torch_team.__wrapped__() is None
+
+
+def test_this_torch_has_a_team():
+    assert torch_team() is torch_team()
+    assert torch_team() is not None

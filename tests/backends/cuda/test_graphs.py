@@ -1,0 +1,126 @@
+"""Steps in static buffers: what is computed on the device out of a few integers is what the CPU computes."""
+
+import numpy as np
+import pytest
+import torch
+
+from lookahead.backends.cuda.graphs import (
+    NODE_BUCKETS,
+    NoCapture,
+    PackedTrees,
+    StaticStep,
+    StepMemory,
+    context_slots,
+    node_bucket,
+    pack,
+)
+from lookahead.decoding.attention.tree_mask import RowOfTrees, tree_mask
+from lookahead.drafting.tree import DraftTree
+
+TREE = DraftTree(
+    np.array([9, 8, 7, 6, 5, 4], np.int32),
+    np.array([-1, 0, 1, 0, 3, 3], np.int32),
+    np.array([0, 1, 2, 1, 2, 2], np.int32),
+    np.array([1, 0.9, 0.8, 0.7, 0.6, 0.5]),
+)
+START, SLOTS = 9, 24
+ROWS = [
+    RowOfTrees(TREE, START),
+    RowOfTrees(DraftTree.chain([3, 2]), 7, torch.tensor([0, 0, 1, 1])),
+    RowOfTrees(DraftTree.chain([1]), 9, torch.tensor([1, 1])),
+]
+
+
+def packed_rows(rows=ROWS, nodes=8):
+    packed = torch.full((len(rows), 4 * nodes + 3), -7)
+    tokens = torch.arange(len(rows) * nodes).view(len(rows), nodes)
+    pack(packed, tokens, tokens + 100, rows, START)
+    return PackedTrees(packed)
+
+
+def test_what_is_packed_is_read_again():
+    trees = packed_rows()
+    assert trees.size == 8
+    assert trees.tokens.flatten().tolist() == list(range(24))
+    assert trees.positions.flatten().tolist() == list(range(100, 124))
+    assert trees.slots.tolist() == list(range(START, START + 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("window", "chunk"), [(None, None), (1, None), (4, None), (None, 3), (8, 5)])
+def test_the_mask_is_the_one_made_on_the_cpu(window, chunk, dtype):
+    mask = packed_rows().mask(SLOTS, dtype, window=window, chunk=chunk)
+    expected = tree_mask(ROWS, dtype, start=START, size=8, window=window, chunk=chunk)
+    assert mask.dtype == dtype
+    for row, behind, of_row in zip(ROWS, mask, expected, strict=True):
+        nodes = len(row.tree)
+        assert torch.equal(behind[:, :nodes, : START + 8], of_row[:, :nodes])
+    assert (mask[..., START + 8 :] < 0).all()  # whatever stands there
+    assert (mask.amax(-1) == 0).all()  # behind a tree, too, something is seen: no softmax over nothing
+
+
+def test_the_largest_tree_fills_all_bits():
+    chain = DraftTree.chain(list(range(NODE_BUCKETS[-1])))
+    trees = packed_rows([RowOfTrees(chain, START)], nodes=len(chain))
+    expected = tree_mask([RowOfTrees(chain, START)], torch.float32, start=START, size=len(chain))
+    assert torch.equal(trees.mask(START + len(chain), torch.float32), expected)
+
+
+def test_shapes_are_rounded_up_so_that_they_repeat():
+    assert [node_bucket(nodes) for nodes in (1, 3, 16, 17, 64, 65)] == [1, 4, 16, 24, 64, None]
+    for slots in (1, 256, 257, 1000, 1025, 5000, 100_000):
+        assert slots <= context_slots(slots) <= max(slots + 255, slots * 5 // 4)
+        assert context_slots(slots) % 256 == 0
+    assert len({context_slots(slots) for slots in range(4097, 8193)}) == 4
+
+
+def test_a_step_is_done_as_it_is_first_and_then_captured():
+    runs, captured = [], []
+
+    def run(trees):
+        runs.append(trees.packed)
+        return trees.tokens * 2, trees.tokens
+
+    def capture(step):
+        captured.append(step)
+        return NoCapture()(step)
+
+    step = StaticStep(run, 1, 2, torch.device("cpu"))
+    rows = [RowOfTrees(DraftTree.chain([5, 6]), 3)]
+    for use in range(3):
+        assert step.is_repeated is (use > 1)
+        doubled, _ = step(capture, torch.tensor([[use, 6]]), torch.tensor([[3, 4]]), rows, 3)
+        assert doubled.tolist() == [[2 * use, 12]]
+        assert len(captured) == min(use, 1)
+    assert len({packed.data_ptr() for packed in runs}) == 1  # one buffer, or a graph would read old tokens
+
+
+def test_memory_comes_back_at_the_same_address_and_empty():
+    memory, like = StepMemory(NoCapture()), torch.ones(1)
+    first = memory.allocate((2, 1, 2, 300, 4), like)
+    assert first.shape == (2, 1, 2, 512, 4)
+    memory.steps["a step"] = None  # type: ignore[assignment]
+    first.fill_(torch.nan)
+    memory.begin()
+    again = memory.allocate((2, 1, 2, 400, 4), like)
+    assert again.data_ptr() == first.data_ptr()
+    assert not again.any()
+    assert memory.steps
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 2, 600, 4), (2, 3, 2, 300, 4), (2, 1, 2, 300, 5)])
+def test_steps_of_memory_that_does_not_fit_are_forgotten(shape):
+    memory, like = StepMemory(NoCapture()), torch.ones(1)
+    memory.allocate((2, 1, 2, 300, 4), like)
+    memory.steps["a step"] = None  # type: ignore[assignment]
+    memory.begin()
+    assert memory.allocate(shape, like).shape[3] >= shape[3]
+    assert not memory.steps
+
+
+def test_outgrown_memory_is_let_go():
+    memory, like = StepMemory(NoCapture()), torch.ones(1)
+    for slots in (300, 300, 600, 600):
+        memory.allocate((2, 1, 2, slots, 4), like)
+    memory.begin()
+    assert [tensor.shape[3] for tensor in memory._spare] == [768, 768]

@@ -1,0 +1,160 @@
+"""Attention of each node to its own branch: the values of dense attention, the bits of the text alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from lookahead.decoding.attention.branch_order import BLOCK, OrderedPlaces, ordered_attention
+from lookahead.decoding.attention.tree_mask import RowOfTrees, tree_mask
+from lookahead.drafting.tree import DraftTree
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+HEADS, KEY_HEADS, WIDTH, VALUE_WIDTH = 6, 2, 16, 12
+SCALING = WIDTH**-0.5
+
+#        0
+#      / | \
+#     1  3  5
+#     |  |  |
+#     2  4  6
+#           |
+#           7
+TREE = DraftTree(
+    np.arange(9, 1, -1, dtype=np.int32),
+    np.array([-1, 0, 1, 0, 3, 0, 5, 6], np.int32),
+    np.array([0, 1, 2, 1, 2, 1, 2, 3], np.int32),
+    np.ones(8),
+)
+BRANCH = [0, 5, 6, 7]
+
+
+def padding(hidden, length):
+    return (torch.arange(length) >= hidden).long()
+
+
+ROWS = {
+    "one row": [RowOfTrees(TREE, 5)],
+    "across the end of a block": [RowOfTrees(TREE, 62)],
+    "long": [RowOfTrees(TREE, 200)],
+    "rows with gaps": [
+        RowOfTrees(TREE, 70),
+        RowOfTrees(DraftTree.root_only(3), 64),
+        RowOfTrees(DraftTree.chain([5, 6, 7]), 3),
+    ],
+    "padding on the left": [
+        RowOfTrees(TREE, 40, padding(7, 20)),
+        RowOfTrees(TREE, 35, padding(0, 20)),
+    ],
+}
+PASTS = {"all": {}, "window": {"window": 6}, "chunks": {"chunk": 8}}
+
+
+def start_of(rows):
+    return max(row.length for row in rows)
+
+
+def tensors(rows, size, dtype=torch.float64):
+    """Queries, keys and values of the trees and of what stands before them."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(HEADS, size, WIDTH)] + [
+        (KEY_HEADS, start_of(rows) + size, width) for width in (WIDTH, VALUE_WIDTH)
+    ]
+    return [
+        torch.randn(len(rows), *shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes
+    ]
+
+
+def slots_in_order(places, row, node):
+    """The slots that a node sees, in the order in which they are summed."""
+    far = torch.arange(*places.far)
+    slots = torch.cat([far, places.near[row, node]])
+    return slots[places.seen[row, node]].tolist()
+
+
+@pytest.mark.parametrize("past", PASTS)
+@pytest.mark.parametrize("name", ROWS)
+def test_a_node_finds_the_slots_that_the_mask_shows_it(name, past):
+    rows = ROWS[name]
+    where = {"start": start_of(rows), "size": 11, **PASTS[past]}
+    shown = tree_mask(rows, torch.float32, **where)[:, 0] == 0
+    places = OrderedPlaces.of(rows, **where)
+    assert places.near.shape[2] % BLOCK == 0
+    assert places.seen.shape[2] == places.near.shape[2] + places.far[1] - places.far[0]
+    for row, of_row in enumerate(rows):
+        for node in range(len(of_row.tree)):
+            assert sorted(slots_in_order(places, row, node)) == shown[row, node].nonzero()[:, 0].tolist()
+
+
+def test_places_are_in_the_order_of_the_text():
+    for length in (62, 200):
+        places = OrderedPlaces.of([RowOfTrees(TREE, length)], start=length, size=8)
+        at = [*range(length), length, length + 5, length + 6, length + 7]
+        assert slots_in_order(places, 0, 7) == at
+
+
+@pytest.mark.parametrize("length", range(120, 150, 3))
+def test_which_blocks_are_looked_up_is_a_matter_of_a_nodes_own_place(length):
+    """A node deep in a tree and the same one step by step have the same blocks in the same products."""
+    as_leaf = OrderedPlaces.of([RowOfTrees(DraftTree.chain([1] * 8), length)], start=length, size=8)
+    alone = OrderedPlaces.of([RowOfTrees(DraftTree.root_only(1), length + 7)], start=length + 7, size=8)
+    in_far = [places.seen[0, node, : places.far[1]].sum() for places, node in ((as_leaf, 7), (alone, 0))]
+    assert in_far[0] == in_far[1]
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("past", PASTS)
+@pytest.mark.parametrize("name", ROWS)
+def test_the_values_of_dense_attention(name, past, softcap):
+    rows = ROWS[name]
+    where = {"start": start_of(rows), "size": 11, **PASTS[past]}
+    query, keys, values = tensors(rows, 11)
+    groups = HEADS // KEY_HEADS
+    scores = query @ keys.repeat_interleave(groups, 1).transpose(2, 3) * SCALING
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    shares = (scores + tree_mask(rows, torch.float64, **where)).softmax(-1)
+    dense = shares @ values.repeat_interleave(groups, 1)
+    places = OrderedPlaces.of(rows, **where)
+    attended = ordered_attention(query, keys, values, places, scaling=SCALING, softcap=softcap)
+    for row, of_row in enumerate(rows):
+        nodes = len(of_row.tree)
+        torch.testing.assert_close(attended[row, :, :nodes], dense[row, :, :nodes])
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("length", [3, 62, 64, 69, 130, 134])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_scattered_branch_has_the_bits_of_a_line(dtype, length, softcap):
+    """The branch's nodes stand apart in the tree; in the line they follow each other, behind a longer row."""
+    size = 8
+    query, keys, values = tensors([RowOfTrees(TREE, length)], size, dtype)
+    line = DraftTree.chain([1, 2, 3, 4])
+
+    def attended(tree, nodes, gap):
+        """Each of the branch's nodes at its place in a tree, `gap` slots behind the text."""
+        rows = [RowOfTrees(tree, length)]
+        at = [length + gap + node for node in nodes]
+        moved = [
+            torch.full((1, KEY_HEADS, length + gap + size, part.shape[3]), torch.nan)
+            for part in (keys, values)
+        ]
+        moved = [part.to(dtype) for part in moved]
+        for part, source in zip(moved, (keys, values), strict=True):
+            part[:, :, :length] = source[:, :, :length]
+            part[:, :, at] = source[:, :, length : length + len(nodes)]
+        asked = torch.zeros_like(query)
+        asked[:, :, nodes] = query[:, :, : len(nodes)]
+        places = OrderedPlaces.of(rows, start=length + gap, size=size)
+        return ordered_attention(asked, *moved, places, scaling=SCALING, softcap=softcap)[:, :, nodes]
+
+    scattered = attended(TREE, BRANCH, gap=9)
+    assert scattered.isfinite().all(), "unseen slots hold no number"
+    assert torch.equal(scattered, attended(line, [0, 1, 2, 3], gap=0))
+    longer = [torch.nn.functional.pad(part, (0, 0, 0, 3), value=torch.nan) for part in (keys, values)]
+    for depth in range(4):  # and of tokens that come one by one
+        places = OrderedPlaces.of(
+            [RowOfTrees(DraftTree.root_only(1), length + depth)], start=length + depth, size=size
+        )
+        asked = query.roll(-depth, 2)
+        alone = ordered_attention(asked, *longer, places, scaling=SCALING, softcap=softcap)
+        assert torch.equal(alone[:, :, 0], scattered[:, :, depth])

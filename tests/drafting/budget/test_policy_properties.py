@@ -1,0 +1,85 @@
+"""The budget against brute force: every size, on small drafts."""
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lookahead.drafting.budget.policy import BudgetPolicy, BudgetState, StepTimes
+
+MOST_NODES = 9
+
+
+def as_row(sixtyfourths):
+    return np.array([1.0, *sorted((chance / 64 for chance in sixtyfourths), reverse=True)])
+
+
+rows_of_chances = st.lists(
+    st.lists(st.integers(0, 64), max_size=4).map(as_row),
+    min_size=1,
+    max_size=3,
+)
+policies = st.integers(1, MOST_NODES).map(lambda most_nodes: BudgetPolicy(most_nodes=most_nodes))
+
+
+@st.composite
+def all_times(draw):
+    steps = draw(st.lists(st.integers(0, 32), min_size=2, max_size=MOST_NODES))
+    seconds = np.cumsum([draw(st.integers(1, 64)), *steps]) / 64
+    return StepTimes(tuple(range(1, len(seconds) + 1)), tuple(seconds.tolist()))
+
+
+@st.composite
+def states(draw):
+    return BudgetState(draw(all_times()), draw(st.integers(1, 64)) / 4, draw(st.integers(1, 64)) / 16)
+
+
+@given(policies, states(), rows_of_chances)
+def test_no_other_size_gains_more(policy, state, rows):
+    rate = policy.tokens_per_second(state, len(rows))
+
+    def gain(size):
+        return sum(row[:size].sum() for row in rows) - rate * state.times.seconds_for(size)
+
+    sizes = policy.sizes(state, rows)
+    longest = min(policy.most_nodes, max(map(len, rows)))
+    assert max(sizes) <= longest
+    assert all(size == min(max(sizes), len(row)) for size, row in zip(sizes, rows, strict=True))
+    assert gain(max(sizes)) >= max(map(gain, range(1, longest + 1))) - 1e-9
+
+
+@given(policies, states(), rows_of_chances)
+def test_sizes_lie_within_the_drafts_and_are_the_same_each_time(policy, state, rows):
+    given_rows = [row.copy() for row in rows]
+    sizes = policy.sizes(state, rows)
+    assert all(1 <= size <= len(row) for size, row in zip(sizes, rows, strict=True))
+    assert all(type(size) is int for size in sizes)
+    assert policy.sizes(state, rows) == sizes
+    assert all(np.array_equal(row, before) for row, before in zip(rows, given_rows, strict=True))
+
+
+@given(policies, states(), rows_of_chances, st.integers(1, 64))
+def test_a_higher_rate_never_makes_drafts_larger(policy, state, rows, more_tokens):
+    faster = replace(state, mean_tokens=state.mean_tokens + more_tokens / 4)
+    assert policy.tokens_per_second(faster) >= policy.tokens_per_second(state)
+    after, before = policy.sizes(faster, rows), policy.sizes(state, rows)
+    assert all(a <= b for a, b in zip(after, before, strict=True))
+
+
+@given(all_times(), st.lists(st.tuples(st.integers(1, 40), st.floats(0, 1e6)), max_size=20))
+def test_whatever_is_observed_times_stay_times(times, steps):
+    for size, seconds in steps:
+        times = times.observed(size, seconds)
+    table = times.up_to(50)
+    assert (np.diff(table) >= -1e-12).all()
+    assert (table > 0).all()
+    assert StepTimes.from_dict(times.as_dict()) == times
+
+
+@given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=8))
+def test_pooling_keeps_the_mean_and_what_ascends_already(seconds):
+    times = StepTimes(tuple(range(1, len(seconds) + 1)), tuple(seconds))
+    assert np.isclose(np.mean(times.seconds), np.mean(seconds))
+    again = StepTimes(times.sizes, times.seconds)
+    assert again == times

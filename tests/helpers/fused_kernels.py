@@ -1,0 +1,404 @@
+"""The fused step's kernels as functions of tensors, compiled for both dtypes behind one call."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+
+from lookahead.backends import cpu as fused
+from lookahead.backends.cpu.kernels import blocks, elementwise, pointers, products, tiles
+from lookahead.backends.cpu.kernels.attention import (
+    Heads,
+    Trees,
+    attend,
+    attention_integers,
+    attention_scratch,
+    gather,
+    sums_of_thread,
+)
+from lookahead.backends.cpu.kernels.pointers import float_pointer, half_pointer, int_pointer
+from lookahead.backends.cpu.layer_attention import attend_in_layer, team_for
+from lookahead.backends.cpu.tables import TreeTables
+from lookahead.jit import kernels_digest
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def wrapper(function: Callable[..., Any]) -> Any:
+    """Compile a function around kernels; what is cached of it goes with what it calls."""
+    function.__qualname__ += f"-{kernels_digest(Path(fused.__file__).parent)}"
+    return numba.njit(cache=True)(function)
+
+
+def is_halves(tensor: torch.Tensor) -> bool:
+    return tensor.dtype == torch.bfloat16
+
+
+@wrapper
+def _dots(weights, outputs, width, splits, inputs, rows, scratch, out):
+    for at in range(len(splits) - 1):
+        for first in range(splits[at], splits[at + 1], products.CHUNK // products.UNIT):
+            last = min(first + products.CHUNK // products.UNIT, splits[at + 1])
+            start, count = products.dot_chunk(weights, outputs, width, first, last, inputs, rows, scratch)
+            for row in range(rows):
+                for index in range(count):
+                    number = pointers.number_at(scratch, row * products.CHUNK + index)
+                    pointers.put(out, row * outputs + start + index, number)
+
+
+@wrapper
+def _dots_at(halves, weights, outputs, width, splits, inputs, rows, scratch, out):
+    if halves:
+        weight, given = half_pointer(weights), half_pointer(inputs)
+        _dots(weight, outputs, width, splits, given, rows, float_pointer(scratch), float_pointer(out))
+    else:
+        floats, read = float_pointer(weights), float_pointer(inputs)
+        _dots(floats, outputs, width, splits, read, rows, float_pointer(scratch), float_pointer(out))
+
+
+def with_room(inputs: torch.Tensor) -> torch.Tensor:
+    """Return the same rows, as far apart, before one that is no number: it is read and must not matter."""
+    (rows, width), apart = inputs.shape, inputs.stride(0)
+    room = torch.full(((rows + 1) * max(apart, width),), torch.nan, dtype=inputs.dtype)
+    return room.as_strided((rows, width), (apart, 1)).copy_(inputs)
+
+
+def dots(weights: torch.Tensor, inputs: torch.Tensor, splits: list[int] | None = None) -> torch.Tensor:
+    """Return float32 [rows, outputs], computed in parts that begin at these units."""
+    outputs, width = weights.shape
+    rows, inputs = len(inputs), with_room(inputs)
+    units = -(-outputs // products.UNIT)
+    bounds = np.array(sorted({0, *(splits or []), units}), np.int64)
+    scratch, out = torch.empty(rows + 1, products.CHUNK), torch.full((rows, outputs), torch.nan)
+    _dots_at(
+        is_halves(weights), weights.data_ptr(), outputs, width, bounds, inputs.data_ptr(), rows,
+        scratch.data_ptr(), out.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+@wrapper
+def _unit_at(halves, weights, width, inputs, apart, rows, out):
+    if halves:
+        products.dot_unit(
+            half_pointer(weights), width, half_pointer(inputs), apart, rows, float_pointer(out), 16
+        )
+    else:
+        products.dot_unit(
+            float_pointer(weights), width, float_pointer(inputs), apart, rows, float_pointer(out), 16
+        )
+
+
+def dots_of_unit(weights: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """Return float32 [rows, 16] of weights [16, width] and inputs whose rows need not follow each other."""
+    out = torch.full((len(inputs) + 1, 16), torch.nan)
+    inputs = with_room(inputs)
+    width, apart = weights.shape[1], inputs.stride(0)
+    places = weights.data_ptr(), inputs.data_ptr()
+    _unit_at(is_halves(weights), places[0], width, places[1], apart, len(inputs), out.data_ptr())
+    return out[:-1]
+
+
+@wrapper
+def _soften_at(halves, scores, first, end, scale, state):
+    if halves:
+        like = half_pointer(0)
+        return blocks.soften_block(float_pointer(scores), first, end, scale, float_pointer(state), like)
+    like = float_pointer(0)
+    return blocks.soften_block(float_pointer(scores), first, end, scale, float_pointer(state), like)
+
+
+def soften(
+    scores: torch.Tensor,
+    first: int,
+    end: int,
+    scale: float,
+    state: torch.Tensor,
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Turn float32 scores [64] into weights of a dtype, in place; return the decay."""
+    halves = dtype == torch.bfloat16
+    decay = float(_soften_at(halves, scores.data_ptr(), first, end, np.float32(scale), state.data_ptr()))
+    if halves:
+        scores.copy_(scores.view(torch.bfloat16)[: len(scores)].float())
+    return decay
+
+
+@wrapper
+def _pack(rows, width, slots, first, end, keys, values):
+    blocks.pack_keys(rows, width, slots, first, end, keys)
+    blocks.pack_values(rows, width, slots, first, end, values)
+
+
+@wrapper
+def _pack_at(halves, rows, width, slots, first, end, keys, values):
+    slot, packed_keys, packed_values = int_pointer(slots), float_pointer(keys), float_pointer(values)
+    if halves:
+        _pack(half_pointer(rows), width, slot, first, end, packed_keys, packed_values)
+    else:
+        _pack(float_pointer(rows), width, slot, first, end, packed_keys, packed_values)
+
+
+def packed(
+    rows: torch.Tensor, bounds: tuple[int, int], slots: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows [slots, width] of a block packed as keys and as values."""
+    size = blocks.BLOCK * rows.shape[1]
+    keys, values = torch.full((size,), torch.nan), torch.full((size,), torch.nan)
+    slots = torch.arange(blocks.BLOCK) if slots is None else slots
+    _pack_at(
+        is_halves(rows), rows.data_ptr(), rows.shape[1], slots.data_ptr(), *bounds, keys.data_ptr(),
+        values.data_ptr(),
+    )  # fmt: skip
+    return keys, values
+
+
+@wrapper
+def _score(queries, items, count, width, keys, out):
+    if count == blocks.QUERIES:
+        blocks.score_all(queries, items, width, keys, out)
+    else:
+        blocks.score_one(queries, items, width, keys, out)
+
+
+@wrapper
+def _score_at(halves, queries, items, count, width, keys, out):
+    item, key, target = int_pointer(items), float_pointer(keys), float_pointer(out)
+    if halves:
+        _score(half_pointer(queries), item, count, width, key, target)
+    else:
+        _score(float_pointer(queries), item, count, width, key, target)
+
+
+def scores_of(
+    queries: torch.Tensor,
+    items: torch.Tensor,
+    keys: torch.Tensor,
+    bounds: tuple[int, int],
+    slots: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return scores [1 or 4, 64] of those queries [any, width] that the items count."""
+    out = torch.full((len(items), blocks.BLOCK), torch.nan)
+    packed_keys, _ = packed(keys, bounds, slots)
+    _score_at(
+        is_halves(queries), queries.data_ptr(), items.data_ptr(), len(items), queries.shape[1],
+        packed_keys.data_ptr(), out.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+@wrapper
+def _weigh(together, parts, weights, values, width, first, end, decays, totals, items, like):
+    if together == 4 and parts == 2:
+        blocks.weigh_all(weights, values, width, first, end, decays, totals, items, 32, like)
+    elif together == 4:
+        blocks.weigh_all_twice(weights, values, width, first, end, decays, totals, items, 64, like)
+    elif parts == 2:
+        blocks.weigh_one(weights, values, width, first, end, decays, totals, items, 32, like)
+    else:
+        blocks.weigh_one_twice(weights, values, width, first, end, decays, totals, items, 64, like)
+
+
+@wrapper
+def _weigh_at(halves, together, parts, weights, values, width, first, end, decays, totals, items):
+    floats, value, item = float_pointer(weights), float_pointer(values), int_pointer(items)
+    decay, total = float_pointer(decays), float_pointer(totals)
+    if halves:
+        like = half_pointer(0)
+        _weigh(together, parts, floats, value, width, first, end, decay, total, item, like)
+    else:
+        like = float_pointer(0)
+        _weigh(together, parts, floats, value, width, first, end, decay, total, item, like)
+
+
+def weigh(
+    weights: torch.Tensor,
+    values: torch.Tensor,
+    bounds: tuple[int, int],
+    decays: torch.Tensor,
+    totals: torch.Tensor,
+    slots: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return totals [1 or 4, 32 or 64] brought up to date with weights [1 or 4, 64] of values [slots, width].
+
+    Weights are float32 numbers that the values' dtype can hold.
+    """
+    sums, halves = totals.clone(), is_halves(values)
+    rows = weights.clone()
+    if halves:
+        rows.view(torch.bfloat16)[:, : blocks.BLOCK] = weights.bfloat16()
+    items = torch.arange(len(weights))
+    _, packed_values = packed(values, bounds, slots)
+    _weigh_at(
+        halves, len(weights), totals.shape[1] // 16, rows.data_ptr(), packed_values.data_ptr(),
+        values.shape[1], *bounds, decays.data_ptr(), sums.data_ptr(), items.data_ptr(),
+    )  # fmt: skip
+    return sums
+
+
+@wrapper
+def exponentials(numbers, out):
+    """Write e to the power of float32 numbers."""
+    for index in range(len(numbers)):
+        out[index] = pointers.exponential(numbers[index])
+
+
+@wrapper
+def _round_all(given, count, stored, returned):
+    for index in range(count):
+        number = pointers.number_at(given, index)
+        pointers.put(stored, index, number)
+        pointers.put(returned, index, pointers.rounded_like(number, stored))
+
+
+@wrapper
+def _rounded_at(given, count, stored, returned):
+    _round_all(float_pointer(given), count, half_pointer(stored), float_pointer(returned))
+
+
+def rounded(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return float32 numbers as bfloat16: what is written, and what `rounded_like` returns in float32."""
+    stored, returned = torch.zeros_like(numbers, dtype=torch.bfloat16), torch.zeros_like(numbers)
+    _rounded_at(numbers.data_ptr(), numbers.numel(), stored.data_ptr(), returned.data_ptr())
+    return stored, returned
+
+
+@wrapper
+def _elementwise(kind, first, second, third, floats, out, size):
+    if kind == 0:
+        pointers.put(floats, 0, tiles.sum_of_squares(first, size))
+    elif kind == 1:
+        elementwise.normalize(first, second, out, size, np.float32(1e-5))
+    elif kind == 2:
+        elementwise.rotate(first, second, third, floats, size)
+    elif kind == 3:
+        elementwise.gate(floats, pointers.moved(floats, size), out, size)
+    elif kind == 4:
+        elementwise.add_rounded(floats, pointers.moved(floats, size), size, first)
+    elif kind == 5:
+        elementwise.store_with_bias(floats, second, False, out, size)
+    elif kind == 6:
+        elementwise.store_with_bias(floats, second, True, out, size)
+    else:
+        elementwise.normalize(floats, second, out, size, np.float32(1e-5))
+
+
+@wrapper
+def _elementwise_at(halves, kind, first, second, third, floats, out, size):
+    numbers = float_pointer(floats)
+    if halves:
+        left, right, last = half_pointer(first), half_pointer(second), half_pointer(third)
+        _elementwise(kind, left, right, last, numbers, half_pointer(out), size)
+    else:
+        one, two, three = float_pointer(first), float_pointer(second), float_pointer(third)
+        _elementwise(kind, one, two, three, numbers, float_pointer(out), size)
+
+
+ELEMENTWISE = {
+    name: number
+    for number, name in enumerate(
+        ("squares", "norm", "rotate", "gate", "add", "store", "store with bias", "norm of floats")
+    )
+}
+
+
+def elementwise_of(
+    name: str, operands: list[torch.Tensor], floats: torch.Tensor, out: torch.Tensor, size: int
+) -> None:
+    """Do what is named to operands of `out`'s dtype and to floats, which are also where some of it goes."""
+    places = [tensor.data_ptr() for tensor in operands] + [0] * (3 - len(operands))
+    _elementwise_at(is_halves(out), ELEMENTWISE[name], *places, floats.data_ptr(), out.data_ptr(), size)
+
+
+@wrapper
+def _attention(trees, heads, sums, members, out):
+    for member in range(members):
+        attend(trees, heads, sums, member, members)
+    for member in range(members):
+        gather(trees, heads, sums, out, member, members)
+
+
+@wrapper
+def _attention_at(halves, of_trees, at, sizes, scale, members, out):
+    rows, nodes, tail, spans = of_trees
+    trees = Trees(
+        rows,
+        nodes,
+        int_pointer(at[0]),
+        int_pointer(at[1]),
+        int_pointer(at[2]),
+        int_pointer(at[3]),
+        tail,
+        spans,
+    )
+    totals, states, scratch, integers = (
+        float_pointer(at[4]),
+        float_pointer(at[5]),
+        float_pointer(at[6]),
+        at[10],
+    )
+    row_apart, head_apart, heads, key_heads, width, window = sizes
+    if halves:
+        queries, keys, values = half_pointer(at[7]), half_pointer(at[8]), half_pointer(at[9])
+        shape = Heads(queries, keys, values, row_apart, head_apart, heads, key_heads, width, scale, window)
+        of_halves = sums_of_thread(totals, states, shape, scratch, integers)
+        _attention(trees, shape, of_halves, members, half_pointer(out))
+    else:
+        floats, read, weighed = float_pointer(at[7]), float_pointer(at[8]), float_pointer(at[9])
+        of_floats = Heads(
+            floats, read, weighed, row_apart, head_apart, heads, key_heads, width, scale, window
+        )
+        sums = sums_of_thread(totals, states, of_floats, scratch, integers)
+        _attention(trees, of_floats, sums, members, float_pointer(out))
+
+
+class Attention(NamedTuple):
+    """Draft trees behind a cache, and what they ask it.
+
+    Attributes:
+        rows: B trees; padding is on the left.
+        start: the slot of all trees' node 0.
+        queries: [B, n, heads, width].
+        keys: [B, key heads, slots, width].
+        values: likewise.
+        window: places that a token sees, or None.
+    """
+
+    rows: list[Any]
+    start: int
+    queries: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+    window: int | None = None
+
+    def attended(self, members: int = 1, spare_spans: int = 0) -> torch.Tensor:
+        """Return [B, n, heads, width], as so many members of a team compute it one after the other."""
+        batch, size, heads, width = self.queries.shape
+        trees = TreeTables.of(self.rows, start=self.start, size=size)
+        spans = trees.spans + spare_spans
+        totals = torch.full((batch * size * heads * spans * width,), torch.nan)
+        states = torch.full((batch * size * heads * spans * 2,), torch.nan)
+        scratch = torch.full((attention_scratch(width),), torch.nan)
+        integers = torch.zeros(attention_integers(heads, self.keys.shape[1]), dtype=torch.int64)
+        out = torch.full_like(self.queries, torch.nan)
+        tensors = (totals, states, scratch, self.queries, self.keys, self.values, integers)
+        tables = (trees.lengths, trees.paddings, trees.depths, trees.slots)
+        at = (*(array.ctypes.data for array in tables), *(tensor.data_ptr() for tensor in tensors))
+        key_heads, apart = self.keys.shape[1], self.keys.stride()
+        sizes = (apart[0], apart[1], heads, key_heads, width, self.window or 0)
+        scale = np.float32(width**-0.5)
+        of_trees = (batch, size, trees.slots.shape[2], spans)
+        _attention_at(is_halves(out), of_trees, at, sizes, scale, members, out.data_ptr())
+        return out
+
+    def in_a_layer(self) -> torch.Tensor:
+        """Return the same, as it is computed for a model whose other code is its own."""
+        tensors = (self.queries.transpose(1, 2), self.keys, self.values)
+        team = team_for(*tensors)
+        assert team is not None
+        trees = TreeTables.of(self.rows, start=self.start, size=self.queries.shape[1])
+        scaling = self.queries.shape[3] ** -0.5
+        return attend_in_layer(*tensors, trees, scaling=scaling, window=self.window, team=team)

@@ -1,0 +1,51 @@
+"""Comparing Lookahead's text with that of generate."""
+
+import torch
+
+GREEDY = {"max_new_tokens": 40, "do_sample": False}
+
+
+SAMPLING = {
+    "max_new_tokens": 40,
+    "do_sample": True,
+    "temperature": 0.8,
+    "top_p": 0.95,
+    "repetition_penalty": 1.1,
+}
+
+
+PLAIN = {
+    "bailing_hybrid",
+    "bamba",
+    "cpmant",
+    "deepseek_v32",
+    "falcon_h1",
+    "falcon_mamba",
+    "glm_moe_dsa",
+    "granitemoehybrid",
+    "jamba",
+    "lfm2",
+    "mamba",
+    "mamba2",
+    "minimax",
+    "nemotron_h",
+    "olmo_hybrid",
+    "openai-gpt",
+    "qwen3_5",
+    "qwen3_next",
+    "recurrent_gemma",
+    "rwkv",
+    "xlstm",
+    "zamba2",
+}
+"""Recurrent, hybrid and sparse ones; GPT-1, which has no cache; CPM-Ant, which keeps its past its own way."""
+
+
+def assert_same_text(model, lookahead, token_ids, **generation):
+    torch.manual_seed(5)
+    expected = model.generate(token_ids, **generation)
+    next_random = torch.rand(1)
+    torch.manual_seed(5)
+    actual = model.generate(token_ids, custom_generate=lookahead, **generation)
+    assert actual.tolist() == expected.tolist()
+    assert torch.equal(torch.rand(1), next_random)

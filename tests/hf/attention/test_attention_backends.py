@@ -1,0 +1,84 @@
+"""Attention functions that take no tree's mask give way to SDPA for a tree's forward, and only for that."""
+
+import pytest
+import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from helpers.tiny_models import prompt, tiny_model
+from lookahead import Lookahead, LookaheadConfig
+from lookahead.decoding.attention.split_attention import split_tree_attention
+
+GREEDY = {"max_new_tokens": 40, "do_sample": False}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Stands in for flash attention, which needs an accelerator: causal, and no mask but padding's."""
+    seen = []
+
+    def flash_like(module, query, key, value, attention_mask, **kwargs):
+        assert attention_mask is None or attention_mask.ndim == 2, "flash attention takes no such mask"
+        assert attention_mask is None or bool(attention_mask.all())
+        seen.append(query.shape[2])
+        causal = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(
+            key.shape[2] - query.shape[2]
+        )
+        return sdpa_attention_forward(module, query, key, value, causal[None, None], **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", flash_like)
+    return seen
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_flash_attention(calls, do_sample, rows):
+    model = tiny_model("llama")
+    model.config._attn_implementation = "flash_attention_2"
+    token_ids = torch.cat([prompt(seed) for seed in range(rows)])
+    lookahead = Lookahead(LookaheadConfig(decoding_length=16 * rows))
+    settings = {"max_new_tokens": 40, "do_sample": do_sample}
+    for _ in ("cold", "warm"):
+        torch.manual_seed(2)
+        expected = model.generate(token_ids, **settings)
+        calls.clear()
+        torch.manual_seed(2)
+        assert lookahead.generate(model, token_ids, **settings).tolist() == expected.tolist()
+    assert lookahead.last_stats.mean_acceptance_length > 1.5
+    assert calls[:2] == [token_ids.shape[1]] * 2  # in both layers the prompt is read by the model's own
+    assert set(calls[2:]) <= {1}
+    assert model.config._attn_implementation == "flash_attention_2"
+
+
+def test_where_sdpa_cannot_take_its_place_drafts_have_one_branch(calls, monkeypatch):
+    model = tiny_model("llama")
+    model.config._attn_implementation = "flash_attention_2"
+    monkeypatch.setattr(type(model), "_supports_sdpa", False)
+    lookahead = Lookahead(LookaheadConfig(decoding_length=16))
+    expected = model.generate(prompt(0), **GREEDY)
+    with pytest.warns(UserWarning, match=r"drafts of one branch.*flash_attention_2, takes no tree's mask"):
+        assert lookahead.generate(model, prompt(0), **GREEDY).tolist() == expected.tolist()
+    lookahead.generate(model, prompt(0), **GREEDY)
+    assert lookahead.last_stats.mean_acceptance_length > 1.5
+    assert max(calls[2:]) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_attention_in_two_parts(family, dtype, monkeypatch):
+    used = []
+
+    def counted(*given, **more):
+        used.append(given)
+        return split_tree_attention(*given, **more)
+
+    monkeypatch.setattr("lookahead.hf.steps.step_model.splits_on", lambda _device: True)
+    monkeypatch.setattr("lookahead.hf.attention.grouped_query.can_split", lambda *_: True)
+    monkeypatch.setattr("lookahead.hf.attention.grouped_query.split_tree_attention", counted)
+    model = tiny_model(family, dtype)
+    lookahead = Lookahead(LookaheadConfig(decoding_length=16, fused_step=False))
+    for _ in ("cold", "warm"):
+        expected = model.generate(prompt(0), **GREEDY)
+        assert lookahead.generate(model, prompt(0), **GREEDY).tolist() == expected.tolist()
+    assert lookahead.stats.mean_acceptance_length > 1.2
+    assert used

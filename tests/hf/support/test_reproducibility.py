@@ -1,0 +1,56 @@
+"""What `lookahead check` says of drafts and text."""
+
+import pytest
+import torch
+
+from helpers.tiny_models import tiny_model
+from lookahead.hf.steps.compiled_cpu import why_not_fused
+from lookahead.hf.steps.verification import ModelMode
+from lookahead.hf.support import reproducibility as asked
+from lookahead.hf.support import simd_alignment as vector_cuts
+from lookahead.hf.support.reproducibility import Way, reproducibility
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_model_whose_bits_depend_on_drafts_has_one_shape():
+    found = reproducibility(tiny_model("gpt2"), 16)
+    assert found.usual.mode is ModelMode.TREE
+    assert "tokens' logits depend, in their last bits, on what is drafted" in found.dependence
+    assert found.why_not_fused
+    assert (found.way, found.shape, found.reason) == (Way.ONE_SHAPE, 16, "")
+    assert found.of_one > 0
+    assert found.of_small > 0
+
+
+def test_a_fused_model_depends_on_nothing_at_no_cost():
+    model = tiny_model("llama", hidden_size=64, intermediate_size=128, head_dim=32)
+    if why_not_fused(model):
+        pytest.skip(f"no fused step here: {why_not_fused(model)}")
+    found = reproducibility(model, 16)
+    assert (found.way, found.dependence, found.of_one, found.of_small) == (Way.FUSED, "", None, None)
+
+
+@pytest.mark.parametrize(
+    ("family", "depends", "reason"),
+    [("mixtral", True, "experts"), ("bloom", True, "order of the text"), ("jamba", False, "cannot branch")],
+)
+def test_what_can_be_had_in_neither_way_is_plain(family, depends, reason):
+    found = reproducibility(tiny_model(family), 16)
+    assert found.way is Way.PLAIN
+    assert reason in found.reason
+    assert bool(found.dependence) is depends
+    assert found.of_one is None
+
+
+def test_threads_that_cut_vectors_leave_plain_steps(monkeypatch):
+    monkeypatch.setattr(vector_cuts.torch, "get_num_threads", lambda: 3)
+    found = asked.reproducibility(tiny_model("gpt2", n_inner=4864), 16)
+    assert found.way is Way.PLAIN
+    assert "3 threads would cut its 1 x 16 x 4864 activations within vectors" in found.reason

@@ -1,0 +1,30 @@
+"""docs/concepts/families.md shows every family, in the mode that the tests see."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from helpers.same_text import PLAIN
+from helpers.tiny_models import tiny_model
+from lookahead.hf.models.families import FAMILIES
+from lookahead.hf.support.probe import probe
+from lookahead.hf.support.reproducibility import way_of
+
+PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "families.md"
+
+
+def test_the_table_shows_every_family():
+    rows = re.findall(r"^\| (\S+) +\| (tree|chain|plain) +\|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert dict(rows) == {family: "plain" if family in PLAIN else "tree" for family in FAMILIES}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mixtral", "bloom", "jamba", "granite_swa"])
+def test_the_table_says_how_text_is_reproducible(family):
+    rows = re.findall(
+        r"^\| (\S+) +\| (?:tree|chain|plain) +\| (one shape|plain) +\|",
+        PAGE.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert len(rows) == len(FAMILIES)
+    assert dict(rows)[family] == way_of(probe(tiny_model(family), shape=16).verification).value
