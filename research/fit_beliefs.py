@@ -54,7 +54,7 @@ class NotingDrafter(StoreDrafter):
     """A log with some beliefs, which notes what it said before each token that came, and the token."""
 
     def __init__(self, beliefs: Beliefs) -> None:
-        self.log = TokenLog(memory_bytes=MEMORY_BYTES)
+        self.log = TokenLog(max_bytes=MEMORY_BYTES)
         self.log._trust[:], self.log._weights[:] = beliefs  # noqa: SLF001  # no user's business
         self.said: list[Said] = []
         super().__init__(self.log, LookaheadConfig())

@@ -28,7 +28,7 @@ SEED = 1234
 
 def prepared(mode: DraftMode, state: str, answers: list[list[int]], vocabulary_size: int) -> Lookahead:
     """Return a Lookahead with a memory in one of the three states."""
-    la = Lookahead(LookaheadConfig(mode=mode, memory_bytes=2**22))
+    la = Lookahead(LookaheadConfig(draft_mode=mode, max_bytes=2**22))
     if state == "warm":
         texts = answers
     elif state == "junk":

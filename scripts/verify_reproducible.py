@@ -1,6 +1,6 @@
 """Check that text in bfloat16 or float16 depends on no draft with `reproducible=True`; and without, how much.
 
-    python scripts/verify_reproducible.py ROWS.jsonl --no-fused-step --json benchmarks/reproducible.json
+    python scripts/verify_reproducible.py ROWS.jsonl --no-compiled-cpu --json benchmarks/reproducible.json
 
 What is compared with decoding length 1 and an empty memory: lengths 8 and 16, and memories that are warm
 (they have learned these very answers) and full of junk; greedy, and sampling with a seed. Without it, greedy:
@@ -26,7 +26,7 @@ import transformers
 import lookahead
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.bench.data.datasets import limit_rows, read_rows
-from lookahead.files import written_whole
+from lookahead.files import atomic_write
 from lookahead.hf.models.loading import load_model, load_tokenizer
 from lookahead.hf.models.prompts import encode_prompt
 from lookahead.hf.models.random_weights import random_model
@@ -100,7 +100,7 @@ class Check:
     def save(self) -> None:
         """Write what is known so far: a long run may be cut off."""
         if self.arguments.json:
-            with written_whole(self.arguments.json) as partial:
+            with atomic_write(self.arguments.json) as partial:
                 partial.write_text(json.dumps(report_of(self), indent=1) + "\n", encoding="utf-8")
 
     def note(self, name: str, found: list[Answer], seconds: float) -> None:
@@ -125,7 +125,7 @@ class Check:
             config = LookaheadConfig(
                 decoding_length=decoding_length,
                 reproducible=reproducible,
-                fused_step=not self.arguments.no_fused_step,
+                compiled_cpu=not self.arguments.no_compiled_cpu,
             )
             la = Lookahead(config)
             if state == "warm":
@@ -201,7 +201,7 @@ def report_of(check: Check) -> dict[str, Any]:
         "layers": check.model.config.get_text_config().num_hidden_layers,
         "random_weights": arguments.random_weights is not None,
         "dtype": arguments.dtype,
-        "fused_step": not arguments.no_fused_step,
+        "fused_step": not arguments.no_compiled_cpu,
         "prompts": len(check.prompts),
         "new_tokens": arguments.new_tokens,
         "threads": torch.get_num_threads(),
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--model", default="embedded", help="the model; with random weights the tokenizer's")
     parser.add_argument("--random-weights", metavar="SHAPE", help="qwen2.5-0.5b, …, or a config.json")
     parser.add_argument("--layers", type=int, help="only so many, with random weights")
-    parser.add_argument("--no-fused-step", action="store_true", help="leave steps to the model's own code")
+    parser.add_argument("--no-compiled-cpu", action="store_true", help="leave steps to the model's own code")
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=PARTS, help="leave out the others (default: all)"
     )

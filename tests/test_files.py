@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lookahead.files import write_json, written_whole
+from lookahead.files import atomic_write, write_json
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
@@ -20,7 +20,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_a_folder_is_moved_as_a_whole(tmp_path):
-    with written_whole(tmp_path / "model") as partial:
+    with atomic_write(tmp_path / "model") as partial:
         partial.mkdir()
         (partial / "config.json").write_text("{}")
         assert not (tmp_path / "model").exists()
@@ -29,5 +29,5 @@ def test_a_folder_is_moved_as_a_whole(tmp_path):
 
 
 def test_a_missing_folder_is_an_os_error(tmp_path):
-    with pytest.raises(OSError, match="nowhere"), written_whole(tmp_path / "nowhere" / "file"):
+    with pytest.raises(OSError, match="nowhere"), atomic_write(tmp_path / "nowhere" / "file"):
         pass

@@ -213,13 +213,13 @@ def test_another_kernels_cache_file_is_not_taken_for_its_own(tmp_path):
 
 def test_the_user_is_told_when_compiling_takes_long(monkeypatch, caplog):
     monkeypatch.setattr(compilation, "_SECONDS_BEFORE_A_WORD", 0.01)
-    with caplog.at_level(logging.WARNING, "lookahead"), compilation.telling_the_user():
+    with caplog.at_level(logging.WARNING, "lookahead"), compilation.log_if_slow():
         time.sleep(0.2)
     assert "compiling the kernels" in caplog.text
 
 
 def test_the_user_is_not_told_when_it_takes_a_moment(caplog):
-    with caplog.at_level(logging.WARNING, "lookahead"), compilation.telling_the_user():
+    with caplog.at_level(logging.WARNING, "lookahead"), compilation.log_if_slow():
         pass
     assert not caplog.records
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from lookahead.bench.plotting.pictures import pictures_of, replay_pictures_of
 from lookahead.bench.plotting.plots import plot_speedups
 from lookahead.errors import NotFoundError
-from lookahead.files import written_whole
+from lookahead.files import atomic_write
 from research.figures import findings, readme
 from research.figures.records import Figures, Read, records_in
 
@@ -64,10 +64,10 @@ def main() -> None:
     for name, figures in DOCUMENTS.items():
         path = root / name
         text = with_figures(path.read_text(encoding="utf-8"), figures, read)
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(text, encoding="utf-8")
     for name, draw in PICTURES.items():
-        with written_whole(root / name) as partial:
+        with atomic_write(root / name) as partial:
             draw(read, partial)
 
 

@@ -6,14 +6,12 @@ from typing import Literal
 
 from lookahead.errors import ConfigError
 
-MOST_NODES_OF_AUTO = 64
+MAX_NODES_OF_AUTO = 64
 """With `decoding_length="auto"`; beyond it drafts gain little, and hardly any device has them free."""
-_MOST_NODES_OF_A_BATCH = 256
-_USUAL_SHAPE = 16
-"""Tokens of each row in every forward where reproducible text needs one shape."""
+_MAX_NODES_OF_A_BATCH = 256
 DEFAULT_MEMORY_BYTES = 256 * 2**20
-LEAST_MEMORY_BYTES = 2**15
-MOST_MEMORY_BYTES = 2**44
+MIN_MEMORY_BYTES = 2**15
+MAX_MEMORY_BYTES = 2**44
 
 
 class DraftMode(StrEnum):
@@ -32,64 +30,59 @@ class LookaheadConfig:
     """Settings of a `Lookahead`.
 
     Args:
-        decoding_length: tokens that one forward verifies, the current token included; 1 drafts nothing.
-            The rows of a batch share them, each having as many.
-            `"auto"` chooses for each step as many as pay, from how long forwards take and how probable drafts
-            are; it measures the former once for a model and keeps it on disk.
-        branch_length: the deepest a draft may go, in tokens under the current one.
-        prompt_logits: of so many of a prompt's last tokens the logits are recycled, too. More than 1 makes
-            the prefill compute them, which pays where that is cheap: large models, long answers.
-        fused_step: do the steps of models that it is known for by a function of our own over their weights,
-            on the CPU several times faster than the model's own code. Prompts are read by that.
-        captured_step: on CUDA devices, capture the steps of models in CUDA graphs, which are launched at once
-            instead of kernel by kernel. A model that no graph can hold is left as it is, with one warning.
-        reproducible: the text is a function of model, prompt, settings and seed alone, to the last bit of
-            every logit, never of what was drafted or remembered. Fused steps are so at no cost; other
-            forwards then all have one shape, of 16 tokens a row or of as many as are given here, however few
-            are drafted. Models that can be had in neither way are decoded in plain steps.
-        mode: `"hierarchical"`, `"parallel"` or `"single"`.
-        memory_bytes: hard cap on the draft memory that is made where none is given, in bytes.
+        decoding_length: Tokens that one forward pass verifies, the current token included; 1 drafts nothing.
+            The rows of a batch share them equally. `"auto"` chooses the number for each step, from how
+            long forward passes take and how probable the drafts are.
+        branch_length: Depth of the deepest draft, in tokens under the current one.
+        recycle_prompt_tokens: Also recycle the logits of the last N prompt tokens. More than 1 makes the
+            prefill compute them, which pays for large models and long answers.
+        compiled_cpu: Use the compiled CPU decoder for decode steps (Llama, Mistral, Qwen2, Qwen3).
+        cuda_graphs: Capture decode steps in CUDA graphs on CUDA devices. A model that cannot be captured
+            is decoded without them, with one warning.
+        reproducible: Make the text a function of model, prompt, settings and seed alone, to the last bit of
+            every logit: drafts and memory never change it. The compiled CPU decoder always does so; other
+            forward passes then have one fixed width. Models that support neither are decoded in plain
+            steps.
+        reproducible_width: Tokens of each row in a forward pass of fixed width.
+        draft_mode: `"hierarchical"`, `"parallel"` or `"single"`.
+        max_bytes: Hard cap in bytes on the draft memory that is made where none is given.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: A value is out of range.
     """
 
     decoding_length: int | Literal["auto"] = "auto"
     branch_length: int = 64
-    prompt_logits: int = 1
-    fused_step: bool = True
-    captured_step: bool = True
-    reproducible: bool | int = False
-    mode: DraftMode = DraftMode.HIERARCHICAL
-    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    recycle_prompt_tokens: int = 1
+    compiled_cpu: bool = True
+    cuda_graphs: bool = True
+    reproducible: bool = False
+    reproducible_width: int = 16
+    draft_mode: DraftMode = DraftMode.HIERARCHICAL
+    max_bytes: int = DEFAULT_MEMORY_BYTES
 
     def __post_init__(self) -> None:
         if self.decoding_length != "auto":
             _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096, other='"auto"')
         _check_integer("branch_length", self.branch_length, smallest=1, largest=1024)
-        _check_integer("prompt_logits", self.prompt_logits, smallest=1, largest=4096)
-        _check_integer(
-            "memory_bytes", self.memory_bytes, smallest=LEAST_MEMORY_BYTES, largest=MOST_MEMORY_BYTES
-        )
-        for name in ("fused_step", "captured_step"):
+        _check_integer("recycle_prompt_tokens", self.recycle_prompt_tokens, smallest=1, largest=4096)
+        _check_integer("max_bytes", self.max_bytes, smallest=MIN_MEMORY_BYTES, largest=MAX_MEMORY_BYTES)
+        _check_integer("reproducible_width", self.reproducible_width, smallest=2, largest=256)
+        for name in ("compiled_cpu", "cuda_graphs", "reproducible"):
             if not isinstance(getattr(self, name), bool):
                 message = f"{name}={getattr(self, name)!r} is not allowed; give True or False"
                 raise ConfigError(message)
-        if not isinstance(self.reproducible, bool):
-            _check_integer("reproducible", self.reproducible, smallest=2, largest=256, other="True or False")
-        object.__setattr__(self, "mode", _checked_mode(self.mode))
+        object.__setattr__(self, "draft_mode", _checked_mode(self.draft_mode))
 
     @property
-    def shape(self) -> int | None:
-        """Tokens of each row in every forward that has to have one shape; None where they may differ."""
-        if not self.reproducible:
-            return None
-        return _USUAL_SHAPE if self.reproducible is True else self.reproducible
+    def fixed_width(self) -> int | None:
+        """Tokens of each row in every forward pass of one fixed width; None where widths may differ."""
+        return self.reproducible_width if self.reproducible else None
 
-    def most_nodes(self, rows: int = 1) -> int:
-        """Return how many tokens one forward verifies at most for each of so many rows."""
+    def max_nodes(self, rows: int = 1) -> int:
+        """Return the maximum number of tokens that one forward pass verifies for each of `rows` rows."""
         if self.decoding_length == "auto":
-            return min(MOST_NODES_OF_AUTO, max(1, _MOST_NODES_OF_A_BATCH // rows))
+            return min(MAX_NODES_OF_AUTO, max(1, _MAX_NODES_OF_A_BATCH // rows))
         return max(1, self.decoding_length // rows)
 
 
@@ -98,7 +91,7 @@ def _checked_mode(mode: str) -> DraftMode:
         return DraftMode(mode)
     except ValueError:
         allowed = ", ".join(repr(known.value) for known in DraftMode)
-        message = f"mode={mode!r} is unknown; choose one of {allowed}"
+        message = f"draft_mode={mode!r} is unknown; choose one of {allowed}"
         raise ConfigError(message) from None
 
 

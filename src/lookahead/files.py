@@ -11,7 +11,7 @@ from typing import Any
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield where to write a file or folder; at the end it is on the disk and then moved to `path`.
 
     Whatever is raised meanwhile leaves `path` as it was, and nothing beside it.
@@ -37,7 +37,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         OSError: it cannot be written.
         TypeError, ValueError: JSON cannot hold the content.
     """
-    with written_whole(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 

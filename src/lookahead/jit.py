@@ -170,7 +170,7 @@ def kernels_digest(folder: Path) -> str:
 
 
 @contextmanager
-def telling_the_user() -> Iterator[None]:
+def log_if_slow() -> Iterator[None]:
     """Say what is going on if compiling takes longer than a moment."""
     timer = threading.Timer(
         _SECONDS_BEFORE_A_WORD,

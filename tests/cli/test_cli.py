@@ -171,11 +171,11 @@ def test_a_malformed_line_is_named(data, capsys):
     assert "rows.jsonl, line 6" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--mode", "--dtype"])
+@pytest.mark.parametrize("option", ["--draft-mode", "--dtype"])
 def test_an_unknown_choice_is_refused_with_those_allowed(option):
     result = invoke("generate", "text", option, "sideways")
     assert result.exit_code == 2
-    assert ("hierarchical" if option == "--mode" else "bfloat16") in result.stderr
+    assert ("hierarchical" if option == "--draft-mode" else "bfloat16") in result.stderr
 
 
 def test_a_prompt_longer_than_the_context_is_refused(folder, capsys):

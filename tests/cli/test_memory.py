@@ -93,7 +93,7 @@ def test_warm_goes_on_from_another_file_in_a_namespace(folder, tmp_path, out):
     assert invoke(*warm, "--namespace", "a", "--into", out).exit_code == 0
     loaded = DraftMemory.load(out, tokenizer=tiny_models.tiny_tokenizer())
     assert loaded.namespaces == {"default": 5, "a": 5}
-    assert loaded.store.memory_bytes == 2**20
+    assert loaded.store.max_bytes == 2**20
 
 
 def test_warm_reads_no_weights(folder, tmp_path, out, monkeypatch):

@@ -6,8 +6,8 @@ import torch
 
 from lookahead.decoding.acceptance import accept
 from lookahead.decoding.logits import VerifiedLogits
-from lookahead.decoding.sampling.choice import likeliest
-from lookahead.decoding.sampling.emission import Emission
+from lookahead.decoding.sampling.choice import argmax
+from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.tree import DraftTree
 
 #      0:a
@@ -29,13 +29,13 @@ def logits_saying(choices: list[int]) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.tensor(choices), 6).float()
 
 
-def emission(*, max_length: int = 100, stop_at: int | None = None) -> Emission:
-    return Emission(
+def state(*, max_length: int = 100, stop_at: int | None = None) -> GenerationState:
+    return GenerationState(
         torch.tensor([[A]]),
         max_length=max_length,
         process=lambda _ids, scores: scores,
         is_finished=lambda ids, _scores: ids[:, -1] == (-1 if stop_at is None else stop_at),
-        choose=likeliest,
+        choose=argmax,
     )
 
 
@@ -55,13 +55,13 @@ def accept_one(tree, logits, answer):
     ],
 )
 def test_the_models_own_path_is_kept(choices, path, tokens):
-    accepted = accept_one(TREE, logits_saying(choices), emission())
+    accepted = accept_one(TREE, logits_saying(choices), state())
     assert (accepted.path, accepted.tokens) == (path, tokens)
 
 
 def test_where_the_likeliest_tokens_are_known_the_logits_are_not_looked_at():
-    answer = emission(max_length=4)
-    answer_of_known = Emission(
+    answer = state(max_length=4)
+    answer_of_known = GenerationState(
         torch.tensor([[A]]),
         max_length=4,
         process=None,  # type: ignore[arg-type]
@@ -78,12 +78,12 @@ def test_where_the_likeliest_tokens_are_known_the_logits_are_not_looked_at():
 
 
 def test_stops_inside_an_accepted_span():
-    accepted = accept_one(TREE, logits_saying([B, D, F, F, F, F]), emission(stop_at=B))
+    accepted = accept_one(TREE, logits_saying([B, D, F, F, F, F]), state(stop_at=B))
     assert (accepted.path, accepted.tokens) == ([0], [B])
 
 
 def test_never_exceeds_the_length_limit():
-    answer = emission(max_length=3)
+    answer = state(max_length=3)
     accepted = accept_one(TREE, logits_saying([B, D, F, F, F, F]), answer)
     assert accepted.tokens == [B, D]
     assert answer.finished
@@ -98,22 +98,22 @@ def test_a_parallel_draft_follows_the_branch_that_goes_on():
         np.array([0, 1, 2, 1, 2], np.int32),
         np.array([1, 0.9, 0.8, 0.9, 0.7]),
     )
-    accepted = accept_one(tree, logits_saying([B, D, F, D, E]), emission())
+    accepted = accept_one(tree, logits_saying([B, D, F, D, E]), state())
     assert (accepted.path, accepted.tokens) == ([0, 3, 4], [B, D, E])
 
 
 def rows_of(prompts, *, stop_at, pad=None, max_length=100):
-    return Emission(
+    return GenerationState(
         torch.tensor(prompts),
         max_length=max_length,
         process=lambda _ids, scores: scores,
         is_finished=lambda ids, _scores: ids[:, -1] == stop_at,
-        choose=likeliest,
+        choose=argmax,
         pad_token_id=pad,
     )
 
 
-def test_rows_that_advance_together_wait_for_the_least_accepted():
+def test_rows_that_advance_together_wait_for_the_min_accepted():
     drafts = {0: TREE, 1: DraftTree.chain([A, E, E, E])}
     logits = {0: logits_saying([B, D, F, F, F, F]), 1: logits_saying([E, C, F, F])}
     accepted = accept(drafts, logits, rows_of([[A], [A]], stop_at=-1))

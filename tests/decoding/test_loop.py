@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from lookahead.decoding.loop import decode
-from lookahead.decoding.sampling.choice import likeliest
-from lookahead.decoding.sampling.emission import Emission
+from lookahead.decoding.sampling.choice import argmax
+from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.tree import DraftTree
 from lookahead.stats import GenerationStats
 
@@ -28,7 +28,7 @@ class CountingModel:
         self.cache.append(self.first)
         return self._logits([self.first - 1, self.first])[None]
 
-    def levels_left(self, _row):
+    def max_draft_depth(self, _row):
         return self.levels
 
     def forward(self, drafts):
@@ -51,7 +51,7 @@ class ChainDrafter:
 
     recycles = True
 
-    def get_ready(self):
+    def calibrate(self):
         self.events.append(("ready",))
 
     def recycle_prompt(self, _row, successors):
@@ -65,9 +65,9 @@ class ChainDrafter:
         assert all(value >= 0 for value in seconds.values())
         self.events.append(("adapt", nodes, tokens))
 
-    def propose(self, most_levels):
-        self.asked.append(most_levels[0])
-        tokens = self.learned[-1] + np.arange(1 + min(self.levels, most_levels[0]))
+    def propose(self, max_depth):
+        self.asked.append(max_depth[0])
+        tokens = self.learned[-1] + np.arange(1 + min(self.levels, max_depth[0]))
         tokens[1 + self.wrong_from :] += 7
         return {0: DraftTree.chain(tokens)}
 
@@ -75,19 +75,19 @@ class ChainDrafter:
         self.learned += tokens
 
 
-def run(drafter, new_tokens, levels_left=99):
+def run(drafter, new_tokens, max_draft_depth=99):
     model = CountingModel(first=3)
-    model.levels = levels_left
-    emission = Emission(
+    model.levels = max_draft_depth
+    state = GenerationState(
         torch.tensor([[3]]),
         max_length=1 + new_tokens,
         process=lambda _ids, scores: scores,
         is_finished=lambda ids, _scores: torch.zeros(ids.shape[0], dtype=torch.bool),
-        choose=likeliest,
+        choose=argmax,
     )
     stats = GenerationStats()
-    decode(model, drafter, [emission], stats)
-    return model, emission.token_ids[0].tolist(), stats
+    decode(model, drafter, [state], stats)
+    return model, state.token_ids[0].tolist(), stats
 
 
 def test_drafts_that_are_right_are_kept_up_to_the_first_wrong_one():
@@ -115,7 +115,7 @@ def test_drafts_never_reach_past_the_length_limit():
 
 def test_drafts_never_reach_past_the_models_positions():
     drafter = ChainDrafter(levels=9, wrong_from=99)
-    run(drafter, new_tokens=7, levels_left=2)
+    run(drafter, new_tokens=7, max_draft_depth=2)
     assert drafter.asked == [2, 2]
 
 
@@ -158,7 +158,7 @@ class CountingRows:
     def prefill(self):
         return torch.stack([self._logits([first]) for first in self.firsts])
 
-    def levels_left(self, _row):
+    def max_draft_depth(self, _row):
         return 99
 
     def forward(self, drafts):
@@ -179,13 +179,13 @@ class ChainDrafters:
         self.last = [0] * len(levels)
         self.adapted: list[tuple[int, int]] = []
 
-    def get_ready(self):
+    def calibrate(self):
         pass
 
-    def propose(self, most_levels):
+    def propose(self, max_depth):
         return {
             row: DraftTree.chain(self.last[row] + np.arange(1 + min(self.levels[row], most)))
-            for row, most in most_levels.items()
+            for row, most in max_depth.items()
         }
 
     def learn(self, row, tokens):
@@ -196,28 +196,28 @@ class ChainDrafters:
         self.adapted.append((nodes, tokens))
 
 
-def run_rows(emissions, levels):
+def run_rows(states, levels):
     model, drafters, stats = CountingRows([3, 3]), ChainDrafters(levels), GenerationStats()
-    decode(model, drafters, emissions, stats)
+    decode(model, drafters, states, stats)
     return model, drafters, stats
 
 
 def emission_of(prompts, rows=None, pad=None, stop_at=8):
-    return Emission(
+    return GenerationState(
         torch.tensor(prompts),
         rows=rows,
         max_length=40,
         process=lambda _ids, scores: scores,
         is_finished=lambda ids, _scores: ids[:, -1] == stop_at + (ids[:, 0] - 3) * 5,
-        choose=likeliest,
+        choose=argmax,
         pad_token_id=pad,
     )
 
 
 def test_rows_on_their_own_advance_as_far_as_they_are_accepted_and_leave_when_they_end():
-    emissions = [emission_of([[3]], (0,)), emission_of([[3]], (1,), stop_at=14)]
-    model, drafters, stats = run_rows(emissions, [3, 1])
-    assert [emission.token_ids[0].tolist() for emission in emissions] == [
+    states = [emission_of([[3]], (0,)), emission_of([[3]], (1,), stop_at=14)]
+    model, drafters, stats = run_rows(states, [3, 1])
+    assert [state.token_ids[0].tolist() for state in states] == [
         list(range(3, 9)),
         list(range(3, 15)),
     ]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lookahead.drafting.budget.controller import Pace
+from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.budget.policy import BudgetPolicy, StepTimes
 from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
 from lookahead.drafting.log.token_log import TokenLog
@@ -21,8 +21,8 @@ class OneRow:
     def read(self, prompt):
         self.drafter.read([prompt])
 
-    def propose(self, most_levels):
-        return self.drafter.propose({0: most_levels})[0]
+    def propose(self, max_depth):
+        return self.drafter.propose({0: max_depth})[0]
 
     def learn(self, tokens):
         self.drafter.learn(0, tokens)
@@ -37,23 +37,23 @@ class OneRow:
         return getattr(self.drafter, name)
 
 
-def drafter_of(memory, most_nodes=16, *, branch_length=64):
+def drafter_of(memory, max_nodes=16, *, branch_length=64):
     request = RequestDrafter(memory, branch_length=branch_length)
-    return OneRow(BatchDrafter([request], Pace(most_nodes), recycles=memory.recycles))
+    return OneRow(BatchDrafter([request], BudgetController(max_nodes), recycles=memory.recycles))
 
 
 def test_drafts_from_the_prompt_and_from_what_was_learned():
-    drafter = drafter_of(TokenTrie(), most_nodes=8)
+    drafter = drafter_of(TokenTrie(), max_nodes=8)
     drafter.read([1, 2, 3])
     drafter.learn([4, 1])
-    assert drafter.propose(most_levels=3).token_ids.tolist() == [1, 2, 3, 4]
-    assert len(drafter.propose(most_levels=0)) == 1
+    assert drafter.propose(max_depth=3).token_ids.tolist() == [1, 2, 3, 4]
+    assert len(drafter.propose(max_depth=0)) == 1
 
 
 def test_drafts_keep_to_the_settings():
-    drafter = drafter_of(TokenTrie(), most_nodes=4, branch_length=2)
+    drafter = drafter_of(TokenTrie(), max_nodes=4, branch_length=2)
     drafter.read([1, 2, 3, 1, 4, 5, 1])
-    draft = drafter.propose(most_levels=100)
+    draft = drafter.propose(max_depth=100)
     assert len(draft) == 4
     assert draft.depths.max() <= 2
 
@@ -74,7 +74,7 @@ def auto_drafter(times, measured):
         return times
 
     request = RequestDrafter(TokenLog(), branch_length=64)
-    pace = Pace(64, BudgetPolicy(64))
+    pace = BudgetController(64, BudgetPolicy(64))
     return OneRow(BatchDrafter([request], pace, recycles=True, measure=measure))
 
 
@@ -82,10 +82,10 @@ def test_step_times_are_measured_once_and_only_as_much_as_pays_is_drafted():
     steep, measured = StepTimes((1, 2), (0.01, 0.10)), []
     drafter = auto_drafter(steep, measured)
     drafter.read([1, 2, 3, 1, 2, 3, 1, 2])
-    drafter.get_ready()
-    drafter.get_ready()
+    drafter.calibrate()
+    drafter.calibrate()
     assert measured == [steep]
-    assert len(drafter.propose(most_levels=9)) == 1
+    assert len(drafter.propose(max_depth=9)) == 1
 
 
 def test_without_positions_left_to_measure_in_steps_are_plain_until_there_are_some():
@@ -96,12 +96,14 @@ def test_without_positions_left_to_measure_in_steps_are_plain_until_there_are_so
         return StepTimes((1, 2), (0.01, 0.0101)) if len(asked) > 2 else None
 
     request = RequestDrafter(TokenLog(), branch_length=64)
-    drafter = OneRow(BatchDrafter([request], Pace(64, BudgetPolicy(64)), recycles=True, measure=measure))
+    drafter = OneRow(
+        BatchDrafter([request], BudgetController(64, BudgetPolicy(64)), recycles=True, measure=measure)
+    )
     drafter.read([1, 2, 3, 1, 2, 3, 1, 2])
-    drafter.get_ready()
-    assert len(drafter.propose(most_levels=9)) == 1
-    assert len(drafter.propose(most_levels=9)) > 1
-    drafter.propose(most_levels=9)
+    drafter.calibrate()
+    assert len(drafter.propose(max_depth=9)) == 1
+    assert len(drafter.propose(max_depth=9)) > 1
+    drafter.propose(max_depth=9)
     assert len(asked) == 3
 
 
@@ -109,13 +111,13 @@ def test_what_the_model_held_likeliest_is_drafted_where_nothing_was_repeated():
     memory = TokenLog()
     drafter = drafter_of(memory)
     drafter.read([1, 2])
-    draft = drafter.propose(most_levels=4)
+    draft = drafter.propose(max_depth=4)
     assert len(draft) == 1
     assert drafter.recycles
     drafter.learn([3])
     drafter.recycle(draft, [0], np.array([[3, 7, 8]], np.int32))
     drafter.learn([2])
-    assert drafter.propose(most_levels=1).token_ids.tolist() == [2, 3, 7, 8]
+    assert drafter.propose(max_depth=1).token_ids.tolist() == [2, 3, 7, 8]
     drafter.learn([7, 9])
     drafter.adapt(4, 2, SECONDS)
     assert drafter.recycled_tokens == 1
@@ -134,7 +136,7 @@ def test_the_accepted_paths_context_counts_as_read_last():
     )
     drafter.recycle(draft, [0, 1], np.array([[5], [6], [9], [10]], np.int32))
     drafter.learn([5])
-    assert drafter.propose(most_levels=1).token_ids.tolist() == [5, 6]
+    assert drafter.propose(max_depth=1).token_ids.tolist() == [5, 6]
 
 
 def test_the_prompts_own_logits_are_recycled():
@@ -143,7 +145,7 @@ def test_the_prompts_own_logits_are_recycled():
     drafter.learn([8])
     drafter.recycle_prompt(np.array([[40], [50], [60], [8]], np.int32))  # one more than the prompt has tokens
     drafter.learn([6])
-    assert sorted(drafter.propose(most_levels=1).token_ids.tolist()) == [6, 7, 60]
+    assert sorted(drafter.propose(max_depth=1).token_ids.tolist()) == [6, 7, 60]
 
 
 def test_a_trie_does_not_recycle():
@@ -153,9 +155,9 @@ def test_a_trie_does_not_recycle():
 def test_without_a_memory_every_step_is_plain():
     drafter = OneRow(NoDrafter())
     drafter.read([1, 2])
-    drafter.get_ready()
+    drafter.calibrate()
     drafter.learn([3, 4])
-    assert drafter.propose(most_levels=5).token_ids.tolist() == [4]
+    assert drafter.propose(max_depth=5).token_ids.tolist() == [4]
     assert not drafter.recycles
     drafter.adapt(1, 1, {})
     drafter.close()
@@ -164,7 +166,7 @@ def test_without_a_memory_every_step_is_plain():
 def test_each_row_drafts_from_its_own_prompt_and_all_from_one_pace():
     memory = TokenLog()
     requests = [RequestDrafter(memory, branch_length=9) for _ in range(2)]
-    drafter = BatchDrafter(requests, Pace(4), recycles=True)
+    drafter = BatchDrafter(requests, BudgetController(4), recycles=True)
     drafter.read([[1, 2, 3, 4, 5], [1, 7, 8, 9]])
     drafter.learn(0, [1])
     drafter.learn(1, [1])
@@ -179,7 +181,7 @@ def test_each_row_drafts_from_its_own_prompt_and_all_from_one_pace():
 def test_tokens_recycled_are_counted_over_all_rows():
     memory = TokenLog()
     requests = [RequestDrafter(memory, branch_length=9) for _ in range(2)]
-    drafter = BatchDrafter(requests, Pace(16), recycles=True)
+    drafter = BatchDrafter(requests, BudgetController(16), recycles=True)
     drafter.read([[1, 2], [1, 3]])
     for row, token in ((0, 2), (1, 3)):
         drafter.recycle(row, DraftTree.root_only(token), [0], np.array([[40 + row]], np.int32))
@@ -191,7 +193,7 @@ def test_tokens_recycled_are_counted_over_all_rows():
 
 def test_keeping_the_accepted_path_is_part_of_what_a_forward_takes(monkeypatch):
     steps = []
-    monkeypatch.setattr(Pace, "adapt", lambda _self, step: steps.append(step))
+    monkeypatch.setattr(BudgetController, "adapt", lambda _self, step: steps.append(step))
     drafter = drafter_of(TokenLog())
     drafter.read([1, 2])
     drafter.adapt(4, 2, {"model_s": 0.5, "cache_s": 0.25, "draft_s": 0.125})

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from helpers.drafts import LEAST_MEMORY
+from helpers.drafts import MIN_MEMORY
 from lookahead.config import DraftMode
 from lookahead.drafting.log import token_log
 from lookahead.drafting.log.ring import SMALLEST_RING
@@ -45,11 +45,9 @@ def in_alphabet(namespace, letters):
 class LifeOfTenants(RuleBasedStateMachine):
     """Each namespace has an alphabet of its own, so that a token tells whose it is."""
 
-    @initialize(
-        memory=st.sampled_from([LEAST_MEMORY, 2 * LEAST_MEMORY, 4 * LEAST_MEMORY]), prompts=st.booleans()
-    )
+    @initialize(memory=st.sampled_from([MIN_MEMORY, 2 * MIN_MEMORY, 4 * MIN_MEMORY]), prompts=st.booleans())
     def begin(self, memory, prompts):
-        self.log = TokenLog(memory_bytes=memory, remember_prompts=prompts)
+        self.log = TokenLog(max_bytes=memory, remember_prompts=prompts)
         self.requests = {}  # name: its namespace, and the tokens that it may draft
         self.names = iter(range(10**6))
 
@@ -89,7 +87,7 @@ class LifeOfTenants(RuleBasedStateMachine):
 
     @rule(is_other=st.booleans())
     def absorb(self, is_other):
-        other = TokenLog(memory_bytes=2 * LEAST_MEMORY)
+        other = TokenLog(max_bytes=2 * MIN_MEMORY)
         for namespace in reversed(ALPHABETS) if is_other else ():  # known by other numbers there
             other.remember(in_alphabet(namespace, [0, 1, 2, 0, 3]), namespace)
         self.log.absorb((other if is_other else self.log).snapshot(), beliefs=False)
@@ -132,7 +130,7 @@ def test_a_namespace_drafts_the_same_whether_or_not_another_one_lives_beside_it(
     # There is room for all, and slots enough that no chain is walked to its bound.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_log, "_FIRST_RING", 2**14)
-        alone, beside = TokenLog(memory_bytes=2**23), TokenLog(memory_bytes=2**23)
+        alone, beside = TokenLog(max_bytes=2**23), TokenLog(max_bytes=2**23)
     when = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=len(others), max_size=len(others)))
     is_live = data.draw(st.booleans())
     for number, text in enumerate(texts):

@@ -135,12 +135,12 @@ def _holes(random: Random, longest: int) -> tuple[int, ...]:
 def _config(random: Random, rows: int) -> dict[str, Any]:
     config: dict[str, Any] = {
         "decoding_length": random.choice(["auto", 1, 2, 5 * rows, 8 * rows, 16 * rows, 16 * rows, 64]),
-        "mode": random.choice(list(DraftMode)).value,
+        "draft_mode": random.choice(list(DraftMode)).value,
         "branch_length": random.choice([1, 3, 12, 64, 64]),
-        "prompt_logits": random.choice([1, 1, 1, 4, 100]),
+        "recycle_prompt_tokens": random.choice([1, 1, 1, 4, 100]),
     }
     if random.random() < 0.2:
-        config["memory_bytes"] = 2**15
+        config["max_bytes"] = 2**15
     return config
 
 

@@ -208,7 +208,7 @@ def _lookahead(case: Case, model: PreTrainedModel) -> Lookahead:
     """Return a Lookahead with the case's memory."""
     config = LookaheadConfig(**case.config)
     memories = {
-        "prompts": lambda: DraftMemory(max_bytes=config.memory_bytes, remember_prompts=True),
+        "prompts": lambda: DraftMemory(max_bytes=config.max_bytes, remember_prompts=True),
         "trie": lambda: DraftMemory(store=TokenTrie()),
         "warm trie": lambda: DraftMemory(store=TokenTrie()),
     }

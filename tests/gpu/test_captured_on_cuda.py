@@ -9,9 +9,10 @@ import torch
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cuda.graphs import CudaCapture
-from lookahead.decoding.attention.grouped_query import folded_tree_attention
+from lookahead.decoding.attention.grouped_query import grouped_query_tree_attention
 from lookahead.decoding.attention.split_attention import SeenByAll, can_split, split_tree_attention
-from lookahead.decoding.attention.tree_mask import RowOfTrees, tree_mask
+from lookahead.decoding.attention.tree_mask import tree_mask
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
 from lookahead.hf.steps.cuda_graphs import CapturedModels
@@ -69,7 +70,7 @@ def text_of(generate, *arguments, **generation):
 def test_captured_and_uncaptured_steps_give_the_text_of_generate(family, captures):
     model, token_ids = on_device(family), prompt(0).to(DEVICE)
     captured, as_they_are = (
-        Lookahead(LookaheadConfig(decoding_length=12, captured_step=captured)) for captured in (True, False)
+        Lookahead(LookaheadConfig(decoding_length=12, cuda_graphs=captured)) for captured in (True, False)
     )
     for generation in (GREEDY, SAMPLING):
         expected = text_of(model.generate, token_ids, **generation)
@@ -163,7 +164,7 @@ def test_a_node_of_a_tree_is_that_of_its_chain_to_the_last_bit(captured_llama):
 @pytest.mark.parametrize("groups", [1, 4])
 def test_attention_in_two_parts(groups, dtype):
     torch.manual_seed(0)
-    rows = [RowOfTrees(TREE_OF_SIX, 2000, torch.tensor([0, 0, 0, 1]))]
+    rows = [TreeRow(TREE_OF_SIX, 2000, torch.tensor([0, 0, 0, 1]))]
     query = torch.randn(1, 2 * groups, 6, 64, dtype=dtype, device=DEVICE)
     keys, values = (torch.randn(1, 2, 2006, 64, dtype=dtype, device=DEVICE) for _ in range(2))
     mask = tree_mask(rows, dtype, start=2000, size=6).to(DEVICE)
@@ -172,5 +173,7 @@ def test_attention_in_two_parts(groups, dtype):
     if not can_split(query, keys, values):
         pytest.skip("no FlashAttention for these")
     split = split_tree_attention(query, keys, values, mask, seen, scaling=None)
-    exact = folded_tree_attention(query.double(), keys.double(), values.double(), mask.double(), scaling=None)
+    exact = grouped_query_tree_attention(
+        query.double(), keys.double(), values.double(), mask.double(), scaling=None
+    )
     torch.testing.assert_close(split.double(), exact, rtol=0, atol=4 * torch.finfo(dtype).eps)

@@ -10,7 +10,7 @@ from lookahead.drafting.store import Origin
 from lookahead.drafting.trie.token_trie import TokenTrie
 
 LEARNED = initial_log_trust().nbytes + initial_weights().nbytes
-LEAST_MEMORY = LEARNED + 4 * max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
+MIN_MEMORY = LEARNED + 4 * max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
 """Bytes for 256 shared tokens, the log of one live request, and a table of 64 places."""
 
 

@@ -12,7 +12,7 @@ STATES = ["empty", "warm", "junk"]
 def prepared(config: LookaheadConfig, state: str, model, prompts, **generation) -> Lookahead:
     """A Lookahead whose memory is empty, has learned these very answers, or is full of noise."""
     if state == "junk":
-        config = replace(config, memory_bytes=2**18)
+        config = replace(config, max_bytes=2**18)
     lookahead = Lookahead(config)
     if state == "warm":
         for token_ids in prompts:

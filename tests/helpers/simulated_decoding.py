@@ -9,7 +9,7 @@ import numpy as np
 from lookahead.drafting.budget.policy import BudgetPolicy, StepTimes
 
 DEEPEST = 12
-MOST_NODES = 64
+MAX_NODES = 64
 _GRID = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -60,7 +60,7 @@ def draft(quality):
     waiting = [(-chance, guess, 1) for guess, chance in enumerate(_guesses(first))]
     heapq.heapify(waiting)
     chances, places = [1.0], [(0, 0)]
-    while waiting and len(chances) < MOST_NODES:
+    while waiting and len(chances) < MAX_NODES:
         chance, guess, depth = heapq.heappop(waiting)
         chances.append(-chance)
         places.append((guess, depth))
@@ -85,7 +85,7 @@ class Fixed:
 class Auto:
     """The policy, with its state."""
 
-    def __init__(self, times, policy=BudgetPolicy(most_nodes=MOST_NODES)):  # noqa: B008  it is immutable
+    def __init__(self, times, policy=BudgetPolicy(max_nodes=MAX_NODES)):  # noqa: B008  it is immutable
         self.policy, self.state = policy, policy.init(times)
         self.chosen = []
 

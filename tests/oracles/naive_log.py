@@ -13,15 +13,15 @@ from itertools import groupby
 from math import exp, log, sqrt
 
 from lookahead.config import DraftMode
-from lookahead.drafting.growth.best_first import LEAST_CHANCE
-from lookahead.drafting.growth.candidates import LEAST_SHARE, OWN, RECYCLED, SHARED
+from lookahead.drafting.growth.best_first import MIN_PROBABILITY
+from lookahead.drafting.growth.candidates import MIN_SHARE, OWN, RECYCLED, SHARED
 from lookahead.drafting.log import ring as log_ring
 from lookahead.drafting.log import token_log
 from lookahead.drafting.log.calibration import (
     AGES,
     BIASES,
     LEARNING_RATE,
-    LEAST_EVIDENCE,
+    MIN_EVIDENCE,
     NO_SUCCESSORS,
     NONE_BIAS,
     NONE_SLOPE,
@@ -37,11 +37,11 @@ from lookahead.drafting.log.matches import (
     CROWDS,
     LENGTHS,
     LONGEST_MATCH,
-    MOST_AT_ONCE,
-    MOST_OWN,
-    MOST_SHARED,
-    MOST_WALKED,
-    MOST_WALKED_IN_A_LOOK,
+    MAX_AT_ONCE,
+    MAX_OWN,
+    MAX_SHARED,
+    MAX_WALKED,
+    MAX_WALKED_IN_A_LOOK,
     NOBODY,
     ORDERS_OF_A_LOOK,
     VARIETIES,
@@ -65,7 +65,7 @@ def slots_of(run, owner, slots):
             break
         mixed = (keys[-1] ^ (token + 1)) * 0x9E3779B97F4A7C15 % 2**64
         keys.append(mixed ^ (mixed >> 29))
-    of_order = [slots, slots, slots, min(slots, log_ring.MOST_SINGLES)]
+    of_order = [slots, slots, slots, min(slots, log_ring.MAX_SINGLES)]
     return [keys[n] % of if n < len(keys) else None for n, of in zip(ORDERS, of_order, strict=True)]
 
 
@@ -111,12 +111,12 @@ class Log:
             length += 1
         return length
 
-    def find(self, owner, run, most, *, orders, most_walked):
+    def find(self, owner, run, most, *, orders, max_walked):
         """[(the tokens that followed, length of the match)], longest orders and newest first."""
         found = []
         slots = slots_of(run, owner, self.capacity // 2)
         for i in range(orders):
-            for last in self.chain(i, slots[i])[:most_walked] if slots[i] is not None else []:
+            for last in self.chain(i, slots[i])[:max_walked] if slots[i] is not None else []:
                 length = self.agreement(last, run)
                 is_new = length >= ORDERS[i] and (i == 0 or length < ORDERS[i - 1])
                 followed = self.followed_by(last)
@@ -140,14 +140,14 @@ class Log:
 class Successors:
     """The model's successors by (owner, token)."""
 
-    def __init__(self, places, most_places):
+    def __init__(self, places, max_places):
         self.places = places
-        self.most_places = most_places
+        self.max_places = max_places
         self.entries: dict[tuple[int, int], list[int]] = {}  # oldest first
 
     def write(self, owner, token, successors):
         if 2 * (len(self.entries) + 1) > self.places:
-            if 2 * self.places <= self.most_places:
+            if 2 * self.places <= self.max_places:
                 self.places *= 2
             else:  # the older half is forgotten
                 for key in list(self.entries)[: len(self.entries) // 2]:
@@ -257,18 +257,18 @@ class Request:
     own: Log | None = None  # None where the live requests left no room for it
     sequence: list[int] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
-    most_nodes: int = 1  # of all its drafts so far: there is room for as many
+    max_nodes: int = 1  # of all its drafts so far: there is room for as many
     draft: list[tuple[int, int, float, Said]] = field(default_factory=list)  # token, parent, chance, said
 
 
 class NaiveLog:
-    def __init__(self, *, memory_bytes, remember_prompts=False):
-        self.most_shared = affordable_tokens(memory_bytes // 2 + 8)
+    def __init__(self, *, max_bytes, remember_prompts=False):
+        self.max_shared = affordable_tokens(max_bytes // 2 + 8)
         learned = initial_log_trust().nbytes + initial_weights().nbytes
-        self.own_budget = (memory_bytes - learned - ring_bytes(self.most_shared)) // 2
-        most_places = affordable_places(self.own_budget)
-        self.shared = Log(min(token_log._FIRST_RING, self.most_shared))
-        self.successors = Successors(min(token_log._FIRST_TABLE, most_places), most_places)
+        self.own_budget = (max_bytes - learned - ring_bytes(self.max_shared)) // 2
+        max_places = affordable_places(self.own_budget)
+        self.shared = Log(min(token_log._FIRST_RING, self.max_shared))
+        self.successors = Successors(min(token_log._FIRST_TABLE, max_places), max_places)
         self.remember_prompts = remember_prompts
         self.owners: dict[str, int] = {OF_THE_VOCABULARY: VOCABULARY}
         self.last_owner = VOCABULARY
@@ -332,7 +332,7 @@ class NaiveLog:
             self.append_shared(tokens, self.owner(namespace))
 
     def append_shared(self, tokens, owner):
-        self.shared.make_room(len(tokens) + 1, self.most_shared)
+        self.shared.make_room(len(tokens) + 1, self.max_shared)
         self.shared.append([*tokens, GAP], owner)
 
     def forget_namespace(self, namespace):
@@ -359,15 +359,15 @@ class NaiveLog:
     def find(self, request, run, depth):
         """The matches of `run`, which ends at a node of this depth, highest rank first."""
         bounds = (
-            {"orders": ORDERS_OF_A_LOOK, "most_walked": MOST_WALKED_IN_A_LOOK}
+            {"orders": ORDERS_OF_A_LOOK, "max_walked": MAX_WALKED_IN_A_LOOK}
             if depth
-            else {"orders": len(ORDERS), "most_walked": MOST_WALKED}
+            else {"orders": len(ORDERS), "max_walked": MAX_WALKED}
         )
         run = run[-LONGEST_MATCH:]
-        own = request.own.find(NOBODY, run, MOST_OWN, **bounds) if request.own else []
+        own = request.own.find(NOBODY, run, MAX_OWN, **bounds) if request.own else []
         shared = []
         for owner in request.readable:
-            shared += self.shared.find(owner, run, MOST_SHARED - len(shared), **bounds)
+            shared += self.shared.find(owner, run, MAX_SHARED - len(shared), **bounds)
         matches = [
             Match(source, followed, length - depth, depth)
             for source, found in [(OWN, own), (SHARED, shared)]
@@ -381,7 +381,7 @@ class NaiveLog:
         successors = self.successors.read(request.readable, last_token)
         known: set[int] = set()
         for (length, source), ranked in groupby(matches, key=lambda match: match.rank):
-            if left <= LEAST_SHARE:
+            if left <= MIN_SHARE:
                 break
             votes = Counter(match.next_token(depth) for match in ranked)
             votes = {token: float(vote) for token, vote in votes.items() if token not in known}
@@ -394,12 +394,12 @@ class NaiveLog:
             known.update(votes)
             said.groups.append((bucket, list(votes)))
             for token, vote in votes.items():
-                evidence = log(max(vote * (share / count), LEAST_EVIDENCE))
+                evidence = log(max(vote * (share / count), MIN_EVIDENCE))
                 said.candidates.append(
                     Candidate(token, feature_of(source, token, successors, request), evidence)
                 )
-        said.rest = log(max(left, LEAST_EVIDENCE))
-        if left > LEAST_SHARE:
+        said.rest = log(max(left, MIN_EVIDENCE))
+        if left > MIN_SHARE:
             said.candidates += [
                 Candidate(token, feature_of(RECYCLED, token, successors, request), said.rest)
                 for token in dict.fromkeys(successors)
@@ -412,20 +412,20 @@ class NaiveLog:
 
     def propose(self, name, *, decoding_length, branch_length, mode):
         request = self.requests[name]
-        request.most_nodes = max(request.most_nodes, decoding_length)
+        request.max_nodes = max(request.max_nodes, decoding_length)
         nodes = [(request.sequence[-1], -1, 0, 1.0)]
         lists = [self.find(request, request.sequence, 0)]
         all_said = []
         found = len(lists[0])
-        most_found = matches_for(request.most_nodes)
-        most_said = candidates_for(request.most_nodes) - ROOM_A_NODE
+        max_found = matches_for(request.max_nodes)
+        max_said = candidates_for(request.max_nodes) - ROOM_A_NODE
         waiting = Waiting(decoding_length - 1)
         while True:
             node = len(nodes) - 1
             token, _, depth, chance = nodes[node]
             said = Said()
             if depth < branch_length and waiting.may_wait(chance * WORTH_ASKING):
-                if sum(len(before.candidates) for before in all_said) <= most_said:
+                if sum(len(before.candidates) for before in all_said) <= max_said:
                     said = self.predict(request, lists[node], depth, token)
                 likely = said.candidates
                 if mode is DraftMode.SINGLE and likely:
@@ -438,13 +438,13 @@ class NaiveLog:
             chance, parent, token = waiting.pop()
             depth = nodes[parent][2] + 1
             nodes.append((token, parent, depth, chance))
-            room = 4 * most_found - sum(map(len, lists))
+            room = 4 * max_found - sum(map(len, lists))
             matches = [
                 match
                 for match in lists[parent]
                 if match.next_token(depth - 1) == token and match.next_token(depth) != GAP
             ][:room]
-            is_roomy = min(most_found - found, room) >= MOST_AT_ONCE
+            is_roomy = min(max_found - found, room) >= MAX_AT_ONCE
             if len(matches) < FEW_MATCHES and chance > WORTH_A_LOOK and is_roomy:
                 matches = self.find(request, [*request.sequence, *path_to(nodes, len(nodes) - 1)], depth)
                 found += len(matches)
@@ -466,14 +466,14 @@ class Waiting:
 
     def may_wait(self, chance):
         """Whether a node would be among the first `places` of all that came so far."""
-        if chance < LEAST_CHANCE:
+        if chance < MIN_PROBABILITY:
             return False
         return len(self.ever) < self.places or (
             self.places > 0 and -chance < sorted(self.ever)[self.places - 1]
         )
 
     def push(self, chance, parent, token):
-        if chance >= LEAST_CHANCE:
+        if chance >= MIN_PROBABILITY:
             self.nodes.append((-chance, len(self.ever), parent, token))
             self.ever.append(-chance)
 

@@ -10,8 +10,8 @@ from math import ceil
 import numpy as np
 
 from lookahead.config import DraftMode
-from lookahead.drafting.growth.best_first import LEAST_CHANCE
-from lookahead.drafting.growth.candidates import LEAST_SHARE, MOST_CANDIDATES
+from lookahead.drafting.growth.best_first import MIN_PROBABILITY
+from lookahead.drafting.growth.candidates import MAX_CANDIDATES, MIN_SHARE
 from lookahead.drafting.store import Origin
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie.pruning import LATEST_CLOCK
@@ -57,9 +57,9 @@ class Request:
 
 
 class NaiveTrie:
-    def __init__(self, *, context_length, most_nodes, stop_words=frozenset()):
+    def __init__(self, *, context_length, max_nodes, stop_words=frozenset()):
         self.deepest = context_length + 1
-        self.most_nodes = most_nodes
+        self.max_nodes = max_nodes
         self.stop_words = stop_words
         self.shared = Runs()
         self.requests: dict[object, Request] = {}
@@ -127,7 +127,7 @@ class NaiveTrie:
     # what it forgets
 
     def make_room(self):
-        while self.most_nodes - self.node_count < 2 * self.deepest:
+        while self.max_nodes - self.node_count < 2 * self.deepest:
             if len(self.shared) == 1:
                 return False
             self.prune(share=0.25)
@@ -175,10 +175,10 @@ class NaiveTrie:
         known: set[int] = set()
         stages = []
         for source, trie, run in self.asked_contexts(own, own_context, shared_context):
-            if left <= LEAST_SHARE or len(known) >= MOST_CANDIDATES:
+            if left <= MIN_SHARE or len(known) >= MAX_CANDIDATES:
                 break
             new = [token for token in trie[run].children[:SCAN] if token not in known]
-            new = new[: MOST_CANDIDATES - len(known)]
+            new = new[: MAX_CANDIDATES - len(known)]
             if not new:
                 continue
             weights = [float(trie[(*run, token)].seen) for token in new]
@@ -216,7 +216,7 @@ class NaiveTrie:
                 if mode is DraftMode.SINGLE and chances:
                     chances = [max(chances, key=lambda pair: pair[1])]
                 for token, chance in chances:
-                    if nodes[node][3] * chance >= LEAST_CHANCE:
+                    if nodes[node][3] * chance >= MIN_PROBABILITY:
                         waiting.append((-(nodes[node][3] * chance), arrivals, node, token))
                         arrivals += 1
             if len(nodes) == decoding_length or not waiting:
@@ -235,7 +235,7 @@ class NaiveTrie:
         return as_draft_tree(side_by_side(nodes, decoding_length) if mode is DraftMode.PARALLEL else nodes)
 
 
-def side_by_side(nodes, most_nodes):
+def side_by_side(nodes, max_nodes):
     parents = {parent for _, parent, _, _ in nodes}
     laid = nodes[:1]
     for leaf in range(1, len(nodes)):
@@ -246,7 +246,7 @@ def side_by_side(nodes, most_nodes):
             path.insert(0, node)
             node = nodes[node][1]
         for depth, node in enumerate(path, start=1):
-            if len(laid) < most_nodes:
+            if len(laid) < max_nodes:
                 laid.append((nodes[node][0], len(laid) - 1 if depth > 1 else 0, depth, nodes[node][3]))
     return laid
 

@@ -21,15 +21,15 @@ def request(drafter, prompt, *answer):
         drafter.learn(ids(*tokens))
 
 
-def drafted(drafter, draft_tokens=8, most_levels=8):
+def drafted(drafter, draft_tokens=8, max_depth=8):
     """Every path of the draft, without node 0."""
-    tree = drafter.propose(draft_tokens, most_levels)
+    tree = drafter.propose(draft_tokens, max_depth)
     leaves = set(range(len(tree))) - set(tree.parents.tolist())
     return sorted(tree.token_ids[tree.path_to(leaf)[1:]].tolist() for leaf in leaves)
 
 
 def test_a_tree_is_cut_at_its_depth():
-    tree = tree_of([0, 1, 2, 3, 4], [-1, 0, 1, 2, 0], most_levels=2)
+    tree = tree_of([0, 1, 2, 3, 4], [-1, 0, 1, 2, 0], max_depth=2)
     assert (tree.token_ids.tolist(), tree.parents.tolist()) == ([0, 1, 2, 4], [-1, 0, 1, 0])
 
 
@@ -40,7 +40,7 @@ def test_bytes_are_measured_once_for_each_object():
 
 
 def test_prompt_lookup_copies_what_followed_the_first_occurrence():
-    lookup = PromptLookup(longest_match=2, most_tokens=3)
+    lookup = PromptLookup(longest_match=2, max_tokens=3)
     request(lookup, [5, 6, 1, 2, 5, 6, 3, 4, 5], [6])
     assert lookup.propose(8, 8).token_ids.tolist() == [6, 1, 2, 5]
     assert lookup.propose(8, 1).token_ids.tolist() == [6, 1]
@@ -52,7 +52,7 @@ def test_llma_matches_the_answers_longest_end_and_copies_after_its_first_place()
     assert drafted(llma, 3) == [[9, 7, 1]]  # the answer has one token: what stands before it does not count
     llma.learn(ids(2))
     assert drafted(llma, 2) == [[8, 1]]
-    assert drafted(llma, 9, most_levels=1) == [[8]]
+    assert drafted(llma, 9, max_depth=1) == [[8]]
 
 
 def test_llma_turns_from_the_prompt_to_the_newest_answer():
@@ -82,7 +82,7 @@ def test_the_published_trie_drafts_what_followed_the_last_two_tokens():
     assert drafted(trie) == [[6, 7]]
     request(trie, [], [0, 5])
     assert drafted(trie) == [[6, 7], [8]]
-    assert drafted(trie, most_levels=1) == [[6], [8]]
+    assert drafted(trie, max_depth=1) == [[6], [8]]
 
 
 def test_the_published_trie_learns_an_answer_a_branch_late():
@@ -129,7 +129,7 @@ def test_the_published_trie_forgets_the_prompt_where_a_subtree_outgrows_the_draf
 
 def test_the_published_trie_squeezes_large_subtrees_once_many_were_touched(monkeypatch):
     monkeypatch.setattr("lookahead.bench.replay.peers.published_trie._SQUEEZED_AT", 2)
-    monkeypatch.setattr("lookahead.bench.replay.peers.published_trie._MOST_OUTPUT_NODES", 3)
+    monkeypatch.setattr("lookahead.bench.replay.peers.published_trie._MAX_OUTPUT_NODES", 3)
     trie = published([1, 5, 6], [1, 5, 6, 7], [1, 8, 9])
     request(trie, [], [1])
     assert drafted(trie) == [[5, 6]]
@@ -150,5 +150,5 @@ def test_arctic_drafts_from_earlier_answers(settings, paths):
         tree.end()
     request(tree, [8], [2])
     assert drafted(tree) == paths
-    assert drafted(tree, most_levels=0) == [[]]
+    assert drafted(tree, max_depth=0) == [[]]
     assert tree.nbytes > 0

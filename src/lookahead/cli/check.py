@@ -65,7 +65,7 @@ def _check_model(
 
     check_model(loaded)
     with notices.status("asking the probe"):
-        found = reproducibility(loaded, LookaheadConfig(reproducible=True).shape or 1)
+        found = reproducibility(loaded, LookaheadConfig(reproducible=True).fixed_width or 1)
     result = found.usual
     table = Table(box=box.SIMPLE_HEAD, show_header=False, show_edge=False, pad_edge=False)
     for title, text in (

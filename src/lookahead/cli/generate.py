@@ -41,7 +41,7 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     decoding_length: options.DecodingLength = options.AUTO,
     branch_length: options.BranchLength = options.DEFAULTS.branch_length,
-    mode: options.Mode = options.DEFAULTS.mode,
+    draft_mode: options.Mode = options.DEFAULTS.draft_mode,
     memory: Annotated[Path | None, typer.Option(help="Draft from this memory file as well.")] = None,
     save_memory: Annotated[
         bool,
@@ -56,7 +56,9 @@ def generate(
 ) -> None:
     """Answer a prompt, from the argument, a file or stdin, streaming the text to stdout."""
     config = LookaheadConfig(
-        decoding_length=options.decoding_length_in(decoding_length), branch_length=branch_length, mode=mode
+        decoding_length=options.decoding_length_in(decoding_length),
+        branch_length=branch_length,
+        draft_mode=draft_mode,
     )
     sampling = _sampling_options(temperature, top_p, top_k, repetition_penalty)
     text = _read_prompt(prompt, file)
@@ -128,11 +130,11 @@ def _read_memory(file: Path | None, config: LookaheadConfig, *, may_be_new: bool
     from lookahead.drafting.memory.draft_memory import DraftMemory
 
     if file is None:
-        return DraftMemory(max_bytes=config.memory_bytes)
+        return DraftMemory(max_bytes=config.max_bytes)
     if may_be_new:
         check_can_write(file)
         if not file.exists():
-            return DraftMemory(max_bytes=config.memory_bytes)
+            return DraftMemory(max_bytes=config.max_bytes)
     return DraftMemory.load(file)
 
 

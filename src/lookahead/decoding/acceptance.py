@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lookahead.decoding.logits import likeliest_of
-from lookahead.decoding.sampling.emission import Emission
+from lookahead.decoding.logits import argmax_of
+from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.tree import DraftTree
 
 
@@ -31,56 +31,56 @@ class Acceptance:
 
 
 def accept(
-    drafts: Mapping[int, DraftTree], logits: Mapping[int, Tensor], emission: Emission
+    drafts: Mapping[int, DraftTree], logits: Mapping[int, Tensor], state: GenerationState
 ) -> dict[int, Acceptance]:
     """Walk down the drafts of rows that advance together, along the model's own choices, emitting each.
 
     Args:
         drafts: by row, a tree of n nodes.
         logits: by row [n, V], each node's for the token after it.
-        emission: chooses the tokens and knows when the answers are finished.
+        state: chooses the tokens and knows when the answers are finished.
 
     Returns:
         What each of the emission's rows yielded, by row. The paths are equally long: the walk ends where
         any row has no child to go on with.
     """
-    rows = emission.rows
-    likeliest = likeliest_of(logits) if emission.takes_chosen else None
+    rows = state.rows
+    argmax = argmax_of(logits) if state.takes_chosen else None
     tokens: dict[int, list[int]] = {row: [] for row in rows}
     here = {row: [0] for row in rows}  # in a parallel draft several nodes can stand for the same tokens
     while True:
-        padded = emission.padded_rows
+        padded = state.padded_rows
         at = {row: here[row][0] for row in rows}
-        if emission.takes_chosen:
-            chosen = emission.emit_chosen(_likeliest_at(at, logits, likeliest, emission))
+        if state.takes_chosen:
+            chosen = state.emit_chosen(_argmax_at(at, logits, argmax, state))
         else:
-            chosen = emission.emit(_logits_at(at, logits))
+            chosen = state.emit(_logits_at(at, logits))
         below: dict[int, list[int]] = {}
         for row, token in zip(rows, chosen, strict=True):
             if row not in padded:
                 tokens[row].append(token)
-            below[row] = [] if emission.finished else drafts[row].children_with_token(here[row], token)
+            below[row] = [] if state.finished else drafts[row].children_with_token(here[row], token)
         if not all(below.values()):
             break
         here = below
     return {row: Acceptance(drafts[row].path_to(here[row][0]), tokens[row]) for row in rows}
 
 
-def _likeliest_at(
+def _argmax_at(
     nodes: Mapping[int, int],
     logits: Mapping[int, Tensor],
-    likeliest: Mapping[int, list[int]] | None,
-    emission: Emission,
+    argmax: Mapping[int, list[int]] | None,
+    state: GenerationState,
 ) -> list[int]:
     """Return the likeliest token at one node of each row; its margin is taken account of."""
     scores = _logits_at(nodes, logits)
-    left_out = [at for at, row in enumerate(nodes) if row in emission.padded_rows]
-    if likeliest is None and scores.device.type == "cpu":
-        return emission.margin.choose(scores, left_out)
-    emission.margin.see(scores, left_out)
-    if likeliest is None:
+    left_out = [at for at, row in enumerate(nodes) if row in state.padded_rows]
+    if argmax is None and scores.device.type == "cpu":
+        return state.margin.choose(scores, left_out)
+    state.margin.see(scores, left_out)
+    if argmax is None:
         return [int(token) for token in scores.float().argmax(dim=-1).tolist()]
-    return [likeliest[row][node] for row, node in nodes.items()]
+    return [argmax[row][node] for row, node in nodes.items()]
 
 
 def _logits_at(nodes: Mapping[int, int], logits: Mapping[int, Tensor]) -> Tensor:

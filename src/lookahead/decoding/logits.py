@@ -23,7 +23,7 @@ class VerifiedLogits(dict[int, Tensor]):
         rows: Sequence[int],
         trees: Sequence[DraftTree],
         logits: Tensor,
-        likeliest: Tensor | None = None,
+        argmax: Tensor | None = None,
         *,
         asked: Container[int] | None = None,
     ) -> None:
@@ -32,16 +32,16 @@ class VerifiedLogits(dict[int, Tensor]):
             {row: of_row[: len(tree)] for row, tree, of_row in of_rows if asked is None or row in asked}
         )
         self._rows = rows
-        self._likeliest = likeliest
+        self._argmax = argmax
         self._copied: dict[int, list[int]] | None = None
 
-    def likeliest(self) -> dict[int, list[int]] | None:
+    def argmax(self) -> dict[int, list[int]] | None:
         """Return each row's likeliest tokens by node, in one copy from the device; None if not known."""
-        if self._copied is None and self._likeliest is not None:
-            self._copied = dict(zip(self._rows, self._likeliest.tolist(), strict=True))
+        if self._copied is None and self._argmax is not None:
+            self._copied = dict(zip(self._rows, self._argmax.tolist(), strict=True))
         return self._copied
 
 
-def likeliest_of(logits: Mapping[int, Tensor]) -> dict[int, list[int]] | None:
+def argmax_of(logits: Mapping[int, Tensor]) -> dict[int, list[int]] | None:
     """Return the likeliest token of each node by row, where whoever computed the logits has them."""
-    return logits.likeliest() if isinstance(logits, VerifiedLogits) else None
+    return logits.argmax() if isinstance(logits, VerifiedLogits) else None

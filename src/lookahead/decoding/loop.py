@@ -7,9 +7,9 @@ from typing import Protocol
 from torch import Tensor
 
 from lookahead.decoding.acceptance import Acceptance, accept
-from lookahead.decoding.sampling.emission import Emission
 from lookahead.decoding.sampling.padding import padding_drafts
-from lookahead.decoding.sampling.recycling import likeliest_successors
+from lookahead.decoding.sampling.recycling import topk_successors
+from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
 from lookahead.stats import GenerationStats
@@ -27,7 +27,7 @@ class StepModel(Protocol):
         Rows without a draft are left out, from now on.
         """
 
-    def levels_left(self, row: int) -> int:
+    def max_draft_depth(self, row: int) -> int:
         """Return how deep a row's draft may go before the model runs out of positions."""
 
     def keep(self, paths: Mapping[int, list[int]]) -> None:
@@ -37,11 +37,11 @@ class StepModel(Protocol):
 class Drafter(Protocol):
     """The requests' view of the draft memory."""
 
-    def get_ready(self) -> None:
+    def calibrate(self) -> None:
         """Find out what drafting needs to know, now that the model has read the prompts."""
 
-    def propose(self, most_levels: Mapping[int, int]) -> dict[int, DraftTree]:
-        """Return a draft after the last token learned of each row, at most `most_levels` deep."""
+    def propose(self, max_depth: Mapping[int, int]) -> dict[int, DraftTree]:
+        """Return a draft after the last token learned of each row, at most `max_depth` deep."""
 
     def learn(self, row: int, tokens: list[int]) -> None:
         """Remember emitted tokens."""
@@ -66,28 +66,30 @@ class Drafter(Protocol):
         """
 
 
-def decode(model: StepModel, drafter: Drafter, emissions: Sequence[Emission], stats: GenerationStats) -> None:
+def decode(
+    model: StepModel, drafter: Drafter, states: Sequence[GenerationState], stats: GenerationStats
+) -> None:
     """Generate until all emissions are finished; their tokens are the result, `stats` is brought up to date.
 
     Args:
         model: verifies.
         drafter: proposes.
-        emissions: one for all rows, which then advance together, or one for each row.
+        states: one for all rows, which then advance together, or one for each row.
         stats: counts and seconds.
     """
     clock = _Clock(stats)
     logits = model.prefill()
     clock.charge("prefill_s")
-    _emit_first_tokens(drafter, emissions, logits, stats)
+    _emit_first_tokens(drafter, states, logits, stats)
     clock.charge("verify_s")
-    _get_ready(drafter, emissions, logits, clock)
-    while most_levels := _most_levels(model, emissions):
-        drafts = drafter.propose(most_levels)
+    _calibrate(drafter, states, logits, clock)
+    while max_depth := _max_depths(model, states):
+        drafts = drafter.propose(max_depth)
         clock.charge("draft_s")
-        verified = drafts | padding_drafts(emissions, drafts)
+        verified = drafts | padding_drafts(states, drafts)
         logits_of = model.forward(verified)
         clock.charge("model_s")
-        accepted = _accept_all(emissions, verified, logits_of)
+        accepted = _accept_all(states, verified, logits_of)
         clock.charge("verify_s")
         model.keep({row: acceptance.path for row, acceptance in accepted.items()})
         clock.charge("cache_s")
@@ -96,7 +98,7 @@ def decode(model: StepModel, drafter: Drafter, emissions: Sequence[Emission], st
         clock.charge("draft_s")
         if drafter.recycles:
             for row, draft in drafts.items():
-                drafter.recycle(row, draft, accepted[row].path, likeliest_successors(logits_of[row]))
+                drafter.recycle(row, draft, accepted[row].path, topk_successors(logits_of[row]))
             clock.charge("recycle_s")
         tokens = {row: len(accepted[row].tokens) for row in drafts}
         stats.count_forward(nodes={row: len(draft) for row, draft in drafts.items()}, tokens=tokens)
@@ -104,58 +106,58 @@ def decode(model: StepModel, drafter: Drafter, emissions: Sequence[Emission], st
 
 
 def _emit_first_tokens(
-    drafter: Drafter, emissions: Sequence[Emission], logits: Tensor, stats: GenerationStats
+    drafter: Drafter, states: Sequence[GenerationState], logits: Tensor, stats: GenerationStats
 ) -> None:
-    for emission in emissions:
-        tokens = emission.emit(logits[list(emission.rows), -1])
-        for row, token in zip(emission.rows, tokens, strict=True):
+    for state in states:
+        tokens = state.emit(logits[list(state.rows), -1])
+        for row, token in zip(state.rows, tokens, strict=True):
             drafter.learn(row, [token])
         stats.requests += len(tokens)
         stats.tokens += len(tokens)
 
 
-def _get_ready(drafter: Drafter, emissions: Sequence[Emission], logits: Tensor, clock: "_Clock") -> None:
+def _calibrate(drafter: Drafter, states: Sequence[GenerationState], logits: Tensor, clock: "_Clock") -> None:
     """Measure and recycle what the prompts gave, if any row goes on."""
-    rows = _rows_under_way(emissions)
+    rows = _rows_under_way(states)
     if rows:
-        drafter.get_ready()
+        drafter.calibrate()
         clock.charge("measure_s")
     if rows and drafter.recycles:
         for row in rows:
-            drafter.recycle_prompt(row, likeliest_successors(logits[row]))
+            drafter.recycle_prompt(row, topk_successors(logits[row]))
         clock.charge("recycle_s")
     clock.lap()
 
 
-def _rows_under_way(emissions: Sequence[Emission]) -> dict[int, Emission]:
+def _rows_under_way(states: Sequence[GenerationState]) -> dict[int, GenerationState]:
     """Return the rows whose answers go on, each with its emission."""
     return {
-        row: emission
-        for emission in emissions
-        if not emission.finished
-        for row in emission.rows
-        if row not in emission.padded_rows
+        row: state
+        for state in states
+        if not state.finished
+        for row in state.rows
+        if row not in state.padded_rows
     }
 
 
-def _most_levels(model: StepModel, emissions: Sequence[Emission]) -> dict[int, int]:
+def _max_depths(model: StepModel, states: Sequence[GenerationState]) -> dict[int, int]:
     """Return the rows whose answers go on, and how deep their drafts may be."""
-    under_way = _rows_under_way(emissions)
-    behind = max((emission.remaining for emission in under_way.values()), default=0)
+    under_way = _rows_under_way(states)
+    behind = max((state.remaining for state in under_way.values()), default=0)
     levels = {}
-    for row, emission in under_way.items():
-        levels[row] = min(emission.remaining - 1, model.levels_left(row))
-        if emission.most_lead is not None:
-            lead = behind - emission.remaining
-            levels[row] = min(levels[row], max(0, emission.most_lead - lead))
+    for row, state in under_way.items():
+        levels[row] = min(state.remaining - 1, model.max_draft_depth(row))
+        if state.max_lead_tokens is not None:
+            lead = behind - state.remaining
+            levels[row] = min(levels[row], max(0, state.max_lead_tokens - lead))
     return levels
 
 
 def _accept_all(
-    emissions: Sequence[Emission], drafts: Mapping[int, DraftTree], logits: Mapping[int, Tensor]
+    states: Sequence[GenerationState], drafts: Mapping[int, DraftTree], logits: Mapping[int, Tensor]
 ) -> dict[int, Acceptance]:
-    under_way = (emission for emission in emissions if not emission.finished)
-    return {row: got for emission in under_way for row, got in accept(drafts, logits, emission).items()}
+    under_way = (state for state in states if not state.finished)
+    return {row: got for state in under_way for row, got in accept(drafts, logits, state).items()}
 
 
 class _Clock:

@@ -6,7 +6,7 @@ import numpy as np
 
 from lookahead.config import DraftMode
 from lookahead.drafting.arrays import Int32Array
-from lookahead.drafting.budget.controller import Pace, StepReport
+from lookahead.drafting.budget.controller import BudgetController, StepReport
 from lookahead.drafting.budget.policy import StepTimes
 from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, Origin
 from lookahead.drafting.tree import DraftTree
@@ -49,12 +49,12 @@ class RequestDrafter:
         self._store.open(self._request, namespace=self._namespace, reads=self._reads)
         self._store.insert(self._request, self._prompt, Origin.PROMPT)
 
-    def propose(self, most_levels: int, most_nodes: int) -> DraftTree:
+    def propose(self, max_depth: int, max_nodes: int) -> DraftTree:
         """Return a draft after the last token learned, of so many levels and nodes at most."""
         return self._store.propose(
             self._request,
-            decoding_length=most_nodes,
-            branch_length=min(self._branch_length, most_levels),
+            decoding_length=max_nodes,
+            branch_length=min(self._branch_length, max_depth),
             mode=self._mode,
         )
 
@@ -93,7 +93,7 @@ class BatchDrafter:
         requests: the rows', in order.
         pace: how much is drafted, and whether logits are recycled.
         recycles: whether the store drafts from recycled logits.
-        they_wait: whether all rows advance by as much as the least accepted.
+        lockstep: whether all rows advance by as much as the least accepted.
         measure: returns the model's step times, once the prompts have been read; None where it has no
             positions left for a draft.
     """
@@ -101,16 +101,16 @@ class BatchDrafter:
     def __init__(
         self,
         requests: Sequence[RequestDrafter],
-        pace: Pace,
+        pace: BudgetController,
         *,
         recycles: bool,
-        they_wait: bool = False,
+        lockstep: bool = False,
         measure: Callable[[], StepTimes | None] = lambda: None,
     ) -> None:
         self._requests = requests
         self._pace = pace
         self._store_recycles = recycles
-        self._they_wait = they_wait
+        self._lockstep = lockstep
         self._measure = measure
         self._recycled_before = 0
 
@@ -119,19 +119,19 @@ class BatchDrafter:
         for request, prompt in zip(self._requests, prompts, strict=True):
             request.read(prompt)
 
-    def get_ready(self) -> None:
+    def calibrate(self) -> None:
         """Measure the model's step times where they are wanted and unknown; the prompts have been read."""
         if self._pace.needs_measuring:
             times = self._measure()
             if times is not None:
                 self._pace.measured(times)
 
-    def propose(self, most_levels: Mapping[int, int]) -> dict[int, DraftTree]:
-        """Return a draft of each row after its last token learned, at most `most_levels` deep."""
-        self.get_ready()  # where there were no positions left for a draft there may be now, behind a boundary
-        most_nodes = 1 if self._pace.needs_measuring else self._pace.most_nodes
-        drafts = [self._requests[row].propose(levels, most_nodes) for row, levels in most_levels.items()]
-        return dict(zip(most_levels, self._pace.cut(drafts, they_wait=self._they_wait), strict=True))
+    def propose(self, max_depth: Mapping[int, int]) -> dict[int, DraftTree]:
+        """Return a draft of each row after its last token learned, at most `max_depth` deep."""
+        self.calibrate()  # where there were no positions left for a draft there may be now, behind a boundary
+        max_nodes = 1 if self._pace.needs_measuring else self._pace.max_nodes
+        drafts = [self._requests[row].propose(levels, max_nodes) for row, levels in max_depth.items()]
+        return dict(zip(max_depth, self._pace.cut(drafts, lockstep=self._lockstep), strict=True))
 
     def learn(self, row: int, tokens: list[int]) -> None:
         """Remember emitted tokens of a row."""
@@ -184,11 +184,11 @@ class NoDrafter:
     def read(self, prompts: Sequence[Sequence[int]]) -> None:
         """Do nothing."""
 
-    def propose(self, most_levels: Mapping[int, int]) -> dict[int, DraftTree]:
+    def propose(self, max_depth: Mapping[int, int]) -> dict[int, DraftTree]:
         """Return each row's last token alone."""
-        return {row: DraftTree.root_only(self._last_tokens[row]) for row in most_levels}
+        return {row: DraftTree.root_only(self._last_tokens[row]) for row in max_depth}
 
-    def get_ready(self) -> None:
+    def calibrate(self) -> None:
         """Do nothing: nothing is drafted, however fast forwards are."""
 
     def learn(self, row: int, tokens: list[int]) -> None:

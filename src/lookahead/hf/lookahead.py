@@ -47,7 +47,7 @@ class Lookahead:
 
     def __init__(self, config: LookaheadConfig | None = None, *, memory: DraftMemory | None = None) -> None:
         self.config = config or LookaheadConfig()
-        self.memory = DraftMemory(max_bytes=self.config.memory_bytes) if memory is None else memory
+        self.memory = DraftMemory(max_bytes=self.config.max_bytes) if memory is None else memory
         if not isinstance(self.memory, DraftMemory):
             message = (
                 f"memory={memory!r:.80} is no DraftMemory; give DraftMemory(store=…) where it is a store"
@@ -159,7 +159,7 @@ class Lookahead:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        most_tokens: int | None = None,
+        max_tokens: int | None = None,
         on_progress: Callable[[int, int], None] = lambda _done, _all: None,
     ) -> None:
         """Learn what a model holds likely after each token of its vocabulary, so that no draft starts empty.
@@ -170,7 +170,7 @@ class Lookahead:
         Args:
             model: a decoder-only model.
             tokenizer: the model's.
-            most_tokens: learn so many of the first tokens; all if not given.
+            max_tokens: learn so many of the first tokens; all if not given.
             on_progress: called now and then with how many tokens are done, and of how many.
 
         Raises:
@@ -180,7 +180,7 @@ class Lookahead:
         check_model(model)
         check_memory(model, self.memory)
         before = tokenizer(_BEFORE_THE_VOCABULARY, add_special_tokens=False)["input_ids"] or [0]
-        successors = vocabulary_successors(model, before, most_tokens, on_progress)
+        successors = vocabulary_successors(model, before, max_tokens, on_progress)
         self.memory.learn_vocabulary(successors)
 
     def __call__(

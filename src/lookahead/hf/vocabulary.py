@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from lookahead.decoding.sampling.recycling import likeliest_successors
+from lookahead.decoding.sampling.recycling import topk_successors
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
 from lookahead.errors import UnsupportedModelError
@@ -24,7 +24,7 @@ _TOKENS_A_FORWARD = 256
 def vocabulary_successors(
     model: PreTrainedModel,
     context: Sequence[int],
-    most_tokens: int | None = None,
+    max_tokens: int | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Int32Array:
     """Return the likeliest next tokens after each token that the model can read, likeliest first.
@@ -35,7 +35,7 @@ def vocabulary_successors(
     Args:
         model: a decoder-only model that can verify trees.
         context: tokens to read before; what is likely at the end of an answer's sentence serves well.
-        most_tokens: read so many of the first tokens; all if not given.
+        max_tokens: read so many of the first tokens; all if not given.
         on_progress: called now and then with how many tokens are done, and of how many.
 
     Returns:
@@ -46,7 +46,7 @@ def vocabulary_successors(
     """
     embeddings: Any = model.get_input_embeddings()
     size = int(embeddings.weight.shape[0])
-    size = size if most_tokens is None else min(size, most_tokens)
+    size = size if max_tokens is None else min(size, max_tokens)
     *before, root = context
     successors: list[Int32Array] = []
     with closing(_prefilled_for_trees(model, before or [root])) as step_model:
@@ -54,7 +54,7 @@ def vocabulary_successors(
             end = min(size, begin + _TOKENS_A_FORWARD - 1)
             logits = step_model.forward({0: _side_by_side(root, np.arange(begin, end, dtype=np.int32))})
             step_model.keep({0: []})
-            successors.append(likeliest_successors(logits[0][1:]))
+            successors.append(topk_successors(logits[0][1:]))
             on_progress(end, size)
     return np.concatenate(successors)
 

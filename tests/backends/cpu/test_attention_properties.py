@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from helpers.fused_kernels import DTYPES, Attention
 from helpers.random_trees import random_tree
-from lookahead.decoding.attention.tree_mask import RowOfTrees
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
 from oracles.fused_oracle import dense_attention
 
@@ -15,18 +15,18 @@ LENGTHS = [1, 2, 63, 64, 65, 100, 127, 128, 129, 400, 509, 512, 515, 580, 1023, 
 
 
 @st.composite
-def attentions(draw, most_rows=3):
+def attentions(draw, max_rows=3):
     """Random trees behind random caches; what no node sees is not a number."""
     dtype, width = draw(st.sampled_from(DTYPES)), draw(st.sampled_from([32, 64, 128]))
     heads, key_heads = draw(st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3), (9, 3), (6, 1)]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     rows = []
-    for _ in range(draw(st.integers(1, most_rows))):
+    for _ in range(draw(st.integers(1, max_rows))):
         length = draw(st.sampled_from(LENGTHS))
         tree = random_tree(draw(st.integers(1, 20)), draw(st.integers(0, 1000)))
         hidden = draw(st.sampled_from([0, 0, 1, min(length - 1, 70)]))
         padding = (torch.arange(length) >= min(hidden, length - 1)).long() if hidden else None
-        rows.append(RowOfTrees(tree, length, padding))
+        rows.append(TreeRow(tree, length, padding))
     start, size = max(row.length for row in rows), max(len(row.tree) for row in rows)
 
     def numbers(*shape):
@@ -81,7 +81,7 @@ def test_a_row_is_the_same_alone(attention):
 
 
 @settings(max_examples=100)
-@given(attentions(most_rows=1), st.randoms(use_true_random=False))
+@given(attentions(max_rows=1), st.randoms(use_true_random=False))
 def test_a_node_is_the_same_in_a_tree_in_a_chain_and_in_a_step_of_its_own(attention, random):
     (row,), length, tree = attention.rows, attention.rows[0].length, attention.rows[0].tree
     in_tree = attention.attended()[0]
@@ -91,12 +91,12 @@ def test_a_node_is_the_same_in_a_tree_in_a_chain_and_in_a_step_of_its_own(attent
         torch.cat([cache[:, :, :length], cache[:, :, length + at]], dim=2)
         for cache in (attention.keys, attention.values)
     )
-    chain = RowOfTrees(DraftTree.chain(tree.token_ids[path]), length, row.padding)
+    chain = TreeRow(DraftTree.chain(tree.token_ids[path]), length, row.padding)
     queries = attention.queries[:, at].contiguous()
     as_chain = Attention([chain], length, queries, keys, values, attention.window).attended()[0]
     assert torch.equal(as_chain, in_tree[at])
     for depth in range(len(path)):
-        step = RowOfTrees(DraftTree.root_only(1), length + depth, row.padding)
+        step = TreeRow(DraftTree.root_only(1), length + depth, row.padding)
         query = queries[:, depth : depth + 1].contiguous()
         alone = Attention([step], length + depth, query, keys, values, attention.window).attended()[0]
         assert torch.equal(alone[0], as_chain[depth])

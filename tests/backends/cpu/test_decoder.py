@@ -11,7 +11,8 @@ from lookahead.backends.cpu import team as team_module
 from lookahead.backends.cpu.decoder import DecoderWeights, FusedDecoder, LayerWeights
 from lookahead.backends.cpu.plan import Field
 from lookahead.backends.cpu.team import torch_team
-from lookahead.decoding.attention.tree_mask import RowOfTrees, tree_positions
+from lookahead.decoding.attention.tree_mask import tree_positions
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
 from oracles.fused_oracle import naive_decoder
 
@@ -83,7 +84,7 @@ def step(decoder, weights, tree, length, cache):
     dtype = weights.output.dtype
     cosines, sines = turning(tree_positions(tree, length), dtype)
     given = embedded(tree.token_ids, dtype)[None]
-    row = [RowOfTrees(tree, length)]
+    row = [TreeRow(tree, length)]
     return decoder.forward(given, (cosines[None], sines[None]), row, length, cache)[0]
 
 
@@ -143,7 +144,7 @@ def test_a_row_of_a_batch_is_the_same_bits_alone(dtype):
         turning(tree_positions(tree, length, size), dtype)
         for tree, length in zip(trees, lengths, strict=True)
     ]
-    rows = [RowOfTrees(tree, length) for tree, length in zip(trees, lengths, strict=True)]
+    rows = [TreeRow(tree, length) for tree, length in zip(trees, lengths, strict=True)]
     together = decoder.forward(
         embedded(tokens, dtype),
         tuple(torch.stack(parts) for parts in zip(*angles, strict=True)),
@@ -209,7 +210,7 @@ def test_the_tokens_embeddings_are_left_alone():
     weights = random_weights()
     given, (cosines, sines) = embedded([3], torch.float32)[None], turning(torch.tensor([0]), torch.float32)
     before = given.clone()
-    rows = [RowOfTrees(DraftTree.root_only(3), 0)]
+    rows = [TreeRow(DraftTree.root_only(3), 0)]
     decoder_of(weights).forward(given, (cosines[None], sines[None]), rows, 0, empty_cache(weights, 4))
     assert torch.equal(given, before)
 

@@ -14,7 +14,8 @@ from lookahead.backends.cuda.graphs import (
     node_bucket,
     pack,
 )
-from lookahead.decoding.attention.tree_mask import RowOfTrees, tree_mask
+from lookahead.decoding.attention.tree_mask import tree_mask
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
 
 TREE = DraftTree(
@@ -25,9 +26,9 @@ TREE = DraftTree(
 )
 START, SLOTS = 9, 24
 ROWS = [
-    RowOfTrees(TREE, START),
-    RowOfTrees(DraftTree.chain([3, 2]), 7, torch.tensor([0, 0, 1, 1])),
-    RowOfTrees(DraftTree.chain([1]), 9, torch.tensor([1, 1])),
+    TreeRow(TREE, START),
+    TreeRow(DraftTree.chain([3, 2]), 7, torch.tensor([0, 0, 1, 1])),
+    TreeRow(DraftTree.chain([1]), 9, torch.tensor([1, 1])),
 ]
 
 
@@ -61,8 +62,8 @@ def test_the_mask_is_the_one_made_on_the_cpu(window, chunk, dtype):
 
 def test_the_largest_tree_fills_all_bits():
     chain = DraftTree.chain(list(range(NODE_BUCKETS[-1])))
-    trees = packed_rows([RowOfTrees(chain, START)], nodes=len(chain))
-    expected = tree_mask([RowOfTrees(chain, START)], torch.float32, start=START, size=len(chain))
+    trees = packed_rows([TreeRow(chain, START)], nodes=len(chain))
+    expected = tree_mask([TreeRow(chain, START)], torch.float32, start=START, size=len(chain))
     assert torch.equal(trees.mask(START + len(chain), torch.float32), expected)
 
 
@@ -86,7 +87,7 @@ def test_a_step_is_done_as_it_is_first_and_then_captured():
         return NoCapture()(step)
 
     step = StaticStep(run, 1, 2, torch.device("cpu"))
-    rows = [RowOfTrees(DraftTree.chain([5, 6]), 3)]
+    rows = [TreeRow(DraftTree.chain([5, 6]), 3)]
     for use in range(3):
         assert step.is_repeated is (use > 1)
         doubled, _ = step(capture, torch.tensor([[use, 6]]), torch.tensor([[3, 4]]), rows, 3)

@@ -21,7 +21,7 @@ from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie.token_trie import TokenTrie
 from lookahead.errors import ConfigError, MissingDependencyError
 
-CONFIG = LookaheadConfig(memory_bytes=2**21, decoding_length=12)
+CONFIG = LookaheadConfig(max_bytes=2**21, decoding_length=12)
 COMPILED = "static-compile"
 WITH_NUMBERS = ["lookahead-8", "lookahead-8x2", "lookahead-64KiB", "prompt-lookup-4"]
 
@@ -69,7 +69,7 @@ def test_names_with_numbers_set_sizes():
     sized, deep, capped = make_methods(["lookahead-8", "lookahead-8x2", "lookahead-64KiB"], GIVEN)[1:]
     assert sized._lookahead.config == replace(CONFIG, decoding_length=8)
     assert deep._lookahead.config == replace(CONFIG, decoding_length=8, branch_length=2)
-    assert capped._lookahead.memory.store.memory_bytes == 2**16
+    assert capped._lookahead.memory.store.max_bytes == 2**16
     with pytest.raises(ConfigError, match="'lookahead-0' is unknown"):
         make_methods(["lookahead-0"], GIVEN)
 
@@ -88,7 +88,7 @@ def test_the_papers_variants_are_what_they_are_called():
     for name, (store, mode) in expected.items():
         lookahead = METHODS[name](auto)._lookahead
         assert isinstance(lookahead.memory.store, store)
-        assert (lookahead.config.mode, lookahead.config.decoding_length) == (mode, 16)
+        assert (lookahead.config.draft_mode, lookahead.config.decoding_length) == (mode, 16)
 
 
 def test_a_forgotten_memory_is_of_the_same_store():

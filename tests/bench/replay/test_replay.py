@@ -44,8 +44,8 @@ class Spy:
     def begin(self, prompt_ids):
         self.seen.append(("begin", prompt_ids.tolist()))
 
-    def propose(self, draft_tokens, most_levels):
-        self.seen.append(("propose", draft_tokens, most_levels))
+    def propose(self, draft_tokens, max_depth):
+        self.seen.append(("propose", draft_tokens, max_depth))
         return chain_tree(0, ids(*self.drafts.pop(0)))
 
     def learn(self, token_ids):
@@ -127,8 +127,8 @@ def test_a_changed_future_leaves_the_present_draft_as_it_was(name):
         made = []
         original = drafter.propose
 
-        def propose(draft_tokens, most_levels):
-            tree = original(draft_tokens, most_levels)
+        def propose(draft_tokens, max_depth):
+            tree = original(draft_tokens, max_depth)
             made.append((position(), tree.token_ids.tolist(), tree.parents.tolist()))
             return tree
 

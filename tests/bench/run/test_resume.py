@@ -20,7 +20,7 @@ from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError, DataFormatError
 
 ROWS = [Row(row_id=place, category="qa", prompt=text) for place, text in enumerate(("ab", "cd", "ef", "gh"))]
-GIVEN = Ingredients(config=LookaheadConfig(memory_bytes=2**20))
+GIVEN = Ingredients(config=LookaheadConfig(max_bytes=2**20))
 
 
 class Learner:

@@ -18,7 +18,7 @@ from lookahead.drafting.store import Origin
 from lookahead.errors import ConfigError
 from lookahead.hf.models.prompts import encode_prompt
 
-CONFIG = LookaheadConfig(memory_bytes=2**20)
+CONFIG = LookaheadConfig(max_bytes=2**20)
 GIVEN = Ingredients(config=CONFIG)
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lookahead.decoding.attention.branch_order import BLOCK, OrderedPlaces, ordered_attention
-from lookahead.decoding.attention.tree_mask import RowOfTrees, tree_mask
+from lookahead.decoding.attention.tree_mask import tree_mask
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
@@ -33,17 +34,17 @@ def padding(hidden, length):
 
 
 ROWS = {
-    "one row": [RowOfTrees(TREE, 5)],
-    "across the end of a block": [RowOfTrees(TREE, 62)],
-    "long": [RowOfTrees(TREE, 200)],
+    "one row": [TreeRow(TREE, 5)],
+    "across the end of a block": [TreeRow(TREE, 62)],
+    "long": [TreeRow(TREE, 200)],
     "rows with gaps": [
-        RowOfTrees(TREE, 70),
-        RowOfTrees(DraftTree.root_only(3), 64),
-        RowOfTrees(DraftTree.chain([5, 6, 7]), 3),
+        TreeRow(TREE, 70),
+        TreeRow(DraftTree.root_only(3), 64),
+        TreeRow(DraftTree.chain([5, 6, 7]), 3),
     ],
     "padding on the left": [
-        RowOfTrees(TREE, 40, padding(7, 20)),
-        RowOfTrees(TREE, 35, padding(0, 20)),
+        TreeRow(TREE, 40, padding(7, 20)),
+        TreeRow(TREE, 35, padding(0, 20)),
     ],
 }
 PASTS = {"all": {}, "window": {"window": 6}, "chunks": {"chunk": 8}}
@@ -87,7 +88,7 @@ def test_a_node_finds_the_slots_that_the_mask_shows_it(name, past):
 
 def test_places_are_in_the_order_of_the_text():
     for length in (62, 200):
-        places = OrderedPlaces.of([RowOfTrees(TREE, length)], start=length, size=8)
+        places = OrderedPlaces.of([TreeRow(TREE, length)], start=length, size=8)
         at = [*range(length), length, length + 5, length + 6, length + 7]
         assert slots_in_order(places, 0, 7) == at
 
@@ -95,8 +96,8 @@ def test_places_are_in_the_order_of_the_text():
 @pytest.mark.parametrize("length", range(120, 150, 3))
 def test_which_blocks_are_looked_up_is_a_matter_of_a_nodes_own_place(length):
     """A node deep in a tree and the same one step by step have the same blocks in the same products."""
-    as_leaf = OrderedPlaces.of([RowOfTrees(DraftTree.chain([1] * 8), length)], start=length, size=8)
-    alone = OrderedPlaces.of([RowOfTrees(DraftTree.root_only(1), length + 7)], start=length + 7, size=8)
+    as_leaf = OrderedPlaces.of([TreeRow(DraftTree.chain([1] * 8), length)], start=length, size=8)
+    alone = OrderedPlaces.of([TreeRow(DraftTree.root_only(1), length + 7)], start=length + 7, size=8)
     in_far = [places.seen[0, node, : places.far[1]].sum() for places, node in ((as_leaf, 7), (alone, 0))]
     assert in_far[0] == in_far[1]
 
@@ -127,12 +128,12 @@ def test_the_values_of_dense_attention(name, past, softcap):
 def test_a_scattered_branch_has_the_bits_of_a_line(dtype, length, softcap):
     """The branch's nodes stand apart in the tree; in the line they follow each other, behind a longer row."""
     size = 8
-    query, keys, values = tensors([RowOfTrees(TREE, length)], size, dtype)
+    query, keys, values = tensors([TreeRow(TREE, length)], size, dtype)
     line = DraftTree.chain([1, 2, 3, 4])
 
     def attended(tree, nodes, gap):
         """Each of the branch's nodes at its place in a tree, `gap` slots behind the text."""
-        rows = [RowOfTrees(tree, length)]
+        rows = [TreeRow(tree, length)]
         at = [length + gap + node for node in nodes]
         moved = [
             torch.full((1, KEY_HEADS, length + gap + size, part.shape[3]), torch.nan)
@@ -153,7 +154,7 @@ def test_a_scattered_branch_has_the_bits_of_a_line(dtype, length, softcap):
     longer = [torch.nn.functional.pad(part, (0, 0, 0, 3), value=torch.nan) for part in (keys, values)]
     for depth in range(4):  # and of tokens that come one by one
         places = OrderedPlaces.of(
-            [RowOfTrees(DraftTree.root_only(1), length + depth)], start=length + depth, size=size
+            [TreeRow(DraftTree.root_only(1), length + depth)], start=length + depth, size=size
         )
         asked = query.roll(-depth, 2)
         alone = ordered_attention(asked, *longer, places, scaling=SCALING, softcap=softcap)

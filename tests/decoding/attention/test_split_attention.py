@@ -6,7 +6,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from lookahead.decoding.attention.split_attention import SeenByAll, can_split, split_tree_attention
-from lookahead.decoding.attention.tree_mask import RowOfTrees, tree_mask
+from lookahead.decoding.attention.tree_mask import tree_mask
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
 
 TREE = DraftTree(
@@ -18,9 +19,9 @@ TREE = DraftTree(
 PADDED = torch.tensor([0, 0, 1, 1])
 HOLED = torch.tensor([0, 1, 0, 1])
 CASES = {
-    "one row": [RowOfTrees(TREE, 40)],
-    "padding": [RowOfTrees(TREE, 40, PADDED)],
-    "a gap": [RowOfTrees(TREE, 40, PADDED), RowOfTrees(DraftTree.chain([1, 2]), 33, PADDED)],
+    "one row": [TreeRow(TREE, 40)],
+    "padding": [TreeRow(TREE, 40, PADDED)],
+    "a gap": [TreeRow(TREE, 40, PADDED), TreeRow(DraftTree.chain([1, 2]), 33, PADDED)],
 }
 
 
@@ -49,15 +50,15 @@ def test_split_attention_is_attention_in_one(rows, groups, window, scaling):
 @pytest.mark.parametrize(
     ("rows", "limits", "expected"),
     [
-        ([RowOfTrees(TREE, 40)], {}, (0, 40)),
-        ([RowOfTrees(TREE, 40, PADDED)], {}, (2, 40)),
-        ([RowOfTrees(TREE, 40), RowOfTrees(TREE, 31)], {}, (0, 31)),
-        ([RowOfTrees(TREE, 40, PADDED), RowOfTrees(TREE, 40)], {}, None),
-        ([RowOfTrees(TREE, 40, HOLED)], {}, None),
-        ([RowOfTrees(TREE, 40)], {"window": 43}, (0, 40)),  # the deepest node, at place 42, just sees 0
-        ([RowOfTrees(TREE, 40)], {"window": 42}, None),
-        ([RowOfTrees(TREE, 40, PADDED)], {"window": 41}, (2, 40)),
-        ([RowOfTrees(TREE, 40)], {"chunk": 100}, None),
+        ([TreeRow(TREE, 40)], {}, (0, 40)),
+        ([TreeRow(TREE, 40, PADDED)], {}, (2, 40)),
+        ([TreeRow(TREE, 40), TreeRow(TREE, 31)], {}, (0, 31)),
+        ([TreeRow(TREE, 40, PADDED), TreeRow(TREE, 40)], {}, None),
+        ([TreeRow(TREE, 40, HOLED)], {}, None),
+        ([TreeRow(TREE, 40)], {"window": 43}, (0, 40)),  # the deepest node, at place 42, just sees 0
+        ([TreeRow(TREE, 40)], {"window": 42}, None),
+        ([TreeRow(TREE, 40, PADDED)], {"window": 41}, (2, 40)),
+        ([TreeRow(TREE, 40)], {"chunk": 100}, None),
     ],
 )
 def test_where_there_is_a_part_that_all_nodes_see(rows, limits, expected):

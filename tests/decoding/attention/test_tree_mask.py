@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from lookahead.decoding.attention.grouped_query import folded_tree_attention
-from lookahead.decoding.attention.tree_mask import RowOfTrees, tree_mask, tree_positions
+from lookahead.decoding.attention.grouped_query import grouped_query_tree_attention
+from lookahead.decoding.attention.tree_mask import tree_mask, tree_positions
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
 
 #        0
@@ -30,7 +31,7 @@ SEES = [
 
 def mask_of(tree, prefix, dtype=torch.float32, *, window=None):
     """[n, prefix + n]: the mask of one tree right behind what the cache holds."""
-    return tree_mask([RowOfTrees(tree, prefix)], dtype, start=prefix, size=len(tree), window=window)[0, 0]
+    return tree_mask([TreeRow(tree, prefix)], dtype, start=prefix, size=len(tree), window=window)[0, 0]
 
 
 def test_positions_are_depths_behind_the_prefix():
@@ -69,7 +70,7 @@ def test_chunks_count_slots_behind_the_padding_on_the_left(chunk, padding, has_h
     start = 6
     mask = torch.arange(5) >= padding
     mask[3] = not has_hole
-    row = RowOfTrees(TREE, start, mask)
+    row = TreeRow(TREE, start, mask)
     visible = tree_mask([row], torch.float32, start=start, size=6, chunk=chunk)[0, 0] == 0
     positions = [*range(-padding, start - padding), *(start - padding + depth for depth in TREE.depths)]
     for node in range(6):
@@ -83,7 +84,7 @@ def test_chunks_count_slots_behind_the_padding_on_the_left(chunk, padding, has_h
 @pytest.mark.parametrize("window", [None, 3])
 def test_a_row_that_holds_less_sees_neither_the_gap_nor_padding_nor_other_rows_nodes(window):
     small = DraftTree.chain([9, 8])
-    rows = [RowOfTrees(TREE, 5), RowOfTrees(small, 3, torch.tensor([0, 1]))]
+    rows = [TreeRow(TREE, 5), TreeRow(small, 3, torch.tensor([0, 1]))]
     mask = tree_mask(rows, torch.float32, start=5, size=6, window=window)
     assert mask.shape == (2, 1, 6, 11)
     alone = mask_of(TREE, 5, window=window)
@@ -108,7 +109,7 @@ def test_folded_attention_equals_attention_with_repeated_heads(groups, mask_is_r
     expected = scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3)
     if mask_is_repeated:
         mask = mask.repeat(1, 1, groups, 1)
-    actual = folded_tree_attention(query, keys, values, mask, scaling=0.3)
+    actual = grouped_query_tree_attention(query, keys, values, mask, scaling=0.3)
     torch.testing.assert_close(actual, expected)
 
 
@@ -117,6 +118,6 @@ def test_folded_attention_equals_attention_with_repeated_heads(groups, mask_is_r
     [(None, 0, True), ([1, 1], 0, True), ([0, 0, 1], 2, True), ([0, 1, 0, 1], 1, False), ([1, 0], 0, False)],
 )
 def test_padding_on_the_left_and_elsewhere(padding, left, is_left_alone):
-    row = RowOfTrees(TREE, 5, None if padding is None else torch.tensor(padding))
+    row = TreeRow(TREE, 5, None if padding is None else torch.tensor(padding))
     assert row.left_padding == left
     assert row.is_padded_left is is_left_alone

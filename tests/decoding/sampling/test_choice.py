@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lookahead.decoding.sampling.choice import StepNoise, drawn, likeliest
+from lookahead.decoding.sampling.choice import StepNoise, argmax, drawn
 
 ROWS, STEPS, VOCABULARY = 3, 6, 40
 
@@ -64,4 +64,4 @@ def test_what_multinomial_refuses_is_refused_in_its_words(value):
 
 
 def test_the_likeliest_is_the_first_of_equals():
-    assert likeliest(torch.tensor([[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]])).tolist() == [1, 0]
+    assert argmax(torch.tensor([[0.0, 2.0, 2.0], [1.0, 0.0, 0.0]])).tolist() == [1, 0]

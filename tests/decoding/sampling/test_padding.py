@@ -2,24 +2,24 @@
 
 import torch
 
-from lookahead.decoding.sampling.choice import likeliest
-from lookahead.decoding.sampling.emission import Emission
+from lookahead.decoding.sampling.choice import argmax
 from lookahead.decoding.sampling.padding import padding_drafts
+from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.tree import DraftTree
 
 
-def emission_after(tokens: list[int], *, pad: int | None) -> Emission:
+def emission_after(tokens: list[int], *, pad: int | None) -> GenerationState:
     """Three rows after one step; 7 ends a row."""
-    emission = Emission(
+    state = GenerationState(
         torch.tensor([[1], [2], [3]]),
         max_length=9,
         process=lambda _ids, scores: scores,
         is_finished=lambda ids, _scores: ids[:, -1] == 7,
-        choose=likeliest,
+        choose=argmax,
         pad_token_id=pad,
     )
-    emission.emit(torch.nn.functional.one_hot(torch.tensor(tokens), 8).float())
-    return emission
+    state.emit(torch.nn.functional.one_hot(torch.tensor(tokens), 8).float())
+    return state
 
 
 def test_a_finished_row_is_drafted_as_deep_as_the_deepest_of_the_others():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lookahead.drafting.budget.controller import Pace, StepReport, accepted_together
+from lookahead.drafting.budget.controller import BudgetController, StepReport, accepted_together
 from lookahead.drafting.budget.policy import BudgetPolicy, StepTimes
 from lookahead.drafting.tree import DraftTree
 
@@ -28,14 +28,14 @@ def step(*, nodes=4, tokens=1, recycled_tokens=0, forward_s=0.05, recycle_s=0.00
 
 
 def test_without_a_budget_drafts_stay_whole():
-    pace = Pace(16)
+    pace = BudgetController(16)
     assert not pace.needs_measuring
     assert pace.cut([CHAIN, CHAIN]) == [CHAIN, CHAIN]
 
 
 def test_with_a_budget_as_much_is_drafted_as_pays():
     for times, size in ((FLAT, 4), (STEEP, 1)):
-        pace = Pace(64, BudgetPolicy(64))
+        pace = BudgetController(64, BudgetPolicy(64))
         assert pace.needs_measuring
         pace.measured(times)
         assert not pace.needs_measuring
@@ -43,7 +43,7 @@ def test_with_a_budget_as_much_is_drafted_as_pays():
 
 
 def test_steps_that_take_longer_than_believed_make_drafts_smaller():
-    pace = Pace(64, BudgetPolicy(64))
+    pace = BudgetController(64, BudgetPolicy(64))
     pace.measured(FLAT)
     for _ in range(50):
         pace.adapt(
@@ -56,7 +56,7 @@ def test_steps_that_take_longer_than_believed_make_drafts_smaller():
 
 
 def test_recycling_that_brings_nothing_switches_itself_off_and_tries_again_later():
-    pace = Pace(16)
+    pace = BudgetController(16)
     rounds = []
     for _ in range(3000):
         rounds.append(pace.recycles)
@@ -67,7 +67,7 @@ def test_recycling_that_brings_nothing_switches_itself_off_and_tries_again_later
 
 
 def test_recycling_that_spares_more_than_it_costs_stays_on():
-    pace = Pace(16)
+    pace = BudgetController(16)
     for number in range(2000):
         assert pace.recycles
         pace.adapt(step(tokens=2, recycled_tokens=1 if number % 10 == 0 else 0))
@@ -87,9 +87,9 @@ def test_rows_that_wait_for_each_other_are_accepted_together_or_not_at_all():
 
 def test_rows_that_wait_for_each_other_draft_less():
     certain, doubtful = DraftTree.chain([1] * 8, 0.95), DraftTree.chain([1] * 8, 0.3)
-    pace = Pace(64, BudgetPolicy(64))
+    pace = BudgetController(64, BudgetPolicy(64))
     pace.measured(StepTimes((1, 64), (0.05, 0.2)))
     alone = [len(draft) for draft in pace.cut([certain, doubtful])]
-    together = [len(draft) for draft in pace.cut([certain, doubtful], they_wait=True)]
+    together = [len(draft) for draft in pace.cut([certain, doubtful], lockstep=True)]
     assert together < alone
     assert alone[0] == alone[1] == 8  # a forward is a rectangle: the second row's nodes are free

@@ -164,7 +164,7 @@ def test_rows_share_one_size_since_a_forward_is_a_rectangle():
     state = policy.init(StepTimes((1, 2), (0.10, 0.11)))  # a node of each row costs a tenth of a plain step
     rows = [row(0.9, 0.8, 0.01), row(), row(0.4, 0.02)]
     assert policy.sizes(state, rows) == (3, 1, 3)
-    assert BudgetPolicy(most_nodes=2).sizes(state, rows) == (2, 1, 2)
+    assert BudgetPolicy(max_nodes=2).sizes(state, rows) == (2, 1, 2)
     assert policy.sizes(state, [row(0.2), row(), row()]) == (1, 1, 1)  # 0.2 tokens for 3 x 0.1
     assert policy.sizes(state, [row(0.2)]) == (2,)
 
@@ -177,7 +177,7 @@ def test_an_unsorted_draft_is_cut_where_its_prefix_gains_most():
 
 
 def test_the_rate_stays_within_what_is_plausible():
-    policy = BudgetPolicy(most_nodes=8)
+    policy = BudgetPolicy(max_nodes=8)
     state = policy.init(CPU)
     for _ in range(200):  # drafts that were promised to be right and never are
         state = policy.adapt(state, nodes=64, tokens=1, step_seconds=cpu(64))
@@ -214,7 +214,7 @@ def test_a_state_is_never_changed():
         state.mean_tokens = 2.0
 
 
-@pytest.mark.parametrize("settings", [{"most_nodes": 0}, {"memory_steps": 0}])
+@pytest.mark.parametrize("settings", [{"max_nodes": 0}, {"memory_steps": 0}])
 def test_a_policy_without_nodes_or_memory_is_refused(settings):
     with pytest.raises(ValueError, match="at least 1"):
         BudgetPolicy(**settings)

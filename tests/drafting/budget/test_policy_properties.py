@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lookahead.drafting.budget.policy import BudgetPolicy, BudgetState, StepTimes
 
-MOST_NODES = 9
+MAX_NODES = 9
 
 
 def as_row(sixtyfourths):
@@ -20,12 +20,12 @@ rows_of_chances = st.lists(
     min_size=1,
     max_size=3,
 )
-policies = st.integers(1, MOST_NODES).map(lambda most_nodes: BudgetPolicy(most_nodes=most_nodes))
+policies = st.integers(1, MAX_NODES).map(lambda max_nodes: BudgetPolicy(max_nodes=max_nodes))
 
 
 @st.composite
 def all_times(draw):
-    steps = draw(st.lists(st.integers(0, 32), min_size=2, max_size=MOST_NODES))
+    steps = draw(st.lists(st.integers(0, 32), min_size=2, max_size=MAX_NODES))
     seconds = np.cumsum([draw(st.integers(1, 64)), *steps]) / 64
     return StepTimes(tuple(range(1, len(seconds) + 1)), tuple(seconds.tolist()))
 
@@ -43,7 +43,7 @@ def test_no_other_size_gains_more(policy, state, rows):
         return sum(row[:size].sum() for row in rows) - rate * state.times.seconds_for(size)
 
     sizes = policy.sizes(state, rows)
-    longest = min(policy.most_nodes, max(map(len, rows)))
+    longest = min(policy.max_nodes, max(map(len, rows)))
     assert max(sizes) <= longest
     assert all(size == min(max(sizes), len(row)) for size, row in zip(sizes, rows, strict=True))
     assert gain(max(sizes)) >= max(map(gain, range(1, longest + 1))) - 1e-9

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookahead.decoding.sampling.recycling import likeliest_successors
+from lookahead.decoding.sampling.recycling import topk_successors
 from lookahead.drafting.budget.recycling import RecyclingPolicy, RecyclingState
 
 POLICY = RecyclingPolicy(trial_steps=4, rest_steps=3)
@@ -45,10 +45,10 @@ def test_there_is_no_trial_of_no_steps(field):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_likeliest_come_first(dtype):
     logits = torch.arange(30).remainder(10).reshape(3, 10).to(dtype)
-    likeliest = likeliest_successors(logits)
+    likeliest = topk_successors(logits)
     assert likeliest.dtype == np.int32
     assert likeliest.tolist() == [[9, 8, 7, 6, 5, 4, 3, 2]] * 3
 
 
 def test_a_small_vocabulary_has_fewer():
-    assert likeliest_successors(torch.tensor([[1.0, 3.0, 2.0]])).tolist() == [[1, 2, 0]]
+    assert topk_successors(torch.tensor([[1.0, 3.0, 2.0]])).tolist() == [[1, 2, 0]]

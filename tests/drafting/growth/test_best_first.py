@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from helpers.drafts import branches, memory_of, propose
 from lookahead.config import DraftMode
 from lookahead.drafting.growth.best_first import (
-    LEAST_CHANCE,
+    MIN_PROBABILITY,
     TOKEN,
     draft_best,
     emptied,
@@ -66,7 +66,7 @@ def test_parallel_drafts_share_nothing_but_the_current_token():
     assert draft.token_ids.tolist() == [1, 6, 2, 5, 2, 3, 4]
 
 
-def test_a_single_branch_follows_the_most_probable_token():
+def test_a_single_branch_follows_the_max_probable_token():
     trie = memory_of(*FORKED)
     trie.insert("now", [1], OUTPUT)
     assert propose(trie, mode=DraftMode.SINGLE).token_ids.tolist() == [1, 2, 3, 4]
@@ -92,8 +92,8 @@ def test_what_may_follow_is_never_more_than_certain():
 
 # The frontier.
 
-CHANCES = st.sampled_from([0.0, LEAST_CHANCE / 2, LEAST_CHANCE, 0.1, 0.25, 0.5, 1.0]) | st.floats(0, 1)
-MOST_NODES = st.integers(1, 8)
+CHANCES = st.sampled_from([0.0, MIN_PROBABILITY / 2, MIN_PROBABILITY, 0.1, 0.25, 0.5, 1.0]) | st.floats(0, 1)
+MAX_NODES = st.integers(1, 8)
 
 
 def drafted(frontier, tree):
@@ -103,18 +103,18 @@ def drafted(frontier, tree):
     return float(tree.probabilities[1]), int(tree.token_ids[1])
 
 
-@given(MOST_NODES, st.integers(0, 5), st.lists(st.lists(CHANCES, max_size=10), max_size=10))
-def test_the_frontier_gives_what_a_sorted_list_of_all_would_give(most_nodes, spare, rounds):
+@given(MAX_NODES, st.integers(0, 5), st.lists(st.lists(CHANCES, max_size=10), max_size=10))
+def test_the_frontier_gives_what_a_sorted_list_of_all_would_give(max_nodes, spare, rounds):
     # After each round one node is drafted; what comes later is never more probable, as a child never is.
-    frontier, tree = emptied.py_func(new_frontier(most_nodes + spare), most_nodes), new_growth(2, 0)
+    frontier, tree = emptied.py_func(new_frontier(max_nodes + spare), max_nodes), new_growth(2, 0)
     waiting, token, best = [], 0, 1.0
-    for chances in [[], *rounds][:most_nodes]:
+    for chances in [[], *rounds][:max_nodes]:
         for chance in chances:
             push(frontier, best * chance, 0, token, 0, 0)
-            if best * chance >= LEAST_CHANCE:
+            if best * chance >= MIN_PROBABILITY:
                 waiting.append((-best * chance, token))
             token += 1
-        assert is_waiting(frontier) == bool(waiting and most_nodes > 1)
+        assert is_waiting(frontier) == bool(waiting and max_nodes > 1)
         if not is_waiting(frontier):
             break
         first = min(waiting)
@@ -123,9 +123,9 @@ def test_the_frontier_gives_what_a_sorted_list_of_all_would_give(most_nodes, spa
         best = -first[0]
 
 
-@given(MOST_NODES, st.lists(CHANCES, max_size=20), CHANCES)
-def test_a_node_may_wait_if_it_would_ever_be_drafted(most_nodes, chances, last):
-    frontier, tree = new_frontier(most_nodes), new_growth(2, 0)
+@given(MAX_NODES, st.lists(CHANCES, max_size=20), CHANCES)
+def test_a_node_may_wait_if_it_would_ever_be_drafted(max_nodes, chances, last):
+    frontier, tree = new_frontier(max_nodes), new_growth(2, 0)
     for token, chance in enumerate(chances):
         push(frontier, chance, 0, token, 0, 0)
     may = may_wait(frontier, last)
@@ -133,7 +133,7 @@ def test_a_node_may_wait_if_it_would_ever_be_drafted(most_nodes, chances, last):
     tokens = []
     while is_waiting(frontier):
         tokens.append(drafted(frontier, tree)[1])
-    assert len(tokens) <= most_nodes - 1
+    assert len(tokens) <= max_nodes - 1
     assert may == (99 in tokens)
 
 

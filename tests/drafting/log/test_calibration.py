@@ -12,7 +12,7 @@ from lookahead.drafting.log.calibration import (
     AGES,
     BIASES,
     FEATURES,
-    LEAST_EVIDENCE,
+    MIN_EVIDENCE,
     NO_SUCCESSORS,
     NONE_BIAS,
     NONE_SLOPE,
@@ -72,12 +72,12 @@ def test_at_first_the_models_likelier_successors_are_believed_more():
 
 
 FINITE = st.floats(-30, 30)
-CANDIDATE = st.tuples(st.integers(0, FEATURES - 1), st.floats(math.log(LEAST_EVIDENCE), 0))
+CANDIDATE = st.tuples(st.integers(0, FEATURES - 1), st.floats(math.log(MIN_EVIDENCE), 0))
 
 
 @given(
     st.lists(CANDIDATE, max_size=12),
-    st.floats(math.log(LEAST_EVIDENCE), 0),
+    st.floats(math.log(MIN_EVIDENCE), 0),
     st.lists(FINITE, min_size=BIASES, max_size=BIASES),
     st.integers(0, 2**32 - 1),
 )

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from helpers.drafts import LEAST_MEMORY, branches, first_tokens, log_of, propose
+from helpers.drafts import MIN_MEMORY, branches, first_tokens, log_of, propose
 from lookahead.drafting.log import token_log
 from lookahead.drafting.log.ring import GAP
 from lookahead.drafting.log.token_log import TokenLog
@@ -165,11 +165,11 @@ def test_successors_that_do_not_fit_their_tokens_are_refused_and_nothing_remembe
 
 
 def test_the_table_of_successors_forgets_its_older_half_at_its_cap():
-    log = TokenLog(memory_bytes=LEAST_MEMORY)  # 64 places, 32 entries
+    log = TokenLog(max_bytes=MIN_MEMORY)  # 64 places, 32 entries
     log.insert("now", [0], PROMPT)
     for token in range(33):
         log.recycle("now", [token], [[token + 100]])
-        assert log.nbytes <= LEAST_MEMORY
+        assert log.nbytes <= MIN_MEMORY
     drafted = []
     for token in range(33):
         log.insert("now", [token], PROMPT)
@@ -252,9 +252,9 @@ def test_snapshots_merge_by_the_names_of_namespaces():
 
 
 def test_a_snapshot_larger_than_the_memory_leaves_its_newest_part():
-    log, large = TokenLog(memory_bytes=LEAST_MEMORY), lived_log()
+    log, large = TokenLog(max_bytes=MIN_MEMORY), lived_log()
     log.absorb(large.snapshot(), beliefs=False)
-    assert log.nbytes <= LEAST_MEMORY
+    assert log.nbytes <= MIN_MEMORY
     assert log.snapshot()["tokens"].tolist() == large.snapshot()["tokens"].tolist()[-256:]
     log.absorb(TokenLog().snapshot(), beliefs=False)
     assert len(log.snapshot()["tokens"]) == 256
@@ -270,7 +270,7 @@ def test_a_request_that_was_opened_but_has_inserted_nothing_is_a_key_error():
 
 
 def test_what_is_read_of_a_memory_may_be_read_while_others_write():
-    log = TokenLog(memory_bytes=2**22)
+    log = TokenLog(max_bytes=2**22)
 
     def live(name):
         for number in range(150):

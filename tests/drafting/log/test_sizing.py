@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lookahead import TokenLog
-from lookahead.config import LEAST_MEMORY_BYTES
+from lookahead.config import MIN_MEMORY_BYTES
 from lookahead.drafting.log.ring import SMALLEST_RING, ring_bytes
 from lookahead.drafting.log.sizing import divided
 from lookahead.drafting.log.successors import SMALLEST_TABLE, table_bytes
@@ -13,13 +13,13 @@ from lookahead.drafting.store import Origin
 
 @pytest.mark.parametrize("learned_bytes", [0, 3000, 11184])
 def test_every_part_has_room_in_every_memory(learned_bytes):
-    for memory_bytes in [*range(LEAST_MEMORY_BYTES, 2**18, 999), 2**18, 2**20, 2**28]:
-        own_bytes, shared_tokens, places = divided(memory_bytes, learned_bytes=learned_bytes)
+    for max_bytes in [*range(MIN_MEMORY_BYTES, 2**18, 999), 2**18, 2**20, 2**28]:
+        own_bytes, shared_tokens, places = divided(max_bytes, learned_bytes=learned_bytes)
         assert own_bytes >= 2 * ring_bytes(SMALLEST_RING)
         assert shared_tokens >= SMALLEST_RING
         assert places >= SMALLEST_TABLE
         total = learned_bytes + own_bytes + ring_bytes(shared_tokens) + table_bytes(places)
-        assert total <= memory_bytes
+        assert total <= max_bytes
 
 
 def test_a_power_of_two_of_bytes_holds_one_of_tokens():
@@ -28,8 +28,8 @@ def test_a_power_of_two_of_bytes_holds_one_of_tokens():
 
 
 def test_the_smallest_memory_recycles_the_models_logits():
-    log = TokenLog(memory_bytes=LEAST_MEMORY_BYTES)
+    log = TokenLog(max_bytes=MIN_MEMORY_BYTES)
     tokens = np.arange(500, dtype=np.int32)
     log.insert("a", tokens, Origin.PROMPT)
     log.recycle("a", tokens, np.stack([tokens + 1, tokens + 2], axis=1))
-    assert log.nbytes <= LEAST_MEMORY_BYTES
+    assert log.nbytes <= MIN_MEMORY_BYTES

@@ -78,7 +78,7 @@ def test_owners_have_successors_of_their_own():
     assert content(table) == [((1, 5), [7]), ((2, 5), [8])]  # the old one is as it was
 
 
-def test_at_most_half_of_the_places_are_used():
+def test_at_max_half_of_the_places_are_used():
     table = new_table(SMALLEST_TABLE)
     tokens = np.arange(100)
     assert write(table, 1, tokens, tokens[:, None]) == SMALLEST_TABLE // 2
@@ -127,12 +127,12 @@ ROWS = st.tuples(
 
 @settings(max_examples=100)
 @given(st.lists(st.lists(ROWS, max_size=60), max_size=12), st.sampled_from([64, 128]), st.integers(1, 3))
-def test_random_writes_equal_a_dict(parts, most_places, forgotten):
-    table, naive = new_table(SMALLEST_TABLE), Successors(SMALLEST_TABLE, most_places)
+def test_random_writes_equal_a_dict(parts, max_places, forgotten):
+    table, naive = new_table(SMALLEST_TABLE), Successors(SMALLEST_TABLE, max_places)
     for part in parts:
         for owner, token, successor in part:
             while not write(table, owner, [token], [[successor]]):
-                table = with_room(table, most_places)
+                table = with_room(table, max_places)
             naive.write(owner, token, [successor])
     assert content(table) == list(naive.entries.items())
     assert len(table.keys) == naive.places

@@ -5,14 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from helpers.drafts import LEAST_MEMORY, branches, first_tokens, log_of, propose
+from helpers.drafts import MIN_MEMORY, branches, first_tokens, log_of, propose
 from lookahead.config import DraftMode
 from lookahead.drafting.log import ring as log_ring
 from lookahead.drafting.log import token_log
 from lookahead.drafting.log.matches import LONGEST_MATCH, NOBODY, initial_log_trust
 from lookahead.drafting.log.ring import (
     GAP,
-    MOST_SINGLES,
+    MAX_SINGLES,
     NOWHERE,
     SMALLEST_RING,
     RingMemory,
@@ -165,10 +165,10 @@ def test_how_long_ago_a_token_stood_is_forgotten_once_another_one_takes_its_slot
 
 
 def test_single_tokens_have_no_more_heads_than_a_vocabulary_has_tokens():
-    ring = RingMemory(4 * MOST_SINGLES)
+    ring = RingMemory(4 * MAX_SINGLES)
     assert ring.nbytes == ring_bytes(ring.capacity) == 31 * ring.capacity + 8
     view = ring_in.py_func(ring.cells, ring.heads, ring.end)
-    twin = same_slot_as(1, slots=MOST_SINGLES, owner=NOBODY)
+    twin = same_slot_as(1, slots=MAX_SINGLES, owner=NOBODY)
     ring.append(np.array([1, 2], np.int32), NOBODY)
     assert newest_of_token(view, NOBODY, 1) == 0
     ring.append(np.array([twin], np.int32), NOBODY)
@@ -319,12 +319,12 @@ def test_a_larger_budget_drafts_more_of_the_same():
 
 
 def test_the_oldest_answers_are_overwritten_first():
-    log = TokenLog(memory_bytes=LEAST_MEMORY)
+    log = TokenLog(max_bytes=MIN_MEMORY)
     answers = [list(range(1000 * i, 1000 * i + 39)) for i in range(1, 13)]
     for i, answer in enumerate(answers):
         log.insert("earlier", answer, OUTPUT)
         log.forget("earlier")
-        assert log.nbytes <= LEAST_MEMORY
+        assert log.nbytes <= MIN_MEMORY
         #  256 places: the last six answers of 39 tokens and a gap, and the last 15 tokens of the one before
         log.insert("now", [answer[20]], PROMPT)
         assert branches(propose(log, depth=2)) == [[answer[21], answer[22]]]
@@ -338,7 +338,7 @@ def test_the_oldest_answers_are_overwritten_first():
 
 
 def test_an_answer_longer_than_the_log_leaves_its_end():
-    log = TokenLog(memory_bytes=LEAST_MEMORY)
+    log = TokenLog(max_bytes=MIN_MEMORY)
     log.insert("earlier", list(range(1000)), OUTPUT)
     log.forget("earlier")
     assert log.snapshot()["tokens"].tolist() == [*range(1000 - 255, 1000), GAP]
@@ -360,7 +360,7 @@ def test_growth_loses_nothing(monkeypatch):
 def test_places_counted_anew_change_no_draft(monkeypatch):
     def drafts(latest_place):
         monkeypatch.setattr(log_ring, "LATEST_PLACE", latest_place)
-        log = TokenLog(memory_bytes=4 * LEAST_MEMORY)
+        log = TokenLog(max_bytes=4 * MIN_MEMORY)
         random = np.random.default_rng(0)
         for name in range(30):
             for request, origin in [("long", OUTPUT), (name, PROMPT), (name, OUTPUT), (name, OUTPUT)]:
@@ -374,7 +374,7 @@ def test_places_counted_anew_change_no_draft(monkeypatch):
 
 
 def test_live_requests_that_fill_their_half_are_still_drafted_for():
-    log = log_of([1, 2, 3], memory_bytes=LEAST_MEMORY)
+    log = log_of([1, 2, 3], max_bytes=MIN_MEMORY)
     log.insert("large", np.arange(10, 200), PROMPT)
     log.insert("late", [20, 21, 20], PROMPT)  # finds no room for a log of its own
     assert branches(propose(log, "late")) == []
@@ -384,7 +384,7 @@ def test_live_requests_that_fill_their_half_are_still_drafted_for():
     assert branches(propose(log, "large", depth=3)) == [[191, 192, 193]]  # the newest of its prompt is there
     log.insert("large", [11], OUTPUT)
     assert branches(propose(log, "large", depth=3)) == []  # its oldest is not
-    assert log.nbytes <= LEAST_MEMORY
+    assert log.nbytes <= MIN_MEMORY
     log.forget("large")
     log.insert("late", [5, 6, 5], OUTPUT)
     assert first_tokens(propose(log, "late")) == [6]  # there is room again
@@ -393,7 +393,7 @@ def test_live_requests_that_fill_their_half_are_still_drafted_for():
 
 
 def test_a_token_takes_at_most_32_bytes():
-    log = TokenLog(memory_bytes=2**20)
+    log = TokenLog(max_bytes=2**20)
     log.insert("earlier", np.arange(100_000), OUTPUT)
     log.forget("earlier")
     ring = log._shared
@@ -404,7 +404,7 @@ def test_a_token_takes_at_most_32_bytes():
 
 
 def test_bytes_stay_under_their_cap_and_come_back():
-    log = TokenLog(memory_bytes=300_000)
+    log = TokenLog(max_bytes=300_000)
     random = np.random.default_rng(1)
     for name in range(40):
         log.insert(name, random.integers(0, 50_000, 500), OUTPUT)
@@ -510,21 +510,21 @@ def test_a_draft_without_room_for_node_0_is_refused(length):
         propose(log, length=length)
 
 
-@pytest.mark.parametrize("memory_bytes", [0, -1, 2000, LEAST_MEMORY - 1])
-def test_a_cap_that_leaves_no_memory_is_refused(memory_bytes):
-    message = f"memory_bytes={memory_bytes} leaves no room for a log; give at least {LEAST_MEMORY}"
+@pytest.mark.parametrize("max_bytes", [0, -1, 2000, MIN_MEMORY - 1])
+def test_a_cap_that_leaves_no_memory_is_refused(max_bytes):
+    message = f"max_bytes={max_bytes} leaves no room for a log; give at least {MIN_MEMORY}"
     with pytest.raises(ConfigError, match=message):
-        TokenLog(memory_bytes=memory_bytes)
+        TokenLog(max_bytes=max_bytes)
 
 
-def test_the_least_cap_lets_a_request_have_a_log_of_its_own():
-    log = TokenLog(memory_bytes=LEAST_MEMORY)
+def test_the_min_cap_lets_a_request_have_a_log_of_its_own():
+    log = TokenLog(max_bytes=MIN_MEMORY)
     log.insert("now", [1, 2, 1], PROMPT)
     assert first_tokens(propose(log)) == [2]
 
 
 def test_threads_may_share_a_memory():
-    log = TokenLog(memory_bytes=300_000)
+    log = TokenLog(max_bytes=300_000)
 
     def live(name):
         random = np.random.default_rng(name)

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from helpers.drafts import LEAST_MEMORY
+from helpers.drafts import MIN_MEMORY
 from lookahead.config import DraftMode
 from lookahead.drafting.log import ring as log_ring
 from lookahead.drafting.log import token_log
@@ -55,13 +55,13 @@ class LifeOfALog(RuleBasedStateMachine):
 
     memories = st.just(2**20)
     latest_places = st.just(LATEST_PLACE)
-    most_times = 6
+    max_times = 6
     successor_tokens = st.integers(0, 6)
 
     @initialize(data=st.data(), remember_prompts=st.booleans(), known=st.lists(NAMESPACES, unique=True))
     def begin(self, data, remember_prompts, known):
-        settings = {"memory_bytes": data.draw(self.memories), "remember_prompts": remember_prompts}
-        self.memory_bytes = settings["memory_bytes"]
+        settings = {"max_bytes": data.draw(self.memories), "remember_prompts": remember_prompts}
+        self.max_bytes = settings["max_bytes"]
         log_ring.LATEST_PLACE = data.draw(self.latest_places)
         self.log, self.naive = TokenLog(**settings), NaiveLog(**settings)
         for namespace in known:
@@ -70,7 +70,7 @@ class LifeOfALog(RuleBasedStateMachine):
     def do(self, name, *arguments, **named):
         getattr(self.log, name)(*arguments, **named)
         getattr(self.naive, name)(*arguments, **named)
-        assert self.log.nbytes <= self.memory_bytes
+        assert self.log.nbytes <= self.max_bytes
 
     @rule(request=REQUESTS, namespace=NAMESPACES, reads=READS)
     def open(self, request, namespace, reads):
@@ -86,7 +86,7 @@ class LifeOfALog(RuleBasedStateMachine):
         is_compared=st.booleans(),
     )
     def insert(self, request, tokens, data, origin, is_compared):
-        repeated = tokens * data.draw(st.integers(1, self.most_times))
+        repeated = tokens * data.draw(st.integers(1, self.max_times))
         self.do("insert", request, repeated, origin)
         if is_compared:
             self.compare(data.draw(st.sampled_from(SHAPES)), data.draw(st.permutations(list(DraftMode))))
@@ -132,9 +132,9 @@ class LifeOfALog(RuleBasedStateMachine):
 class LifeOfATinyLog(LifeOfALog):
     """The rings wrap around, live requests fill their part, the table forgets: all that is modelled, too."""
 
-    memories = st.sampled_from([LEAST_MEMORY, LEAST_MEMORY + 9000, 2 * LEAST_MEMORY, 3 * LEAST_MEMORY])
+    memories = st.sampled_from([MIN_MEMORY, MIN_MEMORY + 9000, 2 * MIN_MEMORY, 3 * MIN_MEMORY])
     latest_places = st.sampled_from([LATEST_PLACE, 300])
-    most_times = 30
+    max_times = 30
     successor_tokens = st.integers(0, 60)
 
 
@@ -163,11 +163,11 @@ def fan(random, alphabet):
     return np.stack(rows, axis=1).ravel().tolist()
 
 
-@pytest.mark.parametrize("memory_bytes", [2 * LEAST_MEMORY, 2**20])
+@pytest.mark.parametrize("max_bytes", [2 * MIN_MEMORY, 2**20])
 @pytest.mark.parametrize(("sequence", "alphabet"), [(noise, 2), (noise, 12), (fan, 300)])
-def test_long_sequences_with_wide_and_deep_drafts_equal_the_naive_log(sequence, alphabet, memory_bytes):
+def test_long_sequences_with_wide_and_deep_drafts_equal_the_naive_log(sequence, alphabet, max_bytes):
     random = np.random.default_rng(alphabet)
-    log, naive = TokenLog(memory_bytes=memory_bytes), NaiveLog(memory_bytes=memory_bytes)
+    log, naive = TokenLog(max_bytes=max_bytes), NaiveLog(max_bytes=max_bytes)
     for name in range(8):
         for memory in (log, naive):
             memory.open(name, namespace=f"tenant {name % 2}", reads=["tenant 0"])
@@ -183,15 +183,15 @@ def test_long_sequences_with_wide_and_deep_drafts_equal_the_naive_log(sequence, 
             log.forget(name)
             naive.forget(name)
     assert_same_memory(log, naive)
-    assert log.nbytes <= memory_bytes
+    assert log.nbytes <= max_bytes
     assert GAP in log.snapshot()["tokens"]
 
 
-@pytest.mark.parametrize("memory_bytes", [2 * LEAST_MEMORY, 2**20])
-def test_a_song_that_is_streamed_and_learned_equals_the_naive_log(memory_bytes):
+@pytest.mark.parametrize("max_bytes", [2 * MIN_MEMORY, 2**20])
+def test_a_song_that_is_streamed_and_learned_equals_the_naive_log(max_bytes):
     # Trust grows until weaker sources are asked no more, and what was seen long ago comes again.
     random = np.random.default_rng(0)
-    log, naive = TokenLog(memory_bytes=memory_bytes), NaiveLog(memory_bytes=memory_bytes)
+    log, naive = TokenLog(max_bytes=max_bytes), NaiveLog(max_bytes=max_bytes)
     verses = [random.integers(0, 60, 45).tolist() for _ in range(4)]
     for step in range(150):
         begin = step * 5 % 45

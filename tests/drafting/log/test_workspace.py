@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lookahead.drafting.log.matches import AHEAD, LONGEST_MATCH, MOST_AT_ONCE
+from lookahead.drafting.log.matches import AHEAD, LONGEST_MATCH, MAX_AT_ONCE
 from lookahead.drafting.log.successors import SUCCESSORS
 from lookahead.drafting.log.workspace import (
     SketchMemory,
@@ -11,7 +11,7 @@ from lookahead.drafting.log.workspace import (
     matches_for,
 )
 
-SIZES = pytest.mark.parametrize("most_nodes", [1, 2, 3, 8, 9, 64, 500])
+SIZES = pytest.mark.parametrize("max_nodes", [1, 2, 3, 8, 9, 64, 500])
 
 
 def arrays_of(value):
@@ -21,8 +21,8 @@ def arrays_of(value):
 
 
 @SIZES
-def test_no_two_arrays_share_a_place_and_all_lie_inside_the_memory(most_nodes):
-    memory = SketchMemory(most_nodes)
+def test_no_two_arrays_share_a_place_and_all_lie_inside_the_memory(max_nodes):
+    memory = SketchMemory(max_nodes)
     arrays = arrays_of(memory.sketch)
     for number, array in enumerate(arrays):
         assert array.base is not None
@@ -38,22 +38,22 @@ def test_no_two_arrays_share_a_place_and_all_lie_inside_the_memory(most_nodes):
 
 
 @SIZES
-def test_arrays_are_as_long_as_they_must_be(most_nodes):
-    sketch = SketchMemory(most_nodes).sketch
-    matches, room = matches_for(most_nodes), candidates_for(most_nodes)
-    assert [len(column) for column in sketch.tree] == [most_nodes] * 4
-    assert len(sketch.sources) == most_nodes
-    assert sketch.ranges.shape == (most_nodes, 2)
-    assert sketch.said.nodes.shape == (most_nodes, 4)
-    assert len(sketch.said.rests) == most_nodes
-    assert len(sketch.frontier.chances) == len(sketch.frontier.order) == most_nodes - 1
-    assert len(sketch.frontier.nodes) >= most_nodes - 1
+def test_arrays_are_as_long_as_they_must_be(max_nodes):
+    sketch = SketchMemory(max_nodes).sketch
+    matches, room = matches_for(max_nodes), candidates_for(max_nodes)
+    assert [len(column) for column in sketch.tree] == [max_nodes] * 4
+    assert len(sketch.sources) == max_nodes
+    assert sketch.ranges.shape == (max_nodes, 2)
+    assert sketch.said.nodes.shape == (max_nodes, 4)
+    assert len(sketch.said.rests) == max_nodes
+    assert len(sketch.frontier.chances) == len(sketch.frontier.order) == max_nodes - 1
+    assert len(sketch.frontier.nodes) >= max_nodes - 1
     assert sketch.matches.following.shape == (matches, AHEAD)
     assert {len(column) for column in sketch.matches} == {matches}
     assert len(sketch.listed) == 4 * matches
     assert {len(column) for column in sketch.said[:6]} == {room}
     assert (len(sketch.following), len(sketch.successors), len(sketch.run)) == (
-        MOST_AT_ONCE,
+        MAX_AT_ONCE,
         SUCCESSORS,
         LONGEST_MATCH,
     )

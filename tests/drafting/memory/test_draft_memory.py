@@ -9,7 +9,7 @@ import pytest
 from helpers import tiny_models
 from helpers.drafts import propose
 from lookahead import DraftMemory, TokenLog, TokenTrie
-from lookahead.config import LEAST_MEMORY_BYTES
+from lookahead.config import MIN_MEMORY_BYTES
 from lookahead.drafting.log.ring import GAP
 from lookahead.drafting.memory.tokenizing import fingerprint
 from lookahead.drafting.store import Origin
@@ -158,10 +158,10 @@ def test_caps_out_of_range_are_refused(max_bytes):
         DraftMemory(max_bytes=max_bytes)
 
 
-def test_the_least_cap_is_enough():
-    memory = DraftMemory(max_bytes=LEAST_MEMORY_BYTES)
+def test_the_min_cap_is_enough():
+    memory = DraftMemory(max_bytes=MIN_MEMORY_BYTES)
     memory.warm([[1, 2, 3]] * 100)
-    assert 0 < memory.namespaces["default"] < memory.nbytes <= LEAST_MEMORY_BYTES
+    assert 0 < memory.namespaces["default"] < memory.nbytes <= MIN_MEMORY_BYTES
 
 
 def test_a_stores_own_settings_are_given_to_the_store():

@@ -111,7 +111,7 @@ def test_the_cap_goes_with_the_file_and_a_smaller_one_keeps_the_newest(path):
     memory.store.insert("live", [1], Origin.OUTPUT)
     memory.store.recycle("live", np.arange(5000), np.arange(5000, dtype=np.int32)[:, None])
     memory.save(path)
-    assert DraftMemory.load(path).store.memory_bytes == 2**21
+    assert DraftMemory.load(path).store.max_bytes == 2**21
     small = DraftMemory.load(path, max_bytes=2**17)
     held = small.contents().snapshot
     assert small.nbytes <= 2**17

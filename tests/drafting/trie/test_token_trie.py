@@ -126,13 +126,13 @@ def test_the_tail_of_an_answer_is_not_lost():
 
 
 def test_pruning_is_driven_by_the_cap_and_spares_what_is_seen_often():
-    trie = TokenTrie(memory_nodes=600)
+    trie = TokenTrie(max_nodes=600)
     random = np.random.default_rng(0)
     for name in range(60):
         trie.insert(name, [1, 2, 3, 4], OUTPUT)
         trie.insert(name, random.integers(100, 10_000, 30), OUTPUT)
         trie.forget(name)
-        assert trie.node_count <= trie.most_nodes == 600
+        assert trie.node_count <= trie.max_nodes == 600
     trie.insert("now", [1], OUTPUT)
     assert branches(propose(trie))[0][:3] == [2, 3, 4]
     check_pool(trie, counts_are_exact=False)
@@ -234,9 +234,9 @@ def test_a_draft_without_room_for_node_0_is_refused(length):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"memory_nodes": 31}, "leave room for 31 nodes; at least 32 are needed"),
-        ({"memory_bytes": 2000}, "leave room for 0 nodes"),
-        ({"memory_nodes": 16, "context_length": 4}, "leave room for 16 nodes; at least 20 are needed"),
+        ({"max_nodes": 31}, "leave room for 31 nodes; at least 32 are needed"),
+        ({"max_bytes": 2000}, "leave room for 0 nodes"),
+        ({"max_nodes": 16, "context_length": 4}, "leave room for 16 nodes; at least 20 are needed"),
         ({"context_length": 0}, "context_length=0 is not allowed; give 1 to 15"),
         ({"context_length": 16}, "context_length=16 is not allowed; give 1 to 15"),
     ],
@@ -248,7 +248,7 @@ def test_caps_that_leave_no_memory_are_refused(settings, message):
 
 @pytest.mark.parametrize("stop_words", [0, 2000])
 def test_bytes_stay_under_their_cap_stop_words_and_all(stop_words):
-    trie = TokenTrie(memory_bytes=300_000, stop_words=frozenset(range(stop_words)))
+    trie = TokenTrie(max_bytes=300_000, stop_words=frozenset(range(stop_words)))
     random = np.random.default_rng(1)
     for name in range(20):
         trie.insert(name, random.integers(0, 50_000, 200), OUTPUT)
@@ -258,7 +258,7 @@ def test_bytes_stay_under_their_cap_stop_words_and_all(stop_words):
 
 
 def test_live_requests_that_fill_the_memory_are_still_drafted_for():
-    trie = TokenTrie(memory_nodes=64)
+    trie = TokenTrie(max_nodes=64)
     trie.insert("large", np.arange(200), PROMPT)
     trie.insert("late", [1, 2, 3], PROMPT)  # finds no room, not even for a trie of its own
     assert propose(trie, "late").token_ids.tolist() == [3]
@@ -273,7 +273,7 @@ def test_live_requests_that_fill_the_memory_are_still_drafted_for():
 
 
 def test_the_pool_grows_with_use():
-    trie = TokenTrie(memory_nodes=10**6)
+    trie = TokenTrie(max_nodes=10**6)
     small = trie.nbytes
     trie.insert("now", np.arange(5000), OUTPUT)
     assert trie.nbytes > 4 * small
@@ -308,7 +308,7 @@ def test_a_snapshot_is_a_copy_of_what_outlives_requests():
 
 
 def test_ctrl_c_while_pruning_leaves_no_context_on_a_freed_node(monkeypatch):
-    trie = TokenTrie(memory_nodes=100)
+    trie = TokenTrie(max_nodes=100)
 
     def interrupted_prune(*arguments):
         prune(*arguments)
@@ -325,7 +325,7 @@ def test_ctrl_c_while_pruning_leaves_no_context_on_a_freed_node(monkeypatch):
 
 
 def test_threads_may_share_a_memory():
-    trie = TokenTrie(memory_nodes=3000)
+    trie = TokenTrie(max_nodes=3000)
 
     def live(name):
         random = np.random.default_rng(name)

@@ -42,15 +42,13 @@ class LifeOfAMemory(RuleBasedStateMachine):
         stop_words=st.frozensets(st.integers(0, 3), max_size=2),
     )
     def begin(self, context_length, spare_nodes, stop_words):
-        most_nodes = 4 * (context_length + 1) + spare_nodes
+        max_nodes = 4 * (context_length + 1) + spare_nodes
         fixed = token_trie.initial_trust().nbytes + 4 * len(stop_words)
-        self.memory_bytes = fixed + pool_bytes(most_nodes)
-        self.trie = TokenTrie(
-            context_length=context_length, memory_bytes=self.memory_bytes, stop_words=stop_words
-        )
-        assert self.trie.most_nodes >= most_nodes
+        self.max_bytes = fixed + pool_bytes(max_nodes)
+        self.trie = TokenTrie(context_length=context_length, max_bytes=self.max_bytes, stop_words=stop_words)
+        assert self.trie.max_nodes >= max_nodes
         self.naive = NaiveTrie(
-            context_length=context_length, most_nodes=self.trie.most_nodes, stop_words=stop_words
+            context_length=context_length, max_nodes=self.trie.max_nodes, stop_words=stop_words
         )
         self.prompts = {}
         self.outputs = set()
@@ -91,8 +89,8 @@ class LifeOfAMemory(RuleBasedStateMachine):
 
     def compare(self):
         self.steps += 1
-        assert self.trie.node_count == self.naive.node_count <= self.trie.most_nodes
-        assert self.trie.nbytes <= self.memory_bytes
+        assert self.trie.node_count == self.naive.node_count <= self.trie.max_nodes
+        assert self.trie.nbytes <= self.max_bytes
         check_pool(self.trie, counts_are_exact=not self.naive.disturbed)
         for request in self.naive.requests:
             may_show = self.outputs | self.prompts.get(request, set())
@@ -132,12 +130,12 @@ def fan(random, alphabet):
     return np.stack(rows, axis=1).ravel().tolist()
 
 
-@pytest.mark.parametrize("most_nodes", [900, 4000, 30_000])
+@pytest.mark.parametrize("max_nodes", [900, 4000, 30_000])
 @pytest.mark.parametrize(("sequence", "alphabet"), [(noise, 2), (noise, 12), (fan, 300)])
-def test_long_sequences_with_wide_and_deep_drafts_equal_the_naive_trie(sequence, alphabet, most_nodes):
+def test_long_sequences_with_wide_and_deep_drafts_equal_the_naive_trie(sequence, alphabet, max_nodes):
     random = np.random.default_rng(alphabet)
-    trie = TokenTrie(context_length=7, memory_nodes=most_nodes)
-    naive = NaiveTrie(context_length=7, most_nodes=most_nodes)
+    trie = TokenTrie(context_length=7, max_nodes=max_nodes)
+    naive = NaiveTrie(context_length=7, max_nodes=max_nodes)
     for name in range(8):
         for origin in (Origin.PROMPT, Origin.OUTPUT):
             tokens = sequence(random, alphabet)

@@ -76,7 +76,7 @@ def test_attention_in_two_parts(family, dtype, monkeypatch):
     monkeypatch.setattr("lookahead.hf.attention.grouped_query.can_split", lambda *_: True)
     monkeypatch.setattr("lookahead.hf.attention.grouped_query.split_tree_attention", counted)
     model = tiny_model(family, dtype)
-    lookahead = Lookahead(LookaheadConfig(decoding_length=16, fused_step=False))
+    lookahead = Lookahead(LookaheadConfig(decoding_length=16, compiled_cpu=False))
     for _ in ("cold", "warm"):
         expected = model.generate(prompt(0), **GREEDY)
         assert lookahead.generate(model, prompt(0), **GREEDY).tolist() == expected.tolist()

@@ -64,7 +64,7 @@ def test_every_draft_mode_and_a_trie(mode):
     model = tiny_model("llama")
     token_ids, mask = padded_batch()
     for memory in (None, DraftMemory(store=TokenTrie())):
-        lookahead = Lookahead(LookaheadConfig(decoding_length=64, mode=mode), memory=memory)
+        lookahead = Lookahead(LookaheadConfig(decoding_length=64, draft_mode=mode), memory=memory)
         for ends in (None, ENDS):
             for settings in ({"do_sample": False}, SAMPLING):
                 assert_same_batch(model, lookahead, token_ids, mask, eos_token_id=ends, **settings)
@@ -222,7 +222,7 @@ def test_callbacks_are_given_tokens_in_one_piece():
 
 
 def test_rows_are_ahead_of_others_no_further_than_there_is_room_for_noise(monkeypatch):
-    monkeypatch.setattr("lookahead.hf.generate.emissions._MOST_NOISE_BYTES", 4 * 4 * 64 * 3)  # of three steps
+    monkeypatch.setattr("lookahead.hf.generate.row_groups._MAX_NOISE_BYTES", 4 * 4 * 64 * 3)  # of three steps
     waiting = []
     taken = StepNoise._taken
 

@@ -50,7 +50,7 @@ def greedy_answers(embedded, prompts):
 @pytest.mark.parametrize("mode", list(DraftMode))
 def test_greedy_text_is_the_same_cold_and_warm(embedded, prompts, greedy_answers, mode):
     model, _ = embedded
-    lookahead = Lookahead(LookaheadConfig(decoding_length=16, mode=mode))
+    lookahead = Lookahead(LookaheadConfig(decoding_length=16, draft_mode=mode))
     lengths = []
     for _ in ("cold", "warm"):
         lookahead.reset_stats()

@@ -8,7 +8,7 @@ import torch
 from helpers.tiny_models import prompt, tiny_model, tiny_tokenizer
 from lookahead import DraftMemory, Lookahead, LookaheadConfig, TokenLog, TokenTrie
 from lookahead.drafting import drafter
-from lookahead.drafting.budget.controller import Pace
+from lookahead.drafting.budget.controller import BudgetController
 from lookahead.errors import ConfigError, UnsupportedMemoryError, VocabularyMismatchError
 
 GREEDY = {"max_new_tokens": 40, "do_sample": False}
@@ -84,7 +84,9 @@ def test_a_tenants_answers_are_drafted_for_it_and_its_readers_alone(model, way):
 
 
 def test_no_token_of_another_tenant_is_ever_drafted(model, monkeypatch):
-    monkeypatch.setattr(Pace, "recycles", False)  # what the model itself holds likely is no tenant's text
+    monkeypatch.setattr(
+        BudgetController, "recycles", False
+    )  # what the model itself holds likely is no tenant's text
     lookahead = Lookahead(LookaheadConfig(decoding_length=64))
     secrets = list(range(3, 30))
     lookahead.memory.warm([secrets] * 20, namespace="a")
@@ -126,7 +128,7 @@ def test_a_store_alone_is_no_memory():
 
 
 def test_the_memory_is_as_large_as_the_settings_say():
-    assert Lookahead(LookaheadConfig(memory_bytes=2**20)).memory.store.memory_bytes == 2**20
+    assert Lookahead(LookaheadConfig(max_bytes=2**20)).memory.store.max_bytes == 2**20
 
 
 def test_tenants_in_threads_while_the_memory_is_saved(model, tmp_path):

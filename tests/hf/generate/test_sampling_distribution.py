@@ -17,7 +17,7 @@ NEW_TOKENS = 3  # the first comes of the prompt, the others of a draft tree and 
 PROMPT = torch.tensor([[2, 5, 3, 2, 5, 3, 2, 5]])
 TEMPERATURE = 1.4
 SAMPLING = {"do_sample": True, "temperature": TEMPERATURE, "top_k": 0, "max_new_tokens": NEW_TOKENS}
-LEAST_EXPECTED = 5.0
+MIN_EXPECTED = 5.0
 """Rarer answers are counted as one: chi-square is an approximation that fails for few."""
 
 
@@ -49,7 +49,7 @@ def chi_square_p_value(answers, expected_shares):
     places = VOCABULARY ** torch.arange(NEW_TOKENS - 1, -1, -1)
     counts = torch.bincount((answers * places).sum(dim=1), minlength=VOCABULARY**NEW_TOKENS).double()
     expected = expected_shares * len(answers)
-    is_rare = expected < LEAST_EXPECTED
+    is_rare = expected < MIN_EXPECTED
     counts = torch.cat([counts[~is_rare], counts[is_rare].sum()[None]])
     expected = torch.cat([expected[~is_rare], expected[is_rare].sum()[None]])
     chi_square = ((counts - expected) ** 2 / expected).sum()

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlavaForConditionalGe
 from helpers.tiny_models import prompt, tiny_model
 from helpers.tiny_vision_models import BEYOND, VISION_MODELS, image_inputs, tiny_vision_model
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.hf.compat.call import Handover
+from lookahead.hf.compat.call import GenerateCall
 from lookahead.hf.steps.verification import ModelMode
 from lookahead.hf.support.probe import probe
 
@@ -208,5 +208,5 @@ def test_placeholders_beyond_the_vocabulary_are_no_tokens_to_draft():
     token_ids = torch.tensor([[0, 5, BEYOND, 6], [7, BEYOND, -200, 8]])
     mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
     model = tiny_model("llama")
-    handover = Handover(model, token_ids, [], [], None, None, (), (), {"attention_mask": mask})
-    assert handover.prompts == [[5, 6], [7, 8]]
+    generate_call = GenerateCall(model, token_ids, [], [], None, None, (), (), {"attention_mask": mask})
+    assert generate_call.prompts == [[5, 6], [7, 8]]

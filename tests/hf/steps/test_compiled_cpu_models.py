@@ -72,7 +72,7 @@ def test_same_text_with_every_memory_and_length(decoding_length, state, fused_st
 @pytest.mark.parametrize("mode", list(DraftMode))
 def test_same_text_in_every_mode(mode, fused_steps):
     model = tiny_model("fused-mistral")
-    lookahead = prepared(LookaheadConfig(mode=mode), "warm", model, [prompt(1)], **GREEDY)
+    lookahead = prepared(LookaheadConfig(draft_mode=mode), "warm", model, [prompt(1)], **GREEDY)
     assert text_of(lookahead.generate, model, prompt(1), **GREEDY) == text_of(
         model.generate, prompt(1), **GREEDY
     )
@@ -161,7 +161,7 @@ def test_in_bfloat16_the_text_does_not_depend_on_what_is_drafted(family, fused_s
 
 def test_without_fused_steps_the_models_own_code_is_used(fused_steps):
     model = tiny_model("fused-llama")
-    lookahead = Lookahead(LookaheadConfig(decoding_length=8, fused_step=False))
+    lookahead = Lookahead(LookaheadConfig(decoding_length=8, compiled_cpu=False))
     assert text_of(lookahead.generate, model, prompt(0), **GREEDY) == text_of(
         model.generate, prompt(0), **GREEDY
     )

@@ -11,7 +11,7 @@ from helpers.tiny_vision_models import tiny_vision_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cuda.graphs import NoCapture, StaticStep, StepMemory
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
-from lookahead.hf.steps import cuda_graphs as captured_step
+from lookahead.hf.steps import cuda_graphs
 from lookahead.hf.steps.verification import TREE
 
 GREEDY = {"max_new_tokens": 60, "do_sample": False}
@@ -33,7 +33,7 @@ class Counted(NoCapture):
 @pytest.fixture
 def capture(monkeypatch):
     counted = Counted()
-    monkeypatch.setattr(captured_step, "capture_for", lambda *_: counted)
+    monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_: counted)
     return counted
 
 
@@ -52,7 +52,7 @@ def uses(monkeypatch):
 
 
 def unfused(**settings):
-    return Lookahead(LookaheadConfig(fused_step=False, **settings))
+    return Lookahead(LookaheadConfig(compiled_cpu=False, **settings))
 
 
 def assert_same_text(model, lookahead, token_ids, **generation):
@@ -137,7 +137,7 @@ def test_where_capturing_fails_the_models_own_forward_serves(monkeypatch):
         message = "operation not permitted when stream is capturing"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(captured_step, "capture_for", lambda *_: fails)
+    monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_: fails)
     model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
     with pytest.warns(UserWarning, match=r"not captured.*RuntimeError: operation not permitted"):
         assert_same_text(model, lookahead, prompt(0), **GREEDY)
@@ -148,8 +148,8 @@ def test_where_capturing_fails_the_models_own_forward_serves(monkeypatch):
 
 @pytest.mark.usefixtures("capture")
 def test_a_step_that_disagrees_with_the_models_own_forward_is_not_used(monkeypatch):
-    own = captured_step.PackedTrees.mask
-    monkeypatch.setattr(captured_step.PackedTrees, "mask", lambda *given, **more: own(*given, **more) * 0)
+    own = cuda_graphs.PackedTrees.mask
+    monkeypatch.setattr(cuda_graphs.PackedTrees, "mask", lambda *given, **more: own(*given, **more) * 0)
     model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
     with pytest.warns(UserWarning, match="not captured.*logits differ"):
         assert_same_text(model, lookahead, prompt(0), **GREEDY)
@@ -176,7 +176,7 @@ def test_others_are_left_as_they_are_without_a_word(disturbed, capture, uses):
         model = tiny_vision_model(disturbed)
     else:
         model = tiny_model(families.get(disturbed, "llama"))
-    settings = {"captured_step": disturbed != "off", "reproducible": disturbed == "reproducible"}
+    settings = {"cuda_graphs": disturbed != "off", "reproducible": disturbed == "reproducible"}
     lookahead = unfused(decoding_length=8, **settings)
     if disturbed == "hook":
         model.model.layers[0].register_forward_hook(lambda *_: None)
@@ -197,7 +197,7 @@ def test_forwards_are_timed_when_they_are_captured(uses):
 
 @pytest.mark.usefixtures("capture")
 def test_calls_at_the_same_time_have_memory_of_their_own():
-    model, models = tiny_model("llama"), captured_step.CapturedModels()
+    model, models = tiny_model("llama"), cuda_graphs.CapturedModels()
     layout = attention_layout(model, fresh_cache(model))
     first, second = (models.of_call(model, layout, TREE) for _ in range(2))
     assert first._memory is not second._memory

@@ -14,7 +14,7 @@ from lookahead.hf.steps.step_model import TransformersStepModel
 from lookahead.hf.steps.step_times import StepTimesCache, StepTimesKey, step_times_for
 
 FAMILIES = ["llama", "mistral", "gemma3", "gpt2", "opt"]
-MOST_NODES = 16
+MAX_NODES = 16
 NOTHING_KEPT = StepTimesCache(None)
 
 
@@ -31,8 +31,8 @@ def prefilled(model, tokens):
         tokens,
         model.generation_config,
         model_kwargs,
-        most_new_tokens=40,
-        decoding_length=MOST_NODES,
+        max_new_tokens=40,
+        decoding_length=MAX_NODES,
     )
     with torch.no_grad():
         step_model.prefill()
@@ -40,7 +40,7 @@ def prefilled(model, tokens):
 
 
 def measured(model, step_model, tokens, *, cache=NOTHING_KEPT):
-    return step_times_for(model, step_model, tokens.tolist(), most_nodes=MOST_NODES, cache=cache)
+    return step_times_for(model, step_model, tokens.tolist(), max_nodes=MAX_NODES, cache=cache)
 
 
 def forwards_of(model):
@@ -57,12 +57,12 @@ def test_the_cache_is_left_as_it_was(family):
     step_model = prefilled(model, tokens)
     arena = step_model.cache.arena
     before = [[part.clone() for part in arena.view(layer)] for layer in range(arena.layer_count)]
-    capacity, levels_left = arena.capacity, step_model.levels_left(0)
+    capacity, max_draft_depth = arena.capacity, step_model.max_draft_depth(0)
     torch.manual_seed(3)
     times = measured(model, step_model, tokens)
     assert times.sizes == (1, 2, 4, 8, 16)
     assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(3)))
-    assert (arena.capacity, step_model.levels_left(0)) == (capacity, levels_left)
+    assert (arena.capacity, step_model.max_draft_depth(0)) == (capacity, max_draft_depth)
     for layer, parts in enumerate(before):
         assert arena.length(layer) == tokens.shape[1]
         assert all(torch.equal(part, held) for part, held in zip(parts, arena.view(layer), strict=True))
@@ -98,7 +98,7 @@ def test_the_text_is_the_same_with_and_without_measuring(family, do_sample, monk
     )
     torch.manual_seed(5)
     assert lookahead.generate(model, tokens, **settings).tolist() == expected
-    assert measurements[0].sizes[-1] == MOST_NODES
+    assert measurements[0].sizes[-1] == MAX_NODES
 
 
 def test_nothing_is_measured_beyond_the_models_positions(tmp_path):
@@ -128,7 +128,7 @@ def test_what_was_measured_once_is_read(tmp_path):
     lengths = forwards_of(model)
     assert measured(model, step_model, tokens, cache=cache) == times
     assert lengths == []
-    longer = step_times_for(model, step_model, tokens.tolist(), most_nodes=32, cache=cache)
+    longer = step_times_for(model, step_model, tokens.tolist(), max_nodes=32, cache=cache)
     assert max(lengths) == longer.sizes[-1] == 32  # what is kept did not reach so far
     assert measured(model, step_model, tokens, cache=cache) == longer
 
@@ -136,7 +136,7 @@ def test_what_was_measured_once_is_read(tmp_path):
 def test_a_prompt_of_embeddings_alone_can_be_measured():
     model, tokens = tiny_model("llama"), prompt(0)
     step_model = prefilled(model, tokens)
-    times = step_times_for(model, step_model, [[]], most_nodes=4, cache=NOTHING_KEPT)
+    times = step_times_for(model, step_model, [[]], max_nodes=4, cache=NOTHING_KEPT)
     assert times.sizes == (1, 2, 4)
 
 

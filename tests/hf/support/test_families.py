@@ -10,7 +10,7 @@ from helpers.memories import STATES, prepared
 from helpers.same_text import GREEDY, PLAIN, SAMPLING, assert_same_text
 from helpers.tiny_models import MAIN_FAMILIES, prompt, tiny_model
 from lookahead import DraftMemory, DraftMode, Lookahead, LookaheadConfig, TokenTrie
-from lookahead.drafting.budget.controller import Pace
+from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.budget.policy import BudgetPolicy
 from lookahead.hf.models.families import FAMILIES, is_installed
 
@@ -48,7 +48,7 @@ def test_same_text_in_every_family(family):
     assert (lookahead.stats.mean_acceptance_length > 1.2) is (family not in PLAIN)
 
 
-def test_at_least_fifty_families_are_verified_in_trees():
+def test_at_min_fifty_families_are_verified_in_trees():
     assert sum(is_installed(family) for family in FAMILIES.keys() - PLAIN) >= 50
 
 
@@ -93,7 +93,9 @@ def test_same_text_with_holes_in_the_mask(family):
 @pytest.mark.parametrize("family", MAIN_FAMILIES)
 def test_same_text(family, mode, state):
     model = tiny_model(family)
-    lookahead = prepared(LookaheadConfig(decoding_length=10, mode=mode), state, model, PROMPTS, **GREEDY)
+    lookahead = prepared(
+        LookaheadConfig(decoding_length=10, draft_mode=mode), state, model, PROMPTS, **GREEDY
+    )
     assert_same_text(model, lookahead, PROMPTS[0], **GREEDY)
     assert_same_text(model, lookahead, PROMPTS[1], **SAMPLING)
     assert_same_text(model, lookahead, PROMPTS[1], **GREEDY)
@@ -106,7 +108,7 @@ def test_same_text(family, mode, state):
 def test_same_text_with_a_token_trie(family, mode):
     model = tiny_model(family)
     memory = DraftMemory(store=TokenTrie())
-    lookahead = Lookahead(LookaheadConfig(decoding_length=16, mode=mode), memory=memory)
+    lookahead = Lookahead(LookaheadConfig(decoding_length=16, draft_mode=mode), memory=memory)
     for _ in ("cold", "warm"):
         for token_ids in PROMPTS:
             assert_same_text(model, lookahead, token_ids, **GREEDY)
@@ -124,7 +126,7 @@ def test_same_text_whatever_sizes_the_budget_chooses(family, mode, monkeypatch):
         return tuple(int(random.integers(1, 1 + len(row))) for row in probabilities_by_row)
 
     monkeypatch.setattr(BudgetPolicy, "sizes", at_random)
-    lookahead = Lookahead(LookaheadConfig(mode=mode))
+    lookahead = Lookahead(LookaheadConfig(draft_mode=mode))
     for _ in ("cold", "warm"):
         for token_ids in PROMPTS:
             assert_same_text(model, lookahead, token_ids, **GREEDY)
@@ -137,7 +139,7 @@ def test_same_text_whatever_sizes_the_budget_chooses(family, mode, monkeypatch):
 def test_same_text_with_and_without_recycled_logits(family, monkeypatch):
     model = tiny_model(family)
     for is_on in (True, False):
-        monkeypatch.setattr(Pace, "recycles", is_on)
+        monkeypatch.setattr(BudgetController, "recycles", is_on)
         lookahead = Lookahead(LookaheadConfig(decoding_length=16))
         for token_ids in PROMPTS:
             assert_same_text(model, lookahead, token_ids, **GREEDY)
@@ -145,10 +147,10 @@ def test_same_text_with_and_without_recycled_logits(family, monkeypatch):
         assert (lookahead.stats.recycle_s > 0) is is_on
 
 
-@pytest.mark.parametrize("prompt_logits", [3, 500])
-def test_same_text_with_the_prompts_logits_recycled(prompt_logits):
+@pytest.mark.parametrize("recycle_prompt_tokens", [3, 500])
+def test_same_text_with_the_prompts_logits_recycled(recycle_prompt_tokens):
     model = tiny_model("llama")
-    lookahead = Lookahead(LookaheadConfig(decoding_length=16, prompt_logits=prompt_logits))
+    lookahead = Lookahead(LookaheadConfig(decoding_length=16, recycle_prompt_tokens=recycle_prompt_tokens))
     for token_ids in PROMPTS:
         for chunks in ({}, {"prefill_chunk_size": 4}):
             assert_same_text(model, lookahead, token_ids, **GREEDY, **chunks)

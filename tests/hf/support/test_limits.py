@@ -174,7 +174,7 @@ def test_the_librarys_own_settings_are_known(family):
     ],
 )
 def test_how_deep_a_draft_may_go(limits, where, levels):
-    assert limits.levels_left(*where) == levels
+    assert limits.max_draft_depth(*where) == levels
 
 
 @pytest.mark.parametrize(

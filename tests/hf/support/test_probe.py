@@ -13,7 +13,7 @@ from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.models.families import FAMILIES, is_installed
 from lookahead.hf.steps.verification import ModelMode
 from lookahead.hf.support import model_profile as knowledge
-from lookahead.hf.support.model_profile import ModelKnowledge
+from lookahead.hf.support.model_profile import ModelProfiles
 from lookahead.hf.support.probe import probe
 
 GREEDY = {"max_new_tokens": 20, "do_sample": False}
@@ -128,5 +128,5 @@ def test_nobody_is_warned_of_drafts_that_were_not_wanted():
 def test_a_model_in_training_is_not_asked(monkeypatch):
     monkeypatch.setattr(knowledge, "probe", lambda *_args, **_kwargs: pytest.fail("asked"))
     model = tiny_model("llama").train()
-    verification = ModelKnowledge(LookaheadConfig()).verification(model, AttentionLayout(), rows=1)
+    verification = ModelProfiles(LookaheadConfig()).verification(model, AttentionLayout(), rows=1)
     assert verification.mode is ModelMode.PLAIN

@@ -7,7 +7,7 @@ from helpers.tiny_models import tiny_model
 from lookahead.hf.steps.compiled_cpu import why_not_fused
 from lookahead.hf.steps.verification import ModelMode
 from lookahead.hf.support import reproducibility as asked
-from lookahead.hf.support import simd_alignment as vector_cuts
+from lookahead.hf.support import simd_alignment
 from lookahead.hf.support.reproducibility import Way, reproducibility
 
 
@@ -50,7 +50,7 @@ def test_what_can_be_had_in_neither_way_is_plain(family, depends, reason):
 
 
 def test_threads_that_cut_vectors_leave_plain_steps(monkeypatch):
-    monkeypatch.setattr(vector_cuts.torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(simd_alignment.torch, "get_num_threads", lambda: 3)
     found = asked.reproducibility(tiny_model("gpt2", n_inner=4864), 16)
     assert found.way is Way.PLAIN
     assert "3 threads would cut its 1 x 16 x 4864 activations within vectors" in found.reason

@@ -13,7 +13,7 @@ from lookahead.backends.cpu.layer_attention import attend_in_layer
 from lookahead.hf.attention import branch_order as ordered_attention
 from lookahead.hf.steps.compiled_cpu import why_not_fused
 from lookahead.hf.steps.step_times import StepTimesCache
-from lookahead.hf.support import simd_alignment as vector_cuts
+from lookahead.hf.support import simd_alignment
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 FAMILIES = ["llama", "qwen2", "gpt2", "mistral", "gemma2", "gemma3", "glm", "olmo2", "modernbert-decoder"]
@@ -173,7 +173,10 @@ def test_several_sequences_of_a_prompt():
 
 def test_the_shape_is_a_setting():
     model = tiny_model("qwen2", torch.bfloat16)
-    text = [answer.sequences.tolist() for answer, _ in answers(model, prompt(0), reproducible=8)]
+    text = [
+        answer.sequences.tolist()
+        for answer, _ in answers(model, prompt(0), settings={"reproducible_width": 8})
+    ]
     assert text == text[:1] * len(DRAFTED)
 
 
@@ -240,9 +243,9 @@ def test_padding_on_the_right_takes_plain_steps():
 
 
 def test_threads_that_cut_vectors_take_plain_steps(monkeypatch):
-    monkeypatch.setattr(vector_cuts.torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(simd_alignment.torch, "get_num_threads", lambda: 3)
     model = tiny_model("llama", intermediate_size=4864)
-    with pytest.warns(UserWarning, match="3 threads would cut its 1 x 16 x 4864 .* reproducible=18"):
+    with pytest.warns(UserWarning, match="3 threads would cut its 1 x 16 x 4864 .* reproducible_width=18"):
         Lookahead(config(8)).generate(model, prompt(0), max_new_tokens=4)
 
 
@@ -252,7 +255,7 @@ def test_without_it_bits_depend_on_what_is_drafted():
         tiny_model("llama", torch.float32),
         prompt(0),
         drafted=[("empty", 1), ("warm", 16)],
-        reproducible=False,
+        settings={"reproducible": False},
     )
     assert not all(torch.equal(*both) for both in zip(first.logits, second.logits, strict=True))
 
@@ -260,8 +263,8 @@ def test_without_it_bits_depend_on_what_is_drafted():
 def test_step_times_of_one_shape_are_kept_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(StepTimesCache, "of_user", classmethod(lambda cls: cls(tmp_path)))
     model = tiny_model("qwen2", torch.bfloat16)
-    for reproducible in (True, False, 8):
-        settings = config("auto", reproducible=reproducible)
+    for reproducible, width in ((True, 16), (False, 16), (True, 8)):
+        settings = config("auto", reproducible=reproducible, reproducible_width=width)
         Lookahead(settings).generate(model, prompt(0), max_new_tokens=4, do_sample=False)
     kept = [json.loads(file.read_text())["key"]["attention"] for file in tmp_path.iterdir()]
     assert sorted(kept) == ["sdpa", "sdpa, ordered 16", "sdpa, ordered 8"]

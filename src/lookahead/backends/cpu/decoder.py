@@ -13,7 +13,7 @@ from lookahead.backends.cpu.plan import FIELDS, LAYER_FIELDS, Field, LayerField
 from lookahead.backends.cpu.step import scratch_size, step_address
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.backends.cpu.team import Team
-from lookahead.decoding.attention.tree_mask import RowOfTrees
+from lookahead.decoding.attention.visibility import TreeRow
 
 _MULTIPLE = 32
 """Hidden size, inner size and width of a head are multiples of it."""
@@ -150,7 +150,7 @@ class FusedDecoder:
         self,
         embedded: Tensor,
         turning: tuple[Tensor, Tensor],
-        rows: Sequence[RowOfTrees],
+        rows: Sequence[TreeRow],
         start: int,
         cache: tuple[Tensor, Tensor],
     ) -> Tensor:

@@ -31,7 +31,7 @@ from lookahead.backends.cpu.kernels.pointers import (
 )
 from lookahead.backends.cpu.kernels.products import CHUNK, UNIT, dot_chunk, share_of, units_of
 from lookahead.backends.cpu.plan import EPSILON, LAYER_FIELDS, SCALE, Field, LayerField
-from lookahead.jit import pointer_kernel, shared_kernel, telling_the_user
+from lookahead.jit import log_if_slow, pointer_kernel, shared_kernel
 
 _UNITS_OF_CHUNK = CHUNK // UNIT
 
@@ -313,7 +313,7 @@ def step_address(*, halves: bool) -> int:
     Args:
         halves: for bfloat16, else for float32.
     """
-    with telling_the_user():
+    with log_if_slow():
         return int(_in_bfloat16().address if halves else _in_float32().address)
 
 
@@ -326,7 +326,7 @@ def attention_address(*, halves: bool) -> int:
     Args:
         halves: for bfloat16, else for float32.
     """
-    with telling_the_user():
+    with log_if_slow():
         return int(_attention_in_bfloat16().address if halves else _attention_in_float32().address)
 
 

@@ -10,7 +10,7 @@ from lookahead.backends.cpu.kernels.attention import SPAN
 from lookahead.backends.cpu.kernels.blocks import BLOCK
 from lookahead.backends.cpu.plan import Field
 from lookahead.decoding.attention.slots import slot_table
-from lookahead.decoding.attention.tree_mask import RowOfTrees
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.arrays import Int64Array
 
 
@@ -35,7 +35,7 @@ class TreeTables:
     spans: int
 
     @classmethod
-    def of(cls, rows: Sequence[RowOfTrees], *, start: int, size: int) -> "TreeTables":
+    def of(cls, rows: Sequence[TreeRow], *, start: int, size: int) -> "TreeTables":
         """Return the tables of draft trees, padded on the left.
 
         Args:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookahead.decoding.attention.tree_mask import RowOfTrees
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.arrays import Int64Array
 from lookahead.drafting.tree import DraftTree
 
@@ -163,7 +163,7 @@ class PackedTrees:
         return self.packed[:, index * self.size : (index + 1) * self.size]
 
 
-def pack(packed: Tensor, tokens: Tensor, positions: Tensor, rows: Sequence[RowOfTrees], start: int) -> None:
+def pack(packed: Tensor, tokens: Tensor, positions: Tensor, rows: Sequence[TreeRow], start: int) -> None:
     """Write a batch's trees as `PackedTrees` reads them.
 
     Args:
@@ -215,7 +215,7 @@ class StaticStep:
         self.is_repeated = False
 
     def __call__(
-        self, capture: Capture, tokens: Tensor, positions: Tensor, rows: Sequence[RowOfTrees], start: int
+        self, capture: Capture, tokens: Tensor, positions: Tensor, rows: Sequence[TreeRow], start: int
     ) -> Verified:
         """Verify trees, as given to `pack`; what is returned is overwritten by the next step.
 

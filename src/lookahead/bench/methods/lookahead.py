@@ -36,7 +36,7 @@ class LookaheadMethod:
     ) -> None:
         self.name = name
         self._knows_vocabulary = knows_vocabulary
-        self._make_memory = make_memory or partial(DraftMemory, max_bytes=config.memory_bytes)
+        self._make_memory = make_memory or partial(DraftMemory, max_bytes=config.max_bytes)
         self._lookahead = Lookahead(config, memory=self._make_memory())
 
     def generate(

@@ -68,15 +68,15 @@ def _assisted(given: Ingredients) -> Method:
 
 def _fixed(config: LookaheadConfig, mode: DraftMode) -> LookaheadConfig:
     length = FIXED_LENGTH if config.decoding_length == "auto" else config.decoding_length
-    return replace(config, decoding_length=length, mode=mode)
+    return replace(config, decoding_length=length, draft_mode=mode)
 
 
 def _log(config: LookaheadConfig) -> DraftStore:
-    return TokenLog(memory_bytes=config.memory_bytes)
+    return TokenLog(max_bytes=config.max_bytes)
 
 
 def _trie(config: LookaheadConfig) -> DraftStore:
-    return TokenTrie(memory_bytes=config.memory_bytes)
+    return TokenTrie(max_bytes=config.max_bytes)
 
 
 def _of_fixed_size(
@@ -147,7 +147,7 @@ def _sized(name: str, length: str, depth: str | None, given: Ingredients) -> Met
 
 
 def _capped(name: str, kibibytes: str, given: Ingredients) -> Method:
-    return LookaheadMethod(name, replace(given.config, memory_bytes=int(kibibytes) * 2**10))
+    return LookaheadMethod(name, replace(given.config, max_bytes=int(kibibytes) * 2**10))
 
 
 _NUMBER = r"([1-9]\d*)"

@@ -16,7 +16,7 @@ from lookahead.errors import ConfigError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST_METHODS = 5
+_MAX_METHODS = 5
 _CHARACTERS_AN_INCH = 11
 _LEFT_OUT = ("transformers", "transformers-again")
 _SAID = {
@@ -90,7 +90,7 @@ def drawn_methods(speedups: dict[str, Any]) -> list[str]:
     others = [name for name in speedups if name not in (*_LEFT_OUT, *well_known, "lookahead")]
     others = [name for name in others if not _SIZED.match(name)]
     ours = ["lookahead"] if "lookahead" in speedups else []
-    return [*well_known, *others[: _MOST_METHODS - len(well_known) - len(ours)], *ours]
+    return [*well_known, *others[: _MAX_METHODS - len(well_known) - len(ours)], *ours]
 
 
 def _headline(speedups: dict[str, Any], what: str) -> str:

@@ -28,8 +28,8 @@ DECODED_TOKENS = 64
 """Tokens generated to see where a step's time goes."""
 MEMORY_TOKENS = 16
 """Tokens generated to see how much memory that takes; noting every allocation is slow."""
-MOST_NODES = 4096
-MOST_REPEATS = 1000
+MAX_NODES = 4096
+MAX_REPEATS = 1000
 _PIECE_TOKENS = 64
 
 
@@ -41,7 +41,7 @@ class ProfilePlan:
         contexts: tokens before the step.
         sizes: nodes of the draft trees.
         repeats: measured rounds of steps.
-        fused_step: whether the model's step is fused where it can be.
+        compiled_cpu: whether the model's step is fused where it can be.
 
     Raises:
         ConfigError: a number is out of range.
@@ -50,13 +50,13 @@ class ProfilePlan:
     contexts: tuple[int, ...]
     sizes: tuple[int, ...]
     repeats: int
-    fused_step: bool = True
+    compiled_cpu: bool = True
 
     def __post_init__(self) -> None:
         for name, values, largest in (
             ("context", self.contexts, None),
-            ("size", self.sizes, MOST_NODES),
-            ("repeats", (self.repeats,), MOST_REPEATS),
+            ("size", self.sizes, MAX_NODES),
+            ("repeats", (self.repeats,), MAX_REPEATS),
         ):
             wrong = [value for value in values if value < 1 or (largest is not None and value > largest)]
             if wrong or not values:
@@ -108,7 +108,7 @@ def profile_model(
     check_model(model)
     contexts, skipped = fitting_contexts(model, plan)
     on_progress("asking the probe")
-    verification, reason = _verification(model, fused_step=plan.fused_step)
+    verification, reason = _verification(model, compiled_cpu=plan.compiled_cpu)
     on_progress("measuring the memory's bandwidth")
     bandwidth, weights = measured_bandwidth(model.device), weight_bytes(model)
     profiles = []
@@ -164,7 +164,7 @@ def _profile_context(
     weights: int,
     bandwidth: Bandwidth,
 ) -> dict[str, Any]:
-    config = LookaheadConfig(decoding_length=DECODING_LENGTH, fused_step=plan.fused_step)
+    config = LookaheadConfig(decoding_length=DECODING_LENGTH, compiled_cpu=plan.compiled_cpu)
     prompt = context_prompt(tokens, text_config(model).vocab_size)
     steps = profile_steps(model, prompt, sizes=plan.sizes, repeats=plan.repeats, verification=verification)
     return {
@@ -176,8 +176,8 @@ def _profile_context(
     }
 
 
-def _verification(model: PreTrainedModel, *, fused_step: bool) -> tuple[Verification, str]:
-    found = probe(model, tries_fused=fused_step and not why_not_fused(model))
+def _verification(model: PreTrainedModel, *, compiled_cpu: bool) -> tuple[Verification, str]:
+    found = probe(model, tries_fused=compiled_cpu and not why_not_fused(model))
     if found.mode is ModelMode.PLAIN:
         message = (
             f"{type(model).__name__} is decoded in plain steps ({found.reason}), so there are no sizes to "

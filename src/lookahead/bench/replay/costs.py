@@ -26,9 +26,9 @@ BULK_TOKENS = 4096
 STREAMED_TOKENS = 3
 
 _BULK_CALLS = 16
-_LEAST_BYTES = 2**26
-_MOST_BYTES_PER_TOKEN = 2**10  # room enough that no store has to drop anything
-_MOST_TRACES = 32
+_MIN_BYTES = 2**26
+_MAX_BYTES_PER_TOKEN = 2**10  # room enough that no store has to drop anything
+_MAX_TRACES = 32
 _UNDISGUISED = 256
 
 
@@ -109,7 +109,7 @@ def disguised(tokens: Int32Array, rng: np.random.Generator) -> Int32Array:
 
 def _roomy(memory_tokens: int) -> LookaheadConfig:
     """Return settings with which no store has to drop any of so many tokens."""
-    return LookaheadConfig(memory_bytes=_LEAST_BYTES + _MOST_BYTES_PER_TOKEN * memory_tokens)
+    return LookaheadConfig(max_bytes=_MIN_BYTES + _MAX_BYTES_PER_TOKEN * memory_tokens)
 
 
 def _filled(
@@ -183,7 +183,7 @@ def _in_turn(items: Sequence[Item], turn: int) -> list[Item]:
 
 def _chosen(traces: Sequence[Trace]) -> Sequence[Trace]:
     """At most so many traces, at even distances."""
-    return traces[:: -(-len(traces) // _MOST_TRACES)]
+    return traces[:: -(-len(traces) // _MAX_TRACES)]
 
 
 def _row(name: str, size: int, store: _Measured) -> dict[str, Any]:

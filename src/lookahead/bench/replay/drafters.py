@@ -30,7 +30,7 @@ class StoreDrafter:
     """
 
     def __init__(self, store: DraftStore, config: LookaheadConfig) -> None:
-        self.calibrated = config.mode is not DraftMode.PARALLEL  # there a child may stand twice
+        self.calibrated = config.draft_mode is not DraftMode.PARALLEL  # there a child may stand twice
         self._store = store
         self._config = config
 
@@ -38,13 +38,13 @@ class StoreDrafter:
         """Open a request."""
         self._store.insert(_REQUEST, prompt_ids, Origin.PROMPT)
 
-    def propose(self, draft_tokens: int, most_levels: int) -> DraftTree:
+    def propose(self, draft_tokens: int, max_depth: int) -> DraftTree:
         """Return the store's draft."""
         return self._store.propose(
             _REQUEST,
             decoding_length=draft_tokens + 1,
-            branch_length=min(self._config.branch_length, most_levels),
-            mode=self._config.mode,
+            branch_length=min(self._config.branch_length, max_depth),
+            mode=self._config.draft_mode,
         )
 
     def learn(self, token_ids: Int32Array) -> None:
@@ -65,16 +65,16 @@ class StoreDrafter:
         return self._store.nbytes
 
 
-def _trie(mode: DraftMode, memory_nodes: int | None = None) -> Callable[[LookaheadConfig], ReplayedDrafter]:
+def _trie(mode: DraftMode, max_nodes: int | None = None) -> Callable[[LookaheadConfig], ReplayedDrafter]:
     def made(config: LookaheadConfig) -> ReplayedDrafter:
-        store = TokenTrie(memory_nodes=memory_nodes, memory_bytes=config.memory_bytes)
-        return StoreDrafter(store, LookaheadConfig(branch_length=config.branch_length, mode=mode))
+        store = TokenTrie(max_nodes=max_nodes, max_bytes=config.max_bytes)
+        return StoreDrafter(store, LookaheadConfig(branch_length=config.branch_length, draft_mode=mode))
 
     return made
 
 
 def _log(config: LookaheadConfig) -> ReplayedDrafter:
-    return StoreDrafter(TokenLog(memory_bytes=config.memory_bytes), config)
+    return StoreDrafter(TokenLog(max_bytes=config.max_bytes), config)
 
 
 _TRIES = {
@@ -101,13 +101,13 @@ COSTED = frozenset({"log", "trie", "arctic", "arctic-default"})
 
 
 def make_replayed(
-    names: Sequence[str], *, memory_nodes: int | None = None
+    names: Sequence[str], *, max_nodes: int | None = None
 ) -> dict[str, Callable[[LookaheadConfig], ReplayedDrafter]]:
     """Return the makers of these names, each once.
 
     Args:
         names: of what is in `REPLAYED`.
-        memory_nodes: hard cap of the tries, in nodes; None leaves it to the cap in bytes.
+        max_nodes: hard cap of the tries, in nodes; None leaves it to the cap in bytes.
 
     Raises:
         ConfigError: a name is unknown.
@@ -116,4 +116,4 @@ def make_replayed(
         if name not in REPLAYED:
             message = f"store {name!r} is unknown; choose from {', '.join(REPLAYED)}"
             raise ConfigError(message)
-    return {name: _trie(_TRIES[name], memory_nodes) if name in _TRIES else REPLAYED[name] for name in names}
+    return {name: _trie(_TRIES[name], max_nodes) if name in _TRIES else REPLAYED[name] for name in names}

@@ -87,7 +87,7 @@ def _capacity() -> tuple[Variant, ...]:
     return tuple(
         Variant(
             name=f"{store}, {size // 2**10} KiB",
-            make=partial(_drafter, partial(make, memory_bytes=size)),
+            make=partial(_drafter, partial(make, max_bytes=size)),
             labels={"store": store, "memory_bytes": size},
         )
         for store, make in _STORES.items()
@@ -124,7 +124,7 @@ def _ablation() -> tuple[Variant, ...]:
     )
     pruned = Variant(
         name=f"trie pruned to {_PRUNED_NODES:,} nodes",
-        make=partial(_drafter, partial(TokenTrie, memory_nodes=_PRUNED_NODES)),
+        make=partial(_drafter, partial(TokenTrie, max_nodes=_PRUNED_NODES)),
         labels={"store": "trie"},
     )
     return tuple(sorted([*variants, without_recycling, pruned], key=lambda variant: variant.labels["store"]))

@@ -30,7 +30,7 @@ class ReplayedDrafter(Protocol):
     def begin(self, prompt_ids: Int32Array) -> None:
         """Open a request."""
 
-    def propose(self, draft_tokens: int, most_levels: int) -> DraftTree:
+    def propose(self, draft_tokens: int, max_depth: int) -> DraftTree:
         """Return a draft under the last token learned: at most so many tokens beside it, and so deep."""
 
     def learn(self, token_ids: Int32Array) -> None:

@@ -11,7 +11,7 @@ from lookahead.bench.replay.tables import experiment_tables
 from lookahead.bench.report.figure_table import FigureTable
 from lookahead.bench.report.tables import figure_tables, words_about
 from lookahead.errors import NotFoundError
-from lookahead.files import write_json, written_whole
+from lookahead.files import atomic_write, write_json
 
 REPORT_JSON = "report.json"
 REPORT_MARKDOWN = "report.md"
@@ -77,13 +77,13 @@ def _write(
 ) -> None:
     for name, draw in pictures.items():
         for ending in _FORMATS:
-            with written_whole(folder / f"{name}{ending}") as partial:
+            with atomic_write(folder / f"{name}{ending}") as partial:
                 draw(partial)
     parts = [f"# {title}", "```\n" + report["command"] + "\n```", *(f"- {said}" for said in words)]
     parts += [f"![{name}]({name}.svg)" for name in pictures]
     parts += [table.as_markdown() for table in tables]
     parts += ["## What it was measured on", _facts(about)]
-    with written_whole(folder / REPORT_MARKDOWN) as partial:
+    with atomic_write(folder / REPORT_MARKDOWN) as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     write_json(folder / REPORT_JSON, report)
 

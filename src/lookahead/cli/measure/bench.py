@@ -114,8 +114,8 @@ def bench(
     warm_limit: WarmLimit = None,
     decoding_length: options.DecodingLength = options.AUTO,
     branch_length: options.BranchLength = options.DEFAULTS.branch_length,
-    mode: options.Mode = options.DEFAULTS.mode,
-    fused_step: options.FusedStep = True,
+    draft_mode: options.Mode = options.DEFAULTS.draft_mode,
+    compiled_cpu: options.FusedStep = True,
     json: Json = None,
     report: Report = None,
 ) -> None:
@@ -127,8 +127,8 @@ def bench(
     config = LookaheadConfig(
         decoding_length=options.decoding_length_in(decoding_length),
         branch_length=branch_length,
-        mode=mode,
-        fused_step=fused_step,
+        draft_mode=draft_mode,
+        compiled_cpu=compiled_cpu,
     )
     from lookahead.bench.data.folder import find_data
     from lookahead.bench.methods.registry import Ingredients
@@ -287,8 +287,8 @@ def _describe_plan(plan: "Plan") -> dict[str, Any]:
         "temperature": plan.settings.get("temperature", 0.0),
         "decoding_length": config.decoding_length,
         "branch_length": config.branch_length,
-        "fused_step": config.fused_step,
-        "mode": config.mode.value,
+        "fused_step": config.compiled_cpu,
+        "mode": config.draft_mode.value,
         "batch_sizes": list(plan.batch_sizes),
         "seed": plan.seed,
     }

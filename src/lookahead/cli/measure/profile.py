@@ -57,7 +57,7 @@ def profile(
     context: Contexts = None,
     sizes: Sizes = "1,8,16,32,64",
     repeats: Repeats = 15,
-    fused_step: options.FusedStep = True,
+    compiled_cpu: options.FusedStep = True,
     dtype: options.Dtype = options.DtypeName.BFLOAT16,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -80,7 +80,7 @@ def profile(
         contexts=tuple(context or (200, 1000, 4000)),
         sizes=tuple(sorted({1, *listed})),
         repeats=repeats,
-        fused_step=fused_step,
+        compiled_cpu=compiled_cpu,
     )
     for path in filter(None, (json, plot)):
         check_can_write(path)

@@ -72,7 +72,7 @@ def replay(
     peers: Peers = False,
     draft_tokens: Sizes = "8,16,32,64",
     branch_length: options.BranchLength = options.DEFAULTS.branch_length,
-    memory_nodes: MemoryNodes = None,
+    max_nodes: MemoryNodes = None,
     warm: Warm = None,
     recycling: Recycling = True,
     costs: Costs = False,
@@ -103,7 +103,7 @@ def replay(
     from lookahead.bench.plotting.plot_style import check_can_draw
     from lookahead.bench.plotting.plots import plot_calibration
 
-    makers = _makers(store or ["log"], memory_nodes, peers=peers)
+    makers = _makers(store or ["log"], max_nodes, peers=peers)
     costed = _costed(makers) if costs else {}
     traces = read_traces(file)
     warming = read_traces(warm) if warm else []
@@ -112,7 +112,7 @@ def replay(
     if calibration:
         check_can_draw(calibration)
     found = {**_about(file, traces, warm, warming, config), "recycling": recycling}
-    found["memory_nodes"] = memory_nodes
+    found["memory_nodes"] = max_nodes
     found["results"] = _replayed(makers, config, traces, warming, sizes, memory_tokens, recycling=recycling)
     if costs:
         found |= {"memory_tokens": memory_tokens, "costs": _costs(costed, traces, sizes, memory_tokens)}
@@ -167,7 +167,7 @@ def _about(
     return {**about, "branch_length": config.branch_length}
 
 
-def _makers(stores: list[str], memory_nodes: int | None, *, peers: bool) -> Makers:
+def _makers(stores: list[str], max_nodes: int | None, *, peers: bool) -> Makers:
     """Return the makers of what is replayed; says so where a peer is not installed."""
     from lookahead.bench.replay.drafters import PEERS, make_replayed
     from lookahead.bench.replay.peers.arctic import INSTALL, arctic_is_installed
@@ -176,7 +176,7 @@ def _makers(stores: list[str], memory_nodes: int | None, *, peers: bool) -> Make
     if peers and not arctic_is_installed():
         notices.print(f"arctic-inference is not installed, its rows are left out; to have them: {INSTALL}")
         asked = [name for name in asked if name in stores or not name.startswith("arctic")]
-    return make_replayed(asked, memory_nodes=memory_nodes)
+    return make_replayed(asked, max_nodes=max_nodes)
 
 
 def _costed(makers: Makers) -> Makers:

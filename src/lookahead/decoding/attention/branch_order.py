@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lookahead.decoding.attention.slots import slot_table
-from lookahead.decoding.attention.tree_mask import RowOfTrees
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.arrays import Int64Array
 
 BLOCK = 64
@@ -41,7 +41,7 @@ class OrderedPlaces:
     @classmethod
     def of(
         cls,
-        rows: Sequence[RowOfTrees],
+        rows: Sequence[TreeRow],
         *,
         start: int,
         size: int,
@@ -68,7 +68,7 @@ class OrderedPlaces:
 
 
 def _seen_by(
-    rows: Sequence[RowOfTrees], size: int, window: int | None, chunk: int | None
+    rows: Sequence[TreeRow], size: int, window: int | None, chunk: int | None
 ) -> tuple[Int64Array, Int64Array]:
     """Return, int64 [B, size] each, the first place that a node sees, and the last: its own."""
     last = np.empty((len(rows), size), np.int64)
@@ -85,7 +85,7 @@ def _seen_by(
     return first, last
 
 
-def _near_slots(rows: Sequence[RowOfTrees], start: int, size: int, begins: Int64Array) -> Int64Array:
+def _near_slots(rows: Sequence[TreeRow], start: int, size: int, begins: Int64Array) -> Int64Array:
     """Return the slots of the places from `begins` [B] on, int64 [B, size, places]."""
     tails = slot_table([row.tree for row in rows], [row.length for row in rows], start, size, BLOCK)
     held = [row.length // BLOCK * BLOCK - begin for row, begin in zip(rows, begins.tolist(), strict=True)]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def folded_tree_attention(
+def grouped_query_tree_attention(
     query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, *, scaling: float | None
 ) -> Tensor:
     """Attend with grouped queries without repeating keys and values: the group becomes more query rows.

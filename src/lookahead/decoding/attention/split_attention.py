@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.backends.cuda import SDPAParams, can_use_flash_attention
 
-from lookahead.decoding.attention.tree_mask import RowOfTrees
+from lookahead.decoding.attention.visibility import TreeRow
 
-LEAST_SPLIT_SLOTS = 1024
+MIN_SPLIT_SLOTS = 1024
 """A shorter context is not worth the launches of a second part."""
 
 
@@ -27,7 +27,7 @@ class SeenByAll:
 
     @classmethod
     def of(
-        cls, rows: Sequence[RowOfTrees], *, window: int | None = None, chunk: int | None = None
+        cls, rows: Sequence[TreeRow], *, window: int | None = None, chunk: int | None = None
     ) -> "SeenByAll | None":
         """Return the slots that all nodes see; None where there is no such part.
 
@@ -66,7 +66,7 @@ def can_split(query: Tensor, keys: Tensor, values: Tensor) -> bool:
         keys: [B, key heads, S, width].
         values: [B, key heads, S, value width].
     """
-    if not splits_on(query.device) or keys.shape[2] < LEAST_SPLIT_SLOTS:
+    if not splits_on(query.device) or keys.shape[2] < MIN_SPLIT_SLOTS:
         return False
     if query.shape[-1] % 8 or query.shape[-1] != values.shape[-1]:
         return False
@@ -77,7 +77,7 @@ def can_split(query: Tensor, keys: Tensor, values: Tensor) -> bool:
 def split_tree_attention(
     query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, seen: SeenByAll, *, scaling: float | None
 ) -> Tensor:
-    """Attend as `folded_tree_attention`, with the slots that all nodes see apart from the others.
+    """Attend as `grouped_query_tree_attention`, with the slots that all nodes see apart from the others.
 
     Args:
         query: [B, heads, T, width].

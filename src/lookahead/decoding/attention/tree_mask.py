@@ -1,38 +1,12 @@
 """What one forward over a draft tree needs: the mask and the positions (paper, section 4.4)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
-
-
-@dataclass(frozen=True)
-class RowOfTrees:
-    """A row of a forward over draft trees: its draft, and what the cache holds before it.
-
-    Attributes:
-        tree: n nodes.
-        length: slots of the cache that hold the row's tokens, padding included; those from there on up to
-            the first slot of the trees are another row's.
-        padding: the first slots' mask, int [m]: 0 where there is padding; None where there is none.
-    """
-
-    tree: DraftTree
-    length: int
-    padding: Tensor | None = None
-
-    @property
-    def left_padding(self) -> int:
-        """How many slots stand before the row's first token; padding elsewhere is not among them."""
-        return 0 if self.padding is None else int((self.padding.cumsum(0) == 0).sum())
-
-    @property
-    def is_padded_left(self) -> bool:
-        """Whether there is no other padding than that."""
-        return self.padding is None or bool(self.padding[self.left_padding :].all())
 
 
 def tree_positions(tree: DraftTree, first: int, size: int | None = None) -> Tensor:
@@ -43,7 +17,7 @@ def tree_positions(tree: DraftTree, first: int, size: int | None = None) -> Tens
 
 
 def tree_mask(
-    rows: Sequence[RowOfTrees],
+    rows: Sequence[TreeRow],
     dtype: torch.dtype,
     *,
     start: int,
@@ -76,7 +50,7 @@ def tree_mask(
     return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
 
 
-def _hide(hidden: Tensor, row: RowOfTrees, start: int, window: int | None, chunk: int | None) -> None:
+def _hide(hidden: Tensor, row: TreeRow, start: int, window: int | None, chunk: int | None) -> None:
     """Write True, to [size, start + size], where a node does not see a slot."""
     tree, nodes = row.tree, len(row.tree)
     hidden[:nodes, start : start + nodes] = torch.from_numpy(~tree.ancestors())

@@ -9,7 +9,7 @@ TokenChoice = Callable[[Tensor], Tensor]
 """Maps processed scores [B, V] to the chosen tokens, int64 [B]."""
 
 
-def likeliest(scores: Tensor) -> Tensor:
+def argmax(scores: Tensor) -> Tensor:
     """Return the likeliest token of each row of [B, V]: int64 [B]."""
     return scores.argmax(dim=-1)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lookahead.decoding.sampling.topk import largest_places
+from lookahead.decoding.sampling.topk import topk_indices
 
 
 class SmallestMargin:
@@ -33,7 +33,7 @@ class SmallestMargin:
 
     def choose(self, scores: Tensor, left_out: Sequence[int] = ()) -> list[int]:
         """Return the likeliest token by each row of scores [B, V] on the CPU, and take account of them."""
-        places = largest_places(scores, min(2, scores.shape[-1]))
+        places = topk_indices(scores, min(2, scores.shape[-1]))
         for row, of_row in enumerate(places):
             if len(of_row) > 1 and row not in left_out:
                 margin = float(scores[row, of_row[0]]) - float(scores[row, of_row[1]])

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from lookahead.decoding.sampling.emission import Emission
+from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.tree import DraftTree
 
 
-def padding_drafts(emissions: Sequence[Emission], drafts: Mapping[int, DraftTree]) -> dict[int, DraftTree]:
+def padding_drafts(
+    states: Sequence[GenerationState], drafts: Mapping[int, DraftTree]
+) -> dict[int, DraftTree]:
     """Return drafts for the rows that are padded: what they go on with is certain.
 
     Callbacks that see all rows at once see the logits of finished ones too, so that these stay in the
@@ -14,14 +16,14 @@ def padding_drafts(emissions: Sequence[Emission], drafts: Mapping[int, DraftTree
     waits for it.
 
     Args:
-        emissions: those of the batch.
+        states: those of the batch.
         drafts: of the rows that are not padded, by row.
     """
     levels = max(int(draft.depths.max()) for draft in drafts.values())
     return {
-        row: DraftTree.chain([int(emission.token_ids[place, -1])] + [emission.pad_token_id] * levels)
-        for emission in emissions
-        if emission.pad_token_id is not None and not emission.finished
-        for place, row in enumerate(emission.rows)
-        if row in emission.padded_rows
+        row: DraftTree.chain([int(state.token_ids[place, -1])] + [state.pad_token_id] * levels)
+        for state in states
+        if state.pad_token_id is not None and not state.finished
+        for place, row in enumerate(state.rows)
+        if row in state.padded_rows
     }

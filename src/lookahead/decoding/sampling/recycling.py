@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from lookahead.decoding.sampling.topk import largest_places
+from lookahead.decoding.sampling.topk import topk_indices
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.log.successors import SUCCESSORS
 
 
-def likeliest_successors(logits: Tensor) -> Int32Array:
+def topk_successors(logits: Tensor) -> Int32Array:
     """Return each node's likeliest next tokens, likeliest first.
 
     Args:
@@ -16,4 +16,4 @@ def likeliest_successors(logits: Tensor) -> Int32Array:
     Returns:
         int32 [n, k] on the CPU, k at most SUCCESSORS.
     """
-    return largest_places(logits, min(SUCCESSORS, logits.shape[-1]))
+    return topk_indices(logits, min(SUCCESSORS, logits.shape[-1]))

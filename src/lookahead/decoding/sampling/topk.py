@@ -24,7 +24,7 @@ _STRETCH = 64
 """Numbers of which the largest is found first: hardly any stretch has one that counts."""
 
 
-def largest_places(numbers: Tensor, count: int) -> Int32Array:
+def topk_indices(numbers: Tensor, count: int) -> Int32Array:
     """Return where each row's largest numbers are, the largest first; of equal ones the first on the CPU.
 
     Args:
@@ -40,7 +40,7 @@ def largest_places(numbers: Tensor, count: int) -> Int32Array:
         return found
     integers, infinity = kind
     places = np.empty((len(numbers), count), np.int32)
-    pick_largest(numbers.detach().contiguous().view(integers).numpy(), infinity, places)
+    pick_topk(numbers.detach().contiguous().view(integers).numpy(), infinity, places)
     return places
 
 
@@ -94,7 +94,7 @@ def _largest_of_stretch(
 
 
 @kernel
-def pick_largest(bits: Any, infinity: int, out: Int32Array) -> None:
+def pick_topk(bits: Any, infinity: int, out: Int32Array) -> None:
     """Write the places of each row's largest numbers, the largest first, of equal ones the first.
 
     Args:

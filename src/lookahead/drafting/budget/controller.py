@@ -35,16 +35,16 @@ class StepReport:
     recycle_s: float
 
 
-class Pace:
+class BudgetController:
     """Remembers from step to step, and from batch to batch, what the policies know about one model.
 
     Args:
-        most_nodes: nodes of each row in one forward at most, the current token included.
+        max_nodes: nodes of each row in one forward at most, the current token included.
         budget: chooses how much of a draft to verify; None verifies all of it.
     """
 
-    def __init__(self, most_nodes: int, budget: BudgetPolicy | None = None) -> None:
-        self.most_nodes = most_nodes
+    def __init__(self, max_nodes: int, budget: BudgetPolicy | None = None) -> None:
+        self.max_nodes = max_nodes
         self._budget = budget
         self._recycling_policy = RecyclingPolicy()
         self._budget_state: BudgetState | None = None
@@ -66,17 +66,17 @@ class Pace:
         """Whether the model's logits are to be recycled."""
         return self._recycling_state.is_on
 
-    def cut(self, drafts: Sequence[DraftTree], *, they_wait: bool = False) -> list[DraftTree]:
+    def cut(self, drafts: Sequence[DraftTree], *, lockstep: bool = False) -> list[DraftTree]:
         """Return as much of each row's draft as pays.
 
         Args:
             drafts: of all rows in the next forward.
-            they_wait: whether the rows advance by as much as the least accepted of them.
+            lockstep: whether the rows advance by as much as the least accepted of them.
         """
         state = self._budget_state
         if self._budget is None or state is None:
             return list(drafts)
-        waits = they_wait and len(drafts) > 1
+        waits = lockstep and len(drafts) > 1
         probabilities = accepted_together(drafts) if waits else [draft.probabilities for draft in drafts]
         sizes = self._budget.sizes(state, probabilities)
         return [

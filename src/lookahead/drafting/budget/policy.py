@@ -14,7 +14,7 @@ import numpy as np
 
 from lookahead.drafting.arrays import Float64Array
 
-_MOST_SURPRISE = 1.5
+_MAX_SURPRISE = 1.5
 """A step counts as at most so many times slower or faster than expected: a hiccup is one vote of many."""
 _COMMON_WEIGHT = 0.1
 """How much of a surprise is put down to the whole machine, and moves every size alike."""
@@ -144,7 +144,7 @@ class BudgetPolicy:
     """Chooses how much of each row's draft to verify; state goes in and comes out.
 
     Args:
-        most_nodes: nodes of a row in one forward at most, its node 0 included.
+        max_nodes: nodes of a row in one forward at most, its node 0 included.
         memory_steps: over how many steps, roughly, the rate of tokens is averaged: long enough to be
             steady, short enough to follow a text from its prose into its tables.
 
@@ -152,12 +152,12 @@ class BudgetPolicy:
         ValueError: either is below 1.
     """
 
-    most_nodes: int = 64
+    max_nodes: int = 64
     memory_steps: int = 32
 
     def __post_init__(self) -> None:
-        if self.most_nodes < 1 or self.memory_steps < 1:
-            message = f"{self} is not allowed; most_nodes and memory_steps are at least 1"
+        if self.max_nodes < 1 or self.memory_steps < 1:
+            message = f"{self} is not allowed; max_nodes and memory_steps are at least 1"
             raise ValueError(message)
 
     def init(self, times: StepTimes) -> BudgetState:
@@ -170,7 +170,7 @@ class BudgetPolicy:
         It is never below that of plain steps, which is always to be had: else a draft that disappoints
         would make the next one larger. It is never above that of forwards whose every node is emitted.
         """
-        seconds = state.times.up_to(self.most_nodes) + state.mean_other_seconds
+        seconds = state.times.up_to(self.max_nodes) + state.mean_other_seconds
         rates = rows * np.arange(1, 1 + len(seconds)) / seconds
         return float(np.clip(state.mean_tokens / state.mean_seconds, rates[0], rates.max()))
 
@@ -186,7 +186,7 @@ class BudgetPolicy:
             probabilities_by_row: for each row float64 [n], its draft nodes' path probabilities, best
                 first, so that any prefix is a tree.
         """
-        longest = min(self.most_nodes, max(len(row) for row in probabilities_by_row))
+        longest = min(self.max_nodes, max(len(row) for row in probabilities_by_row))
         tokens = np.zeros(longest)
         for row in probabilities_by_row:
             tokens[: len(row)] += row[:longest]
@@ -234,7 +234,7 @@ def _counted_seconds(seconds: float, expected: float) -> float:
     if not seconds >= 0:
         message = f"seconds={seconds} is not allowed; a time is not negative"
         raise ValueError(message)
-    return min(max(seconds, expected / _MOST_SURPRISE), expected * _MOST_SURPRISE)
+    return min(max(seconds, expected / _MAX_SURPRISE), expected * _MAX_SURPRISE)
 
 
 def _never_descending(seconds: tuple[float, ...]) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from lookahead.drafting.arrays import Float64Array, Int32Array, Integer
 from lookahead.drafting.growth.candidates import Candidates
 from lookahead.jit import kernel, lean_kernel
 
-LEAST_CHANCE = 1e-4
+MIN_PROBABILITY = 1e-4
 """A node less probable than this is not worth a place in the frontier."""
 BEGIN, END = 0, 1
 
@@ -49,13 +49,13 @@ class Growth(NamedTuple):
 
 
 @kernel
-def new_growth(most_nodes: int, token: Integer) -> Growth:
-    """Return a tree of node 0 alone, with room for `most_nodes`."""
+def new_growth(max_nodes: int, token: Integer) -> Growth:
+    """Return a tree of node 0 alone, with room for `max_nodes`."""
     tree = Growth(
-        np.empty(most_nodes, np.int32),
-        np.empty(most_nodes, np.int32),
-        np.empty(most_nodes, np.int32),
-        np.empty(most_nodes, np.float64),
+        np.empty(max_nodes, np.int32),
+        np.empty(max_nodes, np.int32),
+        np.empty(max_nodes, np.int32),
+        np.empty(max_nodes, np.float64),
     )
     tree.token_ids[0], tree.parents[0], tree.depths[0], tree.probabilities[0] = token, -1, 0, 1.0
     return tree
@@ -68,9 +68,9 @@ def first_nodes(tree: Growth, size: int) -> Growth:
 
 
 @kernel
-def new_frontier(most_nodes: int) -> Frontier:
-    """Return an empty frontier for a tree of `most_nodes`, node 0 included."""
-    places = most_nodes - 1
+def new_frontier(max_nodes: int) -> Frontier:
+    """Return an empty frontier for a tree of `max_nodes`, node 0 included."""
+    places = max_nodes - 1
     return Frontier(
         np.empty(places, np.float64),
         np.empty(places, np.int32),
@@ -80,10 +80,10 @@ def new_frontier(most_nodes: int) -> Frontier:
 
 
 @lean_kernel
-def emptied(frontier: Frontier, most_nodes: int) -> Frontier:
+def emptied(frontier: Frontier, max_nodes: int) -> Frontier:
     """Return a frontier without what waited there, for a tree of at most as many nodes as it was made for."""
     frontier.meta[BEGIN] = frontier.meta[END] = 0
-    return Frontier(frontier.chances[: most_nodes - 1], frontier.order, frontier.nodes, frontier.meta)
+    return Frontier(frontier.chances[: max_nodes - 1], frontier.order, frontier.nodes, frontier.meta)
 
 
 @lean_kernel
@@ -97,7 +97,7 @@ def may_wait(frontier: Frontier, chance: float) -> bool:
     """Return whether a node of this probability would be given a place now."""
     chances = frontier.chances
     is_full = frontier.meta[END] == len(chances)
-    return chance >= LEAST_CHANCE and not (is_full and (len(chances) == 0 or chance <= chances[-1]))
+    return chance >= MIN_PROBABILITY and not (is_full and (len(chances) == 0 or chance <= chances[-1]))
 
 
 @lean_kernel

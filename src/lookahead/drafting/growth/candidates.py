@@ -9,9 +9,9 @@ from lookahead.jit import kernel, lean_kernel
 
 OWN, SHARED, RECYCLED = 0, 1, 2
 """Sources: the request itself, the memory that requests share, and the model's own recycled logits."""
-MOST_CANDIDATES = 64
-MOST_ASKED = 64
-LEAST_SHARE = 0.005
+MAX_CANDIDATES = 64
+MAX_ASKED = 64
+MIN_SHARE = 0.005
 """Probability left at which weaker sources are no longer asked."""
 TRIALS, HITS = 0, 1
 
@@ -20,10 +20,10 @@ class Candidates(NamedTuple):
     """Scratch space of one prediction.
 
     Attributes:
-        tokens: int32 [MOST_CANDIDATES], the tokens that may follow.
-        chances: float64 [MOST_CANDIDATES], the probability of each.
-        buckets: int32 [MOST_ASKED], the trust bucket of each source that was asked, in order.
-        ends: int32 [MOST_ASKED], how many candidates there were once it had been asked.
+        tokens: int32 [MAX_CANDIDATES], the tokens that may follow.
+        chances: float64 [MAX_CANDIDATES], the probability of each.
+        buckets: int32 [MAX_ASKED], the trust bucket of each source that was asked, in order.
+        ends: int32 [MAX_ASKED], how many candidates there were once it had been asked.
     """
 
     tokens: Int32Array
@@ -36,10 +36,10 @@ class Candidates(NamedTuple):
 def new_candidates() -> Candidates:
     """Return empty scratch space."""
     return Candidates(
-        np.empty(MOST_CANDIDATES, np.int32),
-        np.empty(MOST_CANDIDATES, np.float64),
-        np.empty(MOST_ASKED, np.int32),
-        np.empty(MOST_ASKED, np.int32),
+        np.empty(MAX_CANDIDATES, np.int32),
+        np.empty(MAX_CANDIDATES, np.float64),
+        np.empty(MAX_ASKED, np.int32),
+        np.empty(MAX_ASKED, np.int32),
     )
 
 

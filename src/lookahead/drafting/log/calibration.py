@@ -28,7 +28,7 @@ BIASES = SLOPES + SOURCES
 LEARNING_RATE = 0.4
 SQUARES_AT_FIRST = 10.0
 """With as much the first steps are a third as long: what the weights begin with is better than a guess."""
-LEAST_EVIDENCE = 1e-5
+MIN_EVIDENCE = 1e-5
 
 
 VALUE, SQUARES = 0, 1

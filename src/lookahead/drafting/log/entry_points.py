@@ -35,7 +35,7 @@ def draw(
     integers: Int32Array,
     floats: Float64Array,
     room: int,
-    most_nodes: int,
+    max_nodes: int,
     deepest_draft: int,
     widest: int,
 ) -> int:
@@ -49,7 +49,7 @@ def draw(
         tail,
         Beliefs(trust, weights),
         sketch_in(integers, floats, room),
-        most_nodes,
+        max_nodes,
         deepest_draft,
         widest,
     )

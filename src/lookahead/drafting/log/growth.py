@@ -15,7 +15,7 @@ from lookahead.drafting.growth.best_first import (
 )
 from lookahead.drafting.growth.candidates import RECYCLED
 from lookahead.drafting.log.calibration import source_of
-from lookahead.drafting.log.matches import MOST_AT_ONCE, Matches, find_all, following_at, list_by_rank
+from lookahead.drafting.log.matches import MAX_AT_ONCE, Matches, find_all, following_at, list_by_rank
 from lookahead.drafting.log.prediction import (
     CANDIDATES_BEGIN,
     CANDIDATES_END,
@@ -114,7 +114,7 @@ def match_again(
     above = lists[ranges[parent, 0] : ranges[parent, 1]]
     size = matches_that_agree(matches, above, tree.token_ids[node], tree.depths[node], lists[begin:])
     room = min(len(matches.ranks) - found, len(lists) - begin)
-    if size < FEW_MATCHES and tree.probabilities[node] > WORTH_A_LOOK and room >= MOST_AT_ONCE:
+    if size < FEW_MATCHES and tree.probabilities[node] > WORTH_A_LOOK and room >= MAX_AT_ONCE:
         length = run_to(tail, tree, node, run)
         seen, depth = found, int(tree.depths[node])
         found = find_all(own, shared, readable, run[len(run) - length :], depth, matches, found)
@@ -134,7 +134,7 @@ def grow_from_log(
     tail: Int32Array,
     beliefs: Beliefs,
     sketch: Sketch,
-    most_nodes: int,
+    max_nodes: int,
     deepest_draft: int,
     widest: int,
 ) -> int:
@@ -148,12 +148,12 @@ def grow_from_log(
         readable: int32 [m], the owners that the request may read, its own first.
         tail: int32 [LONGEST_MATCH], the request's last tokens; GAPs before them where it has fewer.
         beliefs: what was learned of the sources.
-        sketch: written; it has room for `most_nodes`.
-        most_nodes: the most nodes, node 0 included.
+        sketch: written; it has room for `max_nodes`.
+        max_nodes: the most nodes, node 0 included.
         deepest_draft: the most levels below node 0.
         widest: 1 for a single branch, 0 for a tree.
     """
-    tree, frontier = sketch.tree, emptied(sketch.frontier, most_nodes)
+    tree, frontier = sketch.tree, emptied(sketch.frontier, max_nodes)
     tree.token_ids[0], tree.parents[0], tree.depths[0], tree.probabilities[0] = tail[-1], -1, 0, 1.0
     found = find_all(own, shared, readable, tail, 0, sketch.matches, 0)
     list_by_rank(sketch.matches, 0, found, sketch.listed)
@@ -168,7 +168,7 @@ def grow_from_log(
         else:
             said_nothing(sketch.said, node)
         node += 1
-        if node >= most_nodes or not is_waiting(frontier):
+        if node >= max_nodes or not is_waiting(frontier):
             break
         row = draft_best(frontier, tree, node)
         sketch.sources[node] = frontier.nodes[row, OWN_CONTEXT]

@@ -11,18 +11,18 @@ from typing import NamedTuple
 import numpy as np
 
 from lookahead.drafting.arrays import Float64Array, Int32Array, Integer
-from lookahead.drafting.growth.candidates import MOST_CANDIDATES, OWN, SHARED
+from lookahead.drafting.growth.candidates import MAX_CANDIDATES, OWN, SHARED
 from lookahead.drafting.log.ring import GAP, NOWHERE, ORDERS, TokenRing, oldest_place, slots_of_run
 from lookahead.jit import lean_kernel
 
 LONGEST_MATCH = 16
 """Tokens that a match is verified backwards at most."""
-MOST_OWN, MOST_SHARED = 16, 16
+MAX_OWN, MAX_SHARED = 16, 16
 """Matches kept from a request's own log and from the shared one, longest orders and newest first."""
 ORDERS_OF_A_LOOK = 3
-MOST_WALKED_IN_A_LOOK = 12
-MOST_AT_ONCE = MOST_OWN + MOST_SHARED
-MOST_WALKED = 24
+MAX_WALKED_IN_A_LOOK = 12
+MAX_AT_ONCE = MAX_OWN + MAX_SHARED
+MAX_WALKED = 24
 """Places looked at in one chain."""
 
 AHEAD = 24
@@ -155,7 +155,7 @@ def find_matches(
         place = np.int64(heads[slots[i]] if slots[i] != NOWHERE else NOWHERE)
         # what agrees further was found in the chain before
         longest = LONGEST_MATCH if i == 0 else ORDERS[i - 1]
-        for _ in range(MOST_WALKED if depth == 0 else MOST_WALKED_IN_A_LOOK):
+        for _ in range(MAX_WALKED if depth == 0 else MAX_WALKED_IN_A_LOOK):
             if place < oldest or size >= enough:  # NOWHERE is older than all
                 break
             at = place & mask
@@ -185,8 +185,8 @@ def find_all(
 
     Returns how many matches there are.
     """
-    size = find_matches(own, NOBODY, run, OWN, depth, MOST_OWN, matches, size)
-    most = size + MOST_SHARED
+    size = find_matches(own, NOBODY, run, OWN, depth, MAX_OWN, matches, size)
+    most = size + MAX_SHARED
     for i in range(len(readable)):
         size = find_matches(shared, np.int64(readable[i]), run, SHARED, depth, most - size, matches, size)
     return size
@@ -218,7 +218,7 @@ def count_votes(
         token, candidate = following[i], 0
         while candidate < size and tokens[candidate] != token:
             candidate += 1
-        if candidate < before or candidate == MOST_CANDIDATES:
+        if candidate < before or candidate == MAX_CANDIDATES:
             continue
         if candidate == size:
             tokens[size], chances[size] = token, 0.0

@@ -16,9 +16,9 @@ import numpy as np
 
 from lookahead.drafting.arrays import Float64Array, Int32Array, Int64Array, Integer
 from lookahead.drafting.growth.candidates import (
-    LEAST_SHARE,
-    MOST_ASKED,
-    MOST_CANDIDATES,
+    MAX_ASKED,
+    MAX_CANDIDATES,
+    MIN_SHARE,
     RECYCLED,
     Candidates,
     credit,
@@ -26,7 +26,7 @@ from lookahead.drafting.growth.candidates import (
     spend,
 )
 from lookahead.drafting.log.calibration import (
-    LEAST_EVIDENCE,
+    MIN_EVIDENCE,
     NO_SUCCESSORS,
     UNRANKED,
     feature_of,
@@ -47,7 +47,7 @@ from lookahead.drafting.log.ring import NOWHERE, TokenRing, newest_of_token
 from lookahead.drafting.log.successors import NO_TOKEN, SUCCESSORS, key_of, place_of
 from lookahead.jit import lean_kernel
 
-ROOM_A_NODE = MOST_CANDIDATES + SUCCESSORS
+ROOM_A_NODE = MAX_CANDIDATES + SUCCESSORS
 
 CANDIDATES_BEGIN, CANDIDATES_END, GROUPS_BEGIN, GROUPS_END = 0, 1, 2, 3
 
@@ -113,7 +113,7 @@ def ask_matches(
     ranks = matches.ranks
     tokens, chances = candidates.tokens, candidates.chances
     left, size, asked, end = 1.0, 0, 0, 0
-    while end < len(listed) and left > LEAST_SHARE and asked < MOST_ASKED:
+    while end < len(listed) and left > MIN_SHARE and asked < MAX_ASKED:
         before, begin, rank = size, end, ranks[listed[end]]
         while end < len(listed) and ranks[listed[end]] == rank:
             end += 1
@@ -208,7 +208,7 @@ def predict_at(
     """
     said_nothing(said, node)
     begin, groups_begin = said.nodes[node, CANDIDATES_BEGIN], said.nodes[node, GROUPS_BEGIN]
-    if begin + ROOM_A_NODE > len(said.tokens) or groups_begin + MOST_ASKED > len(said.ends):
+    if begin + ROOM_A_NODE > len(said.tokens) or groups_begin + MAX_ASKED > len(said.ends):
         return
     candidates = Candidates(
         said.tokens[begin : begin + ROOM_A_NODE],
@@ -218,10 +218,10 @@ def predict_at(
     )
     size, asked, left = ask_matches(matches, listed, depth, following, beliefs.trust, candidates)
     matched = size
-    if left > LEAST_SHARE:
+    if left > MIN_SHARE:
         size = add_successors(successors, candidates.tokens, size)
     said.nodes[node, CANDIDATES_END], said.nodes[node, GROUPS_END] = begin + size, groups_begin + asked
-    said.rests[node] = math.log(max(left, LEAST_EVIDENCE))
+    said.rests[node] = math.log(max(left, MIN_EVIDENCE))
     describe(said, node, own, successors)
     describe_successors(said, node, begin + matched, own, successors)
     these = slice(begin, begin + size)
@@ -239,7 +239,7 @@ def describe(said: Predictions, node: Integer, own: TokenRing, successors: Int32
             token = tokens[candidate]
             rank, age = rank_among(successors, token), age_of(own, token)
             features[candidate] = feature_of(source, rank, age)
-            evidence[candidate] = math.log(max(evidence[candidate], LEAST_EVIDENCE))
+            evidence[candidate] = math.log(max(evidence[candidate], MIN_EVIDENCE))
             candidate += 1
 
 

@@ -23,7 +23,7 @@ GAP = -1
 """Stands between two sequences: nothing matches across it, nothing is drafted beyond it."""
 NOWHERE = -1
 SMALLEST_RING = 64
-MOST_SINGLES = 2**17
+MAX_SINGLES = 2**17
 """Heads of single tokens at most: a vocabulary has no more tokens than that, or few of them are ever used."""
 LATEST_PLACE = 2**30
 """Where a ring's places are counted anew; they are int32."""
@@ -36,7 +36,7 @@ class TokenRing(NamedTuple):
         tokens: int32 [capacity].
         owners: int32 [capacity], whose each token is.
         previous: int32 [orders, capacity], the older place with the same hash.
-        heads: int32, the newest place of each hash: capacity / 2 of each order, but see `MOST_SINGLES`.
+        heads: int32, the newest place of each hash: capacity / 2 of each order, but see `MAX_SINGLES`.
         end: int64 [1], tokens ever written: the place of the next one.
     """
 
@@ -117,7 +117,7 @@ class RingMemory:
 def heads_for(capacity: int) -> int:
     """Return how many heads a ring of so many tokens has."""
     slots = capacity // 2
-    return (len(ORDERS) - 1) * slots + min(slots, MOST_SINGLES)
+    return (len(ORDERS) - 1) * slots + min(slots, MAX_SINGLES)
 
 
 def ring_bytes(capacity: int) -> int:
@@ -153,7 +153,7 @@ def mixed(key: Integer, token: Integer) -> Integer:
 @lean_kernel
 def slot_of_single(key: Integer, slots: int) -> Integer:
     """Return where the head of a single token is that has this hash, in a ring of so many slots an order."""
-    return np.int64(3 * slots) + np.int64(key & np.uint64(min(slots, MOST_SINGLES) - 1))
+    return np.int64(3 * slots) + np.int64(key & np.uint64(min(slots, MAX_SINGLES) - 1))
 
 
 @lean_kernel

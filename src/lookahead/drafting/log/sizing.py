@@ -22,27 +22,27 @@ class Parts(NamedTuple):
     table_places: int
 
 
-def divided(memory_bytes: int, *, learned_bytes: int) -> Parts:
+def divided(max_bytes: int, *, learned_bytes: int) -> Parts:
     """Divide a memory: half for the shared log, the rest in equal parts for live requests and the table.
 
     The shared log's half is taken of the whole, so that a power of two of bytes holds one of tokens; it is
     smaller where the half would leave the others no room.
 
     Args:
-        memory_bytes: the cap.
+        max_bytes: the cap.
         learned_bytes: what the log has learned of its sources takes.
 
     Raises:
         ConfigError: the cap leaves no room.
     """
-    least_rest = max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
-    least = learned_bytes + 4 * least_rest
-    if memory_bytes < least:
-        message = f"memory_bytes={memory_bytes} leaves no room for a log; give at least {least}"
+    min_rest = max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
+    least = learned_bytes + 4 * min_rest
+    if max_bytes < least:
+        message = f"max_bytes={max_bytes} leaves no room for a log; give at least {least}"
         raise ConfigError(message)
-    most_shared = min(memory_bytes // 2 + ring_bytes(0), memory_bytes - learned_bytes - 2 * least_rest)
-    shared_tokens = affordable_tokens(most_shared)
-    rest = (memory_bytes - learned_bytes - ring_bytes(shared_tokens)) // 2
+    max_shared = min(max_bytes // 2 + ring_bytes(0), max_bytes - learned_bytes - 2 * min_rest)
+    shared_tokens = affordable_tokens(max_shared)
+    rest = (max_bytes - learned_bytes - ring_bytes(shared_tokens)) // 2
     return Parts(rest, shared_tokens, affordable_places(rest))
 
 

@@ -105,12 +105,12 @@ def copy_since(table: SuccessorTable, oldest: Integer, other: SuccessorTable) ->
     other.meta[WRITES] = table.meta[WRITES]
 
 
-def with_room(table: SuccessorTable, most_places: int) -> SuccessorTable:
+def with_room(table: SuccessorTable, max_places: int) -> SuccessorTable:
     """Return a table with room for one more entry: twice as large, or at the cap without its older half."""
     places = len(table.keys)
     if 2 * (int(table.meta[ENTRIES]) + 1) <= places:
         return table
-    is_at_cap = 2 * places > most_places
+    is_at_cap = 2 * places > max_places
     roomier = new_table(places if is_at_cap else 2 * places)
     stamps = table.stamps[table.keys != EMPTY]
     copy_since(table, int(np.median(stamps)) + 1 if is_at_cap else 0, roomier)

@@ -41,7 +41,7 @@ from lookahead.drafting.store import (
     checked_tokens,
 )
 from lookahead.drafting.tree import DraftTree
-from lookahead.jit import telling_the_user
+from lookahead.jit import log_if_slow
 
 _FIRST_RING = 4096
 _FIRST_TABLE = 4096
@@ -79,7 +79,7 @@ class TokenLog:
     share, whole, under its namespace, where the oldest tokens make room for it.
 
     Args:
-        memory_bytes: hard cap in bytes: half of it for the shared log, a quarter for those of live requests,
+        max_bytes: hard cap in bytes: half of it for the shared log, a quarter for those of live requests,
             a quarter for the model's recycled logits, each rounded down to a power of two of entries.
         remember_prompts: keep prompts as well as answers when a request ends.
 
@@ -87,25 +87,25 @@ class TokenLog:
         ConfigError: the cap leaves no room.
 
     Attributes:
-        memory_bytes: the cap.
+        max_bytes: the cap.
     """
 
     recycles = True
 
-    def __init__(self, *, memory_bytes: int = DEFAULT_MEMORY_BYTES, remember_prompts: bool = False) -> None:
+    def __init__(self, *, max_bytes: int = DEFAULT_MEMORY_BYTES, remember_prompts: bool = False) -> None:
         self._trust, self._weights = initial_log_trust(), initial_weights()
-        parts = divided(memory_bytes, learned_bytes=self._trust.nbytes + self._weights.nbytes)
-        self._own_budget, self._most_shared, self._most_places = parts
-        self.memory_bytes = memory_bytes
+        parts = divided(max_bytes, learned_bytes=self._trust.nbytes + self._weights.nbytes)
+        self._own_budget, self._max_shared, self._max_places = parts
+        self.max_bytes = max_bytes
         self._remember_prompts = remember_prompts
         self._lock = threading.Lock()
         self._owners: dict[str, int] = {OF_THE_VOCABULARY: VOCABULARY}
         self._next_owner = VOCABULARY + 1
         self._requests: dict[RequestId, _Request] = {}
-        with telling_the_user():
+        with log_if_slow():
             compile_log_kernels()
-        self._shared = RingMemory(min(_FIRST_RING, self._most_shared))
-        self._table = new_table(min(_FIRST_TABLE, self._most_places))
+        self._shared = RingMemory(min(_FIRST_RING, self._max_shared))
+        self._table = new_table(min(_FIRST_TABLE, self._max_places))
         self._no_room = RingMemory(SMALLEST_RING)
         self._no_draft = SketchMemory(1)
 
@@ -154,7 +154,7 @@ class TokenLog:
                 self._weights,
                 live.memory.integers,
                 live.memory.floats,
-                live.memory.most_nodes,
+                live.memory.max_nodes,
                 is_output,
             )
             live.length += len(tokens)
@@ -182,7 +182,7 @@ class TokenLog:
             live = self._requests[request]
             if live.length == 0:
                 raise KeyError(request)
-            if live.memory.most_nodes < decoding_length:
+            if live.memory.max_nodes < decoding_length:
                 live.memory = SketchMemory(decoding_length)
             size = draw(
                 live.own.cells,
@@ -199,7 +199,7 @@ class TokenLog:
                 self._weights,
                 live.memory.integers,
                 live.memory.floats,
-                live.memory.most_nodes,
+                live.memory.max_nodes,
                 decoding_length,
                 branch_length,
                 widest,
@@ -323,7 +323,7 @@ class TokenLog:
                 numbers[owner] = self._owner(str(name))
             tokens = snapshot["tokens"].astype(np.int32)
             if len(tokens):
-                self._shared = self._shared.with_room(len(tokens), self._most_shared)
+                self._shared = self._shared.with_room(len(tokens), self._max_shared)
                 self._shared.append_owned(tokens, numbers[snapshot["owners"]])
             keys, successors = snapshot["keys"].astype(np.int64), snapshot["successors"].astype(np.int32)
             borders = [0, *(np.flatnonzero(np.diff(keys >> 31)) + 1), len(keys)]
@@ -375,13 +375,13 @@ class TokenLog:
 
     def _remember(self, tokens: Int32Array, owner: int) -> None:
         text = np.append(tokens, np.int32(GAP))
-        self._shared = self._shared.with_room(len(text), self._most_shared)
+        self._shared = self._shared.with_room(len(text), self._max_shared)
         self._shared.append(text, owner)
 
     def _write(self, owner: int, tokens: Int32Array, likeliest: Int32Array) -> None:
         done = write_all(self._table, owner, tokens, likeliest)
         while done < len(tokens):
-            self._table = with_room(self._table, self._most_places)
+            self._table = with_room(self._table, self._max_places)
             done += write_all(self._table, owner, tokens[done:], likeliest[done:])
 
     def _give_room(self, live: _Request, count: int) -> None:

@@ -10,15 +10,15 @@ import numpy as np
 
 from lookahead.drafting.arrays import Float64Array, Int32Array
 from lookahead.drafting.growth.best_first import Frontier, Growth
-from lookahead.drafting.log.matches import AHEAD, LONGEST_MATCH, MOST_AT_ONCE, Matches
+from lookahead.drafting.log.matches import AHEAD, LONGEST_MATCH, MAX_AT_ONCE, Matches
 from lookahead.drafting.log.prediction import ROOM_A_NODE, Predictions
 from lookahead.drafting.log.successors import SUCCESSORS
 from lookahead.jit import lean_kernel
 
-MOST_LOOKS = 4
+MAX_LOOKS = 4
 """Times that fresh matches are looked for at most."""
 
-_FIXED = 3 + MOST_AT_ONCE + SUCCESSORS + LONGEST_MATCH
+_FIXED = 3 + MAX_AT_ONCE + SUCCESSORS + LONGEST_MATCH
 _A_NODE, _A_MATCH, _SAID, _SAID_FLOATS = 15, AHEAD + 6, 4, 2
 
 
@@ -34,7 +34,7 @@ class Sketch(NamedTuple):
         listed: int32 [4 * matches], the matches at each node, by rank.
         ranges: int32 [nodes, 2], where each node's matches begin and end in `listed`.
         said: what may follow each node.
-        following: int32 [MOST_AT_ONCE], scratch space: the token that each match of a node goes on with.
+        following: int32 [MAX_AT_ONCE], scratch space: the token that each match of a node goes on with.
         successors: int32 [SUCCESSORS], scratch space: the model's successors of a node's token.
         run: int32 [LONGEST_MATCH], scratch space: the last tokens on the path to a node.
     """
@@ -53,22 +53,22 @@ class Sketch(NamedTuple):
 
 
 @lean_kernel
-def matches_for(most_nodes: int) -> int:
+def matches_for(max_nodes: int) -> int:
     """Return how many matches there is room for in a draft of so many nodes."""
-    return MOST_AT_ONCE * (1 + min(most_nodes, MOST_LOOKS))
+    return MAX_AT_ONCE * (1 + min(max_nodes, MAX_LOOKS))
 
 
 @lean_kernel
-def candidates_for(most_nodes: int) -> int:
+def candidates_for(max_nodes: int) -> int:
     """Return how many candidates there is room for, 32 a node on average."""
-    return 32 * most_nodes + ROOM_A_NODE
+    return 32 * max_nodes + ROOM_A_NODE
 
 
-def _sketch_in(integers: Int32Array, floats: Float64Array, most_nodes: int) -> Sketch:
+def _sketch_in(integers: Int32Array, floats: Float64Array, max_nodes: int) -> Sketch:
     """Return the sketch that lies in this memory."""
-    n, m, room = most_nodes, matches_for(most_nodes), candidates_for(most_nodes)
+    n, m, room = max_nodes, matches_for(max_nodes), candidates_for(max_nodes)
     size, meta, at = integers[:1], integers[1:3], 3
-    following, at = integers[at : at + MOST_AT_ONCE], at + MOST_AT_ONCE
+    following, at = integers[at : at + MAX_AT_ONCE], at + MAX_AT_ONCE
     successors, at = integers[at : at + SUCCESSORS], at + SUCCESSORS
     run, at = integers[at : at + LONGEST_MATCH], at + LONGEST_MATCH
     token_ids, at = integers[at : at + n], at + n
@@ -111,31 +111,31 @@ class SketchMemory:
     """The memory of a sketch.
 
     Args:
-        most_nodes: the most nodes of a draft, node 0 included; 1 or more.
+        max_nodes: the most nodes of a draft, node 0 included; 1 or more.
 
     Attributes:
         integers: int32, all of the sketch's integers.
         floats: float64, all of its floats.
-        most_nodes: as given.
+        max_nodes: as given.
         sketch: views of them.
     """
 
-    def __init__(self, most_nodes: int) -> None:
-        matches, candidates = matches_for(most_nodes), candidates_for(most_nodes)
-        integers = _FIXED + _A_NODE * most_nodes + _A_MATCH * matches + _SAID * candidates
+    def __init__(self, max_nodes: int) -> None:
+        matches, candidates = matches_for(max_nodes), candidates_for(max_nodes)
+        integers = _FIXED + _A_NODE * max_nodes + _A_MATCH * matches + _SAID * candidates
         self.integers = np.zeros(integers, np.int32)
-        self.floats = np.zeros(3 * most_nodes + _SAID_FLOATS * candidates, np.float64)
-        self.most_nodes = most_nodes
-        self.sketch = _sketch_in(self.integers, self.floats, most_nodes)
+        self.floats = np.zeros(3 * max_nodes + _SAID_FLOATS * candidates, np.float64)
+        self.max_nodes = max_nodes
+        self.sketch = _sketch_in(self.integers, self.floats, max_nodes)
         # of the tree: token ids, parents and depths, which lie side by side, and probabilities
         self._columns, self._probabilities = (
-            self.integers[_FIXED:][: 3 * most_nodes],
-            self.floats[:most_nodes],
+            self.integers[_FIXED:][: 3 * max_nodes],
+            self.floats[:max_nodes],
         )
 
     def first_nodes(self, size: int) -> Growth:
         """Return a copy of the draft's first `size` nodes."""
-        columns, second, third = self._columns.copy(), self.most_nodes, 2 * self.most_nodes
+        columns, second, third = self._columns.copy(), self.max_nodes, 2 * self.max_nodes
         return Growth(
             columns[:size],
             columns[second : second + size],

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Self
 
-from lookahead.config import DEFAULT_MEMORY_BYTES, LEAST_MEMORY_BYTES, MOST_MEMORY_BYTES
+from lookahead.config import DEFAULT_MEMORY_BYTES, MAX_MEMORY_BYTES, MIN_MEMORY_BYTES
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.memory.file_format import SavedMemory, read_memory, write_memory
@@ -56,7 +56,7 @@ class DraftMemory:
             message = "max_bytes and remember_prompts are the store's own settings; give them to the store"
             raise ConfigError(message)
         if store is None:
-            store = TokenLog(memory_bytes=_checked_cap(max_bytes), remember_prompts=remember_prompts)
+            store = TokenLog(max_bytes=_checked_cap(max_bytes), remember_prompts=remember_prompts)
         self.store: DraftStore = store
         self._lock = threading.Lock()  # taken before the store's own
         self._vocabulary_size: int | None = None
@@ -88,7 +88,7 @@ class DraftMemory:
         """
         path = Path(path)
         saved = read_memory(path)
-        cap = max(saved.max_bytes, LEAST_MEMORY_BYTES) if max_bytes is None else max_bytes
+        cap = max(saved.max_bytes, MIN_MEMORY_BYTES) if max_bytes is None else max_bytes
         memory = cls(max_bytes=cap, remember_prompts=remember_prompts)
         memory._log().absorb(saved.snapshot, beliefs=has_our_beliefs(saved.snapshot))
         memory._vocabulary_size, memory._tokenizer = saved.vocabulary_size, saved.tokenizer
@@ -140,7 +140,7 @@ class DraftMemory:
             snapshot=compacted(snapshot),
             vocabulary_size=vocabulary_size,
             tokenizer=tokenizer,
-            max_bytes=log.memory_bytes,
+            max_bytes=log.max_bytes,
         )
 
     def bind(self, *, vocabulary_size: int | None = None, tokenizer: Tokenizer | None = None) -> None:
@@ -281,10 +281,10 @@ def _checked_cap(max_bytes: int | None) -> int:
     if max_bytes is None:
         return DEFAULT_MEMORY_BYTES
     is_integer = isinstance(max_bytes, int) and not isinstance(max_bytes, bool)
-    if not is_integer or not LEAST_MEMORY_BYTES <= max_bytes <= MOST_MEMORY_BYTES:
+    if not is_integer or not MIN_MEMORY_BYTES <= max_bytes <= MAX_MEMORY_BYTES:
         message = (
-            f"max_bytes={max_bytes!r} is not allowed; give an integer from {LEAST_MEMORY_BYTES} to "
-            f"{MOST_MEMORY_BYTES}"
+            f"max_bytes={max_bytes!r} is not allowed; give an integer from {MIN_MEMORY_BYTES} to "
+            f"{MAX_MEMORY_BYTES}"
         )
         raise ConfigError(message)
     return max_bytes

@@ -15,11 +15,11 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from lookahead.config import MOST_MEMORY_BYTES
+from lookahead.config import MAX_MEMORY_BYTES
 from lookahead.drafting.memory.snapshots import ARRAYS, Snapshot, fault_in
 from lookahead.drafting.store import OF_THE_VOCABULARY
 from lookahead.errors import MemoryFileError
-from lookahead.files import written_whole
+from lookahead.files import atomic_write
 from lookahead.version import __version__
 
 FORMAT = "lookahead draft memory"
@@ -70,7 +70,7 @@ def write_memory(path: Path, saved: SavedMemory) -> None:
     }
     metadata[_CHECKSUM] = _checksum(arrays, metadata)
     try:
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             save_file(arrays, partial, metadata)
             partial.chmod(_MODE)
     except (OSError, SafetensorError) as error:
@@ -151,7 +151,7 @@ def _checked(path: Path, metadata: Mapping[str, str], arrays: dict[str, npt.NDAr
     if tokenizer is not None and not isinstance(tokenizer, str):
         _refuse(path, "its tokenizer has no fingerprint")
     max_bytes = _parsed(path, metadata, "max_bytes")
-    if not _is_within(max_bytes, MOST_MEMORY_BYTES):
+    if not _is_within(max_bytes, MAX_MEMORY_BYTES):
         _refuse(path, f"its cap is {max_bytes!r:.40}")
     names = _parsed(path, metadata, "namespaces")
     if not _are_names(names):

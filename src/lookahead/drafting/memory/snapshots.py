@@ -76,11 +76,11 @@ def largest_token(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
 def fault_in(snapshot: Snapshot, vocabulary_size: int | None) -> str | None:
     """Return in words what is wrong with a compacted snapshot; None where a log can take it in."""
     arrays: dict[str, npt.NDArray[Any]] = {**snapshot}
-    most_tokens = vocabulary_size or 2**_TOKEN_BITS
+    max_tokens = vocabulary_size or 2**_TOKEN_BITS
     return (
         _fault_in_forms(arrays)
-        or _fault_in_text(arrays, most_tokens)
-        or _fault_in_successors(arrays, most_tokens)
+        or _fault_in_text(arrays, max_tokens)
+        or _fault_in_successors(arrays, max_tokens)
         or _fault_in_beliefs(arrays["trust"], arrays["weights"])
     )
 
@@ -106,12 +106,12 @@ def _fault_in_forms(arrays: Mapping[str, npt.NDArray[Any]]) -> str | None:
     return None
 
 
-def _fault_in_text(arrays: Mapping[str, npt.NDArray[Any]], most_tokens: int) -> str | None:
+def _fault_in_text(arrays: Mapping[str, npt.NDArray[Any]], max_tokens: int) -> str | None:
     tokens, owners, namespaces = arrays["tokens"], arrays["owners"], len(arrays["names"])
     if len(tokens) == 0:
         return None
-    if tokens.min() < GAP or tokens.max() >= most_tokens:
-        return f"its tokens are from {tokens.min()} to {tokens.max()}, the vocabulary has {most_tokens}"
+    if tokens.min() < GAP or tokens.max() >= max_tokens:
+        return f"its tokens are from {tokens.min()} to {tokens.max()}, the vocabulary has {max_tokens}"
     if owners.min() < 1 or owners.max() > namespaces:
         return f"its owners are from {owners.min()} to {owners.max()}, there are {namespaces} namespaces"
     if tokens[-1] != GAP or (tokens[:-1][owners[:-1] != owners[1:]] != GAP).any():
@@ -121,15 +121,15 @@ def _fault_in_text(arrays: Mapping[str, npt.NDArray[Any]], most_tokens: int) -> 
     return None
 
 
-def _fault_in_successors(arrays: Mapping[str, npt.NDArray[Any]], most_tokens: int) -> str | None:
+def _fault_in_successors(arrays: Mapping[str, npt.NDArray[Any]], max_tokens: int) -> str | None:
     keys, successors, namespaces = arrays["keys"], arrays["successors"], len(arrays["names"])
     if len(keys) == 0:
         return None
     owners, tokens = keys >> _TOKEN_BITS, keys & _LARGEST_TOKEN
     if owners.min() < 1 or owners.max() > namespaces:
         return f"its successors' owners are from {owners.min()} to {owners.max()}, not 1 to {namespaces}"
-    if tokens.max() >= most_tokens or successors.min() < NO_TOKEN or successors.max() >= most_tokens:
-        return f"its successors are not all in the vocabulary of {most_tokens}"
+    if tokens.max() >= max_tokens or successors.min() < NO_TOKEN or successors.max() >= max_tokens:
+        return f"its successors are not all in the vocabulary of {max_tokens}"
     ordered = np.sort(successors, axis=1)
     if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != NO_TOKEN)).any():
         return "a token has the same successor twice"

@@ -28,27 +28,27 @@ def grow_tree(
     deepest: int,
     stop_words: Int32Array,
     trust: Float64Array,
-    most_nodes: int,
+    max_nodes: int,
     deepest_draft: int,
     widest: int,
 ) -> Growth:
-    """Return the tree under a request's last token: at most `most_nodes` nodes, node 0 included.
+    """Return the tree under a request's last token: at most `max_nodes` nodes, node 0 included.
 
     `request` is [own root, own context, shared root, shared context, last token].
     """
-    tree = new_growth(most_nodes, request[4])
+    tree = new_growth(max_nodes, request[4])
     own_root, shared_root = np.int64(request[0]), np.int64(request[2])
     own: Integer = np.int64(request[1])
     shared: Integer = np.int64(request[3])
-    frontier = new_frontier(most_nodes)
+    frontier = new_frontier(max_nodes)
     candidates = new_candidates()
     node = 0
     while True:
-        if tree.depths[node] < deepest_draft and node + 1 < most_nodes:
+        if tree.depths[node] < deepest_draft and node + 1 < max_nodes:
             size, _ = predict(pool, own, shared, deepest, stop_words, trust, candidates)
             push_candidates(frontier, candidates, size, widest, tree.probabilities[node], node, own, shared)
         node += 1
-        if node >= most_nodes or not is_waiting(frontier):
+        if node >= max_nodes or not is_waiting(frontier):
             break
         drafted = frontier.nodes[draft_best(frontier, tree, node)]
         token = drafted[TOKEN]

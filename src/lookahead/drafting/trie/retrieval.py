@@ -12,8 +12,8 @@ import numpy as np
 
 from lookahead.drafting.arrays import Float64Array, Int32Array, Integer
 from lookahead.drafting.growth.candidates import (
-    LEAST_SHARE,
-    MOST_CANDIDATES,
+    MAX_CANDIDATES,
+    MIN_SHARE,
     OWN,
     SHARED,
     Candidates,
@@ -55,7 +55,7 @@ def add_children(pool: NodePool, context: Integer, candidates: Candidates, size:
     total = 0.0
     child = pool.first_child[context]
     for _ in range(SCAN):
-        if child == NONE or size == MOST_CANDIDATES:
+        if child == NONE or size == MAX_CANDIDATES:
             break
         token = pool.token[child]
         if not holds(candidates.tokens, 0, known, token):
@@ -84,7 +84,7 @@ def predict(
     left = 1.0
     size = 0
     asked = 0
-    while left > LEAST_SHARE and size < MOST_CANDIDATES:
+    while left > MIN_SHARE and size < MAX_CANDIDATES:
         own_is_next = pool.depth[own] >= pool.depth[shared]
         context = own if own_is_next else shared
         if pool.depth[context] == 0:

@@ -49,7 +49,7 @@ from lookahead.drafting.trie.nodes import (
 from lookahead.drafting.trie.pruning import LATEST_CLOCK, collect_trie, prune, rebase_clock
 from lookahead.drafting.trie.retrieval import DEEPEST_TRIE, initial_trust
 from lookahead.errors import ConfigError, UnsupportedMemoryError
-from lookahead.jit import telling_the_user
+from lookahead.jit import log_if_slow
 
 _SMALLEST_POOL = 4096
 _PRUNED_SHARE = 0.25
@@ -60,9 +60,9 @@ class TokenTrie:
 
     Args:
         context_length: the longest run of tokens matched, 1 to 15. Longer ones cost memory and gain little.
-        memory_nodes: hard cap in nodes, if any, those of live requests included. Where they fill it alone,
+        max_nodes: hard cap in nodes, if any, those of live requests included. Where they fill it alone,
             further tokens are matched but not remembered.
-        memory_bytes: hard cap in bytes; the smaller of the two holds.
+        max_bytes: hard cap in bytes; the smaller of the two holds.
         stop_words: token ids (from 0 to 2³¹ - 1) that alone are no context: nothing hangs from them, nothing
             is drafted after them unless the tokens before them match as well.
 
@@ -76,8 +76,8 @@ class TokenTrie:
         self,
         *,
         context_length: int = 7,
-        memory_nodes: int | None = None,
-        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        max_nodes: int | None = None,
+        max_bytes: int = DEFAULT_MEMORY_BYTES,
         stop_words: Iterable[int] = frozenset(),
     ) -> None:
         if not 1 <= context_length < DEEPEST_TRIE:
@@ -86,17 +86,17 @@ class TokenTrie:
         self._deepest = context_length + 1
         self._stop_words = _checked_stop_words(stop_words)
         self._trust = initial_trust()
-        self._most_nodes = _affordable_nodes(
-            memory_bytes if memory_nodes is None else memory_nodes,  # a node takes more than a byte
-            memory_bytes,
+        self._max_nodes = _affordable_nodes(
+            max_bytes if max_nodes is None else max_nodes,  # a node takes more than a byte
+            max_bytes,
             fixed_bytes=self._trust.nbytes + self._stop_words.nbytes,
             least=4 * self._deepest,
         )
         self._lock = threading.Lock()
         self._requests: dict[RequestId, Int32Array] = {}
-        with telling_the_user():
+        with log_if_slow():
             compile_kernels()
-        self._pool = new_pool(min(_SMALLEST_POOL, self._most_nodes))
+        self._pool = new_pool(min(_SMALLEST_POOL, self._max_nodes))
         self._shared_root = take_node(self._pool)
         self._empty_root = take_node(self._pool)  # of requests that found no room for a trie of their own
 
@@ -222,9 +222,9 @@ class TokenTrie:
         return int(self._pool.meta[USED] - self._pool.meta[FREE_COUNT])
 
     @property
-    def most_nodes(self) -> int:
+    def max_nodes(self) -> int:
         """The cap in nodes that both settings leave."""
-        return self._most_nodes
+        return self._max_nodes
 
     @property
     def nbytes(self) -> int:
@@ -244,8 +244,8 @@ class TokenTrie:
         """Grow, and at the cap prune, until a token can be inserted; return whether that is so."""
         while available(self._pool) < 2 * self._deepest:
             capacity = len(self._pool.token)
-            if capacity < self._most_nodes:
-                self._pool = grown_pool(self._pool, min(2 * capacity, self._most_nodes))
+            if capacity < self._max_nodes:
+                self._pool = grown_pool(self._pool, min(2 * capacity, self._max_nodes))
             elif not self._pruned_nodes():
                 return False
         return True
@@ -306,18 +306,18 @@ def _checked_stop_words(stop_words: Iterable[int]) -> Int32Array:
     return np.array(sorted(set(words)), np.int32)
 
 
-def _affordable_nodes(memory_nodes: int, memory_bytes: int, *, fixed_bytes: int, least: int) -> int:
-    """Return the most nodes, up to `memory_nodes`, whose arrays fit `memory_bytes` beside `fixed_bytes`."""
-    low, high = 0, memory_nodes
+def _affordable_nodes(max_nodes: int, max_bytes: int, *, fixed_bytes: int, least: int) -> int:
+    """Return the most nodes, up to `max_nodes`, whose arrays fit `max_bytes` beside `fixed_bytes`."""
+    low, high = 0, max_nodes
     while low < high:
         middle = (low + high + 1) // 2
-        if pool_bytes(middle) + fixed_bytes <= memory_bytes:
+        if pool_bytes(middle) + fixed_bytes <= max_bytes:
             low = middle
         else:
             high = middle - 1
     if low < least:
         message = (
-            f"memory_nodes={memory_nodes} and memory_bytes={memory_bytes} leave room for {low} nodes; "
+            f"max_nodes={max_nodes} and max_bytes={max_bytes} leave room for {low} nodes; "
             f"at least {least} are needed"
         )
         raise ConfigError(message)

@@ -19,7 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from lookahead.backends.cpu.layer_attention import attend_in_layer, team_for
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.decoding.attention.branch_order import OrderedPlaces, ordered_attention
-from lookahead.decoding.attention.tree_mask import RowOfTrees
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.hf.attention.position_bias import PositionBias
 from lookahead.hf.compat.traits import text_config
 
@@ -61,7 +61,7 @@ class BranchPlaces:
         device: where the model computes.
     """
 
-    rows: Sequence[RowOfTrees]
+    rows: Sequence[TreeRow]
     start: int
     size: int
     device: torch.device

@@ -14,7 +14,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from lookahead.decoding.attention.grouped_query import folded_tree_attention
+from lookahead.decoding.attention.grouped_query import grouped_query_tree_attention
 from lookahead.decoding.attention.split_attention import SeenByAll, can_split, split_tree_attention
 from lookahead.hf.compat.traits import text_config
 
@@ -51,7 +51,7 @@ def query_groups(model: PreTrainedModel) -> int:
 
 
 @contextmanager
-def folded_attention(model: PreTrainedModel) -> Iterator[None]:
+def grouped_query_attention(model: PreTrainedModel) -> Iterator[None]:
     """Within, a model verifies trees by SDPA, without repeating keys and values for grouped queries."""
     if not _can_fold(model):
         yield
@@ -137,5 +137,5 @@ def _folded_attention_forward(
         attended = split_tree_attention(query, key, value, attention_mask, seen, scaling=scaling)
     else:
         folded: Tensor = getattr(attention_mask, "folded", attention_mask)
-        attended = folded_tree_attention(query, key, value, folded, scaling=scaling)
+        attended = grouped_query_tree_attention(query, key, value, folded, scaling=scaling)
     return attended.transpose(1, 2).contiguous(), None

@@ -17,7 +17,7 @@ from lookahead.hf.compat.traits import text_config
 
 
 @dataclass(frozen=True)
-class Handover:
+class GenerateCall:
     """A call of `generate`, prepared by the library up to where a token would be chosen.
 
     Attributes:
@@ -43,7 +43,7 @@ class Handover:
     model_kwargs: dict[str, Any]
 
     @property
-    def most_slots(self) -> int:
+    def max_slots(self) -> int:
         """Slots of the cache that prompts and answers take at most, padding included."""
         limit: int = self.stopping_criteria.max_length or self.generation_config.max_length
         positions: Tensor | None = self.model_kwargs.get("position_ids")

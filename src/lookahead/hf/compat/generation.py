@@ -67,19 +67,19 @@ def prefill(
     generation_config: Any,
     model_kwargs: dict[str, Any],
     *,
-    most_logits: int,
+    max_logits: int,
 ) -> Tensor:
     """Read the prompt exactly as `generate` does.
 
     Returns:
-        Logits [B, k, V] after the prompts' last k tokens, the first new token's last; k is `most_logits`, or
+        Logits [B, k, V] after the prompts' last k tokens, the first new token's last; k is `max_logits`, or
         less where the model or the way the prompt is read gives fewer.
     """
     untyped: Any = model  # the library's own types do not know its private method
-    if most_logits > 1 and "logits_to_keep" in model_kwargs:
-        model_kwargs = {**model_kwargs, "logits_to_keep": most_logits}
+    if max_logits > 1 and "logits_to_keep" in model_kwargs:
+        model_kwargs = {**model_kwargs, "logits_to_keep": max_logits}
     outputs = untyped._prefill(input_ids, generation_config, model_kwargs)  # noqa: SLF001
-    logits: Tensor = outputs.logits[:, -most_logits:]
+    logits: Tensor = outputs.logits[:, -max_logits:]
     return logits
 
 

@@ -85,7 +85,7 @@ class DraftLimits:
             counts_slots=not is_the_librarys(model),
         )
 
-    def levels_left(self, position: int, slot: int, nodes: int) -> int | None:
+    def max_draft_depth(self, position: int, slot: int, nodes: int) -> int | None:
         """Return how deep a draft may go, or None for any depth.
 
         Args:

@@ -14,7 +14,7 @@ from lookahead.errors import (
     UnsupportedModelError,
 )
 from lookahead.hf.cache.callers_cache import can_be_brought_up_to_date, is_callers, layout_behind
-from lookahead.hf.compat.call import Handover
+from lookahead.hf.compat.call import GenerateCall
 from lookahead.hf.compat.layout import AttentionLayout, made_cache
 from lookahead.hf.compat.limits import DraftLimits, rope_switches_at
 from lookahead.hf.compat.traits import has_loop_of_its_own, text_config
@@ -25,16 +25,16 @@ SERVED_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 _WITHOUT = "or call model.generate without Lookahead"
 
 
-def checked_layout(handover: Handover) -> AttentionLayout:
+def checked_layout(generate_call: GenerateCall) -> AttentionLayout:
     """Refuse what cannot be served; return how the model's layers see the past.
 
     Raises:
         LookaheadError: says what, and what to do.
     """
-    model, model_kwargs = handover.model, handover.model_kwargs
+    model, model_kwargs = generate_call.model, generate_call.model_kwargs
     check_model(model)
-    check_call(model, handover.generation_config)
-    check_prompt(model, handover.input_ids, model_kwargs.get("inputs_embeds"))
+    check_call(model, generate_call.generation_config)
+    check_prompt(model, generate_call.input_ids, model_kwargs.get("inputs_embeds"))
     cache = made_cache(model_kwargs)
     check_cache(cache)
     return layout_behind(model, cache)

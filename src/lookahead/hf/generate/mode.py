@@ -13,24 +13,24 @@ from transformers import PreTrainedModel
 
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.decoding import loop
-from lookahead.decoding.sampling.emission import Emission
 from lookahead.decoding.sampling.margins import smallest_of
-from lookahead.drafting.budget.controller import Pace
+from lookahead.decoding.sampling.state import GenerationState
+from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
 from lookahead.drafting.memory.draft_memory import DraftMemory
 from lookahead.drafting.store import DEFAULT_NAMESPACE
 from lookahead.hf.cache.callers_cache import is_callers
-from lookahead.hf.compat.call import Handover, namespaces_of_rows
+from lookahead.hf.compat.call import GenerateCall, namespaces_of_rows
 from lookahead.hf.compat.layout import AttentionLayout, made_cache
 from lookahead.hf.generate.checks import check_memory, checked_layout
-from lookahead.hf.generate.emissions import emissions_for, output_of, token_ids_of
+from lookahead.hf.generate.row_groups import output_of, row_groups_for, token_ids_of
 from lookahead.hf.steps.cuda_graphs import CapturedModels
 from lookahead.hf.steps.library_steps import LibraryStepModel
 from lookahead.hf.steps.step_inputs import StepInputs
 from lookahead.hf.steps.step_model import TransformersStepModel
 from lookahead.hf.steps.step_times import StepTimesCache, step_times_for
 from lookahead.hf.steps.verification import ModelMode, Verification
-from lookahead.hf.support.model_profile import ModelKnowledge
+from lookahead.hf.support.model_profile import ModelProfiles
 from lookahead.stats import GenerationStats
 
 
@@ -39,12 +39,12 @@ class CheckedCall:
     """A call that can be served.
 
     Attributes:
-        handover: the call.
+        generate_call: the call.
         layout: how the model's layers see the past.
         memory: what is drafted from.
     """
 
-    handover: Handover
+    generate_call: GenerateCall
     layout: AttentionLayout
     memory: DraftMemory
 
@@ -67,8 +67,8 @@ class LookaheadMode:
         self._config = config
         self._memory = memory
         self._record = record
-        self._knowledge = ModelKnowledge(config)
-        self._captured = CapturedModels() if config.captured_step else None
+        self._knowledge = ModelProfiles(config)
+        self._captured = CapturedModels() if config.cuda_graphs else None
 
     def prepare(
         self,
@@ -88,7 +88,7 @@ class LookaheadMode:
         Raises:
             LookaheadError: the model or the call is one that Lookahead cannot serve.
         """
-        handover = Handover(
+        generate_call = GenerateCall(
             model,
             input_ids,
             logits_processor,
@@ -99,101 +99,103 @@ class LookaheadMode:
             tuple(reads),
             model_kwargs,
         )
-        layout = checked_layout(handover)
+        layout = checked_layout(generate_call)
         memory = self._memory()
         check_memory(model, memory)
-        return CheckedCall(handover, layout, memory)
+        return CheckedCall(generate_call, layout, memory)
 
     @torch.no_grad()
     def decode(self, call: CheckedCall) -> Any:
         """Decode what `prepare` has checked; return what `generate` returns."""
-        handover, config = call.handover, call.handover.generation_config
-        verification, step_inputs = self._knowledge.of_call(handover, call.layout)
-        has_callers_cache = is_callers(made_cache(handover.model_kwargs))  # brought up to date in all rows
-        they_wait = has_callers_cache or not verification.rows_may_differ
-        emissions = emissions_for(handover, they_wait=they_wait)
+        generate_call, config = call.generate_call, call.generate_call.generation_config
+        verification, step_inputs = self._knowledge.of_call(generate_call, call.layout)
+        has_callers_cache = is_callers(
+            made_cache(generate_call.model_kwargs)
+        )  # brought up to date in all rows
+        lockstep = has_callers_cache or not verification.rows_may_differ
+        states = row_groups_for(generate_call, lockstep=lockstep)
         drafter: BatchDrafter | NoDrafter = NoDrafter()
         if verification.mode is ModelMode.PLAIN:
             step_model: TransformersStepModel | LibraryStepModel = LibraryStepModel(
-                handover.model,
-                handover.input_ids,
+                generate_call.model,
+                generate_call.input_ids,
                 config,
-                handover.model_kwargs,
-                lock=self._knowledge.lock(handover.model),
+                generate_call.model_kwargs,
+                lock=self._knowledge.lock(generate_call.model),
             )
         else:
-            pace = self._knowledge.pace(handover.model, handover.input_ids, verification)
-            step_model = self._step_model(call, verification, step_inputs, pace, emissions[0].remaining)
-            drafter = self._drafter(call, step_model, pace, verification, len(emissions))
-        stats = self._run(step_model, drafter, emissions, handover.prompts)
-        if handover.streamer is not None:
-            handover.streamer.end()
+            pace = self._knowledge.pace(generate_call.model, generate_call.input_ids, verification)
+            step_model = self._step_model(call, verification, step_inputs, pace, states[0].remaining)
+            drafter = self._drafter(call, step_model, pace, verification, len(states))
+        stats = self._run(step_model, drafter, states, generate_call.prompts)
+        if generate_call.streamer is not None:
+            generate_call.streamer.end()
         if config.return_dict_in_generate:
-            return output_of(emissions[0], step_model.returned_cache(), stats)
+            return output_of(states[0], step_model.returned_cache(), stats)
         if has_callers_cache:
             step_model.returned_cache()
-        return token_ids_of(emissions, config)
+        return token_ids_of(states, config)
 
     def _step_model(
         self,
         call: CheckedCall,
         verification: Verification,
         step_inputs: StepInputs,
-        pace: Pace,
-        most_new_tokens: int,
+        pace: BudgetController,
+        max_new_tokens: int,
     ) -> TransformersStepModel:
         captured = None
         if self._captured is not None:
-            captured = self._captured.of_call(call.handover.model, call.layout, verification)
+            captured = self._captured.of_call(call.generate_call.model, call.layout, verification)
         return TransformersStepModel(
-            call.handover.model,
+            call.generate_call.model,
             call.layout,
-            call.handover.input_ids,
-            call.handover.generation_config,
-            call.handover.model_kwargs,
-            most_new_tokens=most_new_tokens,
-            decoding_length=pace.most_nodes,
-            prompt_logits=self._config.prompt_logits,
+            call.generate_call.input_ids,
+            call.generate_call.generation_config,
+            call.generate_call.model_kwargs,
+            max_new_tokens=max_new_tokens,
+            decoding_length=pace.max_nodes,
+            recycle_prompt_tokens=self._config.recycle_prompt_tokens,
             verification=verification,
             step_inputs=step_inputs,
-            bias=self._knowledge.position_bias(call.handover.model),
+            bias=self._knowledge.position_bias(call.generate_call.model),
             captured=captured,
-            lock=self._knowledge.lock(call.handover.model),
+            lock=self._knowledge.lock(call.generate_call.model),
         )
 
     def _drafter(
         self,
         call: CheckedCall,
         step_model: TransformersStepModel,
-        pace: Pace,
+        pace: BudgetController,
         verification: Verification,
         emission_count: int,
     ) -> BatchDrafter:
-        handover, store = call.handover, call.memory.store
+        generate_call, store = call.generate_call, call.memory.store
         requests = [
             RequestDrafter(
                 store,
                 branch_length=self._config.branch_length,
-                mode=self._config.mode if verification.mode is ModelMode.TREE else DraftMode.SINGLE,
+                mode=self._config.draft_mode if verification.mode is ModelMode.TREE else DraftMode.SINGLE,
                 namespace=namespace,
-                reads=handover.reads,
+                reads=generate_call.reads,
             )
-            for namespace in handover.namespaces
+            for namespace in generate_call.namespaces
         ]
-        prompts = handover.prompts
+        prompts = generate_call.prompts
         measure = partial(
             step_times_for,
-            handover.model,
+            generate_call.model,
             step_model,
             prompts,
-            most_nodes=pace.most_nodes,
+            max_nodes=pace.max_nodes,
             cache=StepTimesCache.of_user(),
         )
         return BatchDrafter(
             requests,
             pace,
             recycles=store.recycles,
-            they_wait=emission_count < len(prompts),
+            lockstep=emission_count < len(prompts),
             measure=measure,
         )
 
@@ -201,7 +203,7 @@ class LookaheadMode:
         self,
         step_model: TransformersStepModel | LibraryStepModel,
         drafter: BatchDrafter | NoDrafter,
-        emissions: Sequence[Emission],
+        states: Sequence[GenerationState],
         prompts: Sequence[Sequence[int]],
     ) -> GenerationStats:
         """Run the loop; whatever happens in it, the prompts are forgotten and the counts are kept."""
@@ -210,12 +212,12 @@ class LookaheadMode:
             started = perf_counter()
             drafter.read(prompts)
             stats.draft_s += perf_counter() - started
-            loop.decode(step_model, drafter, emissions, stats)
+            loop.decode(step_model, drafter, states, stats)
         finally:
             with ExitStack() as ending:  # whatever one of them raises, the others are done
                 ending.callback(self._record, stats)
                 ending.callback(step_model.close)
                 ending.callback(drafter.close)
                 stats.recycled_tokens = drafter.recycled_tokens
-                stats.smallest_margin = smallest_of([emission.margin.value for emission in emissions])
+                stats.smallest_margin = smallest_of([state.margin.value for state in states])
         return stats

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lookahead.files import written_whole
+from lookahead.files import atomic_write
 
 
 def user_cache_folder() -> Path | None:
@@ -19,12 +19,12 @@ def user_cache_folder() -> Path | None:
 
 
 @contextmanager
-def cached_whole(path: Path) -> Iterator[Path]:
-    """Yield where to write a file or folder of the cache, as `written_whole` does; its folder is made.
+def atomic_cache_write(path: Path) -> Iterator[Path]:
+    """Yield where to write a file or folder of the cache, as `atomic_write` does; its folder is made.
 
     Raises:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         yield partial

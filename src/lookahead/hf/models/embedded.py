@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lookahead.errors import MissingDependencyError
-from lookahead.hf.machine.cache_folder import cached_whole, user_cache_folder
+from lookahead.hf.machine.cache_folder import atomic_cache_write, user_cache_folder
 from lookahead.hf.machine.dtypes import DTYPES, dtype_name, resolve_dtype
 from lookahead.hf.models.gguf import load_gguf, load_gguf_tokenizer, quiet_transformers
 
@@ -118,7 +118,7 @@ def _store(loaded: Loaded, folder: Path | None) -> None:
         return
     with (
         contextlib.suppress(OSError, SafetensorError),
-        cached_whole(folder) as partial,
+        atomic_cache_write(folder) as partial,
         quiet_transformers(),
     ):
         for part in loaded:

@@ -63,7 +63,7 @@ def family_rows(dtype: torch.dtype = torch.float32) -> Iterator[FamilyRow]:
             continue
         result = probe(model)
         exact = probe(
-            model, tries_fused=not why_not_fused(model), shape=LookaheadConfig(reproducible=True).shape
+            model, tries_fused=not why_not_fused(model), shape=LookaheadConfig(reproducible=True).fixed_width
         )
         only_plain = exact.mode is ModelMode.PLAIN and result.mode is not ModelMode.PLAIN
         reason = exact.reason if only_plain else ""

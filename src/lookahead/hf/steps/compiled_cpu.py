@@ -16,7 +16,7 @@ from lookahead.backends.cpu.decoder import DecoderWeights, FusedDecoder, LayerWe
 from lookahead.backends.cpu.kernels.vectors import multiplies_and_adds
 from lookahead.backends.cpu.team import torch_team
 from lookahead.decoding.arena import KVArena
-from lookahead.decoding.attention.tree_mask import RowOfTrees
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.traits import text_config
 
@@ -46,7 +46,7 @@ class FusedModel:
         self._decoder = FusedDecoder(weights, team)
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, rows: Sequence[RowOfTrees], start: int, arena: KVArena
+        self, tokens: Tensor, positions: Tensor, rows: Sequence[TreeRow], start: int, arena: KVArena
     ) -> Tensor | None:
         """Verify draft trees behind an arena and append them to it.
 

@@ -32,10 +32,10 @@ from lookahead.backends.cuda.graphs import (
     node_bucket,
 )
 from lookahead.decoding.arena import Allocate
-from lookahead.decoding.attention.tree_mask import RowOfTrees
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.hf.attention.grouped_query import (
     attention_name,
-    folded_attention,
+    grouped_query_attention,
     query_groups,
     with_repeated_rows,
 )
@@ -50,7 +50,7 @@ _HOOKS_OF_ALL = ("_global_forward_hooks", "_global_forward_pre_hooks")
 _ROUNDING_FACTOR = 32.0
 _RELATIVE_FLOOR = 1e-4
 """The first steps may differ from the model's own forward as a chain may from single steps (`probe`)."""
-_MOST_DISAGREEMENTS = 3
+_MAX_DISAGREEMENTS = 3
 
 
 class _NotStaticError(Exception):
@@ -170,10 +170,10 @@ class CapturedSteps:
     def forward(
         self,
         described: Callable[[int], tuple[Tensor, Tensor]],
-        rows: Sequence[RowOfTrees],
+        rows: Sequence[TreeRow],
         start: int,
         cache: ArenaCache,
-        as_it_is: Callable[[], Tensor],
+        eager_forward: Callable[[], Tensor],
     ) -> Verified | tuple[None, None]:
         """Verify draft trees behind a cache and append them to it.
 
@@ -182,7 +182,7 @@ class CapturedSteps:
             rows: B trees.
             start: the slot of node 0 in all rows.
             cache: holds what stands before the trees.
-            as_it_is: does the same by the model's own forward; asked to compare the first steps with.
+            eager_forward: does the same by the model's own forward; asked to compare the first steps with.
 
         Returns:
             Logits [B, n, V] and each node's likeliest token, n the largest tree's nodes or more; None twice,
@@ -195,7 +195,7 @@ class CapturedSteps:
         if positions.ndim != 2:
             return None, None
         try:
-            verified = self._verified(tokens, positions, rows, start, cache, as_it_is)
+            verified = self._verified(tokens, positions, rows, start, cache, eager_forward)
         except Exception as problem:  # noqa: BLE001  # whatever a model's code raises, its own forward serves
             self._give_up(problem)
             verified = None
@@ -208,10 +208,10 @@ class CapturedSteps:
         self,
         tokens: Tensor,
         positions: Tensor,
-        rows: Sequence[RowOfTrees],
+        rows: Sequence[TreeRow],
         start: int,
         cache: ArenaCache,
-        as_it_is: Callable[[], Tensor],
+        eager_forward: Callable[[], Tensor],
     ) -> Verified | None:
         """Return what `forward` returns; None where it is not what the model's own forward says."""
         batch, nodes = tokens.shape
@@ -221,7 +221,7 @@ class CapturedSteps:
         if is_repeated in self._kept.agreed:
             return step(self._memory.capture, tokens, positions, rows, start)
         cache.arena.truncate(start)
-        expected = as_it_is()
+        expected = eager_forward()
         cache.arena.truncate(start)
         cache.arena.extend(start + nodes)
         verified = step(self._memory.capture, tokens, positions, rows, start)
@@ -245,7 +245,7 @@ class CapturedSteps:
         return steps[key]
 
     def _agrees(
-        self, logits: Tensor, expected: Tensor, rows: Sequence[RowOfTrees], *, is_repeated: bool
+        self, logits: Tensor, expected: Tensor, rows: Sequence[TreeRow], *, is_repeated: bool
     ) -> bool:
         """Return, and remember, whether a step says what the model's own forward says.
 
@@ -264,7 +264,7 @@ class CapturedSteps:
             self._kept.agreed.add(is_repeated)
             return True
         self._kept.disagreements += 1
-        if self._kept.disagreements >= _MOST_DISAGREEMENTS:
+        if self._kept.disagreements >= _MAX_DISAGREEMENTS:
             message = (
                 f"logits differ from its own forward's by {worst:.3g}, more than rounding ({allowed:.3g})"
             )
@@ -363,7 +363,7 @@ def _run_of(
             for name, window in layout.windows.items()
         }
         cache.write_at(trees.slots)
-        with folded_attention(model) if folds else nullcontext():
+        with grouped_query_attention(model) if folds else nullcontext():
             outputs = model(
                 input_ids=trees.tokens,
                 position_ids=trees.positions,

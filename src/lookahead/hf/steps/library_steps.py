@@ -59,7 +59,7 @@ class LibraryStepModel:
             logits, self._model_kwargs = step_as_library(self._model, self._ids, self._model_kwargs)
         return dict(enumerate(logits))
 
-    def levels_left(self, row: int) -> int:  # noqa: ARG002  # no row may draft
+    def max_draft_depth(self, row: int) -> int:  # noqa: ARG002  # no row may draft
         """Return 0: a step is a plain one."""
         return 0
 

@@ -93,7 +93,7 @@ class StepInputs:
         """Return the model's positions, int64 [B, n] or [axes, B, n], of nodes at `counted` [B, n]."""
         return counted if self.shift is None else counted + self.shift[..., list(rows), None]
 
-    def most_ahead(self, row: int) -> int:
+    def max_ahead(self, row: int) -> int:
         """Return how far the model's furthest position is ahead of a row's count of tokens; 0 if behind."""
         return 0 if self.shift is None else max(0, int(self.shift[..., row].max()))
 

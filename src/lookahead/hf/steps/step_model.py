@@ -12,12 +12,13 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from lookahead.decoding.attention.split_attention import SeenByAll, splits_on
-from lookahead.decoding.attention.tree_mask import RowOfTrees, tree_mask, tree_positions
+from lookahead.decoding.attention.tree_mask import tree_mask, tree_positions
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.decoding.logits import VerifiedLogits
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.attention.branch_order import BranchPlaces, attending_in_order, with_places
 from lookahead.hf.attention.grouped_query import (
-    folded_attention,
+    grouped_query_attention,
     query_groups,
     with_repeated_rows,
     with_seen_by_all,
@@ -36,7 +37,7 @@ from lookahead.hf.steps.step_inputs import StepInputs, first_positions
 from lookahead.hf.steps.verification import TREE, ModelMode, Verification
 
 _NO_LOCK = nullcontext()
-_NOBODYS = DraftTree.root_only(0)
+_PADDING_TREE = DraftTree.root_only(0)
 """What a finished row goes on with where it has to stay in the forward: nothing of it is read or kept."""
 _FIRST_CAPACITY = 512
 """Tokens of answer allocated for at first; the arena grows when they are used up."""
@@ -53,9 +54,9 @@ class TransformersStepModel:
         input_ids: int64 [B, L], the prompts.
         generation_config: as `generate` prepared it.
         model_kwargs: as `generate` prepared them; their cache is replaced by an arena.
-        most_new_tokens: tokens that will be emitted at most.
+        max_new_tokens: tokens that will be emitted at most.
         decoding_length: the most nodes of a draft tree.
-        prompt_logits: how many of the prompts' last tokens have their logits returned.
+        recycle_prompt_tokens: how many of the prompts' last tokens have their logits returned.
         verification: how drafts are verified; what is given must then be of that kind.
         step_inputs: what the steps are given beside tokens, cache and mask; none of it unserved.
         bias: what of the model reads positions off slots, where that is known already.
@@ -71,9 +72,9 @@ class TransformersStepModel:
         generation_config: Any,
         model_kwargs: dict[str, Any],
         *,
-        most_new_tokens: int,
+        max_new_tokens: int,
         decoding_length: int,
-        prompt_logits: int = 1,
+        recycle_prompt_tokens: int = 1,
         verification: Verification = TREE,
         step_inputs: StepInputs | None = None,
         bias: PositionBias | None = None,
@@ -96,11 +97,11 @@ class TransformersStepModel:
             self._switches.callback(captured.close)
         switch = self._limits.rope_switch if len(input_ids) == 1 else None  # no batch gets as far
         self._restart = CacheRestart(model, switch, input_ids, model_kwargs)
-        self._most_levels, self._most_nodes = most_new_tokens, decoding_length
-        most_slots = max(decoding_length, verification.shape or 1)
+        self._max_depths, self._max_nodes = max_new_tokens, decoding_length
+        max_slots = max(decoding_length, verification.shape or 1)
         self._query_groups = query_groups(model) if verification.folds else 1
         self._takes_positions = takes_positions(model)
-        self._prompt_logits = prompt_logits
+        self._recycle_prompt_tokens = recycle_prompt_tokens
         self._handed_cache = model_kwargs.get("past_key_values")
         self._rows = list(range(input_ids.shape[0]))
         self._drafts: Mapping[int, DraftTree] = {}
@@ -110,9 +111,9 @@ class TransformersStepModel:
         self._next_positions: dict[int, int] = {}
         positions: Tensor | None = model_kwargs.get("position_ids")
         prompt_length = input_ids.shape[1] if positions is None else positions.shape[-1]
-        largest = prompt_length + most_new_tokens + most_slots
+        largest = prompt_length + max_new_tokens + max_slots
         first = _FIRST_CAPACITY if captured is None else _FIRST_CAPACITY_CAPTURED
-        capacity = min(largest, prompt_length + first + most_slots)
+        capacity = min(largest, prompt_length + first + max_slots)
         allocate = None if captured is None else captured.allocate
         self.cache = ArenaCache(layout.kept, capacity, layout.borrowing, largest=largest, allocate=allocate)
 
@@ -129,7 +130,7 @@ class TransformersStepModel:
                     self._input_ids,
                     self._generation_config,
                     self._model_kwargs,
-                    most_logits=self._prompt_logits,
+                    max_logits=self._recycle_prompt_tokens,
                 )
         self._lengths = dict.fromkeys(self._rows, self.cache.get_seq_length())
         firsts = first_positions(len(self._rows), self.cache.get_seq_length(), self._model_kwargs)
@@ -145,10 +146,10 @@ class TransformersStepModel:
         if self._verification.shape is None:
             self._select(drafts)
         self._drafts = drafts
-        trees = [drafts.get(row, _NOBODYS) for row in self._rows]
+        trees = [drafts.get(row, _PADDING_TREE) for row in self._rows]
         longest = max(map(len, trees))
         size = self._verification.shape or longest
-        likeliest: Tensor | None = None
+        argmax: Tensor | None = None
         with self._lock:
             logits = self._restarted(trees[0]) if longest == 1 else None
             if logits is None and self.is_fused:
@@ -160,7 +161,7 @@ class TransformersStepModel:
                     self.cache.arena,
                 )
             if logits is None and self._captured is not None:
-                logits, likeliest = self._captured.forward(
+                logits, argmax = self._captured.forward(
                     lambda nodes: (_tokens(trees, nodes), self._positions(trees, nodes)),
                     self._rows_of(trees),
                     self._start,
@@ -170,17 +171,17 @@ class TransformersStepModel:
             if logits is None:
                 logits = self._verified(trees, size)
         if logits.device.type != "cpu":
-            likeliest = logits.argmax(dim=-1) if likeliest is None else likeliest
+            argmax = logits.argmax(dim=-1) if argmax is None else argmax
             wait_for(logits)  # so that the forward's time is counted as its own
-        return VerifiedLogits(self._rows, trees, logits, likeliest, asked=drafts)
+        return VerifiedLogits(self._rows, trees, logits, argmax, asked=drafts)
 
-    def levels_left(self, row: int) -> int:
+    def max_draft_depth(self, row: int) -> int:
         """Return how deep a row's draft may go within the model's positions; beyond them steps are plain."""
         if self._restart.is_due(self._start):
             return 0
-        position = self._next_positions[row] + self._step_inputs.most_ahead(row)
-        levels = self._limits.levels_left(position, self._start, self._most_nodes)
-        return self._most_levels if levels is None else levels
+        position = self._next_positions[row] + self._step_inputs.max_ahead(row)
+        levels = self._limits.max_draft_depth(position, self._start, self._max_nodes)
+        return self._max_depths if levels is None else levels
 
     def keep(self, paths: Mapping[int, list[int]]) -> None:
         """Keep in the cache, of the trees just forwarded, only the nodes of each row's path."""
@@ -265,7 +266,7 @@ class TransformersStepModel:
             if self._verification.shape is not None:
                 told.enter_context(attending_in_order(self._model))
             elif is_masked and self._verification.folds:
-                told.enter_context(folded_attention(self._model))
+                told.enter_context(grouped_query_attention(self._model))
             logits: Tensor = self._model(input_ids=tokens, **inputs).logits
         return logits
 
@@ -300,9 +301,9 @@ class TransformersStepModel:
             masks[name] = with_repeated_rows(mask, self._query_groups)
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
-    def _rows_of(self, trees: Sequence[DraftTree]) -> list[RowOfTrees]:
+    def _rows_of(self, trees: Sequence[DraftTree]) -> list[TreeRow]:
         return [
-            RowOfTrees(tree, self._lengths[row], self._padding[row])
+            TreeRow(tree, self._lengths[row], self._padding[row])
             for row, tree in zip(self._rows, trees, strict=True)
         ]
 
@@ -349,7 +350,7 @@ def prefilled(
         ids,
         model.generation_config,
         model_kwargs,
-        most_new_tokens=8,
+        max_new_tokens=8,
         decoding_length=decoding_length,
         verification=verification,
         step_inputs=StepInputs.of(model, ids, model_kwargs, layout),

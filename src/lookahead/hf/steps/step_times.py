@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from lookahead.drafting.budget.policy import StepTimes
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.attention.grouped_query import attention_name
-from lookahead.hf.machine.cache_folder import cached_whole, user_cache_folder
+from lookahead.hf.machine.cache_folder import atomic_cache_write, user_cache_folder
 from lookahead.hf.machine.devices import device_name
 from lookahead.hf.machine.dtypes import dtype_name
 from lookahead.hf.steps.step_model import TransformersStepModel
@@ -120,7 +120,7 @@ class StepTimesCache:
         if self.folder is None:
             return
         entry = {"format": _FORMAT, "key": asdict(key), "times": times.as_dict()}
-        with contextlib.suppress(OSError), cached_whole(self._path(self.folder, key)) as partial_file:
+        with contextlib.suppress(OSError), atomic_cache_write(self._path(self.folder, key)) as partial_file:
             partial_file.write_text(json.dumps(entry, indent=1), encoding="utf-8")
 
     @staticmethod
@@ -133,7 +133,7 @@ def step_times_for(
     step_model: TransformersStepModel,
     prompts: Sequence[Sequence[int]],
     *,
-    most_nodes: int,
+    max_nodes: int,
     cache: StepTimesCache,
 ) -> StepTimes | None:
     """Return how long forwards behind prompts take: from the cache, or measured there and then.
@@ -145,13 +145,13 @@ def step_times_for(
         model: the model.
         step_model: its view of a batch, the prompts just read.
         prompts: each row's tokens, without padding.
-        most_nodes: the most tokens of a row that are of interest.
+        max_nodes: the most tokens of a row that are of interest.
         cache: where times are kept.
 
     Returns:
         The times, or None where the model has no positions left for a draft, however small.
     """
-    largest = min(most_nodes, *(step_model.levels_left(row) + 1 for row in step_model.rows))
+    largest = min(max_nodes, *(step_model.max_draft_depth(row) + 1 for row in step_model.rows))
     if largest < 2:
         return None
     context = step_model.cache.get_seq_length()
@@ -162,7 +162,7 @@ def step_times_for(
         for size in sizes * (2 if step_model.is_captured else 0):  # a shape is captured in its second step
             _forward_and_forget(step_model, prompts, size)
         times = measure_step_times(partial(_forward_and_forget, step_model, prompts), sizes)
-        if largest == most_nodes:  # near the end of its positions a model shows only part of the curve
+        if largest == max_nodes:  # near the end of its positions a model shows only part of the curve
             cache.store(key, times)
     return times
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lookahead.config import LookaheadConfig
-from lookahead.drafting.budget.controller import Pace
+from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.budget.policy import BudgetPolicy
 from lookahead.hf.attention.grouped_query import attention_name, changes_attention
 from lookahead.hf.attention.position_bias import PositionBias
-from lookahead.hf.compat.call import Handover
+from lookahead.hf.compat.call import GenerateCall
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.limits import DraftLimits
 from lookahead.hf.steps.compiled_cpu import build_of, why_not_fused
@@ -27,7 +27,7 @@ from lookahead.hf.support.probe import ProbeResult, probe
 from lookahead.hf.support.simd_alignment import why_cut
 
 
-class ModelKnowledge:
+class ModelProfiles:
     """Remembers, as long as a model lives, what its first uses have shown.
 
     Args:
@@ -36,7 +36,7 @@ class ModelKnowledge:
 
     def __init__(self, config: LookaheadConfig) -> None:
         self._config = config
-        self._paces: WeakKeyDictionary[PreTrainedModel, dict[object, Pace]] = WeakKeyDictionary()
+        self._paces: WeakKeyDictionary[PreTrainedModel, dict[object, BudgetController]] = WeakKeyDictionary()
         self._probes: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = WeakKeyDictionary()
         self._biases: WeakKeyDictionary[PreTrainedModel, PositionBias] = WeakKeyDictionary()
         self._builds: WeakKeyDictionary[PreTrainedModel, tuple[object, bool]] = WeakKeyDictionary()
@@ -44,7 +44,7 @@ class ModelKnowledge:
         self._cuts: WeakKeyDictionary[PreTrainedModel, dict[object, str]] = WeakKeyDictionary()
         self._told: WeakKeyDictionary[PreTrainedModel, set[str]] = WeakKeyDictionary()
 
-    def pace(self, model: PreTrainedModel, input_ids: Tensor, verification: Verification) -> Pace:
+    def pace(self, model: PreTrainedModel, input_ids: Tensor, verification: Verification) -> BudgetController:
         """Return what is known about drafting for a model and batches [B, L] of about this size."""
         paces = self._paces.setdefault(model, {})
         rows, length = input_ids.shape
@@ -56,33 +56,35 @@ class ModelKnowledge:
             rows_bucket(rows),
         )
         if setting not in paces:
-            most = self._config.most_nodes(rows_bucket(rows))
+            most = self._config.max_nodes(rows_bucket(rows))
             if verification.shape is not None:
                 most = min(most, verification.shape)
             is_auto = self._config.decoding_length == "auto"
-            paces[setting] = Pace(most, BudgetPolicy(most) if is_auto else None)
+            paces[setting] = BudgetController(most, BudgetPolicy(most) if is_auto else None)
         return paces[setting]
 
-    def of_call(self, handover: Handover, layout: AttentionLayout) -> tuple[Verification, StepInputs]:
+    def of_call(
+        self, generate_call: GenerateCall, layout: AttentionLayout
+    ) -> tuple[Verification, StepInputs]:
         """Return how a call's drafts are verified, and its steps' inputs beside tokens, cache and mask.
 
         Plain steps where nobody knows that; one warning for a model and such inputs names them.
         """
-        model, rows = handover.model, len(handover.input_ids)
+        model, rows = generate_call.model, len(generate_call.input_ids)
         found = self.verification(model, layout, rows)
         if found.mode is ModelMode.PLAIN:
             return found, StepInputs()
-        if self._config.reproducible and not _is_padded_left(handover):
+        if self._config.reproducible and not _is_padded_left(generate_call):
             self._tell(model, "its prompts are padded elsewhere than on the left")
             return PLAIN, StepInputs()
         cut = "" if found.shape is None else self._why_cut(model, found.shape, rows)
         if cut:
             self._tell(model, cut)
             return PLAIN, StepInputs()
-        if rows > 1 and _frequencies_change(model, handover.most_slots):
+        if rows > 1 and _frequencies_change(model, generate_call.max_slots):
             self._tell(model, "its rotary frequencies change with the length of the longest row")
             return PLAIN, StepInputs()
-        step_inputs = StepInputs.of(model, handover.input_ids, handover.model_kwargs, layout)
+        step_inputs = StepInputs.of(model, generate_call.input_ids, generate_call.model_kwargs, layout)
         if not step_inputs.unserved:
             return found, step_inputs
         self._tell(model, f"it is not known what its steps do with {', '.join(step_inputs.unserved)}")
@@ -93,7 +95,7 @@ class ModelKnowledge:
 
         One warning a model says why, where that is not by trees.
         """
-        tries_fused = self._config.fused_step and self._can_be_fused(model)
+        tries_fused = self._config.compiled_cpu and self._can_be_fused(model)
         if model.training:  # dropout draws for each forward it sees
             return PLAIN
         if self._config.decoding_length == 1 and not tries_fused and not self._config.reproducible:
@@ -108,7 +110,7 @@ class ModelKnowledge:
                     layout,
                     tries_trees=not by_slots,
                     tries_fused=tries_fused,
-                    shape=self._config.shape,
+                    shape=self._config.fixed_width,
                 )
             _warn(model, results[setting].mode, results[setting].reason)
         found = results[setting].verification
@@ -153,8 +155,8 @@ class ModelKnowledge:
             _warn(model, ModelMode.PLAIN, reason)
 
 
-def _is_padded_left(handover: Handover) -> bool:
-    mask: Tensor | None = handover.model_kwargs.get("attention_mask")
+def _is_padded_left(generate_call: GenerateCall) -> bool:
+    mask: Tensor | None = generate_call.model_kwargs.get("attention_mask")
     return mask is None or bool((mask.long().diff(dim=-1) >= 0).all())
 
 

@@ -30,7 +30,7 @@ def why_cut(model: PreTrainedModel, shape: int, rows: int = 1) -> str:
     if not cut_at(shape):
         return ""
     fitting = next((other for other in range(16, 257) if not cut_at(other)), None)
-    advice = "fewer threads" if fitting is None else f"fewer threads or reproducible={fitting}"
+    advice = "fewer threads" if fitting is None else f"fewer threads or reproducible_width={fitting}"
     elements = f"{rows} x {shape} x {max(cut_at(shape))}"
     return f"{threads} threads would cut its {elements} activations within vectors; give {advice}"
 

@@ -123,7 +123,7 @@ class Sums(NamedTuple):
 
 
 @lean_kernel
-def most_queries(heads: int, key_heads: int) -> int:
+def max_queries(heads: int, key_heads: int) -> int:
     """Return how many queries a piece of work has at most."""
     return max(PIECE, heads // key_heads)
 
@@ -143,7 +143,7 @@ def sums_of_thread(totals: Any, states: Any, heads: Heads, scratch: Any, integer
         scratch: pointer to float32 [attention_scratch(width)].
         integers: address of int64 [attention_integers(heads, key heads)].
     """
-    most = most_queries(heads.heads, heads.key_heads)
+    most = max_queries(heads.heads, heads.key_heads)
     return Sums(
         totals,
         states,
@@ -164,7 +164,7 @@ def attention_scratch(width: int) -> int:
 
 def attention_integers(heads: int, key_heads: int) -> int:
     """Return how many int64 numbers a thread needs for attention."""
-    return 2 * int(most_queries(heads, key_heads)) + BLOCK
+    return 2 * int(max_queries(heads, key_heads)) + BLOCK
 
 
 class Piece(NamedTuple):

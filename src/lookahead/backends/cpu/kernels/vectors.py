@@ -22,7 +22,7 @@ INTS = ir.VectorType(INT32, LANES)
 HALVES = ir.VectorType(ir.IntType(16), LANES)
 _LOG2_E, _LN2_HIGH, _LN2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
 _EXP_COEFFICIENTS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
-_LEAST_EXPONENT = -87.0
+_MIN_EXPONENT = -87.0
 _ROUNDING = 0x7FFF
 _SECOND_CACHE = 2
 """Where what is fetched ahead goes: the first cache is full of what is being worked on."""
@@ -276,7 +276,7 @@ def exponential(builder: ir.IRBuilder, value: Any) -> Any:
     def whole_constant(number: int) -> Any:
         return ints([number] * LANES) if is_vector else ir.Constant(INT32, number)
 
-    value = intrinsic_call(builder, f"llvm.maxnum.{suffix}", value.type, [value, constant(_LEAST_EXPONENT)])
+    value = intrinsic_call(builder, f"llvm.maxnum.{suffix}", value.type, [value, constant(_MIN_EXPONENT)])
     value = intrinsic_call(builder, f"llvm.minnum.{suffix}", value.type, [value, constant(88.0)])
     power = fused_multiply_add(builder, value, constant(_LOG2_E), constant(0.5))
     power = intrinsic_call(builder, f"llvm.floor.{suffix}", value.type, [power])

@@ -50,9 +50,9 @@ class ArcticSuffixTree(Peer):
         self._context = prompt_ids[-_DEEPEST:]
         self._cache.start_request(self._request, np.ascontiguousarray(prompt_ids))
 
-    def propose(self, draft_tokens: int, most_levels: int) -> DraftTree:
+    def propose(self, draft_tokens: int, max_depth: int) -> DraftTree:
         """Return Arctic's draft as a draft tree."""
-        if most_levels == 0:
+        if max_depth == 0:
             return DraftTree.root_only(int(self._context[-1]))
         draft = self._cache.speculate(
             self._request, self._context, max_spec_tokens=draft_tokens, **self._settings
@@ -60,7 +60,7 @@ class ArcticSuffixTree(Peer):
         return tree_of(
             [int(self._context[-1]), *draft.token_ids],
             [-1, *(parent + 1 for parent in draft.parents)],
-            most_levels,
+            max_depth,
         )
 
     def learn(self, token_ids: Int32Array) -> None:

@@ -34,9 +34,9 @@ class LLMA(Peer):
         self._prompt, self._answer = prompt_ids.tolist(), []
         self._in_prompt = self._first_places(self._prompt)
 
-    def propose(self, draft_tokens: int, most_levels: int) -> DraftTree:
+    def propose(self, draft_tokens: int, max_depth: int) -> DraftTree:
         """Return a chain."""
-        copied = self._copied(min(draft_tokens, most_levels))
+        copied = self._copied(min(draft_tokens, max_depth))
         return chain_tree(self._answer[-1], np.array(copied, np.int32))
 
     def learn(self, token_ids: Int32Array) -> None:

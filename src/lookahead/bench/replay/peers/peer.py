@@ -22,18 +22,18 @@ def chain_tree(token_id: int, drafted: Int32Array) -> DraftTree:
     return DraftTree.chain(np.concatenate([np.array([token_id], np.int32), drafted]))
 
 
-def tree_of(token_ids: list[int], parents: list[int], most_levels: int) -> DraftTree:
+def tree_of(token_ids: list[int], parents: list[int], max_depth: int) -> DraftTree:
     """Return the draft tree of these nodes, node 0 first, a parent before its children.
 
     Args:
         token_ids: the token of each node.
         parents: the place of each node's parent; -1 for node 0.
-        most_levels: nodes that lie deeper are left out.
+        max_depth: nodes that lie deeper are left out.
     """
     depths = [0]
     for parent in parents[1:]:
         depths.append(depths[parent] + 1)
-    kept = np.array(depths, np.int32) <= most_levels
+    kept = np.array(depths, np.int32) <= max_depth
     places = np.cumsum(kept, dtype=np.int32) - 1
     above = np.array(parents, np.int32)[kept]
     above[1:] = places[above[1:]]

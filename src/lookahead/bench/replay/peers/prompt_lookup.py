@@ -12,21 +12,21 @@ class PromptLookup(Peer):
 
     Args:
         longest_match: n-grams of so many tokens are looked for first, then shorter ones.
-        most_tokens: the most tokens copied.
+        max_tokens: the most tokens copied.
     """
 
-    def __init__(self, longest_match: int = 3, most_tokens: int = 10) -> None:
+    def __init__(self, longest_match: int = 3, max_tokens: int = 10) -> None:
         self._longest_match = longest_match
-        self._most_tokens = most_tokens
+        self._max_tokens = max_tokens
         self._context: Int32Array = np.zeros(0, np.int32)
 
     def begin(self, prompt_ids: Int32Array) -> None:
         """Open a request."""
         self._context = prompt_ids
 
-    def propose(self, draft_tokens: int, most_levels: int) -> DraftTree:
+    def propose(self, draft_tokens: int, max_depth: int) -> DraftTree:
         """Return a chain."""
-        length = min(self._most_tokens, draft_tokens, most_levels)
+        length = min(self._max_tokens, draft_tokens, max_depth)
         return chain_tree(int(self._context[-1]), self._copied(length))
 
     def learn(self, token_ids: Int32Array) -> None:

@@ -18,8 +18,8 @@ from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
 
 _OUTPUT_WEIGHT = 1e-4
-_MOST_NODES = 65536
-_MOST_OUTPUT_NODES = 512
+_MAX_NODES = 65536
+_MAX_OUTPUT_NODES = 512
 _SQUEEZED_AT = 1024
 _CONTEXT = 2
 
@@ -67,7 +67,7 @@ class _Subtree:
 
     def squeeze(self) -> None:
         """Halve the counts and drop what was seen in one answer or none, where the subtree is too large."""
-        if self.nodes > _MOST_NODES or self.output_nodes > _MOST_OUTPUT_NODES:
+        if self.nodes > _MAX_NODES or self.output_nodes > _MAX_OUTPUT_NODES:
             self.nodes = self.output_nodes = _squeezed(self.children)
 
 
@@ -98,9 +98,9 @@ class PublishedTrie(Peer):
                 self._touched.add(self._subtrees[told[place]])
             self._touched_by_prompt.add(self._insert(told, place, is_output=False))
 
-    def propose(self, draft_tokens: int, most_levels: int) -> DraftTree:
+    def propose(self, draft_tokens: int, max_depth: int) -> DraftTree:
         """Return the first draft with a branch's length of tokens, or else the last one looked for."""
-        levels = min(self._branch_length, most_levels)
+        levels = min(self._branch_length, max_depth)
         drafted: tuple[list[int], list[int]] = ([self._context[-1]], [-1])
         if levels > 0:
             for place, token in enumerate(self._context):
@@ -162,19 +162,19 @@ def _followed(children: dict[int, _Node], tokens: list[int]) -> dict[int, _Node]
 
 
 def _drafted(
-    last_token: int, children: dict[int, _Node], most_nodes: int, levels: int
+    last_token: int, children: dict[int, _Node], max_nodes: int, levels: int
 ) -> tuple[list[int], list[int]]:
     """Return the draft's tokens and parents, depth first, the heaviest first."""
-    least_output = _least_output(children, most_nodes)
+    min_output = _min_output(children, max_nodes)
     token_ids, parents = [last_token], [-1]
 
     def take(children: dict[int, _Node], parent: int, levels: int) -> None:
         if levels == 0:
             return
         for token, node in sorted(children.items(), key=lambda child: child[1].weight, reverse=True):
-            if len(token_ids) >= most_nodes:
+            if len(token_ids) >= max_nodes:
                 return
-            if node.in_output >= least_output:
+            if node.in_output >= min_output:
                 token_ids.append(token)
                 parents.append(parent)
                 take(node.children, len(token_ids) - 1, levels - 1)
@@ -183,17 +183,17 @@ def _drafted(
     return token_ids, parents
 
 
-def _least_output(children: dict[int, _Node], most_nodes: int) -> float:
+def _min_output(children: dict[int, _Node], max_nodes: int) -> float:
     """Return how often answers must have said a node: where not all fit, as often as the middle one.
 
     A second threshold, meant for the prompt's nodes, is never set in the published code.
     """
     nodes: list[_Node] = []
     _collect(children, nodes)
-    if len(nodes) <= most_nodes:
+    if len(nodes) <= max_nodes:
         return 0.0
     counts = sorted((node.in_output for node in nodes), reverse=True)
-    return counts[max(most_nodes // 2, 1) - 1]
+    return counts[max(max_nodes // 2, 1) - 1]
 
 
 def _collect(children: dict[int, _Node], nodes: list[_Node]) -> None:

@@ -3,8 +3,8 @@ from functools import partial
 import pytest
 import torch
 
-from lookahead.decoding.sampling.choice import drawn, likeliest
-from lookahead.decoding.sampling.emission import Emission, padded_together
+from lookahead.decoding.sampling.choice import argmax, drawn
+from lookahead.decoding.sampling.state import GenerationState, padded_together
 
 
 def ignore(_ids, scores):
@@ -26,15 +26,15 @@ def test_each_token_is_processed_judged_and_published_in_that_order():
         events.append(("judge", ids.tolist(), scores))
         return never(ids, scores)
 
-    emission = Emission(
+    state = GenerationState(
         torch.tensor([[7]]),
         max_length=9,
         process=process,
         is_finished=judge,
-        choose=likeliest,
+        choose=argmax,
         publish=lambda token: events.append(("publish", token.tolist())),
     )
-    assert emission.emit(torch.tensor([[0.0, 3.0, 1.0]])) == [1]
+    assert state.emit(torch.tensor([[0.0, 3.0, 1.0]])) == [1]
     assert events == [("process", [[7]]), ("judge", [[7, 1]], None), ("publish", [1])]
 
 
@@ -46,51 +46,53 @@ def test_a_processor_sees_float32_and_may_change_it_without_touching_the_logits(
         scores[:, 1] = -1.0
         return scores
 
-    emission = Emission(
-        torch.tensor([[0]]), max_length=9, process=process, is_finished=never, choose=likeliest
+    state = GenerationState(
+        torch.tensor([[0]]), max_length=9, process=process, is_finished=never, choose=argmax
     )
-    assert emission.emit(logits) == [0]
+    assert state.emit(logits) == [0]
     assert logits.tolist() == [[0.0, 1.0]]
 
 
 def test_views_handed_out_keep_their_content_while_the_answer_grows():
-    emission = Emission(
-        torch.tensor([[5]]), max_length=10**6, process=ignore, is_finished=never, choose=likeliest
+    state = GenerationState(
+        torch.tensor([[5]]), max_length=10**6, process=ignore, is_finished=never, choose=argmax
     )
     views = []
     for step in range(600):
-        views.append(emission.token_ids)
-        emission.emit(torch.nn.functional.one_hot(torch.tensor([step % 7]), 7).float())
-    final = emission.token_ids[0].tolist()
+        views.append(state.token_ids)
+        state.emit(torch.nn.functional.one_hot(torch.tensor([step % 7]), 7).float())
+    final = state.token_ids[0].tolist()
     assert final == [5, *(step % 7 for step in range(600))]
     assert all(view[0].tolist() == final[: index + 1] for index, view in enumerate(views))
 
 
 def test_sampling_draws_once_per_token_as_multinomial_does():
     logits = torch.linspace(0, 1, 50)[None]
-    emission = Emission(torch.tensor([[0]]), max_length=99, process=ignore, is_finished=never, choose=drawn)
+    state = GenerationState(
+        torch.tensor([[0]]), max_length=99, process=ignore, is_finished=never, choose=drawn
+    )
     torch.manual_seed(3)
-    tokens = [emission.emit(logits)[0] for _ in range(20)]
+    tokens = [state.emit(logits)[0] for _ in range(20)]
     torch.manual_seed(3)
     expected = [int(torch.multinomial(torch.softmax(logits, -1), 1)) for _ in range(20)]
     assert tokens == expected
 
 
 def test_scores_and_logits_are_kept_when_asked_for():
-    emission = Emission(
+    state = GenerationState(
         torch.tensor([[0]]),
         max_length=9,
         process=lambda _ids, scores: scores * 2,
         is_finished=never,
-        choose=likeliest,
+        choose=argmax,
         keep_scores=True,
         keep_logits=True,
     )
-    emission.emit(torch.tensor([[1.0, 2.0]]))
-    assert emission.scores is not None
-    assert emission.logits is not None
-    assert emission.scores[0].tolist() == [[2.0, 4.0]]
-    assert emission.logits[0].tolist() == [[1.0, 2.0]]
+    state.emit(torch.tensor([[1.0, 2.0]]))
+    assert state.scores is not None
+    assert state.logits is not None
+    assert state.scores[0].tolist() == [[2.0, 4.0]]
+    assert state.logits[0].tolist() == [[1.0, 2.0]]
 
 
 def one_hot(*tokens):
@@ -103,32 +105,32 @@ def ends_with(token):
 
 def test_rows_that_are_finished_are_padded_until_all_are():
     published = []
-    emission = Emission(
+    state = GenerationState(
         torch.tensor([[1], [2]]),
         max_length=9,
         process=ignore,
         is_finished=ends_with(7),
-        choose=likeliest,
+        choose=argmax,
         pad_token_id=0,
         publish=lambda tokens: published.append(tokens.tolist()),
     )
-    assert emission.emit(one_hot(7, 3)) == [7, 3]
-    assert emission.padded_rows == {0}
-    assert emission.emit(one_hot(5, 4)) == [0, 4]
-    assert not emission.finished
-    assert emission.emit(one_hot(5, 7)) == [0, 7]
-    assert emission.finished
-    assert emission.token_ids.tolist() == [[1, 7, 0, 0], [2, 3, 4, 7]]
+    assert state.emit(one_hot(7, 3)) == [7, 3]
+    assert state.padded_rows == {0}
+    assert state.emit(one_hot(5, 4)) == [0, 4]
+    assert not state.finished
+    assert state.emit(one_hot(5, 7)) == [0, 7]
+    assert state.finished
+    assert state.token_ids.tolist() == [[1, 7, 0, 0], [2, 3, 4, 7]]
     assert published == [[7, 3], [0, 4], [0, 7]]
 
 
 def ended_by_7_or_length(pad_token_id, events, *, ends, publish_first=False):
-    return Emission(
+    return GenerationState(
         torch.tensor([[1], [2]]),
         max_length=6,
         process=ignore,
         is_finished=lambda ids, _scores: (ids[:, -1] == 7) | (ids.shape[1] >= 6),
-        choose=likeliest,
+        choose=argmax,
         pad_token_id=pad_token_id,
         on_finish=lambda: events.append("finished"),
         publish=lambda tokens: events.append(tokens.tolist()),
@@ -158,30 +160,30 @@ def test_tokens_chosen_elsewhere_are_emitted_as_those_chosen_here(ending, mixed,
 
 
 def test_without_a_padding_token_finished_rows_go_on_as_they_would():
-    emission = Emission(
-        torch.tensor([[1], [2]]), max_length=9, process=ignore, is_finished=ends_with(7), choose=likeliest
+    state = GenerationState(
+        torch.tensor([[1], [2]]), max_length=9, process=ignore, is_finished=ends_with(7), choose=argmax
     )
-    emission.emit(one_hot(7, 3))
-    assert emission.emit(one_hot(5, 7)) == [5, 7]
-    assert not emission.padded_rows
-    assert emission.finished  # the first row was, whatever it went on with
+    state.emit(one_hot(7, 3))
+    assert state.emit(one_hot(5, 7)) == [5, 7]
+    assert not state.padded_rows
+    assert state.finished  # the first row was, whatever it went on with
 
 
 def test_answers_of_their_own_are_padded_to_the_longest():
-    emissions, ended = [], []
+    states, ended = [], []
     for row, tokens in enumerate(([3, 7], [4, 5, 6, 7])):
-        emission = Emission(
+        state = GenerationState(
             torch.tensor([[row]]),
             rows=(row,),
             max_length=9,
             process=ignore,
             is_finished=ends_with(7),
-            choose=likeliest,
+            choose=argmax,
             on_finish=partial(ended.append, row),
         )
         for token in tokens:
             assert row not in ended
-            emission.emit(one_hot(token))
+            state.emit(one_hot(token))
         assert ended[-1] == row
-        emissions.append(emission)
-    assert padded_together(emissions, 1).tolist() == [[0, 3, 7, 1, 1], [1, 4, 5, 6, 7]]
+        states.append(state)
+    assert padded_together(states, 1).tolist() == [[0, 3, 7, 1, 1], [1, 4, 5, 6, 7]]

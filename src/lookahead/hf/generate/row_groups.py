@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers.generation import logits_process, stopping_criteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from lookahead.decoding.sampling.choice import StepNoise, drawn, likeliest
-from lookahead.decoding.sampling.emission import Emission, padded_together
-from lookahead.hf.compat.call import Handover
+from lookahead.decoding.sampling.choice import StepNoise, argmax, drawn
+from lookahead.decoding.sampling.state import GenerationState, padded_together
+from lookahead.hf.compat.call import GenerateCall
 from lookahead.hf.compat.generation import streamers_come_first
 from lookahead.hf.compat.traits import text_config
 from lookahead.stats import GenerationStats
@@ -42,7 +42,7 @@ _ROW_BY_ROW_PROCESSORS = frozenset(
 )
 """The library's own that keep nothing from call to call and treat each row as if it were alone."""
 
-_MOST_NOISE_BYTES = 2**28
+_MAX_NOISE_BYTES = 2**28
 """Noise that rows which are ahead have had drawn for those behind takes no more: so far may they be ahead."""
 
 _ROW_BY_ROW_CRITERIA = frozenset(
@@ -54,7 +54,7 @@ _ROW_BY_ROW_CRITERIA = frozenset(
 )
 
 
-def emissions_for(handover: Handover, *, they_wait: bool = False) -> list[Emission]:
+def row_groups_for(generate_call: GenerateCall, *, lockstep: bool = False) -> list[GenerationState]:
     """Return an emission for each row, or one for all of them where they have to advance together.
 
     `generate` calls every callback with all rows at once. The library's own treat each row as if it were
@@ -62,12 +62,12 @@ def emissions_for(handover: Handover, *, they_wait: bool = False) -> list[Emissi
     rows wait for each other.
 
     Args:
-        handover: the call.
-        they_wait: whether the rows have to advance together for another reason.
+        generate_call: the call.
+        lockstep: whether the rows have to advance together for another reason.
     """
-    input_ids, generation_config = handover.input_ids, handover.generation_config
-    processors, criteria = handover.logits_processor, handover.stopping_criteria
-    streamer, rows = handover.streamer, len(input_ids)
+    input_ids, generation_config = generate_call.input_ids, generate_call.generation_config
+    processors, criteria = generate_call.logits_processor, generate_call.stopping_criteria
+    streamer, rows = generate_call.streamer, len(input_ids)
     ends_by_token = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
     returns_dict = generation_config.return_dict_in_generate
     common: dict[str, Any] = {
@@ -88,16 +88,16 @@ def emissions_for(handover: Handover, *, they_wait: bool = False) -> list[Emissi
         or not _treat_rows_alone(criteria, _ROW_BY_ROW_CRITERIA)
         or not (ends_by_token or _all_end_at_once(criteria))
     )
-    if rows == 1 or they_wait or sees_all_rows:
-        return [Emission(input_ids, choose=drawn if generation_config.do_sample else likeliest, **common)]
+    if rows == 1 or lockstep or sees_all_rows:
+        return [GenerationState(input_ids, choose=drawn if generation_config.do_sample else argmax, **common)]
     noise = StepNoise(rows)
-    bytes_a_step = 4 * rows * text_config(handover.model).vocab_size
+    bytes_a_step = 4 * rows * text_config(generate_call.model).vocab_size
     return [
-        Emission(
+        GenerationState(
             input_ids[row : row + 1],
             rows=(row,),
-            choose=noise.of_row(row) if generation_config.do_sample else likeliest,
-            most_lead=max(1, _MOST_NOISE_BYTES // bytes_a_step) if generation_config.do_sample else None,
+            choose=noise.of_row(row) if generation_config.do_sample else argmax,
+            max_lead_tokens=max(1, _MAX_NOISE_BYTES // bytes_a_step) if generation_config.do_sample else None,
             on_finish=partial(noise.leave, row),
             **{**common, "process": _of_row(processors, row)},
         )
@@ -148,19 +148,19 @@ def _all_end_at_once(criteria: Any) -> bool:
     return all(type(criterion) is stopping_criteria.MaxLengthCriteria for criterion in criteria)
 
 
-def token_ids_of(emissions: Sequence[Emission], generation_config: Any) -> Tensor:
+def token_ids_of(states: Sequence[GenerationState], generation_config: Any) -> Tensor:
     """Return prompts and answers as `generate` returns them: int64 [B, longest]."""
-    if len(emissions) == 1:
-        return emissions[0].token_ids.clone()
-    return padded_together(emissions, pad_token_of(generation_config))
+    if len(states) == 1:
+        return states[0].token_ids.clone()
+    return padded_together(states, pad_token_of(generation_config))
 
 
-def output_of(emission: Emission, cache: Any, stats: GenerationStats) -> GenerateDecoderOnlyOutput:
+def output_of(state: GenerationState, cache: Any, stats: GenerationStats) -> GenerateDecoderOnlyOutput:
     """Return what `generate` returns where a dict was asked for, and with it `lookahead_stats`."""
     fields: dict[str, Any] = {  # the library's annotations ask for narrower tensors than it makes
-        "sequences": emission.token_ids.clone(),
-        "scores": emission.scores,
-        "logits": emission.logits,
+        "sequences": state.token_ids.clone(),
+        "scores": state.scores,
+        "logits": state.logits,
     }
     output = GenerateDecoderOnlyOutput(past_key_values=cache, **fields)
     output.lookahead_stats = stats

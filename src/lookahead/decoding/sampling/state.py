@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from torch import Tensor
 
-from lookahead.decoding.sampling.choice import TokenChoice, likeliest
+from lookahead.decoding.sampling.choice import TokenChoice, argmax
 from lookahead.decoding.sampling.margins import SmallestMargin
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
@@ -15,7 +15,7 @@ StoppingCriterion = Callable[[Tensor, tuple[Tensor, ...] | None], Tensor]
 """Tells, from the tokens so far [B, L] and the scores kept, which rows are finished: bool [B]."""
 
 
-class Emission:
+class GenerationState:
     """Answers under way that advance together: turns logits into tokens, one for each row at a time.
 
     Args:
@@ -27,7 +27,7 @@ class Emission:
         choose: picks the tokens from the processed scores.
         pad_token_id: what finished rows go on with while others are under way; None where they go on
             with tokens of their own, as they do in `generate` where nothing ends a row but itself.
-        most_lead: how many tokens the rows may be ahead of the emission that is furthest behind.
+        max_lead_tokens: how many tokens the rows may be ahead of the emission that is furthest behind.
         on_finish: called once when all rows are finished.
         publish: called with each step's tokens, int64 [B] on the CPU (a streamer's `put`).
         publish_first: publish a token before the stopping criteria judge it, not after.
@@ -48,7 +48,7 @@ class Emission:
         is_finished: StoppingCriterion,
         choose: TokenChoice,
         pad_token_id: int | None = None,
-        most_lead: int | None = None,
+        max_lead_tokens: int | None = None,
         on_finish: Callable[[], None] = lambda: None,
         publish: Callable[[Tensor], object] | None = None,
         publish_first: bool = False,
@@ -63,7 +63,7 @@ class Emission:
         self._is_finished = is_finished
         self._choose = choose
         self.pad_token_id = pad_token_id
-        self.most_lead = most_lead
+        self.max_lead_tokens = max_lead_tokens
         self._on_finish = on_finish
         self._publish = publish
         self._publish_first = publish_first
@@ -101,7 +101,7 @@ class Emission:
         if self.logits is not None:
             self.logits += (rows,)
         tokens = self._choose(scores)
-        if self._choose is likeliest:
+        if self._choose is argmax:
             self.margin.see(scores, [at for at, row in enumerate(self.rows) if row in self.padded_rows])
         if self.pad_token_id is not None and self.padded_rows:
             is_over = torch.tensor(self._over, device=tokens.device)
@@ -122,10 +122,10 @@ class Emission:
         """Whether each row's next token is the likeliest by its raw logits, and nobody looks at them."""
         return self._ends is not None
 
-    def emit_chosen(self, likeliest: Sequence[int]) -> list[int]:
+    def emit_chosen(self, argmax: Sequence[int]) -> list[int]:
         """Emit each row's likeliest token and tell everybody: as `emit`, without a tensor on the device."""
         ends, pad = self._ends or (), self.pad_token_id
-        chosen = list(likeliest)
+        chosen = list(argmax)
         if pad is not None:
             chosen = [pad if over else token for token, over in zip(chosen, self._over, strict=True)]
         self._unwritten.append(chosen)
@@ -156,14 +156,12 @@ class Emission:
         self._length = end
 
 
-def padded_together(emissions: Sequence[Emission], pad_token_id: int) -> Tensor:
+def padded_together(states: Sequence[GenerationState], pad_token_id: int) -> Tensor:
     """Return the answers of emissions of one row each as `generate` returns a batch: int64 [B, longest]."""
-    longest = max(emission.token_ids.shape[1] for emission in emissions)
+    longest = max(state.token_ids.shape[1] for state in states)
     rows = [
-        torch.nn.functional.pad(
-            emission.token_ids, (0, longest - emission.token_ids.shape[1]), value=pad_token_id
-        )
-        for emission in emissions
+        torch.nn.functional.pad(state.token_ids, (0, longest - state.token_ids.shape[1]), value=pad_token_id)
+        for state in states
     ]
     return torch.cat(rows)
 
