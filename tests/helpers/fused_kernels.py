@@ -331,53 +331,56 @@ def _attention_at(halves, of_trees, at, sizes, scale, members, out):
         int_pointer(at[1]),
         int_pointer(at[2]),
         int_pointer(at[3]),
+        int_pointer(at[4]),
         tail,
         spans,
     )
     totals, states, scratch, integers = (
-        float_pointer(at[4]),
         float_pointer(at[5]),
         float_pointer(at[6]),
-        at[10],
+        float_pointer(at[7]),
+        at[11],
     )
-    row_apart, head_apart, heads, key_heads, width, window = sizes
+    row_stride, head_stride, heads, key_heads, width = sizes
     if halves:
-        queries, keys, values = half_pointer(at[7]), half_pointer(at[8]), half_pointer(at[9])
-        shape = Heads(queries, keys, values, row_apart, head_apart, heads, key_heads, width, scale, window)
+        queries, keys, values = half_pointer(at[8]), half_pointer(at[9]), half_pointer(at[10])
+        shape = Heads(queries, keys, values, row_stride, head_stride, heads, key_heads, width, scale)
         of_halves = sums_of_thread(totals, states, shape, scratch, integers)
         _attention(trees, shape, of_halves, members, half_pointer(out))
     else:
-        floats, read, weighed = float_pointer(at[7]), float_pointer(at[8]), float_pointer(at[9])
-        of_floats = Heads(
-            floats, read, weighed, row_apart, head_apart, heads, key_heads, width, scale, window
-        )
+        floats, read, weighed = float_pointer(at[8]), float_pointer(at[9]), float_pointer(at[10])
+        of_floats = Heads(floats, read, weighed, row_stride, head_stride, heads, key_heads, width, scale)
         sums = sums_of_thread(totals, states, of_floats, scratch, integers)
         _attention(trees, of_floats, sums, members, float_pointer(out))
 
 
 class Attention(NamedTuple):
-    """Draft trees behind a cache, and what they ask it.
+    """Draft trees behind a cache, and their queries.
 
     Attributes:
         rows: B trees; padding is on the left.
-        start: the slot of all trees' node 0.
+        cache_rows: The row of the cache that holds each row.
         queries: [B, n, heads, width].
-        keys: [B, key heads, slots, width].
-        values: likewise.
-        window: places that a token sees, or None.
+        keys: [cache rows, key heads, slots, width].
+        values: Likewise.
+        window: Places that a token sees, or None.
     """
 
     rows: list[Any]
-    start: int
+    cache_rows: list[int]
     queries: torch.Tensor
     keys: torch.Tensor
     values: torch.Tensor
     window: int | None = None
 
+    def _trees(self) -> TreeTables:
+        size, windows = self.queries.shape[1], [self.window]
+        return TreeTables.of(self.rows, size=size, cache_rows=self.cache_rows, windows=windows)
+
     def attended(self, members: int = 1, spare_spans: int = 0) -> torch.Tensor:
         """Return [B, n, heads, width], as so many members of a team compute it one after the other."""
         batch, size, heads, width = self.queries.shape
-        trees = TreeTables.of(self.rows, start=self.start, size=size)
+        trees = self._trees()
         spans = trees.spans + spare_spans
         totals = torch.full((batch * size * heads * spans * width,), torch.nan)
         states = torch.full((batch * size * heads * spans * 2,), torch.nan)
@@ -385,10 +388,9 @@ class Attention(NamedTuple):
         integers = torch.zeros(attention_integers(heads, self.keys.shape[1]), dtype=torch.int64)
         out = torch.full_like(self.queries, torch.nan)
         tensors = (totals, states, scratch, self.queries, self.keys, self.values, integers)
-        tables = (trees.lengths, trees.paddings, trees.depths, trees.slots)
+        tables = (trees.cache_rows, trees.lengths, trees.depths, trees.firsts, trees.slots)
         at = (*(array.ctypes.data for array in tables), *(tensor.data_ptr() for tensor in tensors))
-        key_heads, apart = self.keys.shape[1], self.keys.stride()
-        sizes = (apart[0], apart[1], heads, key_heads, width, self.window or 0)
+        sizes = (*self.keys.stride()[:2], heads, self.keys.shape[1], width)
         scale = np.float32(width**-0.5)
         of_trees = (batch, size, trees.slots.shape[2], spans)
         _attention_at(is_halves(out), of_trees, at, sizes, scale, members, out.data_ptr())
@@ -399,6 +401,7 @@ class Attention(NamedTuple):
         tensors = (self.queries.transpose(1, 2), self.keys, self.values)
         team = team_for(*tensors)
         assert team is not None
-        trees = TreeTables.of(self.rows, start=self.start, size=self.queries.shape[1])
-        scaling = self.queries.shape[3] ** -0.5
-        return attend_in_layer(*tensors, trees, scaling=scaling, window=self.window, team=team)
+        size, scaling = self.queries.shape[1], self.queries.shape[3] ** -0.5
+        windows = [None, 3, self.window]  # of three kinds of layers
+        trees = TreeTables.of(self.rows, size=size, cache_rows=self.cache_rows, windows=windows)
+        return attend_in_layer(*tensors, trees, scaling=scaling, window_index=2, team=team)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
-from lookahead.backends.cpu.decoder import FusedDecoder
+from lookahead.backends.cpu.decoder import CpuDecoder
 
 
 class FusedSteps(NamedTuple):
@@ -28,12 +28,12 @@ class FusedSteps(NamedTuple):
 
 @pytest.fixture
 def fused_steps(monkeypatch):
-    steps, forward = FusedSteps([], []), FusedDecoder.forward
+    steps, forward = FusedSteps([], []), CpuDecoder.forward
 
-    def counted(self, embedded, turning, rows, start, cache):
+    def counted(self, embedded, rope, rows, cache_rows, cache):
         steps.sizes.append(embedded.shape[1])
         steps.lengths.append([row.length for row in rows])
-        return forward(self, embedded, turning, rows, start, cache)
+        return forward(self, embedded, rope, rows, cache_rows, cache)
 
-    monkeypatch.setattr(FusedDecoder, "forward", counted)
+    monkeypatch.setattr(CpuDecoder, "forward", counted)
     return steps

@@ -5,8 +5,6 @@ from typing import Any
 
 import torch
 
-from lookahead.decoding.attention.tree_mask import tree_mask
-
 
 def naive_soften(
     scores: list[float], first: int, end: int, scale: float, state: tuple[float, float]
@@ -34,20 +32,29 @@ def naive_norm(numbers: torch.Tensor, weight: torch.Tensor, epsilon: float) -> t
     return weight * normal.to(weight.dtype)
 
 
-def dense_attention(
-    rows: list[Any], start: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: Any
+def naive_attention(
+    rows: list[Any],
+    cache_rows: list[int],
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    window: int | None,
 ) -> torch.Tensor:
-    """Return float64 [B, n, heads, width]: attention under the mask of `tree_attention`."""
-    heads, width = queries.shape[2:]
-    mask = tree_mask(rows, torch.float64, start=start, size=queries.shape[1], window=window)
-    seen = start + queries.shape[1]
-    shown = [
-        tensor[:, :, :seen].double().nan_to_num().repeat_interleave(heads // keys.shape[1], dim=1)
-        for tensor in (keys, values)
-    ]
-    scores = queries.double().transpose(1, 2) @ shown[0].transpose(2, 3) * width**-0.5
-    weights = scores.masked_fill(mask != 0, -math.inf).softmax(3)
-    return (weights @ shown[1]).transpose(1, 2)
+    """Return float64 [B, n, heads, width]: each node by itself, over the slots of its row's text and path."""
+    groups = queries.shape[2] // keys.shape[1]
+    attended = torch.full(queries.shape, torch.nan, dtype=torch.float64)
+    for index, (row, cache_row) in enumerate(zip(rows, cache_rows, strict=True)):
+        for node in range(len(row.tree)):
+            text = [*range(row.length), *(row.length + above for above in row.tree.path_to(node))]
+            seen = text[max(row.left_padding, len(text) - (window or len(text))) :]
+            of_keys, of_values = (
+                cache[cache_row, :, seen].double().repeat_interleave(groups, dim=0)
+                for cache in (keys, values)
+            )
+            scores = torch.einsum("hw,hsw->hs", queries[index, node].double(), of_keys)
+            shares = (scores * queries.shape[3] ** -0.5).softmax(1)
+            attended[index, node] = torch.einsum("hs,hsw->hw", shares, of_values)
+    return attended
 
 
 def naive_decoder(weights: Any, stream: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> Any:

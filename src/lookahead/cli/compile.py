@@ -15,4 +15,4 @@ def compile_kernels() -> None:
     for halves in (False, True):
         step_address(halves=halves)
         attention_address(halves=halves)
-    slot_table([DraftTree.root_only(0)], [0], 0, 1, BLOCK)
+    slot_table([DraftTree.root_only(0)], [0], 1, BLOCK)

@@ -8,7 +8,7 @@ import torch
 from helpers.fused_kernels import DTYPES
 from helpers.random_trees import random_tree
 from lookahead.backends.cpu import team as team_module
-from lookahead.backends.cpu.decoder import DecoderWeights, FusedDecoder, LayerWeights
+from lookahead.backends.cpu.decoder import CpuDecoder, DecoderWeights, LayerWeights
 from lookahead.backends.cpu.plan import Field
 from lookahead.backends.cpu.team import torch_team
 from lookahead.decoding.attention.tree_mask import tree_positions
@@ -63,7 +63,7 @@ def embedded(tokens, dtype):
     return table[torch.as_tensor(tokens).long()]
 
 
-def turning(positions, dtype):
+def rope(positions, dtype):
     """Cosines and sines, [n, width]."""
     angles = positions[:, None] * 10000.0 ** -(torch.arange(WIDTH // 2) * 2 / WIDTH)
     angles = torch.cat([angles, angles], dim=1)
@@ -76,16 +76,16 @@ def empty_cache(weights, slots, rows=1):
 
 
 def decoder_of(weights):
-    return FusedDecoder(weights, torch_team())
+    return CpuDecoder(weights, torch_team())
 
 
 def step(decoder, weights, tree, length, cache):
     """Do one row's forward behind so many tokens; return logits [n, vocabulary]."""
     dtype = weights.output.dtype
-    cosines, sines = turning(tree_positions(tree, length), dtype)
+    cosines, sines = rope(tree_positions(tree, length), dtype)
     given = embedded(tree.token_ids, dtype)[None]
     row = [TreeRow(tree, length)]
-    return decoder.forward(given, (cosines[None], sines[None]), row, length, cache)[0]
+    return decoder.forward(given, (cosines[None], sines[None]), row, [0], cache)[0]
 
 
 def read_one_by_one(decoder, weights, tokens, cache, length=0):
@@ -104,7 +104,7 @@ def test_logits_are_those_of_the_plain_arithmetic(heads, key_heads, window):
     weights = random_weights(heads=heads, key_heads=key_heads, window=window)
     tokens = [(7 * index + index**2) % 64 for index in range(70)]
     logits = read_one_by_one(decoder_of(weights), weights, tokens, empty_cache(weights, 80))
-    cosines, sines = turning(torch.arange(70), torch.float32)
+    cosines, sines = rope(torch.arange(70), torch.float32)
     expected = naive_decoder(weights, embedded(tokens, torch.float32), cosines, sines)
     torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
 
@@ -128,32 +128,41 @@ def test_a_nodes_logits_are_the_same_bits_in_a_tree_a_chain_and_steps(dtype, len
         assert torch.equal(one_by_one, in_tree[path])
 
 
+@pytest.mark.parametrize("window", [None, 20])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_row_of_a_batch_is_the_same_bits_alone(dtype):
-    weights = random_weights(dtype)
-    decoder, lengths = decoder_of(weights), [5, 70, 66]
-    alone, caches, trees = [], [], [random_tree(size, size) for size in (4, 9, 1)]
-    for row, (length, tree) in enumerate(zip(lengths, trees, strict=True)):
-        cache = empty_cache(weights, 90)
-        read_one_by_one(decoder, weights, (torch.arange(length) * 3 + row) % 64, cache)
-        caches.append(tuple(part.clone() for part in cache))
-        alone.append(step(decoder, weights, tree, length, cache))
+def test_a_row_of_a_batch_is_the_same_bits_alone_wherever_it_is_in_the_cache(dtype, window):
+    weights = random_weights(dtype, window=window)
+    decoder, lengths, cache_rows = decoder_of(weights), [5, 70, 66], [4, 0, 3]
+    alone, trees = [], [random_tree(size, size) for size in (4, 9, 1)]
     size = max(map(len, trees))
+    cache, expected = (empty_cache(weights, 90, rows=6) for _ in range(2))
+    for row, (length, tree) in enumerate(zip(lengths, trees, strict=True)):
+        own = empty_cache(weights, 90)
+        read_one_by_one(decoder, weights, (torch.arange(length) * 3 + row) % 64, own)
+        for part, of_row in zip(cache, own, strict=True):
+            part[:, cache_rows[row]] = of_row[:, 0]
+        alone.append(step(decoder, weights, tree, length, own))
+        for part, of_row in zip(expected, own, strict=True):
+            part[:, cache_rows[row]] = of_row[:, 0]
     tokens = torch.tensor([[*tree.token_ids, *tree.token_ids[:1].repeat(size - len(tree))] for tree in trees])
     angles = [
-        turning(tree_positions(tree, length, size), dtype)
-        for tree, length in zip(trees, lengths, strict=True)
+        rope(tree_positions(tree, length, size), dtype) for tree, length in zip(trees, lengths, strict=True)
     ]
-    rows = [TreeRow(tree, length) for tree, length in zip(trees, lengths, strict=True)]
     together = decoder.forward(
         embedded(tokens, dtype),
         tuple(torch.stack(parts) for parts in zip(*angles, strict=True)),
-        rows,
-        max(lengths),
-        tuple(torch.cat(parts, dim=1) for parts in zip(*caches, strict=True)),
+        [TreeRow(tree, length) for tree, length in zip(trees, lengths, strict=True)],
+        cache_rows,
+        cache,
     )
-    for of_row, expected, tree in zip(together, alone, trees, strict=True):
-        assert torch.equal(of_row[: len(tree)], expected)
+    for of_row, right, tree in zip(together, alone, trees, strict=True):
+        assert torch.equal(of_row[: len(tree)], right)
+    for row, (length, tree) in enumerate(zip(lengths, trees, strict=True)):  # copies of node 0, never read
+        for part in cache:
+            part[:, cache_rows[row], :, length + len(tree) : length + size] = torch.nan
+    for part, right in zip(cache, expected, strict=True):  # each row's own slots were written, and no others
+        assert torch.equal(part.isnan(), right.isnan())
+        assert torch.equal(part.nan_to_num(), right.nan_to_num())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -208,48 +217,48 @@ def test_what_is_returned_is_not_written_to_again():
 
 def test_the_tokens_embeddings_are_left_alone():
     weights = random_weights()
-    given, (cosines, sines) = embedded([3], torch.float32)[None], turning(torch.tensor([0]), torch.float32)
+    given, (cosines, sines) = embedded([3], torch.float32)[None], rope(torch.tensor([0]), torch.float32)
     before = given.clone()
     rows = [TreeRow(DraftTree.root_only(3), 0)]
-    decoder_of(weights).forward(given, (cosines[None], sines[None]), rows, 0, empty_cache(weights, 4))
+    decoder_of(weights).forward(given, (cosines[None], sines[None]), rows, [0], empty_cache(weights, 4))
     assert torch.equal(given, before)
 
 
-def misfit_of(weights, **changed):
-    return replace(weights, **changed).misfit()
+def reason_of(weights, **changed):
+    return replace(weights, **changed).unsupported_reason()
 
 
 def test_weights_that_fit():
-    assert [random_weights(dtype).misfit() for dtype in DTYPES] == ["", ""]
+    assert [random_weights(dtype).unsupported_reason() for dtype in DTYPES] == ["", ""]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_weights_of_another_dtype_do_not_fit(dtype):
-    assert str(dtype) in random_weights(dtype).misfit()
+    assert str(dtype) in random_weights(dtype).unsupported_reason()
 
 
 def test_weights_of_two_dtypes_do_not_fit():
     weights = random_weights()
-    reason = misfit_of(weights, output=weights.output.bfloat16())
+    reason = reason_of(weights, output=weights.output.bfloat16())
     assert "torch.bfloat16, torch.float32" in reason
 
 
 def test_weights_that_are_elsewhere_or_scattered_do_not_fit():
     weights = random_weights()
-    assert "side by side" in misfit_of(weights, output=weights.output.T.contiguous().T)
-    assert "side by side" in misfit_of(weights, last_norm=weights.last_norm.to("meta"))
+    assert "side by side" in reason_of(weights, output=weights.output.T.contiguous().T)
+    assert "side by side" in reason_of(weights, last_norm=weights.last_norm.to("meta"))
 
 
 def test_sizes_that_are_no_multiples_do_not_fit():
     weights = random_weights()
-    assert "(64, 96, 16)" in misfit_of(weights, width=16)
-    assert "(48, 96, 32)" in misfit_of(weights, last_norm=weights.last_norm[:48].clone())
+    assert "(64, 96, 16)" in reason_of(weights, width=16)
+    assert "(48, 96, 32)" in reason_of(weights, last_norm=weights.last_norm[:48].clone())
 
 
 def test_a_vocabulary_of_less_than_a_unit_does_not_fit():
     weights = random_weights()
-    assert misfit_of(weights, output=weights.output[:16].clone()) == ""
-    assert "15 tokens" in misfit_of(weights, output=weights.output[:15].clone())
+    assert reason_of(weights, output=weights.output[:16].clone()) == ""
+    assert "15 tokens" in reason_of(weights, output=weights.output[:15].clone())
 
 
 @pytest.mark.parametrize(
@@ -264,7 +273,7 @@ def test_a_vocabulary_of_less_than_a_unit_does_not_fit():
 def test_layers_of_different_shapes_do_not_fit(changed):
     weights = random_weights()
     layers = [weights.layers[0], replace(weights.layers[1], **changed)]
-    assert "not all of one shape" in misfit_of(weights, layers=layers)
+    assert "not all of one shape" in reason_of(weights, layers=layers)
 
 
 def test_a_torch_without_openmp_has_no_team(monkeypatch):

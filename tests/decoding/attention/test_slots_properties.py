@@ -12,16 +12,15 @@ from oracles.naive_slots import naive_slots
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), min_size=1, max_size=4),
     st.sampled_from([1, 4, 16]),
-    st.integers(0, 5),
     st.integers(0, 2**32),
 )
-def test_slots_of_random_trees(rows, block, spare_slots, seed):
+def test_slots_of_random_trees(rows, block, seed):
     trees = [random_tree(nodes, seed + row) for row, (_, nodes) in enumerate(rows)]
     lengths = [length for length, _ in rows]
-    start, size = max(lengths) + spare_slots, max(map(len, trees))
-    table = slot_table(trees, lengths, start, size, block)
+    size = max(map(len, trees))
+    table = slot_table(trees, lengths, size, block)
     assert table.dtype == np.int64
-    assert table.tolist() == naive_slots(trees, lengths, start, size, block)
+    assert table.tolist() == naive_slots(trees, lengths, size, block)
 
 
 @given(st.integers(0, 200), st.integers(0, 70), st.sampled_from([1, 16, 64]))

@@ -8,7 +8,7 @@ from helpers.fused_steps import fused_steps
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cpu import team
-from lookahead.backends.cpu.decoder import FusedDecoder
+from lookahead.backends.cpu.decoder import CpuDecoder
 from lookahead.decoding.arena import KVArena
 from lookahead.hf.steps import compiled_cpu as fused_model
 from lookahead.hf.steps.compiled_cpu import why_not_fused
@@ -293,7 +293,7 @@ def test_the_probe_does_not_try_what_it_is_not_told_to():
 
 @pytest.mark.parametrize("fault", ["wrong logits", "no numbers", "an error"])
 def test_fused_steps_that_go_wrong_are_not_trusted(fault, monkeypatch):
-    forward = FusedDecoder.forward
+    forward = CpuDecoder.forward
 
     def faulty(self, *arguments):
         if fault == "an error":
@@ -302,7 +302,7 @@ def test_fused_steps_that_go_wrong_are_not_trusted(fault, monkeypatch):
         logits = forward(self, *arguments)
         return logits.roll(1, dims=-1) if fault == "wrong logits" else logits * torch.nan
 
-    monkeypatch.setattr(FusedDecoder, "forward", faulty)
+    monkeypatch.setattr(CpuDecoder, "forward", faulty)
     model = tiny_model("fused-llama")
     result = probe(model, tries_fused=True)
     assert result.mode is ModelMode.TREE

@@ -92,7 +92,7 @@ class DecoderWeights:
         found = [tensor for layer in self.layers for tensor in layer.by_field().values()]
         return [tensor for tensor in (*found, self.last_norm, self.output) if tensor is not None]
 
-    def misfit(self) -> str:
+    def unsupported_reason(self) -> str:
         """Return why these weights cannot be served, in words; empty where they can."""
         tensors = self.tensors()
         dtypes = {tensor.dtype for tensor in tensors}
@@ -127,11 +127,11 @@ class DecoderWeights:
         return all(tensor is None or tensor.shape == expected[field] for field, tensor in found)
 
 
-class FusedDecoder:
+class CpuDecoder:
     """Does forwards of a decoder over draft trees, each in one call.
 
     Args:
-        weights: without a misfit; they are read where they are.
+        weights: Supported weights; they are read in place.
         team: the threads.
     """
 
@@ -140,7 +140,8 @@ class FusedDecoder:
         self._team = team
         self._dtype = weights.output.dtype
         self._step = step_address(halves=self._dtype == torch.bfloat16)
-        self._layers = _layer_table(weights)
+        self._windows = tuple(dict.fromkeys(layer.window for layer in weights.layers))
+        self._layers = _layer_table(weights, self._windows)
         self._scalars = np.array([weights.epsilon, weights.scale], np.float32)
         self._table = np.zeros(FIELDS, np.int64)
         self._work: dict[Field, Tensor] = {}
@@ -149,26 +150,31 @@ class FusedDecoder:
     def forward(
         self,
         embedded: Tensor,
-        turning: tuple[Tensor, Tensor],
+        rope: tuple[Tensor, Tensor],
         rows: Sequence[TreeRow],
-        start: int,
+        cache_rows: Sequence[int],
         cache: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Verify draft trees and write their keys and values to the cache; return logits [B, n, vocabulary].
+        """Verify draft trees and write their keys and values to the cache.
 
         Args:
-            embedded: the tokens' embeddings, [B, n, hidden].
-            turning: cosines and sines of their positions, [B, n, width].
-            rows: B trees; padding is on the left.
-            start: the slot of node 0 in all rows.
-            cache: keys and values, [layers, B, key heads, slots, width], of one layout.
+            embedded: Embeddings of the nodes' tokens, [B, n, hidden].
+            rope: Cosines and sines of their positions, [B, n, width] each.
+            rows: B trees; padding is on the left. The keys and values of node i, also behind a tree smaller
+                than n, are written to slot length + i.
+            cache_rows: The row of the cache that holds each row, all different.
+            cache: Keys and values, [layers, cache rows, key heads, slots, width] each, of one layout, the
+                last two dimensions contiguous.
+
+        Returns:
+            Logits [B, n, vocabulary].
         """
         batch, size = embedded.shape[:2]
         tokens = batch * size
         stream = embedded.to(torch.float32, copy=True)
-        cosines, sines = (part.to(self._dtype).contiguous() for part in turning)
+        cosines, sines = (part.to(self._dtype).contiguous() for part in rope)
         logits = torch.empty((batch, size, self._weights.output.shape[0]), dtype=self._dtype)
-        trees = TreeTables.of(rows, start=start, size=size)
+        trees = TreeTables.of(rows, size=size, cache_rows=cache_rows, windows=self._windows)
         self._make_room(tokens, trees.spans)
         keys, values = cache
         self._set(
@@ -176,9 +182,9 @@ class FusedDecoder:
                 **trees.fields,
                 Field.KEYS_AT: keys.data_ptr(),
                 Field.VALUES_AT: values.data_ptr(),
-                Field.LAYER_APART: keys.stride(0),
-                Field.ROW_APART: keys.stride(1),
-                Field.HEAD_APART: keys.stride(2),
+                Field.LAYER_STRIDE: keys.stride(0),
+                Field.ROW_STRIDE: keys.stride(1),
+                Field.HEAD_STRIDE: keys.stride(2),
                 Field.STREAM_AT: stream.data_ptr(),
                 Field.COSINES_AT: cosines.data_ptr(),
                 Field.SINES_AT: sines.data_ptr(),
@@ -235,13 +241,13 @@ class FusedDecoder:
             if field not in self._work or self._work[field].numel() < size:
                 self._work[field] = torch.empty(size, dtype=dtype)
         self._set({field: tensor.data_ptr() for field, tensor in self._work.items()})
-        self._set({Field.SCRATCH_APART: scratch, Field.INTEGERS_APART: integers})
+        self._set({Field.SCRATCH_STRIDE: scratch, Field.INTEGERS_STRIDE: integers})
 
 
-def _layer_table(weights: DecoderWeights) -> np.ndarray:
+def _layer_table(weights: DecoderWeights, windows: tuple[int | None, ...]) -> np.ndarray:
     table = np.zeros((len(weights.layers), LAYER_FIELDS), np.int64)
     for of_layer, layer in zip(table, weights.layers, strict=True):
         for field, tensor in layer.by_field().items():
             of_layer[field] = 0 if tensor is None else tensor.data_ptr()
-        of_layer[LayerField.WINDOW] = layer.window or 0
+        of_layer[LayerField.WINDOW_INDEX] = windows.index(layer.window)
     return table

@@ -49,20 +49,20 @@ def attend_in_layer(
     trees: TreeTables,
     *,
     scaling: float,
-    window: int | None,
+    window_index: int = 0,
     team: Team,
 ) -> Tensor:
-    """Attend, each node to its own branch in the order of the text.
+    """Return what each node attends to: its own branch, in the order of the text.
 
     Args:
-        query: [B, heads, n, width].
-        keys: [B, key heads, slots, width], those of the trees' nodes among them; heads is a multiple of key
+        query: [B, heads, n, width], rotated.
+        keys: [cache rows, key heads, slots, width], those of the nodes included; heads is a multiple of key
             heads.
-        values: likewise.
-        trees: where the nodes' text lies.
-        scaling: factor on the scores.
-        window: places that a token sees, itself included, or None for all.
-        team: what `team_for` returns.
+        values: Likewise.
+        trees: The B rows; `trees.cache_rows` says which rows of the cache they are.
+        scaling: Factor on the scores.
+        window_index: The layer's window, among those that `trees` was made for.
+        team: The threads, from `team_for`.
 
     Returns:
         [B, n, heads, width].
@@ -80,7 +80,7 @@ def attend_in_layer(
         Field.INTEGERS_AT: torch.empty(threads * integers, dtype=torch.int64),
     }
     layer = np.zeros(LAYER_FIELDS, np.int64)
-    layer[LayerField.WINDOW] = window or 0
+    layer[LayerField.WINDOW_INDEX] = window_index
     scalars = np.zeros(max(EPSILON, SCALE) + 1, np.float32)
     scalars[SCALE] = scaling
     table = np.zeros(FIELDS, np.int64)
@@ -97,12 +97,12 @@ def attend_in_layer(
         Field.MEMBERS_AT: team.members,
         Field.KEYS_AT: keys.data_ptr(),
         Field.VALUES_AT: values.data_ptr(),
-        Field.ROW_APART: keys.stride(0),
-        Field.HEAD_APART: keys.stride(1),
+        Field.ROW_STRIDE: keys.stride(0),
+        Field.HEAD_STRIDE: keys.stride(1),
         Field.QUERIES_AT: queries.data_ptr(),
         Field.INPUTS_AT: attended.data_ptr(),
-        Field.SCRATCH_APART: scratch,
-        Field.INTEGERS_APART: integers,
+        Field.SCRATCH_STRIDE: scratch,
+        Field.INTEGERS_STRIDE: integers,
     }
     for field, value in fields.items():
         table[field] = value

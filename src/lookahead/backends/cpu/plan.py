@@ -1,12 +1,12 @@
-"""What a fused step is told: numbers and addresses, each at its place in a table of int64."""
+"""The tables that a step of the CPU decoder reads: numbers and addresses, each in its own field."""
 
 from enum import IntEnum
 
 
 class Field(IntEnum):
-    """Places in a step's table; what ends in `_AT` is an address, what ends in `_APART` counts elements."""
+    """Fields of a step's table, int64: `_AT` is an address, `_STRIDE` counts elements."""
 
-    # of the model
+    # Sizes and weights of the model.
     LAYERS = 0
     HIDDEN = 1
     INNER = 2
@@ -18,33 +18,33 @@ class Field(IntEnum):
     LAST_NORM_AT = 8
     OUTPUT_AT = 9
     SCALARS_AT = 10
-    # of the team
+    # Functions of the thread team.
     BARRIER_AT = 11
     MEMBER_AT = 12
     MEMBERS_AT = 13
-    # of the trees, see `Trees`
+    # Rows and their draft trees; see `Trees`.
     ROWS = 14
     NODES = 15
-    START = 16
+    ROWS_AT = 16
     LENGTHS_AT = 17
-    PADDINGS_AT = 18
-    DEPTHS_AT = 19
+    DEPTHS_AT = 18
+    FIRSTS_AT = 19
     SLOTS_AT = 20
     TAIL = 21
     SPANS = 22
-    # of the cache
+    # KV cache.
     KEYS_AT = 23
     VALUES_AT = 24
-    LAYER_APART = 25
-    ROW_APART = 26
-    HEAD_APART = 27
-    # given: the tokens' embeddings as float32 [rows · nodes, hidden], which become the residual stream, and
-    # what turns queries and keys, [rows · nodes, width]
+    LAYER_STRIDE = 25
+    ROW_STRIDE = 26
+    HEAD_STRIDE = 27
+    # Inputs: embeddings, float32 [rows · nodes, hidden], which become the residual stream; cosines and sines
+    # of the rotary positions, [rows · nodes, width].
     STREAM_AT = 28
     COSINES_AT = 29
     SINES_AT = 30
-    # in between: inputs of products [rows · nodes, hidden or heads · width] and [rows · nodes, inner];
-    # queries, new keys and new values; sums of attention; each thread's own float32 and int64
+    # Workspace: inputs of matrix products, [rows · nodes, hidden or heads · width] and [rows · nodes, inner];
+    # queries, new keys, new values; attention sums; float32 and int64 scratch of each thread.
     INPUTS_AT = 31
     GATED_AT = 32
     QUERIES_AT = 33
@@ -53,15 +53,15 @@ class Field(IntEnum):
     TOTALS_AT = 36
     STATES_AT = 37
     SCRATCH_AT = 38
-    SCRATCH_APART = 39
-    INTEGERS_AT = 41
-    INTEGERS_APART = 42
-    # asked for: logits [rows · nodes, vocabulary]
-    LOGITS_AT = 40
+    SCRATCH_STRIDE = 39
+    INTEGERS_AT = 40
+    INTEGERS_STRIDE = 41
+    # Output: logits, [rows · nodes, vocabulary].
+    LOGITS_AT = 42
 
 
 class LayerField(IntEnum):
-    """Places in a layer's part of the layers' table: addresses of weights, 0 where there are none."""
+    """Fields of a layer in the table of layers: addresses of weights, 0 where the layer has none."""
 
     NORM = 0
     QUERY = 1
@@ -77,10 +77,10 @@ class LayerField(IntEnum):
     VALUE_BIAS = 11
     QUERY_NORM = 12
     KEY_NORM = 13
-    WINDOW = 14  # in tokens; 0 for none
+    WINDOW_INDEX = 14  # of the layer's window, among those that `FIRSTS_AT` was computed for
 
 
 FIELDS = len(Field)
 LAYER_FIELDS = len(LayerField)
 EPSILON, SCALE = 0, 1
-"""Places among the scalars, float32."""
+"""Indices of the float32 scalars."""

@@ -171,6 +171,8 @@ def _turn_and_keep(member: Member, keys: Any, values: Any) -> None:
     queries = pointer_like(integer_at(table, Field.QUERIES_AT), keys)
     new_keys = pointer_like(integer_at(table, Field.NEW_KEYS_AT), keys)
     new_values = pointer_like(integer_at(table, Field.NEW_VALUES_AT), keys)
+    cache_rows = int_pointer(integer_at(table, Field.ROWS_AT))
+    lengths = int_pointer(integer_at(table, Field.LENGTHS_AT))
     first, last = share_of(_tokens(member) * (heads + key_heads), member.number, member.members)
     for item in range(first, last):
         token, head = item // (heads + key_heads), item % (heads + key_heads)
@@ -180,9 +182,10 @@ def _turn_and_keep(member: Member, keys: Any, values: Any) -> None:
         else:
             head -= heads
             at = (token * key_heads + head) * width
-            slot = integer_at(table, Field.START) + token % nodes
-            to = token // nodes * integer_at(table, Field.ROW_APART)
-            to += head * integer_at(table, Field.HEAD_APART) + slot * width
+            row = token // nodes
+            slot = integer_at(lengths, row) + token % nodes
+            to = integer_at(cache_rows, row) * integer_at(table, Field.ROW_STRIDE)
+            to += head * integer_at(table, Field.HEAD_STRIDE) + slot * width
             _turn_head(
                 member, moved(new_keys, at), integer_at(layer, LayerField.KEY_NORM), token, moved(keys, to)
             )
@@ -191,13 +194,17 @@ def _turn_and_keep(member: Member, keys: Any, values: Any) -> None:
 
 
 @pointer_kernel
-def _trees(table: Any) -> Trees:
+def _trees(member: Member) -> Trees:
+    """Return the forward pass's trees as the current layer sees them."""
+    table = member.table
+    of_window = integer_at(member.layer, LayerField.WINDOW_INDEX) * _tokens(member)
     return Trees(
         integer_at(table, Field.ROWS),
         integer_at(table, Field.NODES),
+        int_pointer(integer_at(table, Field.ROWS_AT)),
         int_pointer(integer_at(table, Field.LENGTHS_AT)),
-        int_pointer(integer_at(table, Field.PADDINGS_AT)),
         int_pointer(integer_at(table, Field.DEPTHS_AT)),
+        moved(int_pointer(integer_at(table, Field.FIRSTS_AT)), of_window),
         int_pointer(integer_at(table, Field.SLOTS_AT)),
         integer_at(table, Field.TAIL),
         integer_at(table, Field.SPANS),
@@ -208,18 +215,17 @@ def _trees(table: Any) -> Trees:
 def _attend(member: Member, keys: Any, values: Any) -> None:
     """Write to the inputs of the next products what all nodes attend to."""
     table = member.table
-    trees = _trees(table)
+    trees = _trees(member)
     heads = Heads(
         pointer_like(integer_at(table, Field.QUERIES_AT), keys),
         keys,
         values,
-        integer_at(table, Field.ROW_APART),
-        integer_at(table, Field.HEAD_APART),
+        integer_at(table, Field.ROW_STRIDE),
+        integer_at(table, Field.HEAD_STRIDE),
         integer_at(table, Field.HEADS),
         integer_at(table, Field.KEY_HEADS),
         integer_at(table, Field.WIDTH),
         number_at(float_pointer(integer_at(table, Field.SCALARS_AT)), SCALE),
-        integer_at(member.layer, LayerField.WINDOW),
     )
     sums = sums_of_thread(
         float_pointer(integer_at(table, Field.TOTALS_AT)),
@@ -238,7 +244,7 @@ def _attend(member: Member, keys: Any, values: Any) -> None:
 def _layer(member: Member, number: int, like: Any) -> None:
     """Do one decoder layer."""
     table, layer = member.table, member.layer
-    apart = number * integer_at(table, Field.LAYER_APART)
+    apart = number * integer_at(table, Field.LAYER_STRIDE)
     keys = moved(pointer_like(integer_at(table, Field.KEYS_AT), like), apart)
     values = moved(pointer_like(integer_at(table, Field.VALUES_AT), like), apart)
     _normalize(member, pointer_like(integer_at(layer, LayerField.NORM), like))
@@ -269,8 +275,8 @@ def _place_in_team(table: Any) -> tuple[int, int, Any, int]:
     """Return a member's number, how many there are, and its own scratch and integers."""
     number, members = call(integer_at(table, Field.MEMBER_AT)), call(integer_at(table, Field.MEMBERS_AT))
     scratch = float_pointer(integer_at(table, Field.SCRATCH_AT))
-    own = moved(scratch, number * integer_at(table, Field.SCRATCH_APART))
-    integers = integer_at(table, Field.INTEGERS_AT) + 8 * number * integer_at(table, Field.INTEGERS_APART)
+    own = moved(scratch, number * integer_at(table, Field.SCRATCH_STRIDE))
+    integers = integer_at(table, Field.INTEGERS_AT) + 8 * number * integer_at(table, Field.INTEGERS_STRIDE)
     return number, members, own, integers
 
 

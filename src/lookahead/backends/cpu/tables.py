@@ -1,4 +1,4 @@
-"""Draft trees as a fused step is told of them: arrays, and where in its table their addresses stand."""
+"""The draft trees of a forward pass as arrays that the CPU kernels read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,59 +10,69 @@ from lookahead.backends.cpu.kernels.attention import SPAN
 from lookahead.backends.cpu.kernels.blocks import BLOCK
 from lookahead.backends.cpu.plan import Field
 from lookahead.decoding.attention.slots import slot_table
-from lookahead.decoding.attention.visibility import TreeRow
+from lookahead.decoding.attention.visibility import TreeRow, Visibility
 from lookahead.drafting.arrays import Int64Array
 
 
 @dataclass(frozen=True)
 class TreeTables:
-    """Where the nodes of a batch of draft trees stand, and where their text lies; see `attention.Trees`.
+    """Where B rows and the n nodes of each row's tree lie in the cache, and what each node sees.
 
     Attributes:
-        start: the slot of node 0 in all rows.
-        lengths: int64 [B].
-        paddings: int64 [B].
+        cache_rows: int64 [B], the row of the cache that holds each row.
+        lengths: int64 [B], slots that hold each row's text; node i is written to slot length + i.
         depths: int64 [B, n].
-        slots: int64 [B, n, tail].
-        spans: that hold all places.
+        firsts: int64 [windows, B, n], the first place that each node sees, per window.
+        slots: int64 [B, n, tail], see `slot_table`.
+        spans: Spans that hold all places.
     """
 
-    start: int
+    cache_rows: Int64Array
     lengths: Int64Array
-    paddings: Int64Array
     depths: Int64Array
+    firsts: Int64Array
     slots: Int64Array
     spans: int
 
     @classmethod
-    def of(cls, rows: Sequence[TreeRow], *, start: int, size: int) -> "TreeTables":
-        """Return the tables of draft trees, padded on the left.
+    def of(
+        cls,
+        rows: Sequence[TreeRow],
+        *,
+        size: int,
+        cache_rows: Sequence[int] | None = None,
+        windows: Sequence[int | None] = (None,),
+    ) -> "TreeTables":
+        """Return the tables of B trees whose padding is on the left.
 
         Args:
             rows: B trees.
-            start: the slot of node 0 in all rows.
-            size: nodes of a row in the forward; those behind a tree are like another node 0.
+            size: Nodes of each row in the forward pass; those behind a smaller tree are copies of node 0.
+            cache_rows: The row of the cache that holds each row, all different; by default 0 to B - 1.
+            windows: The different windows of the model's layers; None is a layer that sees all places.
         """
-        trees = [row.tree for row in rows]
-        depths = np.zeros((len(rows), size), np.int64)
-        for of_row, tree in zip(depths, trees, strict=True):
-            of_row[: len(tree)] = tree.depths
+        seen = [Visibility.of(rows, size, window=window) for window in windows]
         lengths = np.array([row.length for row in rows], np.int64)
-        paddings = np.array([row.left_padding for row in rows], np.int64)
-        spans = int(((lengths + depths.max(axis=1)) // SPAN).max()) + 1
-        slots = slot_table(trees, lengths.tolist(), start, size, BLOCK)
-        return cls(start, lengths, paddings, depths, slots, spans)
+        depths = seen[0].places - lengths[:, None]
+        return cls(
+            cache_rows=np.array(range(len(rows)) if cache_rows is None else cache_rows, np.int64),
+            lengths=lengths,
+            depths=depths,
+            firsts=np.stack([of_window.first for of_window in seen]),
+            slots=slot_table([row.tree for row in rows], lengths.tolist(), size, BLOCK),
+            spans=int(seen[0].places.max()) // SPAN + 1,
+        )
 
     @cached_property
     def fields(self) -> dict[Field, int]:
-        """What a step's table says of the trees; the addresses hold as long as this object lives."""
+        """The step table's fields of the trees; the addresses are valid as long as this object lives."""
         return {
             Field.ROWS: self.depths.shape[0],
             Field.NODES: self.depths.shape[1],
-            Field.START: self.start,
+            Field.ROWS_AT: self.cache_rows.ctypes.data,
             Field.LENGTHS_AT: self.lengths.ctypes.data,
-            Field.PADDINGS_AT: self.paddings.ctypes.data,
             Field.DEPTHS_AT: self.depths.ctypes.data,
+            Field.FIRSTS_AT: self.firsts.ctypes.data,
             Field.SLOTS_AT: self.slots.ctypes.data,
             Field.TAIL: self.slots.shape[2],
             Field.SPANS: self.spans,

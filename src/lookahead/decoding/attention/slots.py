@@ -1,4 +1,11 @@
-"""The slot table: where, in a cache, the text that each node of a draft tree sees is kept."""
+r"""The slot table: the cache slots of the last places that each node of a draft tree sees.
+
+length 6, blocks of 4: places 4 and up are looked up, two of them cached, the others the path's
+
+tree   0          node 0, depth 0:  4 5 6 6       place 6 is node 0's, in slot length + 0
+       |\         node 1, depth 1:  4 5 6 7       place 7 is node 1's, in slot length + 1
+       1 2        node 2, depth 1:  4 5 6 8       place 7 is node 2's, in slot length + 2
+"""
 
 from typing import Any
 
@@ -13,29 +20,26 @@ def tail_length(length: int, depth: int, block: int) -> int:
     """Return how many places, in whole blocks, follow the last full block of a text.
 
     Args:
-        length: tokens of the text in the cache.
-        depth: of the deepest node behind it.
-        block: places of a block; blocks begin at its multiples.
+        length: Slots that hold the text.
+        depth: Depth of the deepest node behind it.
+        block: Places of a block; blocks begin at its multiples.
     """
     places = length % block + depth + 1
     return (places + block - 1) // block * block
 
 
 @kernel
-def fill_slots(
-    table: Any, parents: Int32Array, depths: Int32Array, length: int, start: int, block: int
-) -> None:
+def fill_slots(table: Any, parents: Int32Array, depths: Int32Array, length: int, block: int) -> None:
     """Write the slot of each place from a text's last full block on, as each node of a tree sees them.
 
-    Places behind a node are given its own slot: that holds something, whatever is looked up there.
+    Places behind a node get the node's own slot: it holds numbers, whatever reads them.
 
     Args:
-        table: int64 [size, tail], size at least the tree's; nodes behind the tree's are like another node 0.
+        table: int64 [size, tail], with size at least n; nodes behind the tree are copies of node 0.
         parents: int32 [n].
         depths: int32 [n].
-        length: tokens of the text in the cache, in slots from 0 on.
-        start: the slot of node 0; the others follow.
-        block: places of a block.
+        length: Slots that hold the row's text, from slot 0 on; node i is in slot length + i.
+        block: Places of a block.
     """
     size, tail = table.shape
     rest = length % block
@@ -48,22 +52,21 @@ def fill_slots(
             for place in range(rest):
                 table[node, place] = length - rest + place
         for place in range(rest + depth, tail):
-            table[node, place] = start + node
+            table[node, place] = length + node
 
 
-def slot_table(trees: list[DraftTree], lengths: list[int], start: int, size: int, block: int) -> Int64Array:
-    """Return the slot table of a batch's trees, int64 [B, size, tail].
+def slot_table(trees: list[DraftTree], lengths: list[int], size: int, block: int) -> Int64Array:
+    """Return the slot table of B trees, int64 [B, size, tail].
 
     Args:
-        trees: one a row.
-        lengths: tokens that each row holds in the cache.
-        start: the slot of all trees' first node.
-        size: of the largest tree.
-        block: places of a block.
+        trees: One per row.
+        lengths: Slots that hold each row's text; the row's tree lies directly behind it.
+        size: Nodes of each row in the forward pass.
+        block: Places of a block.
     """
     deepest = [int(tree.depths.max()) for tree in trees]
     tail = max(tail_length(length, depth, block) for length, depth in zip(lengths, deepest, strict=True))
     table = np.empty((len(trees), size, tail), np.int64)
     for row, (tree, length) in enumerate(zip(trees, lengths, strict=True)):
-        fill_slots(table[row], tree.parents, tree.depths, length, start, block)
+        fill_slots(table[row], tree.parents, tree.depths, length, block)
     return table

@@ -45,24 +45,26 @@ _BLOCKS_OF_SPAN = SPAN // BLOCK
 
 
 class Trees(NamedTuple):
-    """Where the nodes of all rows stand; pointers to int64.
+    """The draft trees of a forward pass, as one layer sees them; pointers are to int64.
 
     Attributes:
-        rows: of the batch.
-        nodes: of each row's tree.
-        lengths: [rows], tokens of a row in the cache, padding included.
-        paddings: [rows], how many of them are padding.
+        rows: Rows of the forward pass.
+        nodes: Nodes of each row.
+        cache_rows: [rows], the row of the cache that holds each row.
+        lengths: [rows], slots that hold each row's text, padding included.
         depths: [rows, nodes].
+        firsts: [rows, nodes], the first place that each node sees.
         slots: [rows, nodes, tail], the slots of the places behind the row's last full block.
-        tail: a multiple of `BLOCK`.
-        spans: that hold all places.
+        tail: A multiple of `BLOCK`.
+        spans: Spans that hold all places.
     """
 
     rows: int
     nodes: int
+    cache_rows: Any
     lengths: Any
-    paddings: Any
     depths: Any
+    firsts: Any
     slots: Any
     tail: int
     spans: int
@@ -73,27 +75,25 @@ class Heads(NamedTuple):
 
     Attributes:
         queries: pointer to [rows, nodes, heads, width].
-        keys: pointer to a layer of the cache, [rows, key heads, slots, width], the last two side by side.
+        keys: pointer to a layer of the cache, [cache rows, key heads, slots, width], the last two contiguous.
         values: likewise.
-        row_apart: elements between two rows of the cache.
-        head_apart: elements between two heads of the cache.
+        row_stride: elements between two rows of the cache.
+        head_stride: elements between two heads of the cache.
         heads: of queries.
         key_heads: of keys and values.
         width: of a head.
         scale: factor on the scores.
-        window: places that a token sees, itself included; 0 for all.
     """
 
     queries: Any
     keys: Any
     values: Any
-    row_apart: int
-    head_apart: int
+    row_stride: int
+    head_stride: int
     heads: int
     key_heads: int
     width: int
     scale: Any
-    window: int
 
 
 class Sums(NamedTuple):
@@ -235,12 +235,10 @@ def _place(trees: Trees, row: int, node: int) -> int:
 
 
 @pointer_kernel
-def _first_seen(trees: Trees, heads: Heads, row: int, node: int) -> int:
+def _first_seen(trees: Trees, row: int, node: int) -> int:
     """Return the first place that a node sees."""
-    padding: int = integer_at(trees.paddings, row)
-    if heads.window == 0:
-        return padding
-    return max(padding, _place(trees, row, node) - heads.window + 1)
+    first: int = integer_at(trees.firsts, row * trees.nodes + node)
+    return first
 
 
 @pointer_kernel
@@ -270,9 +268,9 @@ def _start(trees: Trees, heads: Heads, sums: Sums, piece: Piece) -> None:
 @pointer_kernel
 def _attend_to_shared(trees: Trees, heads: Heads, sums: Sums, piece: Piece) -> None:
     """Weigh, for all nodes of a piece, the full blocks of its span that the cache holds."""
-    seen = _first_seen(trees, heads, piece.row, piece.first)
+    seen = _first_seen(trees, piece.row, piece.first)
     for node in range(piece.first + 1, piece.last):
-        here = _first_seen(trees, heads, piece.row, node)
+        here = _first_seen(trees, piece.row, node)
         seen = min(seen, here)
     begin = max(piece.span * _BLOCKS_OF_SPAN, seen // BLOCK)
     end = min((piece.span + 1) * _BLOCKS_OF_SPAN, integer_at(trees.lengths, piece.row) // BLOCK)
@@ -286,7 +284,7 @@ def _attend_to_shared(trees: Trees, heads: Heads, sums: Sums, piece: Piece) -> N
 @pointer_kernel
 def _attend_to_path(trees: Trees, heads: Heads, sums: Sums, piece: Piece, node: int) -> None:
     """Weigh a node's last blocks in a span: the cache's end and the path above the node, by their slots."""
-    place, seen = _place(trees, piece.row, node), _first_seen(trees, heads, piece.row, node)
+    place, seen = _place(trees, piece.row, node), _first_seen(trees, piece.row, node)
     first_block = integer_at(trees.lengths, piece.row) // BLOCK
     begin = max(piece.span * _BLOCKS_OF_SPAN, first_block, seen // BLOCK)
     end = min((piece.span + 1) * _BLOCKS_OF_SPAN, place // BLOCK + 1)
@@ -312,7 +310,7 @@ def _weigh_block(
 ) -> None:
     """Add a block's values, those of its keys from `first` up to `end`, to the sums of some nodes."""
     width = heads.width
-    offset = piece.row * heads.row_apart + piece.key_head * heads.head_apart
+    offset = integer_at(trees.cache_rows, piece.row) * heads.row_stride + piece.key_head * heads.head_stride
     pack_keys(moved(heads.keys, offset), width, slots, first, end, sums.keys)
     pack_values(moved(heads.values, offset), width, slots, first, end, sums.values)
     count = _list_queries(trees, heads, sums, piece, first_node, last_node)
@@ -326,7 +324,7 @@ def _weigh_block(
             score_one(heads.queries, items, width, sums.keys, sums.scores)
         for index in range(together):
             node = first_node + (query + index) // of_key
-            hidden = max(first, _first_seen(trees, heads, piece.row, node) - block * BLOCK)
+            hidden = max(first, _first_seen(trees, piece.row, node) - block * BLOCK)
             state = moved(sums.states, 2 * integer_at(sums.sums, query + index))
             scores = moved(sums.scores, index * BLOCK)
             put(sums.decays, index, soften_block(scores, hidden, end, heads.scale, state, heads.keys))
