@@ -3,7 +3,8 @@
 import numpy as np
 
 from lookahead.drafting.budget.controller import BudgetController
-from lookahead.drafting.budget.policy import BudgetPolicy, StepTimes
+from lookahead.drafting.budget.policy import BudgetPolicy
+from lookahead.drafting.budget.step_times import StepTimes
 from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.tree import DraftTree
@@ -15,11 +16,11 @@ SECONDS = {"model_s": 0.05, "cache_s": 0.0, "draft_s": 0.0001, "recycle_s": 0.00
 class OneRow:
     """A batch of one row, so that a test need not name it."""
 
-    def __init__(self, drafter):
-        self.drafter = drafter
+    def __init__(self, drafter, request=None):
+        self.drafter, self.request = drafter, request
 
     def read(self, prompt):
-        self.drafter.read([prompt])
+        self.drafter.add(0, self.request, prompt)
 
     def propose(self, max_depth):
         return self.drafter.propose({0: max_depth})[0]
@@ -39,7 +40,8 @@ class OneRow:
 
 def drafter_of(memory, max_nodes=16, *, branch_length=64):
     request = RequestDrafter(memory, branch_length=branch_length)
-    return OneRow(BatchDrafter([request], BudgetController(max_nodes), recycles=memory.recycles))
+    controller = BudgetController(lambda _rows: max_nodes)
+    return OneRow(BatchDrafter(controller, recycles=memory.recycles), request)
 
 
 def test_drafts_from_the_prompt_and_from_what_was_learned():
@@ -74,8 +76,8 @@ def auto_drafter(times, measured):
         return times
 
     request = RequestDrafter(TokenLog(), branch_length=64)
-    pace = BudgetController(64, BudgetPolicy(64))
-    return OneRow(BatchDrafter([request], pace, recycles=True, measure=measure))
+    controller = BudgetController(lambda _rows: 64, BudgetPolicy(64))
+    return OneRow(BatchDrafter(controller, recycles=True, measure=measure), request)
 
 
 def test_step_times_are_measured_once_and_only_as_much_as_pays_is_drafted():
@@ -96,9 +98,8 @@ def test_without_positions_left_to_measure_in_steps_are_plain_until_there_are_so
         return StepTimes((1, 2), (0.01, 0.0101)) if len(asked) > 2 else None
 
     request = RequestDrafter(TokenLog(), branch_length=64)
-    drafter = OneRow(
-        BatchDrafter([request], BudgetController(64, BudgetPolicy(64)), recycles=True, measure=measure)
-    )
+    controller = BudgetController(lambda _rows: 64, BudgetPolicy(64))
+    drafter = OneRow(BatchDrafter(controller, recycles=True, measure=measure), request)
     drafter.read([1, 2, 3, 1, 2, 3, 1, 2])
     drafter.calibrate()
     assert len(drafter.propose(max_depth=9)) == 1
@@ -119,7 +120,7 @@ def test_what_the_model_held_likeliest_is_drafted_where_nothing_was_repeated():
     drafter.learn([2])
     assert drafter.propose(max_depth=1).token_ids.tolist() == [2, 3, 7, 8]
     drafter.learn([7, 9])
-    drafter.adapt(4, 2, SECONDS)
+    drafter.adapt({0: 4}, 2, SECONDS)
     assert drafter.recycled_tokens == 1
 
 
@@ -154,20 +155,20 @@ def test_a_trie_does_not_recycle():
 
 def test_without_a_memory_every_step_is_plain():
     drafter = OneRow(NoDrafter())
-    drafter.read([1, 2])
     drafter.calibrate()
     drafter.learn([3, 4])
     assert drafter.propose(max_depth=5).token_ids.tolist() == [4]
     assert not drafter.recycles
-    drafter.adapt(1, 1, {})
+    drafter.adapt({0: 1}, 1, {})
     drafter.close()
 
 
-def test_each_row_drafts_from_its_own_prompt_and_all_from_one_pace():
+def test_each_row_drafts_from_its_own_prompt_and_all_within_one_budget():
     memory = TokenLog()
     requests = [RequestDrafter(memory, branch_length=9) for _ in range(2)]
-    drafter = BatchDrafter(requests, BudgetController(4), recycles=True)
-    drafter.read([[1, 2, 3, 4, 5], [1, 7, 8, 9]])
+    drafter = BatchDrafter(BudgetController(lambda _rows: 4), recycles=True)
+    for row, prompt in enumerate([[1, 2, 3, 4, 5], [1, 7, 8, 9]]):
+        drafter.add(row, requests[row], prompt)
     drafter.learn(0, [1])
     drafter.learn(1, [1])
     drafts = drafter.propose({0: 9, 1: 2})
@@ -181,8 +182,9 @@ def test_each_row_drafts_from_its_own_prompt_and_all_from_one_pace():
 def test_tokens_recycled_are_counted_over_all_rows():
     memory = TokenLog()
     requests = [RequestDrafter(memory, branch_length=9) for _ in range(2)]
-    drafter = BatchDrafter(requests, BudgetController(16), recycles=True)
-    drafter.read([[1, 2], [1, 3]])
+    drafter = BatchDrafter(BudgetController(lambda _rows: 16), recycles=True)
+    for row, prompt in enumerate([[1, 2], [1, 3]]):
+        drafter.add(row, requests[row], prompt)
     for row, token in ((0, 2), (1, 3)):
         drafter.recycle(row, DraftTree.root_only(token), [0], np.array([[40 + row]], np.int32))
     for row in (0, 1):
@@ -196,5 +198,35 @@ def test_keeping_the_accepted_path_is_part_of_what_a_forward_takes(monkeypatch):
     monkeypatch.setattr(BudgetController, "adapt", lambda _self, step: steps.append(step))
     drafter = drafter_of(TokenLog())
     drafter.read([1, 2])
-    drafter.adapt(4, 2, {"model_s": 0.5, "cache_s": 0.25, "draft_s": 0.125})
+    drafter.adapt({0: 4}, 2, {"model_s": 0.5, "cache_s": 0.25, "draft_s": 0.125})
     assert (steps[0].forward_s, steps[0].draft_s, steps[0].recycle_s) == (0.75, 0.125, 0.0)
+
+
+def test_rows_join_and_leave_and_what_they_recycled_is_still_counted():
+    memory = TokenLog()
+    drafter = BatchDrafter(BudgetController(lambda _rows: 16), recycles=True)
+    drafter.add(7, RequestDrafter(memory, branch_length=9), [1, 2])
+    drafter.recycle(7, DraftTree.root_only(2), [0], np.array([[40]], np.int32))
+    assert 40 in drafter.propose({7: 3})[7].token_ids
+    drafter.learn(7, [40, 9])
+    drafter.remove(7)
+    assert memory._requests == {}
+    drafter.add(7, RequestDrafter(memory, branch_length=9), [1, 3])  # a number may be used again
+    assert drafter.recycled_tokens == 1
+
+
+def test_step_times_follow_the_rows_and_the_longest_context(monkeypatch):
+    steps, asked = [], []
+    monkeypatch.setattr(BudgetController, "adapt", lambda _self, step: steps.append(step))
+    memory = TokenLog()
+    controller = BudgetController(lambda rows: asked.append(rows) or 8)
+    drafter = BatchDrafter(controller, recycles=False)
+    for row, length in ((0, 700), (1, 20)):
+        drafter.add(row, RequestDrafter(memory, branch_length=9), [1] * length)
+        drafter.learn(row, [5])
+    drafter.propose({0: 1, 1: 1})
+    drafter.propose({1: 1})
+    assert asked == [2, 1]
+    drafter.adapt({0: 3, 1: 2}, 2, SECONDS)
+    drafter.adapt({1: 2}, 2, SECONDS)
+    assert [(step.rows, step.context, step.nodes) for step in steps] == [(2, 701, 3), (1, 21, 2)]

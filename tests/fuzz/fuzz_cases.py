@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from helpers.tiny_models import FUSED
+from helpers.tiny_models import COMPILED
 from lookahead import DraftMode
 from lookahead.hf.models.families import FAMILIES, VOCABULARY, is_installed
 
@@ -12,7 +12,7 @@ _OFTEN = {
     **dict.fromkeys(("llama", "gemma3", "llama4_text", "bloom", "gpt2", "opt", "mistral", "qwen2_moe"), 6),
     **dict.fromkeys(("mpt", "falcon-alibi", "gpt_neo", "gpt_oss", "deepseek_v3", "llama-dynamic-rope"), 3),
     **dict.fromkeys(("phi3-longrope", "llama-longrope", "jamba", "qwen3_next", "gptj", "falcon"), 2),
-    **dict.fromkeys(FUSED, 3),
+    **dict.fromkeys(COMPILED, 3),
 }
 """How often those are drawn that differ most, beside the once of each other family."""
 
@@ -105,9 +105,9 @@ def drawn_case(seed: int) -> Case:
 
 
 def _family(random: Random) -> str:
-    names = [*sorted(FAMILIES), *FUSED]
+    names = [*sorted(FAMILIES), *COMPILED]
     name = random.choices(names, [1 + 2 * _OFTEN.get(name, 0) for name in names])[0]
-    return name if name in FUSED or is_installed(name) else "llama"
+    return name if name in COMPILED or is_installed(name) else "llama"
 
 
 def _tokens(random: Random, most: int) -> list[int]:

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from fuzz.fuzz_cases import Case
-from helpers.tiny_models import FUSED, tiny_model, tiny_tokenizer
+from helpers.tiny_models import COMPILED, tiny_model, tiny_tokenizer
 from lookahead import DraftMemory, Lookahead, LookaheadConfig, TokenTrie
 from lookahead.hf.models.families import VOCABULARY
 
@@ -141,7 +141,7 @@ def difference(actual: Outcome, expected: Outcome) -> str:
 
 @lru_cache(maxsize=24)
 def _model(family: str, dtype: str) -> PreTrainedModel:
-    settings = {"vocab_size": VOCABULARY} if family in FUSED else {}
+    settings = {"vocab_size": VOCABULARY} if family in COMPILED else {}
     model = tiny_model(family, getattr(torch, dtype), **settings)
     if dtype == "float64" and hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")  # others compute in no more than single precision

@@ -5,19 +5,19 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from lookahead.decoding.attention.split_attention import SeenByAll, can_split, split_tree_attention
 
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cuda.graphs import CudaCapture
 from lookahead.decoding.attention.grouped_query import grouped_query_tree_attention
-from lookahead.decoding.attention.split_attention import SeenByAll, can_split, split_tree_attention
 from lookahead.decoding.attention.tree_mask import tree_mask
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
 from lookahead.hf.steps.cuda_graphs import CapturedModels
-from lookahead.hf.steps.step_model import prefilled
 from lookahead.hf.steps.verification import TREE
+from lookahead.hf.support.trial import trial_step_model
 
 DEVICE = "cuda"
 pytestmark = [
@@ -142,9 +142,10 @@ def logits_of(step_model, tree):
 def captured_llama():
     model = on_device("llama")
     layout = attention_layout(model, fresh_cache(model))
-    captured = CapturedModels().of_call(model, layout, TREE)
     with torch.no_grad():
-        step_model = prefilled(model, layout, prompt(0)[0].tolist(), decoding_length=8, captured=captured)
+        step_model = trial_step_model(
+            model, layout, prompt(0)[0].tolist(), max_nodes=8, verification=TREE, graphs=CapturedModels()
+        )
     with closing(step_model):
         yield step_model
 

@@ -6,7 +6,8 @@ from itertools import cycle
 
 import numpy as np
 
-from lookahead.drafting.budget.policy import BudgetPolicy, StepTimes
+from lookahead.drafting.budget.policy import BudgetPolicy
+from lookahead.drafting.budget.step_times import StepTimes
 
 DEEPEST = 12
 MAX_NODES = 64

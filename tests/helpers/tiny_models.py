@@ -31,7 +31,7 @@ def _rope(kind: str, **settings: object) -> dict[str, object]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **settings}}
 
 
-FUSED: dict[str, tuple[str, dict[str, object]]] = {
+COMPILED: dict[str, tuple[str, dict[str, object]]] = {
     "fused-llama": ("llama", {}),
     "fused-llama-tied": ("llama", {"tie_word_embeddings": True, "num_attention_heads": 4}),
     "fused-mistral": ("mistral", {"sliding_window": 9, "num_attention_heads": 4, "num_key_value_heads": 2}),
@@ -55,8 +55,8 @@ FUSED: dict[str, tuple[str, dict[str, object]]] = {
 
 
 def tiny_model(family: str, dtype: torch.dtype = torch.float32, **settings: object) -> PreTrainedModel:
-    if family in FUSED:
-        family, differing = FUSED[family]
+    if family in COMPILED:
+        family, differing = COMPILED[family]
         settings = {**_FUSING, **differing, **settings}
     with warnings.catch_warnings():  # transformers 5.16 compiles GPT-BigCode with what torch has deprecated
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,13 +1,13 @@
-"""The KV cache's memory: allocated ahead, appended in place, compacted in place.
+"""The KV cache's memory: row slots that requests join and leave, appended to and compacted in place.
 
 A library cache that concatenates copies everything it holds at every step, and cannot keep a path out of
 the middle. Here all layers of one shape lie in one tensor, so that appending writes only the new tokens,
 and keeping the accepted path of a draft tree is one gather for the whole model.
 """
 
-from collections.abc import Callable, Sequence
+import heapq
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -16,24 +16,26 @@ BLOCK_SLOTS = 512
 """An arena grows by whole blocks: doubled, it would hold up to as much again that is never used."""
 
 Allocate = Callable[[tuple[int, ...], Tensor], Tensor]
-"""Returns memory [layers, B, heads, capacity, width] or of a larger capacity, like a tensor in all else."""
-
-
-def fresh_memory(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Return uninitialised memory of a shape, in the dtype and on the device of a tensor."""
-    return like.new_empty(shape)
+"""Returns memory [layers, rows, heads, capacity or more, width], like a tensor in all else."""
 
 
 @dataclass(eq=False)
 class _Slab:
-    """Keys and values of all layers of one shape, dtype and device: [layers, B, heads, capacity, width]."""
+    """Keys and values of all layers of one shape, dtype and device.
+
+    Attributes:
+        keys: [layers, rows, heads, capacity, width].
+        values: Likewise.
+        allocate: Returns new memory.
+        layers: Layers in use.
+    """
 
     keys: Tensor
     values: Tensor
     allocate: Allocate
     layers: int = 0
 
-    def resized(self, capacity: int, length: int) -> None:
+    def resize(self, capacity: int, length: int) -> None:
         """Move to tensors of another capacity, keeping the first `length` slots of the layers in use."""
         for name in ("keys", "values"):
             old = getattr(self, name)
@@ -43,92 +45,133 @@ class _Slab:
                 setattr(self, name, new)
 
     def move(self, rows: Tensor, sources: Tensor, targets: Tensor) -> None:
-        """Copy, in each layer and for each of `rows` [R, 1], slots `sources` [R, m] to `targets` [R, m]."""
+        """Copy, in each layer, slots `sources` of `rows` to slots `targets`; all are int64 [m]."""
         device = self.keys.device
         rows, sources, targets = (index.to(device, non_blocking=True) for index in (rows, sources, targets))
         for tensor in (self.keys, self.values):
-            used = tensor[: self.layers].transpose(2, 3)  # [layers, B, capacity, heads, width]
+            used = tensor[: self.layers].transpose(2, 3)  # [layers, rows, capacity, heads, width]
             used[:, rows, targets] = used[:, rows, sources]
-
-    def select(self, rows: Tensor, *, stays: bool) -> None:
-        """Keep only some rows, moved together at the front of the same memory where it `stays`."""
-        for name in ("keys", "values"):
-            old: Tensor = getattr(self, name)
-            chosen = old.index_select(1, rows.to(old.device))
-            setattr(self, name, old[:, : len(rows)].copy_(chosen) if stays else chosen)
 
 
 @dataclass(eq=False)
 class KVArena:
-    """Keys and values of a whole model, growing by appends and shrinking by keeping each row's path.
+    """Keys and values of a whole model, in row slots.
 
-    What is appended begins at the same slot in all rows, behind the longest; a row that holds less has a
-    gap before it until its path is kept.
+    A request takes a row slot (`join`) and gives it back (`leave`); nothing is copied for either. `begin`
+    chooses the rows of the next forward passes. Each of them appends directly behind its own text, and
+    `keep` then keeps of what was appended only each row's path:
+
+        row slot 0   a b c d | 0 1 2      append a tree of three nodes behind 4 tokens
+        row slot 1   (free)
+        row slot 2   e f | 0 1 2          … and behind 2 tokens
+        keep {0: [0, 2], 2: [0]}
+        row slot 0   a b c d 0 2          node 2 moves to where node 1 was
+        row slot 2   e f 0
 
     Args:
-        layer_count: layers of the model; those whose tensors differ in shape share no tensor.
-        capacity: tokens to allocate for; it grows by blocks of `BLOCK_SLOTS` when it does not suffice.
-        largest: tokens that there will be at most, as far as is known: it does not grow beyond.
-        allocate: where the memory comes from, if rows that leave must not move the others to new memory.
+        layer_count: Layers of the model; layers whose tensors differ in shape share no tensor.
+        capacity: Slots of each row to allocate for; the arena grows by blocks of `BLOCK_SLOTS`.
+        max_slots: Upper bound on the slots of a row, if known.
+        max_rows: Row slots.
+        allocate: Where the memory comes from, if its addresses must repeat from call to call.
     """
 
     layer_count: int
     capacity: int
-    largest: int | None = None
+    max_slots: int | None = None
+    max_rows: int = 1
     allocate: Allocate | None = None
+    lengths: list[int] = field(init=False)
+    """Slots of each row that hold kept tokens."""
+    _free: list[int] = field(init=False)
+    _active: list[int] = field(default_factory=list, init=False)
     _slabs: dict[tuple[object, ...], _Slab] = field(default_factory=dict, init=False)
     _homes: dict[int, tuple[_Slab, int]] = field(default_factory=dict, init=False)
-    _lengths: dict[int, int] = field(default_factory=dict, init=False)
+    _appended: dict[int, int] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.lengths = [0] * self.max_rows
+        self._free = list(range(self.max_rows))
+
+    def join(self) -> int:
+        """Take the lowest free row slot and return it.
+
+        Raises:
+            IndexError: All row slots are taken.
+        """
+        if not self._free:
+            message = f"all {self.max_rows} row slots are taken; remove a row first"
+            raise IndexError(message)
+        return heapq.heappop(self._free)
+
+    def leave(self, row: int) -> None:
+        """Give a row slot back; its tokens are forgotten and nothing is moved."""
+        self.lengths[row] = 0
+        self._active = [active for active in self._active if active != row]
+        heapq.heappush(self._free, row)
+
+    def begin(self, rows: Sequence[int]) -> None:
+        """Choose the row slots of the next forward passes, and forget what was appended and not kept."""
+        self._active = list(rows)
+        self._appended.clear()
+
+    @property
+    def active(self) -> Sequence[int]:
+        """The row slots of the next forward passes, in order."""
+        return self._active
+
+    @property
+    def start(self) -> int:
+        """Slots that the longest active row holds."""
+        return max((self.lengths[row] for row in self._active), default=0)
 
     def length(self, layer: int) -> int:
-        """Return how many tokens a layer holds; 0 for one that has seen none."""
-        return self._lengths.get(layer, 0)
+        """Return how many slots the longest active row holds in a layer, what was just appended included."""
+        return self.start + self._appended.get(layer, 0)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write a layer's new keys and values behind the others, and return views of all of them.
+        """Write a layer's new keys and values behind each active row's text; return what those rows hold.
 
         Args:
-            layer: index of the layer.
-            keys: [B, heads, T, key width].
+            layer: Index of the layer.
+            keys: [B, heads, T, key width], B the active rows in order.
             values: [B, heads, T, value width].
 
         Returns:
-            Keys [B, heads, length, key width] and values [B, heads, length, value width].
+            Keys [B, heads, length, key width] and values [B, heads, length, value width], up to the end of
+            the longest row: views where the rows are neighbours, else copies.
         """
-        start = self.length(layer)
-        end = start + keys.shape[2]
-        if end > self.capacity:
-            self._grow(end)
+        size, before = keys.shape[2], self._appended.get(layer, 0)
+        self._reserve(self.start + before + size)
         slab, place = self._home(layer, keys, values)
-        layer_keys, layer_values = slab.keys[place], slab.values[place]
-        layer_keys[:, :, start:end] = keys
-        layer_values[:, :, start:end] = values
-        self._lengths[layer] = end
-        return layer_keys[:, :, :end], layer_values[:, :, :end]
+        self._appended[layer] = before + size
+        return (
+            self._written(slab.keys[place], keys, before),
+            self._written(slab.values[place], values, before),
+        )
 
     def claim(self, tokens: int) -> tuple[Tensor, Tensor] | None:
-        """Make room for tokens behind the others in all layers, to be written by whoever asked.
+        """Make room for so many tokens behind each active row in all layers, for the caller to write.
 
         Returns:
-            The memory of keys and of values, [layers, B, heads, capacity, width], whose layers are in order;
-            None, and nothing is done, where they do not all lie in one.
+            The memory of keys and of values, [layers, rows, heads, capacity, width], its layers in order;
+            None, and nothing is done, where the layers do not all lie in one tensor.
         """
         if len(self._slabs) != 1 or len(self._homes) != self.layer_count:
             return None
         (slab,) = self._slabs.values()
         if any(self._homes[layer] != (slab, layer) for layer in range(self.layer_count)):
             return None
-        self.extend(max(self._lengths.values()) + tokens)
+        self.extend(tokens)
         return slab.keys, slab.values
 
-    def extend(self, end: int) -> None:
-        """Count the slots up to `end` as held in all layers, to be written by whoever asked.
+    def extend(self, tokens: int) -> None:
+        """Count so many slots behind each active row as appended in all layers, for the caller to write.
 
-        Every layer must have been appended to.
+        Every layer must have been appended to before.
         """
-        if end > self.capacity:
-            self._grow(end)
-        self._lengths = dict.fromkeys(self._lengths, end)
+        self._reserve(self.start + tokens)
+        self._appended = dict.fromkeys(self._homes, tokens)
 
     @property
     def addresses(self) -> tuple[int, ...]:
@@ -137,61 +180,80 @@ class KVArena:
 
     @property
     def room(self) -> int:
-        """Slots that there is memory for in all layers."""
+        """Slots of each row that there is memory for in all layers."""
         return min(slab.keys.shape[3] for slab in self._slabs.values())
 
     def memory(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return all memory of a layer, held or not: keys and values [B, heads, capacity at least, width]."""
+        """Return all memory of a layer: keys and values [rows, heads, capacity at least, width]."""
         slab, place = self._homes[layer]
         return slab.keys[place], slab.values[place]
 
-    def keep(self, start: int, paths: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
-        """Keep, of all slots from `start` on, only each row's path, moved behind what the row holds.
+    def view(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return the keys and values that the active rows hold in a layer, [B, heads, length, width]."""
+        keys, values = self.memory(layer)
+        end = self.length(layer)
+        return self._of_active(keys[:, :, :end]), self._of_active(values[:, :, :end])
+
+    def commit(self, tokens: int | None = None) -> None:
+        """Keep so many of the appended tokens of every active row, the first ones; all if not given."""
+        kept = max(self._appended.values(), default=0) if tokens is None else tokens
+        for row in self._active:
+            self.lengths[row] += kept
+        self._appended = {layer: count - kept for layer, count in self._appended.items()}
+
+    def keep(self, paths: Mapping[int, Sequence[int]]) -> None:
+        """Keep, of what was appended, only each row's path, moved directly behind the row's text.
 
         Args:
-            start: length before the trees were appended.
-            paths: for each row, strictly increasing places in its tree, those of the accepted path.
-            lengths: for each row, how many of the slots before `start` it holds, from the first on.
+            paths: By row slot, strictly increasing node numbers of the accepted path. Of rows that are left
+                out nothing is kept.
         """
-        moves = [
-            [(start + place, length + index) for index, place in enumerate(path)]
-            for path, length in zip(paths, lengths, strict=True)
-        ]
-        # A row with a shorter path copies slot 0 to itself.
-        columns = list(zip_longest(*moves, fillvalue=(0, 0)))
-        in_place = 0  # the leading nodes of a chain are in their place already
-        while in_place < len(columns) and all(source == target for source, target in columns[in_place]):
-            in_place += 1
-        if in_place < len(columns):
-            self._move(torch.tensor(columns[in_place:]))
-        self.truncate(max(length + len(path) for path, length in zip(paths, lengths, strict=True)))
+        moves: list[tuple[int, int, int]] = []
+        for row, path in paths.items():
+            length = self.lengths[row]
+            out_of_place = [(index, node) for index, node in enumerate(path) if node != index]
+            moves += [(row, length + node, length + index) for index, node in out_of_place]
+            self.lengths[row] += len(path)
+        if moves:
+            rows, sources, targets = torch.tensor(moves).T
+            for slab in self._slabs.values():
+                slab.move(rows, sources, targets)
+        self._appended.clear()
 
-    def select_rows(self, rows: Sequence[int]) -> None:
-        """Keep only some rows, in this order."""
-        for slab in self._slabs.values():
-            slab.select(torch.tensor(list(rows)), stays=self.allocate is not None)
+    def clear(self) -> None:
+        """Forget all tokens of the active rows."""
+        for row in self._active:
+            self.lengths[row] = 0
+        self._appended.clear()
 
-    def truncate(self, length: int) -> None:
-        """Forget every token from `length` on."""
-        for layer, held in self._lengths.items():
-            self._lengths[layer] = min(held, length)
+    def _written(self, memory: Tensor, states: Tensor, before: int) -> Tensor:
+        """Write states [B, heads, T, width] to memory [rows, heads, capacity, width]; return what is held."""
+        size = states.shape[2]
+        starts = [self.lengths[row] + before for row in self._active]
+        first, end = self._active[0], max(starts) + size
+        if self._are_neighbours and len(set(starts)) == 1:
+            memory[first : first + len(starts), :, starts[0] : end] = states
+        else:
+            rows = torch.tensor(self._active, device=memory.device)[:, None]
+            begin = torch.tensor(starts, device=memory.device)[:, None]
+            slots = begin + torch.arange(size, device=memory.device)
+            memory.transpose(1, 2)[rows, slots] = states.transpose(1, 2)
+        return self._of_active(memory[:, :, :end])
 
-    def view(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return views of the keys and values that a layer holds."""
-        slab, place = self._homes[layer]
-        end = self.length(layer)
-        return slab.keys[place][:, :, :end], slab.values[place][:, :, :end]
+    @property
+    def _are_neighbours(self) -> bool:
+        return self._active == list(range(self._active[0], self._active[0] + len(self._active)))
 
-    def _move(self, columns: Tensor) -> None:
-        """Copy slots, int64 [m, B, 2]: sources and targets."""
-        sources, targets = columns.permute(2, 1, 0)
-        rows = torch.arange(len(sources))[:, None]
-        for slab in self._slabs.values():
-            slab.move(rows, sources, targets)
+    def _of_active(self, memory: Tensor) -> Tensor:
+        """Return the active rows of memory [rows, …]: a view where they are neighbours."""
+        if self._are_neighbours:
+            return memory[self._active[0] : self._active[0] + len(self._active)]
+        return memory.index_select(0, torch.tensor(self._active, device=memory.device))
 
     def _home(self, layer: int, keys: Tensor, values: Tensor) -> tuple[_Slab, int]:
+        """Return the slab of a layer, and its place there; at the layer's first use it is given one."""
         if layer not in self._homes:
-            shape = (*keys.shape[:2], keys.shape[3], *values.shape[:2], values.shape[3])
+            shape = (keys.shape[1], keys.shape[3], values.shape[1], values.shape[3])
             kind = (shape, keys.dtype, values.dtype, keys.device, values.device)
             if kind not in self._slabs:
                 self._slabs[kind] = self._new_slab(keys, values)
@@ -202,24 +264,38 @@ class KVArena:
 
     def _new_slab(self, keys: Tensor, values: Tensor) -> _Slab:
         layers = self.layer_count - len(self._homes)
-        allocate = self.allocate or fresh_memory
+        # Rows of several lengths are attended to up to the longest one's end: what a mask hides there must
+        # still be a number.
+        allocate = self.allocate or (_zeros if self.max_rows > 1 else _uninitialised)
 
         def allocated(like: Tensor) -> Tensor:
-            return allocate((layers, *like.shape[:2], self.capacity, like.shape[3]), like)
+            shape = (layers, self.max_rows, like.shape[1], self.capacity, like.shape[3])
+            return allocate(shape, like)
 
         return _Slab(allocated(keys), allocated(values), allocate)
 
-    def _grow(self, needed: int) -> None:
+    def _reserve(self, needed: int) -> None:
+        """Have memory for so many slots of each row."""
+        if needed <= self.capacity:
+            return
         if self._slabs and needed <= self.room:
             self.capacity = self.room
             return
-        self.capacity = grown_capacity(needed, self.largest)
-        held = max(self._lengths.values(), default=0)
+        self.capacity = grown_capacity(needed, self.max_slots)
+        held = max(self.lengths) + max(self._appended.values(), default=0)
         for slab in self._slabs.values():
-            slab.resized(self.capacity, held)
+            slab.resize(self.capacity, held)
 
 
-def grown_capacity(needed: int, largest: int | None = None) -> int:
-    """Return the slots of as many blocks as are needed, but no more than there will be at most."""
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return like.new_zeros(shape)
+
+
+def _uninitialised(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return like.new_empty(shape)
+
+
+def grown_capacity(needed: int, max_slots: int | None = None) -> int:
+    """Return the slots of as many blocks as are needed, but not more than the upper bound."""
     blocks = -(-needed // BLOCK_SLOTS) * BLOCK_SLOTS
-    return blocks if largest is None or largest < needed else min(blocks, largest)
+    return blocks if max_slots is None or max_slots < needed else min(blocks, max_slots)

@@ -1,4 +1,4 @@
-"""The one loop: draft, verify in one forward, accept, keep, learn (arXiv 2312.12728, section 4.1)."""
+"""The one loop: draft, verify in one forward pass, accept, keep, learn (arXiv 2312.12728, section 4.1)."""
 
 from collections.abc import Mapping, Sequence
 from time import perf_counter
@@ -7,41 +7,43 @@ from typing import Protocol
 from torch import Tensor
 
 from lookahead.decoding.acceptance import Acceptance, accept
-from lookahead.decoding.sampling.padding import padding_drafts
-from lookahead.decoding.sampling.recycling import topk_successors
-from lookahead.decoding.sampling.state import GenerationState
+from lookahead.decoding.sampling.state import GenerationState, padding_drafts
+from lookahead.decoding.sampling.topk import topk_successors
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
 from lookahead.stats import GenerationStats
 
 
 class StepModel(Protocol):
-    """What the loop asks of a model; it owns the model's cache. Rows are numbered as in the batch."""
+    """What the loop asks of a model; it owns the model's cache. Rows have numbers of the caller's choice."""
 
     def prefill(self) -> Tensor:
-        """Read the prompts; return logits [B, k, V] after their last k tokens, the first new token's last."""
+        """Read the prompts of all rows; return logits [B, k, V] after the last k tokens of each."""
 
-    def forward(self, drafts: Mapping[int, DraftTree]) -> dict[int, Tensor]:
-        """Verify a draft tree of each row behind what the cache holds; return logits [n, V] by row.
+    def forward(self, drafts: Mapping[int, DraftTree]) -> Mapping[int, Tensor]:
+        """Verify a draft tree of each row behind the row's text; return logits [n, V] by row.
 
-        Rows without a draft are left out, from now on.
+        Rows without a draft are not in this step; they stay in the cache as they are.
         """
-
-    def max_draft_depth(self, row: int) -> int:
-        """Return how deep a row's draft may go before the model runs out of positions."""
 
     def keep(self, paths: Mapping[int, list[int]]) -> None:
         """Keep in the cache, of the trees just forwarded, only the nodes of each row's path."""
+
+    def remove(self, row: int) -> None:
+        """Forget a row and free its place in the cache."""
+
+    def max_draft_depth(self, row: int) -> int:
+        """Return how deep a row's draft may go before the model runs out of positions."""
 
 
 class Drafter(Protocol):
     """The requests' view of the draft memory."""
 
     def calibrate(self) -> None:
-        """Find out what drafting needs to know, now that the model has read the prompts."""
+        """Measure what drafting needs to know of the model, which has read the prompts."""
 
-    def propose(self, max_depth: Mapping[int, int]) -> dict[int, DraftTree]:
-        """Return a draft after the last token learned of each row, at most `max_depth` deep."""
+    def propose(self, max_depths: Mapping[int, int]) -> dict[int, DraftTree]:
+        """Return a draft of each row after its last learned token, not deeper than its maximum."""
 
     def learn(self, row: int, tokens: list[int]) -> None:
         """Remember emitted tokens."""
@@ -51,72 +53,116 @@ class Drafter(Protocol):
         """Whether `recycle` is wanted after this step."""
 
     def recycle_prompt(self, row: int, successors: Int32Array) -> None:
-        """Remember what the model holds most likely after each of the prompt's last tokens, int32 [m, k]."""
+        """Remember the model's top-k after each of a prompt's last tokens, int32 [m, k]."""
 
     def recycle(self, row: int, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
-        """Remember what the model holds most likely after each node, int32 [n, k]; `path` was accepted."""
+        """Remember the model's top-k after each node of a draft, int32 [n, k]; `path` was accepted."""
 
-    def adapt(self, nodes: int, tokens: int, seconds: dict[str, float]) -> None:
-        """Take into account what a step yielded and took.
+    def adapt(self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float]) -> None:
+        """Adapt to what a step yielded and took.
 
         Args:
-            nodes: nodes verified for each row.
-            tokens: tokens emitted by all rows.
-            seconds: by the names they have in the stats.
+            sizes: Nodes verified, by row.
+            tokens: Tokens emitted by all rows.
+            seconds: Seconds of the step, by their names in the stats.
         """
+
+    def remove(self, row: int) -> None:
+        """Forget a row's prompt: its request has ended."""
 
 
 def decode(
     model: StepModel, drafter: Drafter, states: Sequence[GenerationState], stats: GenerationStats
 ) -> None:
-    """Generate until all emissions are finished; their tokens are the result, `stats` is brought up to date.
+    """Generate until all states are finished; they hold the tokens.
 
     Args:
-        model: verifies.
-        drafter: proposes.
-        states: one for all rows, which then advance together, or one for each row.
-        stats: counts and seconds.
+        model: Verifies drafts.
+        drafter: Proposes drafts.
+        states: One for all rows, which then advance in lockstep, or one for each row.
+        stats: Counts and seconds; brought up to date.
     """
-    clock = _Clock(stats)
+    clock = StepClock(stats)
     logits = model.prefill()
     clock.charge("prefill_s")
-    _emit_first_tokens(drafter, states, logits, stats)
+    emit_first_tokens(drafter, states, logits, stats)
     clock.charge("verify_s")
     _calibrate(drafter, states, logits, clock)
-    while max_depth := _max_depths(model, states):
-        drafts = drafter.propose(max_depth)
-        clock.charge("draft_s")
-        verified = drafts | padding_drafts(states, drafts)
-        logits_of = model.forward(verified)
-        clock.charge("model_s")
-        accepted = _accept_all(states, verified, logits_of)
-        clock.charge("verify_s")
-        model.keep({row: acceptance.path for row, acceptance in accepted.items()})
-        clock.charge("cache_s")
-        for row in drafts:
-            drafter.learn(row, accepted[row].tokens)
-        clock.charge("draft_s")
-        if drafter.recycles:
-            for row, draft in drafts.items():
-                drafter.recycle(row, draft, accepted[row].path, topk_successors(logits_of[row]))
-            clock.charge("recycle_s")
-        tokens = {row: len(accepted[row].tokens) for row in drafts}
-        stats.count_forward(nodes={row: len(draft) for row, draft in drafts.items()}, tokens=tokens)
-        drafter.adapt(max(map(len, drafts.values())), sum(tokens.values()), clock.lap())
+    finished = _remove_finished(model, drafter, states, ())
+    while step(model, drafter, states, stats, clock):
+        finished = _remove_finished(model, drafter, states, finished)
 
 
-def _emit_first_tokens(
+def step(
+    model: StepModel,
+    drafter: Drafter,
+    states: Sequence[GenerationState],
+    stats: GenerationStats,
+    clock: "StepClock | None" = None,
+) -> dict[int, Acceptance]:
+    """Do one step of the rows whose states go on; return what each yielded, nothing where none goes on.
+
+    Rows may join and leave between steps: the model and the drafter must know the rows of `states`, and
+    rows that they know beside those are not in this step.
+
+    Args:
+        model: Verifies drafts.
+        drafter: Proposes drafts.
+        states: Those of the rows of this step; finished ones are passed over.
+        stats: Counts and seconds; brought up to date.
+        clock: Charges the seconds; a new one if not given.
+    """
+    clock = clock or StepClock(stats)
+    max_depths = _max_depths(model, states)
+    if not max_depths:
+        return {}
+    drafts = drafter.propose(max_depths)
+    clock.charge("draft_s")
+    verified = drafts | padding_drafts(states, drafts)
+    logits = model.forward(verified)
+    clock.charge("model_s")
+    accepted = _accept_all(states, verified, logits)
+    clock.charge("verify_s")
+    model.keep({row: acceptance.path for row, acceptance in accepted.items()})
+    clock.charge("cache_s")
+    for row in drafts:
+        drafter.learn(row, accepted[row].tokens)
+    clock.charge("draft_s")
+    if drafter.recycles:
+        for row, draft in drafts.items():
+            drafter.recycle(row, draft, accepted[row].path, topk_successors(logits[row]))
+        clock.charge("recycle_s")
+    sizes = {row: len(draft) for row, draft in drafts.items()}
+    tokens = {row: len(accepted[row].tokens) for row in drafts}
+    stats.count_forward(nodes=sizes, tokens=tokens)
+    drafter.adapt(sizes, sum(tokens.values()), clock.lap())
+    return accepted
+
+
+def emit_first_tokens(
     drafter: Drafter, states: Sequence[GenerationState], logits: Tensor, stats: GenerationStats
 ) -> None:
+    """Choose the token after each prompt, and let the drafter learn it.
+
+    Args:
+        drafter: Learns the tokens.
+        states: Choose the tokens.
+        logits: [B, k, V] after the prompts' last k tokens, in the order of the states' rows.
+        stats: Counts; brought up to date.
+    """
+    place = 0
     for state in states:
-        tokens = state.emit(logits[list(state.rows), -1])
+        tokens = state.emit(logits[place : place + len(state.rows), -1])
+        place += len(state.rows)
         for row, token in zip(state.rows, tokens, strict=True):
             drafter.learn(row, [token])
         stats.requests += len(tokens)
         stats.tokens += len(tokens)
 
 
-def _calibrate(drafter: Drafter, states: Sequence[GenerationState], logits: Tensor, clock: "_Clock") -> None:
+def _calibrate(
+    drafter: Drafter, states: Sequence[GenerationState], logits: Tensor, clock: "StepClock"
+) -> None:
     """Measure and recycle what the prompts gave, if any row goes on."""
     rows = _rows_under_way(states)
     if rows:
@@ -129,8 +175,22 @@ def _calibrate(drafter: Drafter, states: Sequence[GenerationState], logits: Tens
     clock.lap()
 
 
+def _remove_finished(
+    model: StepModel, drafter: Drafter, states: Sequence[GenerationState], removed: Sequence[GenerationState]
+) -> Sequence[GenerationState]:
+    """Remove the rows of finished states while others go on; return all states that are removed."""
+    finished = [state for state in states if state.finished]
+    if len(finished) < len(states):
+        for state in finished:
+            if state not in removed:
+                for row in state.rows:
+                    model.remove(row)
+                    drafter.remove(row)
+    return finished
+
+
 def _rows_under_way(states: Sequence[GenerationState]) -> dict[int, GenerationState]:
-    """Return the rows whose answers go on, each with its emission."""
+    """Return the rows whose answers go on, each with its state."""
     return {
         row: state
         for state in states
@@ -141,16 +201,16 @@ def _rows_under_way(states: Sequence[GenerationState]) -> dict[int, GenerationSt
 
 
 def _max_depths(model: StepModel, states: Sequence[GenerationState]) -> dict[int, int]:
-    """Return the rows whose answers go on, and how deep their drafts may be."""
+    """Return, for each row whose answer goes on, how deep its draft may be."""
     under_way = _rows_under_way(states)
     behind = max((state.remaining for state in under_way.values()), default=0)
-    levels = {}
+    depths = {}
     for row, state in under_way.items():
-        levels[row] = min(state.remaining - 1, model.max_draft_depth(row))
+        depths[row] = min(state.remaining - 1, model.max_draft_depth(row))
         if state.max_lead_tokens is not None:
             lead = behind - state.remaining
-            levels[row] = min(levels[row], max(0, state.max_lead_tokens - lead))
-    return levels
+            depths[row] = min(depths[row], max(0, state.max_lead_tokens - lead))
+    return depths
 
 
 def _accept_all(
@@ -160,7 +220,7 @@ def _accept_all(
     return {row: got for state in under_way for row, got in accept(drafts, logits, state).items()}
 
 
-class _Clock:
+class StepClock:
     """Charges the time since the last charge to one of the stats' seconds."""
 
     def __init__(self, stats: GenerationStats) -> None:

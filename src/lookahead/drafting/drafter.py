@@ -1,13 +1,13 @@
 """The requests' view of the draft memory, from their prompts to their ends."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from lookahead.config import DraftMode
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.budget.controller import BudgetController, StepReport
-from lookahead.drafting.budget.policy import StepTimes
+from lookahead.drafting.budget.step_times import StepTimes
 from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, Origin
 from lookahead.drafting.tree import DraftTree
 
@@ -42,15 +42,18 @@ class RequestDrafter:
         self._namespace, self._reads = namespace, reads
         self._prompt = np.zeros(0, np.int32)
         self.recycled_tokens = 0
+        self.length = 0
+        """Tokens of the request so far, its prompt included."""
 
     def read(self, prompt: Sequence[int]) -> None:
         """Remember the request's prompt until `close`."""
         self._prompt = np.array(prompt, np.int32)
+        self.length = len(prompt)
         self._store.open(self._request, namespace=self._namespace, reads=self._reads)
         self._store.insert(self._request, self._prompt, Origin.PROMPT)
 
     def propose(self, max_depth: int, max_nodes: int) -> DraftTree:
-        """Return a draft after the last token learned, of so many levels and nodes at most."""
+        """Return a draft after the last learned token, of at most this depth and so many nodes."""
         return self._store.propose(
             self._request,
             decoding_length=max_nodes,
@@ -61,6 +64,7 @@ class RequestDrafter:
     def learn(self, tokens: list[int]) -> None:
         """Remember emitted tokens."""
         self._store.insert(self._request, tokens, Origin.OUTPUT)
+        self.length += len(tokens)
         self.recycled_tokens = self._store.recycled_tokens(self._request)
 
     def recycle_prompt(self, successors: Int32Array) -> None:
@@ -87,51 +91,60 @@ class RequestDrafter:
 
 
 class BatchDrafter:
-    """Drafts for the rows of a batch, each a request of its own, at one pace.
+    """Drafts for rows that join and leave, each a request of its own, within one budget.
 
     Args:
-        requests: the rows', in order.
-        pace: how much is drafted, and whether logits are recycled.
-        recycles: whether the store drafts from recycled logits.
-        lockstep: whether all rows advance by as much as the least accepted.
-        measure: returns the model's step times, once the prompts have been read; None where it has no
+        controller: Decides how much is drafted, and whether logits are recycled.
+        recycles: Whether the store drafts from recycled logits.
+        lockstep: Whether all rows stay in the forward pass and advance by as much as the least accepted.
+        measure: Returns the model's step times, once the prompts have been read; None where it has no
             positions left for a draft.
     """
 
     def __init__(
         self,
-        requests: Sequence[RequestDrafter],
-        pace: BudgetController,
+        controller: BudgetController,
         *,
         recycles: bool,
         lockstep: bool = False,
         measure: Callable[[], StepTimes | None] = lambda: None,
     ) -> None:
-        self._requests = requests
-        self._pace = pace
+        self._requests: dict[int, RequestDrafter] = {}
+        self._controller = controller
         self._store_recycles = recycles
         self._lockstep = lockstep
         self._measure = measure
-        self._recycled_before = 0
+        self._recycled_by_removed = self._recycled_before = 0
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Remember each row's prompt until `close`."""
-        for request, prompt in zip(self._requests, prompts, strict=True):
-            request.read(prompt)
+    def add(self, row: int, request: RequestDrafter, prompt: Sequence[int]) -> None:
+        """Add a row and remember its prompt until `remove` or `close`."""
+        self._requests[row] = request
+        request.read(prompt)
+
+    def remove(self, row: int) -> None:
+        """Forget a row's prompt, whether the request ended or was aborted."""
+        request = self._requests.pop(row)
+        self._recycled_by_removed += request.recycled_tokens
+        request.close()
 
     def calibrate(self) -> None:
         """Measure the model's step times where they are wanted and unknown; the prompts have been read."""
-        if self._pace.needs_measuring:
+        rows, context = len(self._requests), self._context(self._requests)
+        if self._controller.needs_measuring(rows, context):
             times = self._measure()
             if times is not None:
-                self._pace.measured(times)
+                self._controller.measured(rows, context, times)
 
-    def propose(self, max_depth: Mapping[int, int]) -> dict[int, DraftTree]:
-        """Return a draft of each row after its last token learned, at most `max_depth` deep."""
-        self.calibrate()  # where there were no positions left for a draft there may be now, behind a boundary
-        max_nodes = 1 if self._pace.needs_measuring else self._pace.max_nodes
-        drafts = [self._requests[row].propose(levels, max_nodes) for row, levels in max_depth.items()]
-        return dict(zip(max_depth, self._pace.cut(drafts, lockstep=self._lockstep), strict=True))
+    def propose(self, max_depths: Mapping[int, int]) -> dict[int, DraftTree]:
+        """Return a draft of each row after its last learned token, not deeper than its maximum."""
+        if not self._controller.has_times:
+            self.calibrate()  # positions for a draft may have become free, behind a boundary
+        rows = self._rows_in_forward(max_depths)
+        max_nodes = self._controller.max_nodes(rows) if self._controller.has_times else 1
+        drafts = [self._requests[row].propose(depth, max_nodes) for row, depth in max_depths.items()]
+        context = self._context(max_depths)
+        cut = self._controller.cut(drafts, rows=rows, context=context, lockstep=self._lockstep)
+        return dict(zip(max_depths, cut, strict=True))
 
     def learn(self, row: int, tokens: list[int]) -> None:
         """Remember emitted tokens of a row."""
@@ -140,27 +153,30 @@ class BatchDrafter:
     @property
     def recycles(self) -> bool:
         """Whether `recycle` is wanted after this step."""
-        return self._store_recycles and self._pace.recycles
+        return self._store_recycles and self._controller.recycles
 
     def recycle_prompt(self, row: int, successors: Int32Array) -> None:
-        """Remember what the model holds most likely after each of a prompt's last tokens, int32 [m, k]."""
+        """Remember the model's top-k after each of a prompt's last tokens, int32 [m, k]."""
         self._requests[row].recycle_prompt(successors)
 
     def recycle(self, row: int, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
-        """Remember what the model holds most likely after the nodes of a row's draft, int32 [n, k]."""
+        """Remember the model's top-k after the nodes of a row's draft, int32 [n, k]."""
         self._requests[row].recycle(draft, path, successors)
 
     @property
     def recycled_tokens(self) -> int:
         """Accepted tokens that were drafted from the model's recycled logits."""
-        return sum(request.recycled_tokens for request in self._requests)
+        of_rows = sum(request.recycled_tokens for request in self._requests.values())
+        return self._recycled_by_removed + of_rows
 
-    def adapt(self, nodes: int, tokens: int, seconds: dict[str, float]) -> None:
-        """Take into account what a step verified in each row, emitted in all, and took."""
+    def adapt(self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float]) -> None:
+        """Adapt to a step: nodes verified by row, tokens emitted by all rows, and seconds by name."""
         before, self._recycled_before = self._recycled_before, self.recycled_tokens
-        self._pace.adapt(
+        self._controller.adapt(
             StepReport(
-                nodes=nodes,
+                rows=self._rows_in_forward(sizes),
+                context=self._context(sizes),
+                nodes=max(sizes.values()),
                 tokens=tokens,
                 recycled_tokens=self._recycled_before - before,
                 forward_s=seconds["model_s"] + seconds["cache_s"],
@@ -170,42 +186,49 @@ class BatchDrafter:
         )
 
     def close(self) -> None:
-        """Forget the prompts, whether the requests ended or were aborted."""
-        for request in self._requests:
-            request.close()
+        """Forget the prompts of all rows, whether the requests ended or were aborted."""
+        for row in list(self._requests):
+            self.remove(row)
+
+    def _rows_in_forward(self, rows: Collection[int]) -> int:
+        return len(self._requests) if self._lockstep else len(rows)
+
+    def _context(self, rows: Iterable[int]) -> int:
+        return max((self._requests[row].length for row in rows), default=0)
 
 
 class NoDrafter:
     """Drafts nothing and remembers nothing: every step is a plain one."""
 
+    recycles = False
+    recycled_tokens = 0
+
     def __init__(self) -> None:
         self._last_tokens: dict[int, int] = {}
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Do nothing."""
-
-    def propose(self, max_depth: Mapping[int, int]) -> dict[int, DraftTree]:
-        """Return each row's last token alone."""
-        return {row: DraftTree.root_only(self._last_tokens[row]) for row in max_depth}
-
     def calibrate(self) -> None:
-        """Do nothing: nothing is drafted, however fast forwards are."""
+        """Do nothing: nothing is drafted, however fast forward passes are."""
+
+    def propose(self, max_depths: Mapping[int, int]) -> dict[int, DraftTree]:
+        """Return each row's last token alone."""
+        return {row: DraftTree.root_only(self._last_tokens[row]) for row in max_depths}
 
     def learn(self, row: int, tokens: list[int]) -> None:
         """Remember the row's last token, where the next step begins."""
         self._last_tokens[row] = tokens[-1]
 
-    recycles = False
-    recycled_tokens = 0
-
     def recycle_prompt(self, row: int, successors: Int32Array) -> None:
-        """Do nothing: nobody would draft from it."""
+        """Do nothing: nothing is drafted from it."""
 
     def recycle(self, row: int, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
-        """Do nothing: nobody would draft from it."""
+        """Do nothing: nothing is drafted from it."""
 
-    def adapt(self, nodes: int, tokens: int, seconds: dict[str, float]) -> None:
+    def adapt(self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float]) -> None:
         """Do nothing: steps are plain, whatever they take."""
+
+    def remove(self, row: int) -> None:
+        """Forget a row."""
+        self._last_tokens.pop(row, None)
 
     def close(self) -> None:
         """Do nothing: there is nothing to forget."""

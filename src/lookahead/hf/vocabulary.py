@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from lookahead.decoding.sampling.recycling import topk_successors
+from lookahead.decoding.sampling.topk import topk_successors
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
 from lookahead.errors import UnsupportedModelError
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
-from lookahead.hf.steps.step_model import TransformersStepModel, prefilled
-from lookahead.hf.steps.verification import ModelMode
+from lookahead.hf.steps.step_model import TransformersStepModel
+from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support.probe import probe
+from lookahead.hf.support.trial import trial_step_model
 
 _TOKENS_A_FORWARD = 256
 
@@ -62,14 +63,14 @@ def vocabulary_successors(
 def _prefilled_for_trees(model: PreTrainedModel, prompt: Sequence[int]) -> TransformersStepModel:
     layout = attention_layout(model, fresh_cache(model))
     trusted = probe(model, layout)
-    if trusted.mode is not ModelMode.TREE:
+    if trusted.mode is not VerificationMode.TREE:
         message = (
             f"{type(model).__name__} cannot read a vocabulary side by side, as the branches of a tree: "
             f"{trusted.reason}; leave the vocabulary to be learned while generating"
         )
         raise UnsupportedModelError(message)
-    return prefilled(
-        model, layout, prompt, decoding_length=_TOKENS_A_FORWARD, verification=trusted.verification
+    return trial_step_model(
+        model, layout, prompt, max_nodes=_TOKENS_A_FORWARD, verification=trusted.verification
     )
 
 

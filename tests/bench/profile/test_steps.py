@@ -129,13 +129,13 @@ def test_the_librarys_context_stays_about_as_long_as_it_was(monkeypatch):
 
 def test_our_context_stays_as_long_as_it_was(monkeypatch):
     made = []
-    real = step_profile.prefilled
+    real = step_profile.trial_step_model
 
     def remembered(*arguments, **settings):
         made.append(real(*arguments, **settings))
         return made[-1]
 
-    monkeypatch.setattr(step_profile, "prefilled", remembered)
+    monkeypatch.setattr(step_profile, "trial_step_model", remembered)
     before = torch.random.get_rng_state()
     profile_steps(tiny_model("llama"), prompt(0, 12)[0].tolist(), sizes=[8], repeats=3, verification=TREE)
     assert made[0].cache.get_seq_length() == 12

@@ -22,7 +22,8 @@ from helpers.simulated_decoding import (
     steep,
     times_of,
 )
-from lookahead.drafting.budget.policy import BudgetPolicy, StepTimes
+from lookahead.drafting.budget.policy import BudgetPolicy
+from lookahead.drafting.budget.step_times import StepTimes
 
 CPU = times_of(cpu)
 

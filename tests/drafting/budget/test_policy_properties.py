@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookahead.drafting.budget.policy import BudgetPolicy, BudgetState, StepTimes
+from lookahead.drafting.budget.policy import BudgetPolicy, BudgetState
+from lookahead.drafting.budget.step_times import StepTimes
 
 MAX_NODES = 9
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookahead.decoding.sampling.recycling import topk_successors
+from lookahead.decoding.sampling.topk import topk_successors
 from lookahead.drafting.budget.recycling import RecyclingPolicy, RecyclingState
 
 POLICY = RecyclingPolicy(trial_steps=4, rest_steps=3)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from lookahead.decoding.attention.split_attention import split_tree_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.decoding.attention.split_attention import split_tree_attention
 
 GREEDY = {"max_new_tokens": 40, "do_sample": False}
 

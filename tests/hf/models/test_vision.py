@@ -11,7 +11,7 @@ from helpers.tiny_models import prompt, tiny_model
 from helpers.tiny_vision_models import BEYOND, VISION_MODELS, image_inputs, tiny_vision_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.hf.compat.call import GenerateCall
-from lookahead.hf.steps.verification import ModelMode
+from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support.probe import probe
 
 GREEDY = {"max_new_tokens": 28, "do_sample": False}
@@ -112,7 +112,7 @@ def test_what_the_model_keeps_of_an_image_is_what_generate_leaves_there(family):
     model = installed(family)
     model.generate(**image_inputs(family), **GREEDY)
     kept = model.model.rope_deltas
-    assert probe(model).mode is ModelMode.TREE
+    assert probe(model).mode is VerificationMode.TREE
     assert model.model.rope_deltas is kept
     for inputs in (image_inputs(family, 2), {"input_ids": prompt(3) % 50}, image_inputs(family)):
         model.generate(**inputs, **GREEDY)

@@ -9,9 +9,9 @@ from transformers.cache_utils import DynamicCache
 from helpers.caches import assert_same_cache, chat
 from helpers.fused_steps import fused_steps
 from helpers.memories import STATES, prepared
-from helpers.tiny_models import FUSED, FUSED_VOCABULARY, prompt, tiny_model
+from helpers.tiny_models import COMPILED, FUSED_VOCABULARY, prompt, tiny_model
 from lookahead import DraftMode, Lookahead, LookaheadConfig
-from lookahead.hf.steps.compiled_cpu import why_not_fused
+from lookahead.hf.steps.compiled_cpu import unsupported_reason
 
 __all__ = ["fused_steps"]
 GREEDY = {"max_new_tokens": 40, "do_sample": False}
@@ -41,10 +41,10 @@ def padded(prompts):
 
 
 @SETTINGS
-@pytest.mark.parametrize("family", FUSED)
+@pytest.mark.parametrize("family", COMPILED)
 def test_same_text_in_every_family(family, settings, fused_steps):
     model = tiny_model(family)
-    assert why_not_fused(model) == ""
+    assert unsupported_reason(model) == ""
     lookahead = Lookahead(LookaheadConfig(decoding_length=8))
     for seed in range(3):
         expected = text_of(model.generate, prompt(seed), **settings)

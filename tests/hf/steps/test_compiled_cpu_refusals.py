@@ -11,8 +11,8 @@ from lookahead.backends.cpu import team
 from lookahead.backends.cpu.decoder import CpuDecoder
 from lookahead.decoding.arena import KVArena
 from lookahead.hf.steps import compiled_cpu as fused_model
-from lookahead.hf.steps.compiled_cpu import why_not_fused
-from lookahead.hf.steps.verification import FUSED, ModelMode
+from lookahead.hf.steps.compiled_cpu import unsupported_reason
+from lookahead.hf.steps.verification import COMPILED, VerificationMode
 from lookahead.hf.support.probe import probe
 
 __all__ = ["fused_steps"]
@@ -111,7 +111,7 @@ def test_a_changed_model_is_served_by_its_own_code(change, fused_steps):
     lookahead = assert_same_text(model)
     assert fused_steps.taken() > 0
     change(model)
-    assert CHANGES[change] in why_not_fused(model)
+    assert CHANGES[change] in unsupported_reason(model)
     assert_same_text(model, lookahead)
     assert fused_steps.taken() == 0
 
@@ -126,13 +126,13 @@ def test_a_hook_of_all_modules_sees_them_all(register, fused_steps):
     fused_steps.taken()
     handle = register(lambda module, *_arguments: seen.append(type(module)))
     try:
-        assert "all modules" in why_not_fused(model)
+        assert "all modules" in unsupported_reason(model)
         lookahead.generate(model, prompt(0), **GREEDY)
     finally:
         handle.remove()
     assert fused_steps.taken() == 0
     assert len(seen) > len(list(model.modules())) * lookahead.last_stats.forwards / 2
-    assert why_not_fused(model) == ""
+    assert unsupported_reason(model) == ""
 
 
 SETTINGS = {
@@ -148,7 +148,7 @@ SETTINGS = {
 def test_a_model_of_other_settings_is_served_by_its_own_code(name, fused_steps):
     settings, reason = SETTINGS[name]
     model = tiny_model("fused-llama", **settings)
-    assert reason in why_not_fused(model)
+    assert reason in unsupported_reason(model)
     if name != "a small vocabulary":  # the prompt's tokens are more
         assert_same_text(model)
     assert fused_steps.taken() == 0
@@ -156,31 +156,31 @@ def test_a_model_of_other_settings_is_served_by_its_own_code(name, fused_steps):
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "qwen2_moe", "gpt2"])
 def test_other_families_and_sizes(family):
-    assert why_not_fused(tiny_model(family))
+    assert unsupported_reason(tiny_model(family))
 
 
 def test_double_precision(fused_steps):
     model = tiny_model("fused-llama", torch.float64)
-    assert "torch.float64" in why_not_fused(model)
+    assert "torch.float64" in unsupported_reason(model)
     assert_same_text(model)
     assert fused_steps.taken() == 0
 
 
 def test_float16(fused_steps):
     model = tiny_model("fused-llama", torch.float16)
-    assert "torch.float16" in why_not_fused(model)
+    assert "torch.float16" in unsupported_reason(model)
     Lookahead(LookaheadConfig(decoding_length=8)).generate(model, prompt(0), **GREEDY)
     assert fused_steps.taken() == 0
 
 
 def test_another_device():
-    assert why_not_fused(tiny_model("fused-llama").to("meta"))
+    assert unsupported_reason(tiny_model("fused-llama").to("meta"))
 
 
 def test_a_compiled_model(fused_steps):
     model = tiny_model("fused-llama")
     model._compiled_call_impl = model._call_impl  # as `model.compile()` does, with something quicker to make
-    assert "compiled" in why_not_fused(model)
+    assert "compiled" in unsupported_reason(model)
     assert_same_text(model)
     assert fused_steps.taken() == 0
 
@@ -189,7 +189,7 @@ def test_mixed_precision(fused_steps):
     model = tiny_model("fused-llama")
     lookahead = Lookahead(LookaheadConfig(decoding_length=8))
     with torch.autocast("cpu", torch.bfloat16):
-        assert "mixed precision" in why_not_fused(model)
+        assert "mixed precision" in unsupported_reason(model)
         lookahead.generate(model, prompt(0), **GREEDY)
         assert fused_steps.taken() == 0
     assert_same_text(model, lookahead)
@@ -205,12 +205,12 @@ def test_an_adapter(fused_steps):
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.3)
-    assert "q_proj is a Linear" in why_not_fused(model)
+    assert "q_proj is a Linear" in unsupported_reason(model)
     assert_same_text(model)
     assert_same_text(adapted)
     assert fused_steps.taken() == 0
     merged = adapted.merge_and_unload()
-    assert why_not_fused(merged) == ""
+    assert unsupported_reason(merged) == ""
     assert_same_text(merged)
     assert fused_steps.taken() > 0
 
@@ -218,7 +218,7 @@ def test_an_adapter(fused_steps):
 def test_torch_without_openmp(monkeypatch, fused_steps):
     monkeypatch.setattr(fused_model, "torch_team", lambda: None)
     model = tiny_model("fused-llama")
-    assert "without OpenMP" in why_not_fused(model)
+    assert "without OpenMP" in unsupported_reason(model)
     assert_same_text(model)
     assert fused_steps.taken() == 0
     assert team.torch_team() is not None
@@ -227,7 +227,7 @@ def test_torch_without_openmp(monkeypatch, fused_steps):
 def test_a_processor_without_fused_multiply_add(monkeypatch, fused_steps):
     monkeypatch.setattr(fused_model, "multiplies_and_adds", lambda: False)
     model = tiny_model("fused-llama")
-    assert "no fused multiply-add" in why_not_fused(model)
+    assert "no fused multiply-add" in unsupported_reason(model)
     assert_same_text(model)
     assert fused_steps.taken() == 0
 
@@ -281,14 +281,14 @@ def test_another_vocabulary(fused_steps):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_probe_trusts_fused_steps(dtype):
-    result = probe(tiny_model("fused-qwen3", dtype), tries_fused=True)
-    assert result.verification is FUSED
-    assert result.mode is ModelMode.TREE
+    result = probe(tiny_model("fused-qwen3", dtype), tries_compiled=True)
+    assert result.verification is COMPILED
+    assert result.mode is VerificationMode.TREE
     assert 0 <= result.difference < result.spread
 
 
 def test_the_probe_does_not_try_what_it_is_not_told_to():
-    assert not probe(tiny_model("fused-qwen3")).verification.is_fused
+    assert not probe(tiny_model("fused-qwen3")).verification.is_compiled
 
 
 @pytest.mark.parametrize("fault", ["wrong logits", "no numbers", "an error"])
@@ -304,9 +304,9 @@ def test_fused_steps_that_go_wrong_are_not_trusted(fault, monkeypatch):
 
     monkeypatch.setattr(CpuDecoder, "forward", faulty)
     model = tiny_model("fused-llama")
-    result = probe(model, tries_fused=True)
-    assert result.mode is ModelMode.TREE
-    assert not result.verification.is_fused
+    result = probe(model, tries_compiled=True)
+    assert result.mode is VerificationMode.TREE
+    assert not result.verification.is_compiled
     assert_same_text(model)
 
 

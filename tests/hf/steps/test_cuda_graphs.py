@@ -11,7 +11,9 @@ from helpers.tiny_vision_models import tiny_vision_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cuda.graphs import NoCapture, StaticStep, StepMemory
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
+from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps import cuda_graphs
+from lookahead.hf.steps.eager import EagerRunner
 from lookahead.hf.steps.verification import TREE
 
 GREEDY = {"max_new_tokens": 60, "do_sample": False}
@@ -88,7 +90,7 @@ def test_a_batch_behind_padding(family, ends, capture, uses):
 
 
 def test_an_answer_that_outgrows_its_memory(capture, uses, monkeypatch):
-    monkeypatch.setattr("lookahead.hf.steps.step_model._FIRST_CAPACITY_CAPTURED", 4)
+    monkeypatch.setattr("lookahead.hf.steps.step_model._FIRST_CAPACITY_OF_GRAPHS", 4)
     allocated, own = [], StepMemory.allocate
     monkeypatch.setattr(StepMemory, "allocate", lambda *given: allocated.append(given[1]) or own(*given))
     model = tiny_model("llama", max_position_embeddings=1024)
@@ -198,9 +200,9 @@ def test_forwards_are_timed_when_they_are_captured(uses):
 @pytest.mark.usefixtures("capture")
 def test_calls_at_the_same_time_have_memory_of_their_own():
     model, models = tiny_model("llama"), cuda_graphs.CapturedModels()
-    layout = attention_layout(model, fresh_cache(model))
-    first, second = (models.of_call(model, layout, TREE) for _ in range(2))
+    eager = EagerRunner(model, ModelTraits.of(model), attention_layout(model, fresh_cache(model)), TREE)
+    first, second = (models.runner(eager, TREE) for _ in range(2))
     assert first._memory is not second._memory
     first.close()
     second.close()
-    assert models.of_call(model, layout, TREE)._memory is second._memory
+    assert models.runner(eager, TREE)._memory is second._memory

@@ -8,11 +8,10 @@ import torch
 
 from helpers.simulated_decoding import cpu
 from helpers.tiny_models import tiny_model
-from lookahead.drafting.budget.policy import StepTimes
+from lookahead.drafting.budget.step_times import StepTimes, context_bucket
 from lookahead.hf.steps.step_times import (
     StepTimesCache,
     StepTimesKey,
-    context_bucket,
     measure_step_times,
     sizes_to_measure,
 )
@@ -187,11 +186,11 @@ def test_a_key_tells_apart_what_takes_different_time():
     assert key.threads == torch.get_num_threads()
     others = [
         StepTimesKey.of(model, 600),
-        StepTimesKey.of(model, 100, way="ordered 16"),
+        StepTimesKey.of(model, 100, runner_name="ordered 16"),
         StepTimesKey.of(tiny_model("qwen2"), 100),
         StepTimesKey.of(tiny_model("llama", torch.float64), 100),
     ]
-    others.append(StepTimesKey.of(model, 100, way="fused"))
+    others.append(StepTimesKey.of(model, 100, runner_name="fused"))
     model.config.sliding_window = 9
     others.append(StepTimesKey.of(model, 100))
     assert len({key, *others}) == 1 + len(others)

@@ -8,10 +8,12 @@ from helpers.memories import prepared
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import LookaheadConfig
 from lookahead.decoding import loop
+from lookahead.hf.compat.config import text_config
 from lookahead.hf.compat.layout import attention_layout
-from lookahead.hf.compat.traits import text_config
-from lookahead.hf.steps.step_model import TransformersStepModel
+from lookahead.hf.compat.traits import ModelTraits
+from lookahead.hf.steps.call_steps import CallStepModel
 from lookahead.hf.steps.step_times import StepTimesCache, StepTimesKey, step_times_for
+from lookahead.hf.steps.verification import TREE
 
 FAMILIES = ["llama", "mistral", "gemma3", "gpt2", "opt"]
 MAX_NODES = 16
@@ -25,14 +27,16 @@ def prefilled(model, tokens):
         "position_ids": torch.arange(tokens.shape[1])[None],
         "use_cache": True,
     }
-    step_model = TransformersStepModel(
+    step_model = CallStepModel(
         model,
+        ModelTraits.of(model),
         layout,
         tokens,
         model.generation_config,
         model_kwargs,
+        verification=TREE,
         max_new_tokens=40,
-        decoding_length=MAX_NODES,
+        max_nodes=MAX_NODES,
     )
     with torch.no_grad():
         step_model.prefill()

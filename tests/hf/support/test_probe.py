@@ -11,7 +11,7 @@ from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.models.families import FAMILIES, is_installed
-from lookahead.hf.steps.verification import ModelMode
+from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support import model_profile as knowledge
 from lookahead.hf.support.model_profile import ModelProfiles
 from lookahead.hf.support.probe import probe
@@ -23,7 +23,7 @@ GREEDY = {"max_new_tokens": 20, "do_sample": False}
 @pytest.mark.parametrize("family", ["llama", "gemma3", "bloom", "gpt2"])
 def test_trees_are_trusted_in_every_dtype(family, dtype):
     result = probe(tiny_model(family, dtype))
-    assert result.mode is ModelMode.TREE
+    assert result.mode is VerificationMode.TREE
     assert result.reason == ""
     assert 0 <= result.difference < result.spread
 
@@ -31,7 +31,9 @@ def test_trees_are_trusted_in_every_dtype(family, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_families_in_trees(dtype):
     families = [family for family in FAMILIES if is_installed(family)]
-    in_trees = [family for family in families if probe(tiny_model(family, dtype)).mode is ModelMode.TREE]
+    in_trees = [
+        family for family in families if probe(tiny_model(family, dtype)).mode is VerificationMode.TREE
+    ]
     assert len(in_trees) >= 85
 
 
@@ -84,7 +86,7 @@ def test_no_model_makes_it_raise(error):
     forward.__signature__ = signature(model.forward)
     model.forward = forward
     result = probe(model)
-    assert result.mode is ModelMode.PLAIN
+    assert result.mode is VerificationMode.PLAIN
     assert type(error).__name__ in result.reason
 
 
@@ -93,7 +95,7 @@ def test_random_numbers_and_frequencies_stay_as_they_were():
     model.generate(prompt(0), max_new_tokens=30)  # beyond its length: the frequencies have grown
     rope = model.model.rotary_emb
     before = rope.inv_freq.clone(), rope.max_seq_len_cached, torch.get_rng_state()
-    assert probe(model).mode is ModelMode.TREE
+    assert probe(model).mode is VerificationMode.TREE
     assert torch.equal(rope.inv_freq, before[0])
     assert rope.max_seq_len_cached == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
@@ -129,4 +131,4 @@ def test_a_model_in_training_is_not_asked(monkeypatch):
     monkeypatch.setattr(knowledge, "probe", lambda *_args, **_kwargs: pytest.fail("asked"))
     model = tiny_model("llama").train()
     verification = ModelProfiles(LookaheadConfig()).verification(model, AttentionLayout(), rows=1)
-    assert verification.mode is ModelMode.PLAIN
+    assert verification.mode is VerificationMode.PLAIN

@@ -8,7 +8,7 @@ from helpers.remote_code import write_remote_model
 from helpers.same_text import GREEDY, SAMPLING, assert_same_text
 from helpers.tiny_models import prompt
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.hf.steps.verification import ModelMode
+from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support.probe import probe
 
 
@@ -35,7 +35,7 @@ def remote_model(tmp_path, monkeypatch):
 
 def test_one_that_takes_a_tree_mask_is_verified_in_trees(remote_model):
     model = remote_model(sees_tree=True)
-    assert probe(model).mode is ModelMode.TREE
+    assert probe(model).mode is VerificationMode.TREE
     lookahead = Lookahead(LookaheadConfig(decoding_length=8))
     for generation in (GREEDY, GREEDY, SAMPLING):
         assert_same_text(model, lookahead, prompt(0), **generation)

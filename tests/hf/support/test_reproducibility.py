@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from helpers.tiny_models import tiny_model
-from lookahead.hf.steps.compiled_cpu import why_not_fused
-from lookahead.hf.steps.verification import ModelMode
+from lookahead.hf.steps.compiled_cpu import unsupported_reason
+from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support import reproducibility as asked
 from lookahead.hf.support import simd_alignment
 from lookahead.hf.support.reproducibility import Way, reproducibility
@@ -21,7 +21,7 @@ def one_thread():
 
 def test_a_model_whose_bits_depend_on_drafts_has_one_shape():
     found = reproducibility(tiny_model("gpt2"), 16)
-    assert found.usual.mode is ModelMode.TREE
+    assert found.usual.mode is VerificationMode.TREE
     assert "tokens' logits depend, in their last bits, on what is drafted" in found.dependence
     assert found.why_not_fused
     assert (found.way, found.shape, found.reason) == (Way.ONE_SHAPE, 16, "")
@@ -31,10 +31,10 @@ def test_a_model_whose_bits_depend_on_drafts_has_one_shape():
 
 def test_a_fused_model_depends_on_nothing_at_no_cost():
     model = tiny_model("llama", hidden_size=64, intermediate_size=128, head_dim=32)
-    if why_not_fused(model):
-        pytest.skip(f"no fused step here: {why_not_fused(model)}")
+    if unsupported_reason(model):
+        pytest.skip(f"no fused step here: {unsupported_reason(model)}")
     found = reproducibility(model, 16)
-    assert (found.way, found.dependence, found.of_one, found.of_small) == (Way.FUSED, "", None, None)
+    assert (found.way, found.dependence, found.of_one, found.of_small) == (Way.COMPILED, "", None, None)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cpu.layer_attention import attend_in_layer
 from lookahead.hf.attention import branch_order as ordered_attention
-from lookahead.hf.steps.compiled_cpu import why_not_fused
+from lookahead.hf.steps.compiled_cpu import unsupported_reason
 from lookahead.hf.steps.step_times import StepTimesCache
 from lookahead.hf.support import simd_alignment
 
@@ -200,8 +200,8 @@ def test_a_cache_that_starts_anew():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_fused_steps(dtype):
     model = tiny_model("llama", dtype, hidden_size=64, intermediate_size=128, head_dim=32)
-    if why_not_fused(model):
-        pytest.skip(f"no fused step here: {why_not_fused(model)}")
+    if unsupported_reason(model):
+        pytest.skip(f"no fused step here: {unsupported_reason(model)}")
     generation = {"max_new_tokens": 20, "do_sample": False}
     found = []
     for state, decoding_length in DRAFTED:

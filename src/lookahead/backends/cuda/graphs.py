@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookahead.decoding.attention.visibility import TreeRow
+from lookahead.decoding.attention.visibility import TreeRow, first_visible
 from lookahead.drafting.arrays import Int64Array
 from lookahead.drafting.tree import DraftTree
 
@@ -24,8 +24,8 @@ NODE_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 _SMALLEST_CONTEXT = 256
 _COLUMNS = 4
 """Columns of each node: token, position, depth, ancestors."""
-_SCALARS = 3
-"""Columns of each row: its length, its padding on the left, the slot of node 0."""
+_SCALARS = 2
+"""Columns of each row: its length, its padding on the left."""
 
 Verified = tuple[Tensor, Tensor]
 """Logits [B, n, V] and each node's likeliest token, int64 [B, n]."""
@@ -108,7 +108,7 @@ class PackedTrees:
     """A batch's trees as one tensor of integers, and what a step reads out of it on the device.
 
     Attributes:
-        packed: int64 [B, 4n + 3]: tokens, positions, depths, ancestors as bits; length, padding, start.
+        packed: int64 [B, 4n + 2]: tokens, positions, depths, ancestors as bits; length, left padding.
     """
 
     packed: Tensor
@@ -130,8 +130,8 @@ class PackedTrees:
 
     @property
     def slots(self) -> Tensor:
-        """int64 [n], where the nodes' keys and values are written, in all rows."""
-        return self.packed[0, -1] + torch.arange(self.size, device=self.packed.device)
+        """int64 [B, n], where the nodes' keys and values are written."""
+        return self.packed[:, -_SCALARS:][:, :1] + torch.arange(self.size, device=self.packed.device)
 
     def mask(
         self, slots: int, dtype: torch.dtype, *, window: int | None = None, chunk: int | None = None
@@ -140,22 +140,16 @@ class PackedTrees:
 
         Padding is on the left only; behind a tree that is smaller than others, nodes are like node 0.
         """
-        length, padding, start = (scalar[:, None, None] for scalar in self.packed[:, -_SCALARS:].unbind(1))
-        slot = torch.arange(slots, device=self.packed.device)[None, None]
-        node = (slot - start).clamp(0, self.size - 1)  # [B, 1, slots]
-        is_tree = (slot >= start) & (slot < start + self.size)
-        is_ancestor = (self._column(3)[:, :, None] >> node) & 1 == 1
-        seen = torch.where(is_tree, is_ancestor, (slot >= padding) & (slot < length))
-        if window is not None or chunk is not None:
-            depths = self._column(2)
-            place = torch.where(is_tree, length + depths.gather(1, node[:, 0])[:, None], slot)
-            own = length + depths[:, :, None]
-            if window is not None:
-                seen &= place > own - window
-            if chunk is not None:
-                seen &= (place - padding).div(chunk, rounding_mode="floor") == (own - padding).div(
-                    chunk, rounding_mode="floor"
-                )
+        length, padding = (scalar[:, None] for scalar in self.packed[:, -_SCALARS:].unbind(1))  # [B, 1]
+        slot = torch.arange(slots, device=self.packed.device)[None]
+        node = (slot - length).clamp(0, self.size - 1)  # [B, slots]
+        is_tree = (slot >= length) & (slot < length + self.size)
+        depths = self._column(2)
+        place = torch.where(is_tree, length + depths.gather(1, node), slot)[:, None]
+        first = first_visible(length + depths, padding, window, chunk)[:, :, None]
+        is_ancestor = (self._column(3)[:, :, None] >> node[:, None]) & 1 == 1
+        is_cached = (slot < length)[:, None]
+        seen = (place >= first) & torch.where(is_tree[:, None], is_ancestor, is_cached)
         lowest = torch.finfo(dtype).min
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, lowest)[:, None]
 
@@ -163,15 +157,14 @@ class PackedTrees:
         return self.packed[:, index * self.size : (index + 1) * self.size]
 
 
-def pack(packed: Tensor, tokens: Tensor, positions: Tensor, rows: Sequence[TreeRow], start: int) -> None:
+def pack(packed: Tensor, tokens: Tensor, positions: Tensor, rows: Sequence[TreeRow]) -> None:
     """Write a batch's trees as `PackedTrees` reads them.
 
     Args:
-        packed: int64 [B, 4n + 3], on the CPU.
+        packed: int64 [B, 4n + 2], on the CPU.
         tokens: int64 [B, n], behind a tree anything.
         positions: int64 [B, n].
         rows: B trees of n nodes at most, padded on the left at most.
-        start: the slot of node 0 in all rows.
     """
     size, table = PackedTrees(packed).size, packed.numpy()
     columns = table[:, : _COLUMNS * size].reshape(len(rows), _COLUMNS, size)  # a view
@@ -181,7 +174,7 @@ def pack(packed: Tensor, tokens: Tensor, positions: Tensor, rows: Sequence[TreeR
         nodes = len(row.tree)
         of_row[2, :nodes] = row.tree.depths
         of_row[3, :nodes] = _ancestor_bits(row.tree)
-        scalars[:] = row.length, row.left_padding, start
+        scalars[:] = row.length, row.left_padding
 
 
 def _ancestor_bits(tree: DraftTree) -> Int64Array:
@@ -197,7 +190,7 @@ class StaticStep:
     The first time it is done as it is: whatever it sets up then is no part of what is captured.
 
     Args:
-        run: maps the packed trees [B, 4n + 3], always the same tensor, to logits and likeliest tokens.
+        run: maps the packed trees [B, 4n + 2], always the same tensor, to logits and likeliest tokens.
         rows: B.
         nodes: n.
         device: where it runs.
@@ -215,14 +208,14 @@ class StaticStep:
         self.is_repeated = False
 
     def __call__(
-        self, capture: Capture, tokens: Tensor, positions: Tensor, rows: Sequence[TreeRow], start: int
+        self, capture: Capture, tokens: Tensor, positions: Tensor, rows: Sequence[TreeRow]
     ) -> Verified:
         """Verify trees, as given to `pack`; what is returned is overwritten by the next step.
 
         Raises:
             Exception: whatever the step or capturing it raises.
         """
-        pack(self._host, tokens, positions, rows, start)
+        pack(self._host, tokens, positions, rows)
         self._packed.copy_(self._host, non_blocking=True)  # every step is waited for before the next
         if self._uses == 1:
             self._repeat = capture(self._repeat)

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from lookahead.bench.profile.peak_memory import peak_bytes
 from lookahead.bench.profile.steps import interleaved_medians
 from lookahead.config import LookaheadConfig
-from lookahead.hf.compat.traits import text_config
+from lookahead.hf.compat.config import text_config
 from lookahead.hf.lookahead import Lookahead
 from lookahead.stats import GenerationStats
 

@@ -18,10 +18,10 @@ from lookahead.bench.profile.generation import (
 from lookahead.bench.profile.steps import CDL_ALLOWANCE, StepProfile, critical_length, profile_steps
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError, UnsupportedModelError
-from lookahead.hf.compat.traits import context_length, text_config
+from lookahead.hf.compat.config import context_length, text_config
 from lookahead.hf.generate.checks import check_model
-from lookahead.hf.steps.compiled_cpu import why_not_fused
-from lookahead.hf.steps.verification import ModelMode, Verification
+from lookahead.hf.steps.compiled_cpu import unsupported_reason
+from lookahead.hf.steps.verification import Verification, VerificationMode
 from lookahead.hf.support.probe import probe
 
 DECODED_TOKENS = 64
@@ -119,7 +119,7 @@ def profile_model(
     return {
         "verification": verification.mode.value,
         "verification_reason": reason,
-        "fused_step": verification.is_fused,
+        "fused_step": verification.is_compiled,
         "cdl_allowance": CDL_ALLOWANCE,
         "weight_bytes": weights,
         "bandwidth": {"bytes_per_s": bandwidth.bytes_per_s, "kernel": bandwidth.kernel},
@@ -177,8 +177,8 @@ def _profile_context(
 
 
 def _verification(model: PreTrainedModel, *, compiled_cpu: bool) -> tuple[Verification, str]:
-    found = probe(model, tries_fused=compiled_cpu and not why_not_fused(model))
-    if found.mode is ModelMode.PLAIN:
+    found = probe(model, tries_compiled=compiled_cpu and not unsupported_reason(model))
+    if found.mode is VerificationMode.PLAIN:
         message = (
             f"{type(model).__name__} is decoded in plain steps ({found.reason}), so there are no sizes to "
             "profile; give a model whose drafts can be verified: `lookahead check` tells"

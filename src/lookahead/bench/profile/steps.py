@@ -13,12 +13,13 @@ from transformers import PreTrainedModel
 
 from lookahead.bench.profile.bandwidth import cache_bytes
 from lookahead.drafting.tree import DraftTree
+from lookahead.hf.compat.config import takes_positions, text_config
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
-from lookahead.hf.compat.traits import takes_positions, text_config
 from lookahead.hf.steps.cuda_graphs import CapturedModels
 from lookahead.hf.steps.library_steps import LibraryStepModel
-from lookahead.hf.steps.step_model import TransformersStepModel, prefilled
-from lookahead.hf.steps.verification import ModelMode, Verification
+from lookahead.hf.steps.step_model import TransformersStepModel
+from lookahead.hf.steps.verification import Verification, VerificationMode
+from lookahead.hf.support.trial import trial_step_model
 
 CDL_ALLOWANCE = 1.10
 """A forward counts as costing what one token costs up to this many times T(1)."""
@@ -129,16 +130,15 @@ def profile_steps(
     layout = attention_layout(model, fresh_cache(model))
     wanted = sorted({1, *sizes})
     vocabulary: int = text_config(model).vocab_size
-    branches = verification.mode is ModelMode.TREE
+    branches = verification.mode is VerificationMode.TREE
     trees = {size: random_tree(size, vocabulary, branches=branches) for size in wanted}
-    captured = CapturedModels().of_call(model, layout, verification)
-    ours = prefilled(
+    ours = trial_step_model(
         model,
         layout,
         prompt,
-        decoding_length=wanted[-1],
+        max_nodes=wanted[-1],
         verification=verification,
-        captured=captured,
+        graphs=CapturedModels(),
     )
     library = _LibrarySteps(model, prompt)
     try:

@@ -25,7 +25,7 @@ from lookahead.bench.run.results import (
     outcome_as_dict,
     outcome_from_dict,
 )
-from lookahead.hf.compat.traits import context_length
+from lookahead.hf.compat.config import context_length
 from lookahead.hf.models.prompts import encode_prompt
 
 WARM_UP_PROMPT = "Count from one to ten, then from one to ten again."

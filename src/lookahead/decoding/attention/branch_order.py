@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lookahead.decoding.attention.slots import slot_table
-from lookahead.decoding.attention.visibility import TreeRow
+from lookahead.decoding.attention.visibility import TreeRow, Visibility
 from lookahead.drafting.arrays import Int64Array
 
 BLOCK = 64
@@ -40,19 +40,14 @@ class OrderedPlaces:
 
     @classmethod
     def of(
-        cls,
-        rows: Sequence[TreeRow],
-        *,
-        start: int,
-        size: int,
-        window: int | None = None,
-        chunk: int | None = None,
+        cls, rows: Sequence[TreeRow], *, size: int, window: int | None = None, chunk: int | None = None
     ) -> "OrderedPlaces":
-        """Return the places of draft trees behind a cache; see `tree_mask` for what is given."""
-        first, last = _seen_by(rows, size, window, chunk)
+        """Return the places of draft trees behind a cache; the arguments are those of `tree_mask`."""
+        visibility = Visibility.of(rows, size, window=window, chunk=chunk)
+        first, last = visibility.first, visibility.places
         ends = np.maximum(last - size + 1, 0) // BLOCK * BLOCK  # no draft of this size begins before there
         begins = ends.min(axis=1)
-        near = _near_slots(rows, start, size, begins)
+        near = _near_slots(rows, size, begins)
         far = min(int(first.min()) // BLOCK * BLOCK, int(ends.max())), int(ends.max())
         far_places = np.arange(*far)[None, None, :]
         near_places = (begins[:, None] + np.arange(near.shape[2])[None, :])[:, None, :]
@@ -67,27 +62,9 @@ class OrderedPlaces:
         return OrderedPlaces(self.far, self.near.to(device), self.seen.to(device))
 
 
-def _seen_by(
-    rows: Sequence[TreeRow], size: int, window: int | None, chunk: int | None
-) -> tuple[Int64Array, Int64Array]:
-    """Return, int64 [B, size] each, the first place that a node sees, and the last: its own."""
-    last = np.empty((len(rows), size), np.int64)
-    first = np.empty((len(rows), size), np.int64)
-    for index, row in enumerate(rows):
-        last[index] = row.length
-        last[index, : len(row.tree)] += row.tree.depths
-        first[index] = row.left_padding
-        if window is not None:
-            first[index] = np.maximum(first[index], last[index] - window + 1)
-        if chunk is not None:
-            begun = (last[index] - row.left_padding) // chunk * chunk + row.left_padding
-            first[index] = np.maximum(first[index], begun)
-    return first, last
-
-
-def _near_slots(rows: Sequence[TreeRow], start: int, size: int, begins: Int64Array) -> Int64Array:
+def _near_slots(rows: Sequence[TreeRow], size: int, begins: Int64Array) -> Int64Array:
     """Return the slots of the places from `begins` [B] on, int64 [B, size, places]."""
-    tails = slot_table([row.tree for row in rows], [row.length for row in rows], start, size, BLOCK)
+    tails = slot_table([row.tree for row in rows], [row.length for row in rows], size, BLOCK)
     held = [row.length // BLOCK * BLOCK - begin for row, begin in zip(rows, begins.tolist(), strict=True)]
     slots = np.empty((len(rows), size, max(held) + tails.shape[2]), np.int64)
     for index, before in enumerate(held):

@@ -1,16 +1,16 @@
-"""What one forward over a draft tree needs: the mask and the positions (paper, section 4.4)."""
+"""What one forward pass over draft trees needs: the attention mask and the positions (paper, section 4.4)."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lookahead.decoding.attention.visibility import TreeRow
+from lookahead.decoding.attention.visibility import TreeRow, Visibility
 from lookahead.drafting.tree import DraftTree
 
 
 def tree_positions(tree: DraftTree, first: int, size: int | None = None) -> Tensor:
-    """Return int64 [size]: a node's position is that of node 0 plus its depth; node 0's behind the tree."""
+    """Return int64 [size]: the position of node 0 plus each node's depth; behind the tree that of node 0."""
     positions = torch.full((len(tree) if size is None else size,), first)
     positions[: len(tree)] += torch.from_numpy(tree.depths)
     return positions
@@ -20,50 +20,44 @@ def tree_mask(
     rows: Sequence[TreeRow],
     dtype: torch.dtype,
     *,
-    start: int,
     size: int,
     window: int | None = None,
     chunk: int | None = None,
 ) -> Tensor:
-    """Return the additive attention mask of draft trees behind a cache.
+    """Return the additive attention mask of draft trees, each directly behind its row's text.
 
-    A node sees its row's part of the cache without padding, itself and its ancestors; with a sliding window
-    only those of them less than `window` places back, with chunks only those in its own. Places are counted
-    as the library counts them: by slots, as if the row were alone, chunks from behind the padding on its
-    left. What stands behind a tree that is smaller than others sees what node 0 sees: nobody reads what
-    comes of it.
+    A node sees its row's text without padding, its ancestors and itself, as far back as `Visibility` says.
+    Copies of node 0 behind a smaller tree see what node 0 sees.
+
+        row 0, length 3, tree of 2     1 1 1 | 1 .            . hidden
+                                       1 1 1 | 1 1
+        row 1, length 2, tree of 1     1 1 | 1 . .            one column more than its text needs
+                                       1 1 | 1 . .            a copy of node 0
 
     Args:
         rows: B trees.
-        dtype: the model's.
-        start: the first slot of the trees.
-        size: the largest tree's nodes.
-        window: how many places a token sees, itself included, or None for all.
-        chunk: places of a chunk, or None where there are none.
+        dtype: Dtype of the mask, the model's.
+        size: Nodes of each row in the forward pass.
+        window: Places that a token sees, itself included; None for all.
+        chunk: Places of a chunk; None where there are none.
 
     Returns:
-        [B, 1, size, start + size]: 0 where a node sees, the dtype's lowest value where it does not.
+        [B, 1, size, longest row + size]: 0 where a node sees, the dtype's lowest value where it does not.
     """
-    hidden = torch.zeros(len(rows), size, start + size, dtype=torch.bool)
-    for row, of_row in zip(rows, hidden, strict=True):
-        _hide(of_row, row, start, window, chunk)
-    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
+    visibility = Visibility.of(rows, size, window=window, chunk=chunk)
+    slots = max(row.length for row in rows) + size
+    seen = torch.zeros(len(rows), size, slots, dtype=torch.bool)
+    for of_row, row, first in zip(seen, rows, torch.from_numpy(visibility.first), strict=True):
+        _show(of_row, row, first[:, None])
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
-def _hide(hidden: Tensor, row: TreeRow, start: int, window: int | None, chunk: int | None) -> None:
-    """Write True, to [size, start + size], where a node does not see a slot."""
-    tree, nodes = row.tree, len(row.tree)
-    hidden[:nodes, start : start + nodes] = torch.from_numpy(~tree.ancestors())
-    hidden[:nodes, start + nodes :] = True
-    if row.length < start:
-        hidden[:nodes, row.length : start] = True
-    if row.padding is not None:
-        hidden[:nodes, : len(row.padding)] |= row.padding == 0
-    if window is not None or chunk is not None:
-        places = torch.cat([torch.arange(start), row.length + torch.from_numpy(tree.depths.astype("int64"))])
-        if window is not None:
-            hidden[:nodes, : start + nodes] |= places[None, :] <= places[start:, None] - window
-        if chunk is not None:
-            chunks = torch.div(places - row.left_padding, chunk, rounding_mode="floor")
-            hidden[:nodes, : start + nodes] |= chunks[None, :] != chunks[start:, None]
-    hidden[nodes:] = hidden[0]
+def _show(seen: Tensor, row: TreeRow, first: Tensor) -> None:
+    """Write True, to [size, slots], where a node sees a slot; `first` is int64 [size, 1]."""
+    tree, nodes, length = row.tree, len(row.tree), row.length
+    seen[:, :length] = torch.arange(length) >= first
+    if row.padding is not None and not row.is_padded_left:
+        seen[:, : len(row.padding)] &= row.padding != 0
+    places = length + torch.from_numpy(tree.depths.astype("int64"))
+    seen[:nodes, length : length + nodes] = torch.from_numpy(tree.ancestors()) & (places >= first[:nodes])
+    seen[nodes:, length] = True

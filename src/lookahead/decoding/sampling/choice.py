@@ -19,6 +19,15 @@ def drawn(scores: Tensor) -> Tensor:
     return torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
 
 
+def drawn_with(generator: torch.Generator) -> TokenChoice:
+    """Return what draws a token from each row of [B, V] with a generator of its own: int64 [B]."""
+
+    def drawn_of_generator(scores: Tensor) -> Tensor:
+        return torch.multinomial(scores.softmax(dim=-1), num_samples=1, generator=generator).squeeze(1)
+
+    return drawn_of_generator
+
+
 class StepNoise:
     """The noise of sampling for rows that advance each at its own pace.
 

@@ -1,12 +1,13 @@
 """Choosing tokens exactly as `generate` does: one call of each callback for each emitted token, in order."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lookahead.decoding.sampling.choice import TokenChoice, argmax
 from lookahead.decoding.sampling.margins import SmallestMargin
+from lookahead.drafting.tree import DraftTree
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 """Maps the tokens so far [B, L] and the next token's scores [B, V] to new scores [B, V]."""
@@ -171,3 +172,26 @@ def _with_room(token_ids: Tensor, capacity: int) -> Tensor:
     roomy = token_ids.new_zeros(len(token_ids), capacity)
     roomy[:, : token_ids.shape[1]] = token_ids
     return roomy
+
+
+def padding_drafts(
+    states: Sequence[GenerationState], drafts: Mapping[int, DraftTree]
+) -> dict[int, DraftTree]:
+    """Return drafts for the rows that are padded: what they go on with is certain.
+
+    Callbacks that see all rows at once see the logits of finished ones too, so that these stay in the
+    forward until all are finished. Such a draft is as deep as the deepest of the others, so that no row
+    waits for it.
+
+    Args:
+        states: those of the batch.
+        drafts: of the rows that are not padded, by row.
+    """
+    levels = max(int(draft.depths.max()) for draft in drafts.values())
+    return {
+        row: DraftTree.chain([int(state.token_ids[place, -1])] + [state.pad_token_id] * levels)
+        for state in states
+        if state.pad_token_id is not None and not state.finished
+        for place, row in enumerate(state.rows)
+        if row in state.padded_rows
+    }

@@ -9,6 +9,7 @@ from numba import types
 from torch import Tensor
 
 from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.log.successors import SUCCESSORS
 from lookahead.jit import compiled, intrinsic_call, kernel, lean_kernel
 
 _AS_INTEGERS = {
@@ -129,3 +130,15 @@ def _put_in(number: int, place: int, largest: Any, places: Any, held: int) -> in
         at -= 1
     largest[at], places[at] = number, place
     return min(held + 1, len(largest))
+
+
+def topk_successors(logits: Tensor) -> Int32Array:
+    """Return each node's likeliest next tokens, likeliest first.
+
+    Args:
+        logits: [n, V], as the model gave them, before any processor.
+
+    Returns:
+        int32 [n, k] on the CPU, k at most SUCCESSORS.
+    """
+    return topk_indices(logits, min(SUCCESSORS, logits.shape[-1]))

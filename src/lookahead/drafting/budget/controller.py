@@ -1,13 +1,14 @@
-"""The pace of decoding: how much to draft and whether to recycle, as measured while running."""
+"""The budget while running: how much to draft and whether to recycle, adapted to every step."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lookahead.drafting.arrays import Float64Array
-from lookahead.drafting.budget.policy import BudgetPolicy, BudgetState, StepTimes
+from lookahead.drafting.budget.policy import BudgetPolicy, BudgetState
 from lookahead.drafting.budget.recycling import RecyclingPolicy, RecyclingState
+from lookahead.drafting.budget.step_times import StepTimes, StepTimesTable
 from lookahead.drafting.tree import DraftTree
 
 _LATEST = 1 / 32
@@ -19,14 +20,18 @@ class StepReport:
     """One step: what it did and the seconds it took.
 
     Attributes:
-        nodes: nodes verified in each row, the current token included.
-        tokens: tokens emitted by all rows.
-        recycled_tokens: those of them that were drafted from the model's recycled logits.
-        forward_s: seconds of the forward, keeping the accepted path included.
-        draft_s: seconds drafting and learning.
-        recycle_s: seconds recycling logits.
+        rows: Rows in the forward pass.
+        context: Tokens of the longest row before it.
+        nodes: Nodes verified in each row, the current token included.
+        tokens: Tokens emitted by all rows.
+        recycled_tokens: Those of them that were drafted from the model's recycled logits.
+        forward_s: Seconds of the forward pass, keeping the accepted path included.
+        draft_s: Seconds drafting and learning.
+        recycle_s: Seconds recycling logits.
     """
 
+    rows: int
+    context: int
     nodes: int
     tokens: int
     recycled_tokens: int
@@ -36,44 +41,59 @@ class StepReport:
 
 
 class BudgetController:
-    """Remembers from step to step, and from batch to batch, what the policies know about one model.
+    """Decides how much to draft and whether to recycle; remembers what the policies know about one model.
 
     Args:
-        max_nodes: nodes of each row in one forward at most, the current token included.
-        budget: chooses how much of a draft to verify; None verifies all of it.
+        max_nodes: Returns the maximum nodes of each of so many rows in one forward pass, the current token
+            included.
+        budget: Chooses how much of a draft to verify; None verifies all of it.
+        times: The model's step times; an empty table if not given.
     """
 
-    def __init__(self, max_nodes: int, budget: BudgetPolicy | None = None) -> None:
+    def __init__(
+        self,
+        max_nodes: Callable[[int], int],
+        budget: BudgetPolicy | None = None,
+        times: StepTimesTable | None = None,
+    ) -> None:
         self.max_nodes = max_nodes
         self._budget = budget
+        self._times = StepTimesTable() if times is None else times
         self._recycling_policy = RecyclingPolicy()
-        self._budget_state: BudgetState | None = None
+        self._state: BudgetState | None = None
         self._recycling_state = RecyclingState()
         self._mean_tokens = self._mean_seconds = 0.0
 
     @property
-    def needs_measuring(self) -> bool:
-        """Whether the model's step times are still unknown, and wanted."""
-        return self._budget is not None and self._budget_state is None
+    def has_times(self) -> bool:
+        """Whether enough is known of the model's step times to choose a budget."""
+        return self._budget is None or bool(self._times)
 
-    def measured(self, times: StepTimes) -> None:
-        """Begin with these step times."""
-        if self._budget is not None:
-            self._budget_state = self._budget.init(times)
+    def needs_measuring(self, rows: int, context: int) -> bool:
+        """Return whether the step times of so many rows behind so many tokens are unknown, and wanted."""
+        return self._budget is not None and not self._times.knows(rows, context)
+
+    def measured(self, rows: int, context: int, times: StepTimes) -> None:
+        """Begin with these step times of so many rows behind so many tokens."""
+        self._times.put(rows, context, times)
 
     @property
     def recycles(self) -> bool:
         """Whether the model's logits are to be recycled."""
         return self._recycling_state.is_on
 
-    def cut(self, drafts: Sequence[DraftTree], *, lockstep: bool = False) -> list[DraftTree]:
+    def cut(
+        self, drafts: Sequence[DraftTree], *, rows: int, context: int, lockstep: bool = False
+    ) -> list[DraftTree]:
         """Return as much of each row's draft as pays.
 
         Args:
-            drafts: of all rows in the next forward.
-            lockstep: whether the rows advance by as much as the least accepted of them.
+            drafts: The rows' drafts.
+            rows: Rows in the forward pass, finished ones that stay in it included.
+            context: Tokens of the longest row.
+            lockstep: Whether the rows advance by as much as the least accepted of them.
         """
-        state = self._budget_state
+        state = self._state_at(rows, context)
         if self._budget is None or state is None:
             return list(drafts)
         waits = lockstep and len(drafts) > 1
@@ -95,14 +115,23 @@ class BudgetController:
             cost_s=step.recycle_s,
             seconds_a_token=self._mean_seconds / self._mean_tokens,
         )
-        if self._budget is not None and self._budget_state is not None:
-            self._budget_state = self._budget.adapt(
-                self._budget_state,
+        state = self._state_at(step.rows, step.context)
+        if self._budget is not None and state is not None:
+            self._state = self._budget.adapt(
+                state,
                 nodes=step.nodes,
                 tokens=step.tokens,
                 step_seconds=step.forward_s,
                 other_seconds=step.draft_s + step.recycle_s,
             )
+            self._times.put(step.rows, step.context, self._state.times)
+
+    def _state_at(self, rows: int, context: int) -> BudgetState | None:
+        """Return what the budget goes by, with the step times of so many rows and context tokens."""
+        times = None if self._budget is None else self._times.curve(rows, context)
+        if self._budget is None or times is None:
+            return None
+        return self._budget.init(times) if self._state is None else replace(self._state, times=times)
 
 
 def accepted_together(drafts: Sequence[DraftTree]) -> list[Float64Array]:

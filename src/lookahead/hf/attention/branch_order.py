@@ -1,51 +1,34 @@
-"""The attention of reproducible text: registered with the library, in use during a step's forward.
+"""The attention of reproducible text: each node attends to its own branch, in the order of the text.
 
-Where the fused step's attention can serve (`backends/cpu/layer_attention.py`) it does, else products of one
-shape (`decoding/attention/branch_order.py`). Which of them is a matter of the model, never of a draft.
+Where the compiled CPU decoder's attention can serve (`backends/cpu/layer_attention.py`) it does, else
+products of one shape (`decoding/attention/branch_order.py`). The choice depends on the model, never on a
+draft.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from lookahead.backends.cpu.layer_attention import attend_in_layer, team_for
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.decoding.attention.branch_order import OrderedPlaces, ordered_attention
 from lookahead.decoding.attention.visibility import TreeRow
-from lookahead.hf.attention.position_bias import PositionBias
-from lookahead.hf.compat.traits import text_config
+from lookahead.hf.compat.attention import attending_by
 
-_NAME = "lookahead_ordered"
 _HARMLESS = frozenset({"is_causal", "position_ids", "sliding_window", "use_cache", "cache_position"})
-"""What layers tell their attention beside the usual, and the places say as well or better."""
+"""Arguments of the library's attention functions that the places say as well or better."""
 
 
-def can_attend_in_order(model: PreTrainedModel) -> bool:
-    """Return whether the model looks its attention function up by name, and reads no positions off slots."""
-    return bool(getattr(model, "_supports_attention_backend", False)) and not PositionBias(model)
-
-
-@contextmanager
-def attending_in_order(model: PreTrainedModel) -> Iterator[None]:
-    """Within, a model's layers attend to what the masks that they are given carry as places."""
-    if _NAME not in AttentionInterface():
-        AttentionInterface.register(_NAME, _ordered_attention_forward)
-        AttentionMaskInterface.register(_NAME, sdpa_mask)
-    config = text_config(model)
-    own = config._attn_implementation  # noqa: SLF001
-    config._attn_implementation = _NAME  # noqa: SLF001
-    try:
-        yield
-    finally:
-        config._attn_implementation = own  # noqa: SLF001
+def branch_order_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """Within, a model's layers attend to the places that their masks carry."""
+    return attending_by(model, "branch_order", _forward)
 
 
 @dataclass(frozen=True)
@@ -53,16 +36,14 @@ class BranchPlaces:
     """Where the text of draft trees lies, in the form that either attention asks for.
 
     Attributes:
-        rows: the trees, padded on the left.
-        start: the slot of node 0 in all rows.
-        size: nodes of a row in the forward.
-        window: places that a token sees, itself included, or None for all.
-        chunk: places that see one another and nothing else, or None for all.
-        device: where the model computes.
+        rows: The trees, padded on the left; row b of the forward pass is row b of the keys.
+        size: Nodes of each row in the forward pass.
+        device: Device of the model.
+        window: Places that a token sees, itself included; None for all.
+        chunk: Places of a chunk; None where there are none.
     """
 
     rows: Sequence[TreeRow]
-    start: int
     size: int
     device: torch.device
     window: int | None = None
@@ -70,18 +51,18 @@ class BranchPlaces:
 
     @cached_property
     def tables(self) -> TreeTables:
-        """For the fused step's attention, which knows no chunks."""
-        return TreeTables.of(self.rows, start=self.start, size=self.size)
+        """The tables for the compiled CPU decoder's attention, which knows no chunks."""
+        return TreeTables.of(self.rows, size=self.size, windows=(self.window,))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # nor compile anew for each tree
     def ordered(self) -> OrderedPlaces:
-        """Return them for products of one shape."""
+        """Return the places for products of one shape."""
         return self._ordered
 
     @cached_property
     def _ordered(self) -> OrderedPlaces:
-        past = {"window": self.window, "chunk": self.chunk}
-        return OrderedPlaces.of(self.rows, start=self.start, size=self.size, **past).to(self.device)
+        places = OrderedPlaces.of(self.rows, size=self.size, window=self.window, chunk=self.chunk)
+        return places.to(self.device)
 
 
 def with_places(mask: Tensor, places: BranchPlaces) -> Tensor:
@@ -90,7 +71,7 @@ def with_places(mask: Tensor, places: BranchPlaces) -> Tensor:
     return mask
 
 
-def _ordered_attention_forward(
+def _forward(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -102,21 +83,18 @@ def _ordered_attention_forward(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     places: BranchPlaces | None = getattr(attention_mask, "places", None)
-    if places is None:  # a forward of somebody else's in another thread
+    if places is None:  # the forward pass of another caller, in another thread
         attended, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return attended, None
-    strange = [name for name, given in kwargs.items() if given is not None and name not in _HARMLESS]
-    if strange or dropout:
-        message = f"nobody here knows what {', '.join(strange) or 'dropout'} does to attention in order"
+    unknown = [name for name, given in kwargs.items() if given is not None and name not in _HARMLESS]
+    if unknown or dropout:
+        message = f"attention in branch order does not support {', '.join(unknown) or 'dropout'}"
         raise NotImplementedError(message)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     team = None if softcap is not None or places.chunk is not None else team_for(query, key, value)
     if team is not None:
-        attended = attend_in_layer(
-            query, key, value, places.tables, scaling=scale, window=places.window, team=team
-        )
-        return attended, None
+        return attend_in_layer(query, key, value, places.tables, scaling=scale, team=team), None
     attended = ordered_attention(query, key, value, places.ordered(), scaling=scale, softcap=softcap)
     return attended.transpose(1, 2).contiguous(), None

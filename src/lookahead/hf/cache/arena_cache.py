@@ -80,7 +80,8 @@ class ArenaCache(Cache):
         windows: each layer's sliding window in tokens, or None.
         capacity: tokens to allocate for at first.
         borrowing: layers that keep nothing.
-        largest: tokens that there will be at most, as far as is known.
+        max_slots: upper bound on the slots of a row, if known.
+        max_rows: row slots.
         allocate: where the memory comes from; see `KVArena`.
     """
 
@@ -90,10 +91,11 @@ class ArenaCache(Cache):
         capacity: int,
         borrowing: frozenset[int] = frozenset(),
         *,
-        largest: int | None = None,
+        max_slots: int | None = None,
+        max_rows: int = 1,
         allocate: Allocate | None = None,
     ) -> None:
-        self.arena = KVArena(len(windows) - len(borrowing), capacity, largest, allocate)
+        self.arena = KVArena(len(windows) - len(borrowing), capacity, max_slots, max_rows, allocate)
         layers: list[Any] = [
             keeping_nothing() if layer in borrowing else ArenaLayer(self.arena, layer, window)
             for layer, window in enumerate(windows)

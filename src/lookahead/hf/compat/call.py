@@ -13,7 +13,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 
 from lookahead.drafting.store import check_namespaces
 from lookahead.errors import ConfigError
-from lookahead.hf.compat.traits import text_config
+from lookahead.hf.compat.config import text_config
 
 
 @dataclass(frozen=True)

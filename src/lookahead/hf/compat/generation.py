@@ -11,7 +11,7 @@ from transformers import CompileConfig, PreTrainedModel
 from transformers.generation import utils as generation_utils
 from transformers.utils.generic import ModelOutput
 
-from lookahead.hf.compat.traits import is_the_librarys
+from lookahead.hf.compat.config import is_the_librarys
 
 TOKEN_TYPE_NAMES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 """Inputs that say of each token of what type it is."""
@@ -78,7 +78,7 @@ def prefill(
     untyped: Any = model  # the library's own types do not know its private method
     if max_logits > 1 and "logits_to_keep" in model_kwargs:
         model_kwargs = {**model_kwargs, "logits_to_keep": max_logits}
-    outputs = untyped._prefill(input_ids, generation_config, model_kwargs)  # noqa: SLF001
+    outputs = untyped._prefill(input_ids, generation_config, model_kwargs)
     logits: Tensor = outputs.logits[:, -max_logits:]
     return logits
 
@@ -92,8 +92,8 @@ def prefill_as_library(
         Logits [B, 1, V] after the prompts, and the model's inputs for the next step.
     """
     untyped: Any = model
-    outputs = untyped._prefill(input_ids, generation_config, model_kwargs)  # noqa: SLF001
-    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs, False)  # noqa: SLF001
+    outputs = untyped._prefill(input_ids, generation_config, model_kwargs)
+    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs, False)
     return outputs.logits[:, -1:], updated
 
 
@@ -109,7 +109,7 @@ def step_as_library(
     last = 1 if model_kwargs["use_cache"] else None
     inputs = untyped.prepare_inputs_for_generation(input_ids, next_sequence_length=last, **model_kwargs)
     outputs = untyped(**inputs, return_dict=True)
-    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs, False)  # noqa: SLF001
+    updated = untyped._update_model_kwargs_for_generation(outputs, model_kwargs, False)
     return outputs.logits[:, -1:], updated
 
 
@@ -128,7 +128,7 @@ def inputs_of_first_step(
     """
     untyped: Any = model
     tokens = torch.cat([input_ids, input_ids.new_zeros(len(input_ids), 1)], dim=1)
-    updated = untyped._update_model_kwargs_for_generation(ModelOutput(), dict(model_kwargs), False)  # noqa: SLF001
+    updated = untyped._update_model_kwargs_for_generation(ModelOutput(), dict(model_kwargs), False)
     inputs: dict[str, Any] = untyped.prepare_inputs_for_generation(tokens, next_sequence_length=1, **updated)
     return inputs
 
@@ -152,7 +152,7 @@ def forward_in_emptied_cache(
     if inputs.get("past_key_values") is not None:
         return None
     cache = model_kwargs["past_key_values"]
-    cache.arena.truncate(0)
+    cache.arena.clear()
     outputs = untyped(**{**inputs, "past_key_values": cache}, return_dict=True)
     logits: Tensor = outputs.logits
     return logits
@@ -169,5 +169,16 @@ def compiled_on_any_device() -> CompileConfig:
     """Return what has `generate` compile its steps on the CPU as well; the library's own choice is GPUs."""
     config = CompileConfig(fullgraph=False, mode="default")
     private: Any = config
-    private._compile_all_devices = True  # noqa: SLF001
+    private._compile_all_devices = True
     return config
+
+
+def takes_logits_to_keep(model: PreTrainedModel) -> bool:
+    """Return whether the model can be asked for the logits of the last tokens alone."""
+    return "logits_to_keep" in signature(model.forward).parameters
+
+
+def pad_token_of(generation_config: Any) -> int:
+    """Return the token that finished rows are padded with."""
+    token = generation_config._pad_token_tensor
+    return 0 if token is None else int(token)

@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, cache_utils
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import utils as generation_utils
 
-from lookahead.hf.compat.traits import text_config
+from lookahead.hf.compat.config import text_config
 
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
 """Under which of the model's inputs `generate` keeps the cache: attention models, Mamba, RWKV."""
@@ -40,7 +40,7 @@ def made_cache(model_kwargs: dict[str, Any]) -> object:
 def fresh_cache(model: PreTrainedModel) -> Cache | None:
     """Return an empty cache like the one that `generate` makes; None where it leaves that to the model."""
     untyped: Any = model
-    makes_one = untyped._supports_default_dynamic_cache()  # noqa: SLF001
+    makes_one = untyped._supports_default_dynamic_cache()
     return DynamicCache(config=text_config(model)) if makes_one else None
 
 
@@ -112,4 +112,4 @@ def mark_callers_cache(arguments: dict[str, Any]) -> None:
     """Mark a cache among the arguments of `generate` as the caller's, as 5.23 itself does."""
     cache = made_cache(arguments)
     if isinstance(cache, Cache):
-        cache._is_user_defined = True  # type: ignore[attr-defined]  # noqa: SLF001
+        cache._is_user_defined = True  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from lookahead.hf.compat.traits import context_length, is_the_librarys, rope_entries, text_config
+from lookahead.hf.compat.config import context_length, is_the_librarys, rope_entries, text_config
 
 _BY_LENGTH = re.compile(r"window|chunk|local_att|block_size|ntk|logn|index_topk|indexer|sparse_att")
 """Names of settings that may make a model see or weigh tokens by where they stand."""

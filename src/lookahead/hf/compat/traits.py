@@ -1,84 +1,102 @@
-"""Facts of a model, read off its configuration and code."""
+"""The facts of a model that decoding depends on, computed once and handed down."""
 
-from inspect import signature
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.integrations.fsdp import is_fsdp_managed_module
+from transformers import PreTrainedModel
 
-_CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length")
-
-
-def text_config(model: PreTrainedModel) -> PreTrainedConfig:
-    """Return the configuration of the model's decoder."""
-    config: PreTrainedConfig = model.config.get_text_config(decoder=True)
-    return config
-
-
-_EXPERT_COUNTS = (
-    "num_experts",
-    "num_local_experts",
-    "n_routed_experts",
-    "moe_num_experts",
-    "num_moe_experts",
+from lookahead.hf.compat.attention import (
+    attention_name,
+    can_use_sdpa,
+    takes_tree_masks,
+    uses_attention_interface,
 )
+from lookahead.hf.compat.config import (
+    has_experts,
+    is_the_librarys,
+    looks_across,
+    takes_cache,
+    takes_positions,
+    text_config,
+)
+from lookahead.hf.compat.limits import DraftLimits
+from lookahead.hf.compat.position_bias import PositionBias
 
 
-def has_experts(model: PreTrainedModel) -> bool:
-    """Return whether a model sends tokens to experts of which it has several."""
+@dataclass(frozen=True)
+class ModelTraits:
+    """Facts of a model, read off its configuration and code.
+
+    Attributes:
+        dtype: Dtype of its weights.
+        device: Device of its weights.
+        attention: Name of its own attention function.
+        uses_attention_interface: Whether it looks that function up by name.
+        can_use_sdpa: Whether SDPA, called by a function of ours, can stand in for its attention.
+        takes_tree_masks: Whether its own attention function takes a tree's mask.
+        query_groups: Query heads that share a key head; 1 where SDPA cannot stand in.
+        bias: What of it reads positions off slots.
+        limits: Where its drafts must end.
+        takes_positions: Whether it takes each token's position, which a tree needs.
+        takes_cache: Whether it keeps its past in `past_key_values`.
+        has_experts: Whether it sends tokens to experts.
+        is_library_code: Whether its code is the library's.
+        has_cross_attention: Whether some layers attend to images, whose keys the cache holds.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    attention: str
+    uses_attention_interface: bool
+    can_use_sdpa: bool
+    takes_tree_masks: bool
+    query_groups: int
+    bias: PositionBias
+    limits: DraftLimits
+    takes_positions: bool
+    takes_cache: bool
+    has_experts: bool
+    is_library_code: bool
+    has_cross_attention: bool
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "ModelTraits":
+        """Return a model's traits; they hold until `traits_key` changes."""
+        sdpa = can_use_sdpa(model)
+        return cls(
+            dtype=model.dtype,
+            device=model.device,
+            attention=attention_name(model),
+            uses_attention_interface=uses_attention_interface(model),
+            can_use_sdpa=sdpa,
+            takes_tree_masks=takes_tree_masks(model),
+            query_groups=_query_groups(model) if sdpa else 1,
+            bias=PositionBias(model),
+            limits=DraftLimits.of(model),
+            takes_positions=takes_positions(model),
+            takes_cache=takes_cache(model),
+            has_experts=has_experts(model),
+            is_library_code=is_the_librarys(model),
+            has_cross_attention=looks_across(model),
+        )
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What the traits, the probe's results and step times of one model depend on."""
+        return (self.dtype, self.device, self.attention)
+
+    @property
+    def changes_in_forwards(self) -> bool:
+        """Whether a tree's forward pass changes the model for as long as it takes, beyond a harmless name."""
+        return bool(self.bias) or (self.can_use_sdpa and self.attention != "sdpa")
+
+
+def traits_key(model: PreTrainedModel) -> tuple[object, ...]:
+    """Return the `key` that a model's traits would have now."""
+    return (model.dtype, model.device, attention_name(model))
+
+
+def _query_groups(model: PreTrainedModel) -> int:
     config = text_config(model)
-    return any(isinstance(count := getattr(config, name, None), int) and count > 1 for name in _EXPERT_COUNTS)
-
-
-def context_length(model: PreTrainedModel) -> int | None:
-    """Return how many positions the model was made for, or None where it does not say."""
-    config = text_config(model)
-    lengths = (getattr(config, name, None) for name in _CONTEXT_NAMES)
-    return next((length for length in lengths if isinstance(length, int)), None)
-
-
-def rope_entries(model: PreTrainedModel) -> list[dict[str, Any]]:
-    """Return the rotary settings under new and old names, and where layer types have their own also those."""
-    config = text_config(model)
-    found = (getattr(config, name, None) for name in ("rope_parameters", "rope_scaling", "rotary"))
-    entries: list[dict[str, Any]] = []
-    for entry in found:
-        if isinstance(entry, dict):
-            entries += [entry, *(value for value in entry.values() if isinstance(value, dict))]
-    return entries
-
-
-def has_loop_of_its_own(model: PreTrainedModel) -> bool:
-    """Return whether the model's class samples in another way than the library's (CSM, Higgs Audio)."""
-    own = getattr(type(model), "_sample", GenerationMixin._sample)  # noqa: SLF001  # an adapter's wrapper has none
-    return own is not GenerationMixin._sample  # noqa: SLF001
-
-
-def waits_for_other_ranks(model: PreTrainedModel) -> bool:
-    """Return whether `generate` keeps processes in step that share the model's weights (FSDP, ZeRO-3)."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return False
-    return bool(is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model))
-
-
-def takes_cache(model: PreTrainedModel) -> bool:
-    """Return whether the model keeps its past where others do; GPT-1 keeps none."""
-    return "past_key_values" in signature(model.forward).parameters
-
-
-def looks_across(model: PreTrainedModel) -> bool:
-    """Return whether layers of the model attend to images themselves, whose keys its cache holds (Mllama)."""
-    return bool(getattr(text_config(model), "cross_attention_layers", None))
-
-
-def takes_positions(model: PreTrainedModel) -> bool:
-    """Return whether the model can be told each token's position, which a tree needs."""
-    return "position_ids" in signature(model.forward).parameters
-
-
-def is_the_librarys(model: PreTrainedModel) -> bool:
-    """Return whether the model's code is the library's, not some that came with its weights."""
-    return type(model).__module__.startswith("transformers.")
+    heads = getattr(config, "num_attention_heads", 1)
+    return max(1, heads // (getattr(config, "num_key_value_heads", None) or heads))

@@ -13,8 +13,8 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from lookahead.errors import ConfigError, LookaheadError
 from lookahead.hf.compat.call import named_arguments, taken_stop_strings
+from lookahead.hf.compat.config import waits_for_other_ranks
 from lookahead.hf.compat.layout import mark_callers_cache
-from lookahead.hf.compat.traits import waits_for_other_ranks
 from lookahead.hf.generate.checks import SERVED_MODES, check_model
 
 _ATTACHED = "generate"

@@ -15,9 +15,9 @@ from lookahead.errors import (
 )
 from lookahead.hf.cache.callers_cache import can_be_brought_up_to_date, is_callers, layout_behind
 from lookahead.hf.compat.call import GenerateCall
+from lookahead.hf.compat.config import has_loop_of_its_own, text_config
 from lookahead.hf.compat.layout import AttentionLayout, made_cache
 from lookahead.hf.compat.limits import DraftLimits, rope_switches_at
-from lookahead.hf.compat.traits import has_loop_of_its_own, text_config
 
 SERVED_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 """What the library's loop of one token a step is for."""

@@ -24,12 +24,12 @@ from lookahead.hf.compat.call import GenerateCall, namespaces_of_rows
 from lookahead.hf.compat.layout import AttentionLayout, made_cache
 from lookahead.hf.generate.checks import check_memory, checked_layout
 from lookahead.hf.generate.row_groups import output_of, row_groups_for, token_ids_of
+from lookahead.hf.steps.call_steps import CallStepModel
 from lookahead.hf.steps.cuda_graphs import CapturedModels
 from lookahead.hf.steps.library_steps import LibraryStepModel
 from lookahead.hf.steps.step_inputs import StepInputs
-from lookahead.hf.steps.step_model import TransformersStepModel
 from lookahead.hf.steps.step_times import StepTimesCache, step_times_for
-from lookahead.hf.steps.verification import ModelMode, Verification
+from lookahead.hf.steps.verification import Verification, VerificationMode
 from lookahead.hf.support.model_profile import ModelProfiles
 from lookahead.stats import GenerationStats
 
@@ -39,9 +39,9 @@ class CheckedCall:
     """A call that can be served.
 
     Attributes:
-        generate_call: the call.
-        layout: how the model's layers see the past.
-        memory: what is drafted from.
+        generate_call: The call.
+        layout: How the model's layers see the past.
+        memory: What is drafted from.
     """
 
     generate_call: GenerateCall
@@ -67,8 +67,8 @@ class LookaheadMode:
         self._config = config
         self._memory = memory
         self._record = record
-        self._knowledge = ModelProfiles(config)
-        self._captured = CapturedModels() if config.cuda_graphs else None
+        self._profiles = ModelProfiles(config)
+        self._graphs = CapturedModels() if config.cuda_graphs else None
 
     def prepare(
         self,
@@ -105,31 +105,33 @@ class LookaheadMode:
         return CheckedCall(generate_call, layout, memory)
 
     @torch.no_grad()
-    def decode(self, call: CheckedCall) -> Any:
+    def decode(self, checked: CheckedCall) -> Any:
         """Decode what `prepare` has checked; return what `generate` returns."""
-        generate_call, config = call.generate_call, call.generate_call.generation_config
-        verification, step_inputs = self._knowledge.of_call(generate_call, call.layout)
-        has_callers_cache = is_callers(
-            made_cache(generate_call.model_kwargs)
-        )  # brought up to date in all rows
+        call = checked.generate_call
+        config = call.generation_config
+        verification, step_inputs = self._profiles.of_call(call, checked.layout)
+        has_callers_cache = is_callers(made_cache(call.model_kwargs))  # brought up to date in all rows
         lockstep = has_callers_cache or not verification.rows_may_differ
-        states = row_groups_for(generate_call, lockstep=lockstep)
+        states = row_groups_for(call, lockstep=lockstep)
         drafter: BatchDrafter | NoDrafter = NoDrafter()
-        if verification.mode is ModelMode.PLAIN:
-            step_model: TransformersStepModel | LibraryStepModel = LibraryStepModel(
-                generate_call.model,
-                generate_call.input_ids,
+        step_model: CallStepModel | LibraryStepModel
+        if verification.mode is VerificationMode.PLAIN:
+            step_model = LibraryStepModel(
+                call.model,
+                call.input_ids,
                 config,
-                generate_call.model_kwargs,
-                lock=self._knowledge.lock(generate_call.model),
+                call.model_kwargs,
+                lock=self._profiles.lock(call.model),
             )
         else:
-            pace = self._knowledge.pace(generate_call.model, generate_call.input_ids, verification)
-            step_model = self._step_model(call, verification, step_inputs, pace, states[0].remaining)
-            drafter = self._drafter(call, step_model, pace, verification, len(states))
-        stats = self._run(step_model, drafter, states, generate_call.prompts)
-        if generate_call.streamer is not None:
-            generate_call.streamer.end()
+            controller = self._profiles.controller(call.model, verification)
+            step_model = self._step_model(checked, verification, step_inputs, controller, states[0].remaining)
+            drafter = self._drafter(
+                checked, step_model, controller, lockstep=len(states) < len(call.input_ids)
+            )
+        stats = self._run(checked, step_model, drafter, states)
+        if call.streamer is not None:
+            call.streamer.end()
         if config.return_dict_in_generate:
             return output_of(states[0], step_model.returned_cache(), stats)
         if has_callers_cache:
@@ -138,80 +140,81 @@ class LookaheadMode:
 
     def _step_model(
         self,
-        call: CheckedCall,
+        checked: CheckedCall,
         verification: Verification,
         step_inputs: StepInputs,
-        pace: BudgetController,
+        controller: BudgetController,
         max_new_tokens: int,
-    ) -> TransformersStepModel:
-        captured = None
-        if self._captured is not None:
-            captured = self._captured.of_call(call.generate_call.model, call.layout, verification)
-        return TransformersStepModel(
-            call.generate_call.model,
-            call.layout,
-            call.generate_call.input_ids,
-            call.generate_call.generation_config,
-            call.generate_call.model_kwargs,
-            max_new_tokens=max_new_tokens,
-            decoding_length=pace.max_nodes,
-            recycle_prompt_tokens=self._config.recycle_prompt_tokens,
+    ) -> CallStepModel:
+        call = checked.generate_call
+        return CallStepModel(
+            call.model,
+            self._profiles.traits(call.model),
+            checked.layout,
+            call.input_ids,
+            call.generation_config,
+            call.model_kwargs,
             verification=verification,
+            max_new_tokens=max_new_tokens,
+            max_nodes=controller.max_nodes(len(call.input_ids)),
+            max_nodes_alone=controller.max_nodes(1),
+            recycle_prompt_tokens=self._config.recycle_prompt_tokens,
             step_inputs=step_inputs,
-            bias=self._knowledge.position_bias(call.generate_call.model),
-            captured=captured,
-            lock=self._knowledge.lock(call.generate_call.model),
+            graphs=self._graphs,
+            lock=self._profiles.lock(call.model),
         )
 
     def _drafter(
         self,
-        call: CheckedCall,
-        step_model: TransformersStepModel,
-        pace: BudgetController,
-        verification: Verification,
-        emission_count: int,
+        checked: CheckedCall,
+        step_model: CallStepModel,
+        controller: BudgetController,
+        *,
+        lockstep: bool,
     ) -> BatchDrafter:
-        generate_call, store = call.generate_call, call.memory.store
-        requests = [
-            RequestDrafter(
-                store,
-                branch_length=self._config.branch_length,
-                mode=self._config.draft_mode if verification.mode is ModelMode.TREE else DraftMode.SINGLE,
-                namespace=namespace,
-                reads=generate_call.reads,
-            )
-            for namespace in generate_call.namespaces
-        ]
-        prompts = generate_call.prompts
+        call = checked.generate_call
         measure = partial(
             step_times_for,
-            generate_call.model,
+            call.model,
             step_model,
-            prompts,
-            max_nodes=pace.max_nodes,
+            call.prompts,
+            max_nodes=controller.max_nodes(len(call.prompts)),
             cache=StepTimesCache.of_user(),
         )
         return BatchDrafter(
-            requests,
-            pace,
-            recycles=store.recycles,
-            lockstep=emission_count < len(prompts),
-            measure=measure,
+            controller, recycles=checked.memory.store.recycles, lockstep=lockstep, measure=measure
         )
+
+    def _requests(self, checked: CheckedCall, mode: VerificationMode) -> list[RequestDrafter]:
+        """Return a request of each row, not yet read."""
+        call = checked.generate_call
+        return [
+            RequestDrafter(
+                checked.memory.store,
+                branch_length=self._config.branch_length,
+                mode=self._config.draft_mode if mode is VerificationMode.TREE else DraftMode.SINGLE,
+                namespace=namespace,
+                reads=call.reads,
+            )
+            for namespace in call.namespaces
+        ]
 
     def _run(
         self,
-        step_model: TransformersStepModel | LibraryStepModel,
+        checked: CheckedCall,
+        step_model: CallStepModel | LibraryStepModel,
         drafter: BatchDrafter | NoDrafter,
         states: Sequence[GenerationState],
-        prompts: Sequence[Sequence[int]],
     ) -> GenerationStats:
         """Run the loop; whatever happens in it, the prompts are forgotten and the counts are kept."""
         stats = GenerationStats()
         try:
-            started = perf_counter()
-            drafter.read(prompts)
-            stats.draft_s += perf_counter() - started
+            if isinstance(drafter, BatchDrafter) and isinstance(step_model, CallStepModel):
+                started = perf_counter()
+                requests = self._requests(checked, step_model.verification.mode)
+                for row, prompt in enumerate(checked.generate_call.prompts):
+                    drafter.add(row, requests[row], prompt)
+                stats.draft_s += perf_counter() - started
             loop.decode(step_model, drafter, states, stats)
         finally:
             with ExitStack() as ending:  # whatever one of them raises, the others are done

@@ -12,8 +12,8 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from lookahead.decoding.sampling.choice import StepNoise, argmax, drawn
 from lookahead.decoding.sampling.state import GenerationState, padded_together
 from lookahead.hf.compat.call import GenerateCall
-from lookahead.hf.compat.generation import streamers_come_first
-from lookahead.hf.compat.traits import text_config
+from lookahead.hf.compat.config import text_config
+from lookahead.hf.compat.generation import pad_token_of, streamers_come_first
 from lookahead.stats import GenerationStats
 
 _ROW_BY_ROW_PROCESSORS = frozenset(
@@ -103,12 +103,6 @@ def row_groups_for(generate_call: GenerateCall, *, lockstep: bool = False) -> li
         )
         for row in range(rows)
     ]
-
-
-def pad_token_of(generation_config: Any) -> int:
-    """Return the token that finished rows are padded with."""
-    token = generation_config._pad_token_tensor  # noqa: SLF001
-    return 0 if token is None else int(token)
 
 
 def _of_row(processors: Any, row: int) -> Any:

@@ -7,8 +7,8 @@ import torch
 
 from lookahead.config import LookaheadConfig
 from lookahead.hf.models.families import FAMILIES, family_model, is_installed
-from lookahead.hf.steps.compiled_cpu import why_not_fused
-from lookahead.hf.steps.verification import ModelMode
+from lookahead.hf.steps.compiled_cpu import unsupported_reason
+from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support.probe import ProbeResult, probe
 from lookahead.hf.support.reproducibility import Way, way_of
 
@@ -63,8 +63,10 @@ def family_rows(dtype: torch.dtype = torch.float32) -> Iterator[FamilyRow]:
             continue
         result = probe(model)
         exact = probe(
-            model, tries_fused=not why_not_fused(model), shape=LookaheadConfig(reproducible=True).fixed_width
+            model,
+            tries_compiled=not unsupported_reason(model),
+            fixed_width=LookaheadConfig(reproducible=True).fixed_width,
         )
-        only_plain = exact.mode is ModelMode.PLAIN and result.mode is not ModelMode.PLAIN
+        only_plain = exact.mode is VerificationMode.PLAIN and result.mode is not VerificationMode.PLAIN
         reason = exact.reason if only_plain else ""
         yield FamilyRow(family, model_type, result, "", way_of(exact.verification), reason)

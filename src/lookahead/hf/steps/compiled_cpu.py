@@ -1,113 +1,83 @@
-"""Models whose steps are fused on the CPU: the weights are read where transformers keeps them.
+"""Steps by the compiled CPU decoder, which reads the weights where transformers keeps them.
 
 Nothing of the model is changed. Its prompt is read by its own code, and so is every step of a model that is
-not exactly as the library makes it: an adapter, a hook, packed weights, another device.
+not exactly as the library made it: an adapter, a hook, packed weights, another device.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 
-from lookahead.backends.cpu.decoder import DecoderWeights, FusedDecoder, LayerWeights
+from lookahead.backends.cpu.decoder import CpuDecoder, DecoderWeights, LayerWeights
 from lookahead.backends.cpu.kernels.vectors import multiplies_and_adds
 from lookahead.backends.cpu.team import torch_team
-from lookahead.decoding.arena import KVArena
-from lookahead.decoding.attention.visibility import TreeRow
+from lookahead.hf.compat.config import text_config
 from lookahead.hf.compat.layout import AttentionLayout
-from lookahead.hf.compat.traits import text_config
+from lookahead.hf.compat.modifications import modifications
+from lookahead.hf.steps.runner import StepBatch, StepLogits
 
 _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
-"""Whose layers are those of `decoding.fused`. To add one: a name here, and the probe will tell."""
+"""Families whose layers are those of `backends.cpu`. To add one, add its name: the probe will tell."""
 _PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm", "RotaryEmbedding")
 _COMMON = (nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, SiLUActivation)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_parametrizations")
-_HOOKS_OF_ALL = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
-class FusedModel:
-    """A model's step, fused.
+class CpuRunner:
+    """A model's steps by the compiled CPU decoder, made at the first step, behind the prompt.
 
     Args:
-        model: one that `why_not_fused` has nothing to say against.
-        layout: how its layers see the past.
+        model: One that `unsupported_reason` is empty for.
+        layout: How its layers see the past.
     """
 
     def __init__(self, model: PreTrainedModel, layout: AttentionLayout) -> None:
-        untyped: Any = model
-        team = torch_team()
-        assert team is not None, "asked only where steps can be fused"  # noqa: S101  # cannot happen
-        self._embed = untyped.get_input_embeddings()
-        self._rotary = untyped.model.rotary_emb
-        weights = _weights_of(model, layout)
-        self._decoder = FusedDecoder(weights, team)
+        self._model = model
+        self._layout = layout
 
-    def forward(
-        self, tokens: Tensor, positions: Tensor, rows: Sequence[TreeRow], start: int, arena: KVArena
-    ) -> Tensor | None:
-        """Verify draft trees behind an arena and append them to it.
-
-        Args:
-            tokens: int64 [B, n].
-            positions: int64 [B, n].
-            rows: B trees.
-            start: the slot of node 0 in all rows.
-            arena: holds what stands before the trees.
-
-        Returns:
-            Logits [B, n, V]; None, and nothing has been done, where the arena or the padding is of a kind
-            that only the model's own forward deals with.
-        """
-        if not all(row.is_padded_left for row in rows):
+    def run(self, batch: StepBatch) -> StepLogits | None:
+        """Verify trees; None where padding is not on the left or the arena holds layers of several shapes."""
+        if not batch.is_padded_left:
             return None
-        cache = arena.claim(tokens.shape[1])
+        size = batch.width
+        cache = batch.cache.arena.claim(size)
         if cache is None:
             return None
-        embedded = self._embed(tokens)
-        turning = self._rotary(embedded, position_ids=positions)
-        return self._decoder.forward(embedded, turning, rows, start, cache)
+        model: Any = self._model
+        embedded = model.get_input_embeddings()(batch.tokens(size))
+        rope = model.model.rotary_emb(embedded, position_ids=batch.positions(size))
+        slots = [row.slot for row in batch.rows]
+        logits = self._decoder.forward(embedded, rope, batch.tree_rows, slots, cache)
+        return StepLogits(logits, range(len(slots)))
+
+    def close(self) -> None:
+        """Do nothing: nothing is borrowed."""
+
+    @cached_property
+    def _decoder(self) -> CpuDecoder:
+        team = torch_team()
+        assert team is not None, "asked only where the decoder is supported"  # noqa: S101  # cannot happen
+        return CpuDecoder(_weights_of(self._model, self._layout), team)
 
 
-def build_of(model: PreTrainedModel) -> tuple[object, ...]:
-    """Return what `why_not_fused` depends on: the same as long as nothing of it changes, and quickly had."""
-    found: list[object] = [torch.is_autocast_enabled("cpu"), "_compiled_call_impl" in vars(model)]
-    found += [bool(getattr(nn.modules.module, hooks, None)) for hooks in _HOOKS_OF_ALL]
-    waiting: list[nn.Module] = [model]
-    while waiting:
-        module = waiting.pop()
-        state = vars(module)
-        hooked = tuple(bool(state.get(hooks)) for hooks in _HOOKS)
-        found += [type(module), "forward" in state, hooked]
-        for parameter in state["_parameters"].values():
-            found += [type(parameter), None if parameter is None else parameter.data_ptr()]
-        waiting += [child for child in state["_modules"].values() if child is not None]
-    return tuple(found)
-
-
-def why_not_fused(model: PreTrainedModel) -> str:
-    """Return why a model's steps are left to its own code, in words; empty where they can be fused."""
+def unsupported_reason(model: PreTrainedModel) -> str:
+    """Return why the compiled CPU decoder does not serve a model, in words; empty where it does."""
     family = next((name for name in _FAMILIES if type(model).__name__ == f"{name}ForCausalLM"), None)
     if family is None or model.device.type != "cpu":
-        return "no fused step is known for it"
-    is_compiled = getattr(model, "_compiled_call_impl", None) is not None
-    are_hooked = any(getattr(nn.modules.module, hooks, None) for hooks in _HOOKS_OF_ALL)
-    if is_compiled or are_hooked or torch.is_autocast_enabled("cpu"):
-        return "it is compiled, computes in mixed precision or has a hook that all modules have"
+        return "the compiled CPU decoder does not know it"
     known = {f"{family}{part}" for part in _PARTS}
     for name, module in model.named_modules():
         if not (type(module) in _COMMON or (type(module).__name__ in known and _is_the_librarys(module))):
             return f"its {name} is a {type(module).__name__}"
-        if "forward" in vars(module) or any(getattr(module, hooks, None) for hooks in _HOOKS):
-            return f"its {name} has a hook"
     if any(type(parameter) is not nn.Parameter for parameter in model.parameters()):
         return "its weights are of a kind of their own"
-    return _misfit(model)
+    return modifications(model) or _unsupported_weights(model)
 
 
-def _misfit(model: PreTrainedModel) -> str:
+def _unsupported_weights(model: PreTrainedModel) -> str:
     untyped: Any = model
     config = text_config(model)
     for layer in untyped.model.layers:
@@ -120,7 +90,7 @@ def _misfit(model: PreTrainedModel) -> str:
         return "torch computes without OpenMP here"
     if not multiplies_and_adds():
         return "this processor has no fused multiply-add"
-    return _weights_of(model, None).misfit()
+    return _weights_of(model, None).unsupported_reason()
 
 
 def _weights_of(model: PreTrainedModel, layout: AttentionLayout | None) -> DecoderWeights:

@@ -7,7 +7,7 @@ model's steps stay as they are.
 
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain
@@ -32,21 +32,15 @@ from lookahead.backends.cuda.graphs import (
     node_bucket,
 )
 from lookahead.decoding.arena import Allocate
-from lookahead.decoding.attention.visibility import TreeRow
-from lookahead.hf.attention.grouped_query import (
-    attention_name,
-    grouped_query_attention,
-    query_groups,
-    with_repeated_rows,
-)
+from lookahead.hf.attention.grouped_query import grouped_query_attention, with_repeated_rows
 from lookahead.hf.cache.arena_cache import ArenaCache, ArenaLayer
-from lookahead.hf.compat.layout import AttentionLayout, keeping_nothing
-from lookahead.hf.compat.limits import DraftLimits
-from lookahead.hf.compat.traits import is_the_librarys, looks_across, takes_positions
-from lookahead.hf.steps.verification import ModelMode, Verification
+from lookahead.hf.compat.layout import keeping_nothing
+from lookahead.hf.compat.modifications import modifications
+from lookahead.hf.compat.traits import ModelTraits
+from lookahead.hf.steps.eager import EagerRunner
+from lookahead.hf.steps.runner import StepBatch, StepLogits
+from lookahead.hf.steps.verification import Verification, VerificationMode
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_parametrizations")
-_HOOKS_OF_ALL = ("_global_forward_hooks", "_global_forward_pre_hooks")
 _ROUNDING_FACTOR = 32.0
 _RELATIVE_FLOOR = 1e-4
 """The first steps may differ from the model's own forward as a chain may from single steps (`probe`)."""
@@ -62,23 +56,16 @@ def capture_for(device: torch.device, lock: AbstractContextManager[Any]) -> Capt
     return CudaCapture(device, lock) if device.type == "cuda" else None
 
 
-def why_not_captured(model: PreTrainedModel) -> str:
+def unsupported_reason(model: PreTrainedModel, traits: ModelTraits) -> str:
     """Return why a model's steps cannot be captured, in words; empty where that is worth trying."""
-    limits = DraftLimits.of(model)
-    if not is_the_librarys(model) or not takes_positions(model) or looks_across(model):
+    limits = traits.limits
+    if not traits.is_library_code or not traits.takes_positions or traits.has_cross_attention:
         return "its code may count the cache's slots, or has layers that keep no text"
     if limits.rope_switch is not None or limits.rope_growth is not None or limits.counts_slots_somewhere:
         return "its layers depend on the length of the cache"
-    if getattr(model, "_compiled_call_impl", None) is not None or torch.is_autocast_enabled(
-        model.device.type
-    ):
-        return "it is compiled or computes in mixed precision"
     if any(part.device != model.device for part in chain(model.parameters(), model.buffers())):
         return "it is spread over devices"
-    for name, module in model.named_modules():
-        if "forward" in vars(module) or any(getattr(module, hooks, None) for hooks in _HOOKS):
-            return f"its {name} has a hook"
-    return ""
+    return modifications(model)
 
 
 class CapturedModels:
@@ -88,23 +75,27 @@ class CapturedModels:
         self._models: WeakKeyDictionary[PreTrainedModel, _CapturedModel] = WeakKeyDictionary()
         self._lock = Lock()
 
-    def of_call(
-        self, model: PreTrainedModel, layout: AttentionLayout, verification: Verification
-    ) -> "CapturedSteps | None":
-        """Return the captured steps for one call, to be closed after it; None where there can be none."""
-        is_another_way = verification.is_fused or verification.shape is not None
-        if verification.mode is not ModelMode.TREE or is_another_way:
+    def runner(self, eager: EagerRunner, verification: Verification) -> "GraphRunner | None":
+        """Return the runner for one call, to be closed after it; None where there can be none.
+
+        Args:
+            eager: Does the same steps by the model's own forward.
+            verification: How the model's drafts are verified.
+        """
+        model = eager.model
+        is_served_otherwise = verification.is_compiled or verification.fixed_width is not None
+        if verification.mode is not VerificationMode.TREE or is_served_otherwise or eager.traits.bias:
             return None
-        if capture_for(model.device, self._lock) is None or why_not_captured(model):
+        if capture_for(model.device, self._lock) is None or unsupported_reason(model, eager.traits):
             return None
         with self._lock:
             found = self._models.get(model)
-            key = (_signature(model), verification)
+            key = (_weight_addresses(model), eager.traits.key, verification)
             if found is None or found.key != key:
                 found = self._models[model] = _CapturedModel(
                     key, partial(capture_for, model.device, self._lock)
                 )
-        return None if found.is_given_up else CapturedSteps(model, layout, verification, found)
+        return None if found.is_given_up else GraphRunner(eager, found, verification)
 
 
 class _CapturedModel:
@@ -139,26 +130,19 @@ class _CapturedModel:
             self._free = None if self.is_given_up else memory
 
 
-class CapturedSteps:
-    """The steps of one call.
+class GraphRunner:
+    """The steps of one call, captured in CUDA graphs, each shape when it is used for the second time.
 
     Args:
-        model: one that `why_not_captured` has nothing to say against.
-        layout: how its layers see the past.
-        verification: how its drafts are verified.
-        kept: what is kept of the model from call to call.
+        eager: Does the same steps by the model's own forward; the first captured steps are compared with it.
+        kept: What is kept of the model from call to call.
+        verification: How the model's drafts are verified.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        layout: AttentionLayout,
-        verification: Verification,
-        kept: _CapturedModel,
-    ) -> None:
-        self._model = model
-        self._layout = layout
-        self._folds = verification.folds
+    def __init__(self, eager: EagerRunner, kept: _CapturedModel, verification: Verification) -> None:
+        self._eager = eager
+        self._model = eager.model
+        self._groups_queries = verification.groups_queries
         self._kept = kept
         self._memory = kept.borrow()
 
@@ -167,92 +151,73 @@ class CapturedSteps:
         """Where the cache's memory comes from."""
         return self._memory.allocate
 
-    def forward(
-        self,
-        described: Callable[[int], tuple[Tensor, Tensor]],
-        rows: Sequence[TreeRow],
-        start: int,
-        cache: ArenaCache,
-        eager_forward: Callable[[], Tensor],
-    ) -> Verified | tuple[None, None]:
-        """Verify draft trees behind a cache and append them to it.
+    def run(self, batch: StepBatch) -> StepLogits | None:
+        """Verify trees of at most 64 nodes; None where this shape is not captured.
 
-        Args:
-            described: returns the trees' tokens and positions, int64 [B, n], for so many nodes.
-            rows: B trees.
-            start: the slot of node 0 in all rows.
-            cache: holds what stands before the trees.
-            eager_forward: does the same by the model's own forward; asked to compare the first steps with.
-
-        Returns:
-            Logits [B, n, V] and each node's likeliest token, n the largest tree's nodes or more; None twice,
-            and nothing has been done, where a step of this kind is not captured.
+        The graph covers the arena's first row slots, a power of two of them, so that rows may join and leave
+        without another capture.
         """
-        nodes = node_bucket(max(len(row.tree) for row in rows))
-        if nodes is None or self._kept.is_given_up or not all(row.is_padded_left for row in rows):
-            return None, None
-        tokens, positions = described(nodes)
-        if positions.ndim != 2:
-            return None, None
+        nodes = node_bucket(batch.width)
+        if nodes is None or self._kept.is_given_up or not batch.is_padded_left or batch.rows[0].types:
+            return None
+        if any(row.shift is not None and row.shift.ndim for row in batch.rows):  # positions of several axes
+            return None
+        arena = batch.cache.arena
+        slots = [row.slot for row in batch.rows]
+        padded = batch.over_slots(min(arena.max_rows, 1 << max(slots).bit_length()))
         try:
-            verified = self._verified(tokens, positions, rows, start, cache, eager_forward)
+            verified = self._verified(batch, padded, nodes)
         except Exception as problem:  # noqa: BLE001  # whatever a model's code raises, its own forward serves
             self._give_up(problem)
             verified = None
         if verified is None:
-            cache.arena.truncate(start)
-            return None, None
-        return verified
-
-    def _verified(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        rows: Sequence[TreeRow],
-        start: int,
-        cache: ArenaCache,
-        eager_forward: Callable[[], Tensor],
-    ) -> Verified | None:
-        """Return what `forward` returns; None where it is not what the model's own forward says."""
-        batch, nodes = tokens.shape
-        cache.arena.extend(start + nodes)
-        step = self._step(batch, nodes, start, cache)
-        is_repeated = step.is_repeated
-        if is_repeated in self._kept.agreed:
-            return step(self._memory.capture, tokens, positions, rows, start)
-        cache.arena.truncate(start)
-        expected = eager_forward()
-        cache.arena.truncate(start)
-        cache.arena.extend(start + nodes)
-        verified = step(self._memory.capture, tokens, positions, rows, start)
-        agrees = self._agrees(verified[0], expected, rows, is_repeated=is_repeated)
-        return verified if agrees else None
+            arena.begin(slots)
+            return None
+        logits, argmax = verified
+        return StepLogits(logits, slots, argmax)
 
     def close(self) -> None:
         """Leave the memory to the next call."""
         self._kept.give_back(self._memory)
 
-    def _step(self, rows: int, nodes: int, start: int, cache: ArenaCache) -> StaticStep:
+    def _verified(self, batch: StepBatch, padded: StepBatch, nodes: int) -> Verified | None:
+        """Return logits and argmax of the padded batch; None where they disagree with the eager runner's."""
+        arena = batch.cache.arena
+        arena.extend(nodes)
+        step = self._step(padded, nodes)
+        is_repeated = step.is_repeated
+        expected = None
+        if is_repeated not in self._kept.agreed:
+            arena.begin([row.slot for row in batch.rows])
+            expected = self._eager.forward(batch, batch.width)
+            arena.begin([row.slot for row in padded.rows])
+            arena.extend(nodes)
+        tokens, positions = padded.tokens(nodes), padded.positions(nodes)
+        verified = step(self._memory.capture, tokens, positions, padded.tree_rows)
+        if expected is None:
+            return verified
+        actual = verified[0][[row.slot for row in batch.rows]]
+        return verified if self._agrees(actual, expected, batch, is_repeated=is_repeated) else None
+
+    def _step(self, padded: StepBatch, nodes: int) -> StaticStep:
         """Return the step of this shape behind this cache."""
-        slots = min(context_slots(start + nodes), cache.arena.room)
-        key = (rows, nodes, slots, cache.arena.addresses)
+        arena, rows = padded.cache.arena, len(padded.rows)
+        slots = min(context_slots(arena.start + nodes), arena.room)
+        key = (rows, nodes, slots, arena.addresses)
         steps = self._memory.steps
         if key not in steps:
-            run = _run_of(
-                self._model, self._layout, _BucketCache(cache, rows, slots), slots, folds=self._folds
-            )
+            cache = _BucketCache(padded.cache, rows, slots)
+            run = _run_of(self._eager, cache, slots, groups_queries=self._groups_queries)
             steps[key] = StaticStep(run, rows, nodes, self._model.device)
         return steps[key]
 
-    def _agrees(
-        self, logits: Tensor, expected: Tensor, rows: Sequence[TreeRow], *, is_repeated: bool
-    ) -> bool:
+    def _agrees(self, logits: Tensor, expected: Tensor, batch: StepBatch, *, is_repeated: bool) -> bool:
         """Return, and remember, whether a step says what the model's own forward says.
 
         Raises:
             _NotStaticError: once too often it did not. In half precision, experts may be chosen otherwise.
         """
-        nodes = [len(row.tree) for row in rows]
+        nodes = [len(tree) for tree in batch.trees]
         actual, wanted = (
             torch.cat([of_row[:size] for of_row, size in zip(part, nodes, strict=True)]).float()
             for part in (logits, expected)
@@ -300,14 +265,16 @@ class _BucketLayer(DynamicLayer):
         self.dtype, self.device = keys.dtype, keys.device
         self.is_sliding = is_sliding
         self.is_initialized = True
-        self.slots = torch.empty(0, dtype=torch.int64, device=keys.device)
+        self.slots = torch.empty(0, 0, dtype=torch.int64, device=keys.device)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write keys and values [B, heads, n, width]; return all slots, of which the mask hides the rest."""
-        keys, values = self._memory
-        return keys.index_copy_(2, self.slots, key_states), values.index_copy_(2, self.slots, value_states)
+        rows = torch.arange(len(key_states), device=key_states.device)[:, None]
+        for memory, states in zip(self._memory, (key_states, value_states), strict=True):
+            memory.transpose(1, 2)[rows, self.slots] = states.transpose(1, 2)
+        return self._memory
 
     def get_mask_sizes(self, query_length: int) -> NoReturn:  # noqa: ARG002  # the library's signature
         """Refuse: whoever asks would bake the answer in."""
@@ -340,30 +307,31 @@ class _BucketCache(Cache):
         super().__init__(layers=layers)
 
     def write_at(self, slots: Tensor) -> None:
-        """Say where the next tokens are written: int64 [n]."""
+        """Say where the next tokens are written: int64 [rows, n]."""
         for layer in self.layers:
             if isinstance(layer, _BucketLayer):
                 layer.slots = slots
 
 
 def _run_of(
-    model: PreTrainedModel, layout: AttentionLayout, cache: _BucketCache, slots: int, *, folds: bool
+    eager: EagerRunner, cache: _BucketCache, slots: int, *, groups_queries: bool
 ) -> Callable[[PackedTrees], Verified]:
     """Return a model's forward over trees, as a function of them alone."""
-    groups = query_groups(model) if folds else 1
-    reference = weakref.ref(model)  # what is kept for a model must not keep it alive
+    groups = eager.traits.query_groups if groups_queries else 1
+    layout, dtype = eager.layout, eager.traits.dtype
+    reference = weakref.ref(eager.model)  # what is kept for a model must not keep it alive
 
     def run(trees: PackedTrees) -> Verified:
         model = reference()
         assert model is not None, "its steps are forgotten with it"  # noqa: S101  # cannot happen
         masks = {
             name: with_repeated_rows(
-                trees.mask(slots, model.dtype, window=window, chunk=layout.chunks.get(name)), groups
+                trees.mask(slots, dtype, window=window, chunk=layout.chunks.get(name)), groups
             )
             for name, window in layout.windows.items()
         }
         cache.write_at(trees.slots)
-        with grouped_query_attention(model) if folds else nullcontext():
+        with grouped_query_attention(model) if groups_queries else nullcontext():
             outputs = model(
                 input_ids=trees.tokens,
                 position_ids=trees.positions,
@@ -378,7 +346,5 @@ def _run_of(
     return run
 
 
-def _signature(model: PreTrainedModel) -> tuple[object, ...]:
-    """Return what captured steps depend on: where the weights are, and how the model attends."""
-    weights = tuple(tensor.data_ptr() for tensor in chain(model.parameters(), model.buffers()))
-    return (weights, model.dtype, attention_name(model))
+def _weight_addresses(model: PreTrainedModel) -> tuple[int, ...]:
+    return tuple(tensor.data_ptr() for tensor in chain(model.parameters(), model.buffers()))

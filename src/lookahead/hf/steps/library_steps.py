@@ -66,6 +66,9 @@ class LibraryStepModel:
     def keep(self, paths: Mapping[int, list[int]]) -> None:
         """Do nothing: what has been read is kept."""
 
+    def remove(self, row: int) -> None:
+        """Do nothing: all rows stay until all are finished."""
+
     def returned_cache(self) -> object:
         """Return the cache as `generate` would."""
         return made_cache(self._model_kwargs)

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lookahead.hf.cache.arena_cache import ArenaCache
+from lookahead.hf.compat.config import is_the_librarys, looks_across
 from lookahead.hf.compat.generation import INPUTS_ABOUT_IMAGES, TOKEN_TYPE_NAMES, inputs_of_first_step
 from lookahead.hf.compat.layout import CACHE_NAMES, AttentionLayout
 from lookahead.hf.compat.limits import rope_switches_at
-from lookahead.hf.compat.traits import is_the_librarys, looks_across
 
 _USUAL = frozenset(
     {
@@ -89,17 +89,10 @@ class StepInputs:
         )
         return cls(shift if shift.ndim > 1 or shift.any() else None, types)
 
-    def positions(self, counted: Tensor, rows: Sequence[int]) -> Tensor:
-        """Return the model's positions, int64 [B, n] or [axes, B, n], of nodes at `counted` [B, n]."""
-        return counted if self.shift is None else counted + self.shift[..., list(rows), None]
-
-    def max_ahead(self, row: int) -> int:
-        """Return how far the model's furthest position is ahead of a row's count of tokens; 0 if behind."""
-        return 0 if self.shift is None else max(0, int(self.shift[..., row].max()))
-
-    def token_types(self, rows: Sequence[int], size: int) -> dict[str, Tensor]:
-        """Return, by input, the types [B, n] of new tokens."""
-        return {name: types[list(rows)].expand(-1, size) for name, types in self.types.items()}
+    def of_row(self, row: int) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Return a row's shift, int64 [] or [axes], or None; and by input the type [1, 1] of its tokens."""
+        types = {name: of_rows[row : row + 1] for name, of_rows in self.types.items()}
+        return (None if self.shift is None else self.shift[..., row]), types
 
 
 def first_positions(rows: int, slots: int, model_kwargs: Mapping[str, Any]) -> Tensor:

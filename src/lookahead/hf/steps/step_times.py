@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from lookahead.drafting.budget.policy import StepTimes
+from lookahead.drafting.budget.step_times import StepTimes, context_bucket, rows_bucket
 from lookahead.drafting.tree import DraftTree
-from lookahead.hf.attention.grouped_query import attention_name
+from lookahead.hf.compat.attention import attention_name
 from lookahead.hf.machine.cache_folder import atomic_cache_write, user_cache_folder
 from lookahead.hf.machine.devices import device_name
 from lookahead.hf.machine.dtypes import dtype_name
@@ -25,7 +25,6 @@ _FORMAT = 2
 """Number of the cache files' layout; files of another are measured anew."""
 _PASSES = 3
 _LIMIT_SECONDS = 1.5
-_SMALLEST_BUCKET = 512
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class StepTimesKey:
 
     @classmethod
     def of(
-        cls, model: PreTrainedModel, context_tokens: int, rows: int = 1, *, way: str = ""
+        cls, model: PreTrainedModel, context_tokens: int, rows: int = 1, *, runner_name: str = ""
     ) -> "StepTimesKey":
         """Return the key of a model behind so many tokens, in each of so many rows."""
         return cls(
@@ -66,21 +65,11 @@ class StepTimesKey:
             dtype=dtype_name(model.dtype),
             device=device_name(model.device),
             threads=torch.get_num_threads() if model.device.type == "cpu" else 0,
-            attention=", ".join(filter(None, (attention_name(model), way))),
+            attention=", ".join(filter(None, (attention_name(model), runner_name))),
             torch=str(torch.__version__),
             context_tokens=context_bucket(context_tokens),
             rows=rows_bucket(rows),
         )
-
-
-def context_bucket(tokens: int) -> int:
-    """Return the power of two, 512 at least, that so many tokens fit in."""
-    return max(_SMALLEST_BUCKET, 1 << max(0, tokens - 1).bit_length())
-
-
-def rows_bucket(rows: int) -> int:
-    """Return the power of two that so many rows fit in."""
-    return 1 << (rows - 1).bit_length()
 
 
 @dataclass(frozen=True)
@@ -155,7 +144,7 @@ def step_times_for(
     if largest < 2:
         return None
     context = step_model.cache.get_seq_length()
-    key = StepTimesKey.of(model, context, len(prompts), way=step_model.way)
+    key = StepTimesKey.of(model, context, len(prompts), runner_name=step_model.runner_name)
     times = cache.load(key)
     if times is None or times.sizes[-1] < largest:
         sizes = sizes_to_measure(largest)

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class ModelMode(StrEnum):
+class VerificationMode(StrEnum):
     """What a model can be trusted with."""
 
     TREE = "tree"
-    """A draft tree in one forward, with a 4-D mask."""
+    """A draft tree in one forward pass, with a 4-D mask."""
     CHAIN = "chain"
-    """A single branch in one forward, masked as the library masks several tokens behind a cache."""
+    """A single branch in one forward pass, masked as the library masks several tokens behind a cache."""
     PLAIN = "plain"
-    """One token a forward, in the library's own cache."""
+    """One token per forward pass, in the library's own cache."""
 
 
 @dataclass(frozen=True)
@@ -20,29 +20,36 @@ class Verification:
     """How a model's drafts are verified.
 
     Attributes:
-        mode: what it can be trusted with.
-        folds: whether grouped queries are laid side by side, with the mask repeated ahead for them; not where
-            the model itself reckons with its mask.
-        is_fused: whether steps are done by a function of our own over the model's weights.
-        shape: tokens of each row in every forward, where all have one shape, and each node attends to its own
-            branch in the order of the text; None where they may differ.
-        rows_may_differ: whether the rows of a batch may be of different lengths in the cache, with gaps.
+        mode: What the model can be trusted with.
+        groups_queries: Whether grouped queries are laid side by side, with the mask repeated for them; not
+            where the model itself computes with its mask.
+        is_compiled: Whether the compiled CPU decoder does the steps.
+        fixed_width: Tokens of each row in every forward pass, where all have one width and each node attends
+            to its own branch in the order of the text; None where widths may differ.
+        rows_may_differ: Whether the rows of a batch may hold texts of different lengths.
     """
 
-    mode: ModelMode = ModelMode.TREE
-    folds: bool = True
-    is_fused: bool = False
-    shape: int | None = None
+    mode: VerificationMode = VerificationMode.TREE
+    groups_queries: bool = True
+    is_compiled: bool = False
+    fixed_width: int | None = None
     rows_may_differ: bool = True
 
+    @property
+    def runner_name(self) -> str:
+        """The runner of the steps where it is not the model's own code in the drafts' width; else empty."""
+        if self.is_compiled:
+            return "fused"
+        return "" if self.fixed_width is None else f"ordered {self.fixed_width}"
 
-def ordered(shape: int) -> Verification:
-    """Return how trees are verified in forwards of one shape, each branch in the order of the text."""
-    return Verification(folds=False, shape=shape)
+
+def of_fixed_width(width: int) -> Verification:
+    """Return how trees are verified in forward passes of one width, each branch in the order of the text."""
+    return Verification(groups_queries=False, fixed_width=width)
 
 
-FUSED = Verification(folds=False, is_fused=True)
+COMPILED = Verification(groups_queries=False, is_compiled=True)
 TREE = Verification()
-TREE_UNFOLDED = Verification(folds=False)
-CHAIN = Verification(ModelMode.CHAIN, folds=False, rows_may_differ=False)
-PLAIN = Verification(ModelMode.PLAIN, folds=False, rows_may_differ=False)
+TREE_UNGROUPED = Verification(groups_queries=False)
+CHAIN = Verification(VerificationMode.CHAIN, groups_queries=False, rows_may_differ=False)
+PLAIN = Verification(VerificationMode.PLAIN, groups_queries=False, rows_may_differ=False)

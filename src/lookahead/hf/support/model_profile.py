@@ -1,11 +1,11 @@
-"""What is known of the models that were used: how to verify their drafts, and the pace of decoding."""
+"""What the first uses of a model have shown: how to verify its drafts, its step times, its locks."""
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from threading import RLock
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
@@ -14,164 +14,194 @@ from transformers import PreTrainedModel
 from lookahead.config import LookaheadConfig
 from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.budget.policy import BudgetPolicy
-from lookahead.hf.attention.grouped_query import attention_name, changes_attention
-from lookahead.hf.attention.position_bias import PositionBias
+from lookahead.drafting.budget.step_times import StepTimes, StepTimesTable, rows_bucket
 from lookahead.hf.compat.call import GenerateCall
 from lookahead.hf.compat.layout import AttentionLayout
-from lookahead.hf.compat.limits import DraftLimits
-from lookahead.hf.steps.compiled_cpu import build_of, why_not_fused
+from lookahead.hf.compat.modifications import build_signature
+from lookahead.hf.compat.traits import ModelTraits, traits_key
+from lookahead.hf.steps import compiled_cpu
 from lookahead.hf.steps.step_inputs import StepInputs
-from lookahead.hf.steps.step_times import context_bucket, rows_bucket
-from lookahead.hf.steps.verification import PLAIN, ModelMode, Verification
+from lookahead.hf.steps.step_times import StepTimesCache, StepTimesKey
+from lookahead.hf.steps.verification import PLAIN, Verification, VerificationMode
 from lookahead.hf.support.probe import ProbeResult, probe
 from lookahead.hf.support.simd_alignment import why_cut
 
 
+@dataclass(eq=False)
+class ModelProfile:
+    """What is known of one model, as long as it lives.
+
+    Attributes:
+        traits: Its traits; None before the first use.
+        build: The build signature that `is_compiled` was found for.
+        is_compiled: Whether the compiled CPU decoder serves it.
+        controllers: Its budget controllers, by what step times depend on.
+        probes: The probe's results, by what they depend on.
+        cuts: Why threads would cut vectors, by width, rows and threads.
+        warned: Reasons for plain steps that a warning has named.
+        lock: Held during forward passes that change the model.
+    """
+
+    traits: ModelTraits | None = None
+    build: object = None
+    is_compiled: bool = False
+    controllers: dict[object, BudgetController] = field(default_factory=dict)
+    probes: dict[object, ProbeResult] = field(default_factory=dict)
+    cuts: dict[object, str] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
+    lock: RLock = field(default_factory=RLock)
+
+
 class ModelProfiles:
-    """Remembers, as long as a model lives, what its first uses have shown.
+    """The profiles of the models that were used.
 
     Args:
-        config: the settings.
+        config: The settings.
     """
 
     def __init__(self, config: LookaheadConfig) -> None:
         self._config = config
-        self._paces: WeakKeyDictionary[PreTrainedModel, dict[object, BudgetController]] = WeakKeyDictionary()
-        self._probes: WeakKeyDictionary[PreTrainedModel, dict[object, ProbeResult]] = WeakKeyDictionary()
-        self._biases: WeakKeyDictionary[PreTrainedModel, PositionBias] = WeakKeyDictionary()
-        self._builds: WeakKeyDictionary[PreTrainedModel, tuple[object, bool]] = WeakKeyDictionary()
-        self._locks: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
-        self._cuts: WeakKeyDictionary[PreTrainedModel, dict[object, str]] = WeakKeyDictionary()
-        self._told: WeakKeyDictionary[PreTrainedModel, set[str]] = WeakKeyDictionary()
+        self._profiles: WeakKeyDictionary[PreTrainedModel, ModelProfile] = WeakKeyDictionary()
 
-    def pace(self, model: PreTrainedModel, input_ids: Tensor, verification: Verification) -> BudgetController:
-        """Return what is known about drafting for a model and batches [B, L] of about this size."""
-        paces = self._paces.setdefault(model, {})
-        rows, length = input_ids.shape
-        setting = (
-            _setting(model),
-            verification.is_fused,
-            verification.shape,
-            context_bucket(length),
-            rows_bucket(rows),
-        )
-        if setting not in paces:
-            most = self._config.max_nodes(rows_bucket(rows))
-            if verification.shape is not None:
-                most = min(most, verification.shape)
-            is_auto = self._config.decoding_length == "auto"
-            paces[setting] = BudgetController(most, BudgetPolicy(most) if is_auto else None)
-        return paces[setting]
+    def traits(self, model: PreTrainedModel) -> ModelTraits:
+        """Return a model's traits, computed anew when its dtype, device or attention has changed."""
+        profile = self._profile(model)
+        if profile.traits is None or profile.traits.key != traits_key(model):
+            profile.traits = ModelTraits.of(model)
+        return profile.traits
 
-    def of_call(
-        self, generate_call: GenerateCall, layout: AttentionLayout
-    ) -> tuple[Verification, StepInputs]:
+    def controller(self, model: PreTrainedModel, verification: Verification) -> BudgetController:
+        """Return the budget controller of a model whose drafts are verified in this way."""
+        controllers = self._profile(model).controllers
+        setting = (traits_key(model), verification.is_compiled, verification.fixed_width)
+        if setting not in controllers:
+            config, width = self._config, verification.fixed_width
+
+            def max_nodes(rows: int) -> int:
+                most = config.max_nodes(rows_bucket(rows))
+                return most if width is None else min(most, width)
+
+            is_auto = config.decoding_length == "auto"
+            controllers[setting] = BudgetController(
+                max_nodes,
+                BudgetPolicy(max_nodes(1)) if is_auto else None,
+                StepTimesTable(_times_on_disk(ref(model), verification.runner_name)),
+            )
+        return controllers[setting]
+
+    def of_call(self, call: GenerateCall, layout: AttentionLayout) -> tuple[Verification, StepInputs]:
         """Return how a call's drafts are verified, and its steps' inputs beside tokens, cache and mask.
 
-        Plain steps where nobody knows that; one warning for a model and such inputs names them.
+        Where that is not known, steps are plain; one warning per model names the reason.
         """
-        model, rows = generate_call.model, len(generate_call.input_ids)
+        model, rows = call.model, len(call.input_ids)
         found = self.verification(model, layout, rows)
-        if found.mode is ModelMode.PLAIN:
+        if found.mode is VerificationMode.PLAIN:
             return found, StepInputs()
-        if self._config.reproducible and not _is_padded_left(generate_call):
-            self._tell(model, "its prompts are padded elsewhere than on the left")
+        reason = self._why_plain(call, found, rows)
+        if reason:
+            self._warn_once(model, reason)
             return PLAIN, StepInputs()
-        cut = "" if found.shape is None else self._why_cut(model, found.shape, rows)
-        if cut:
-            self._tell(model, cut)
-            return PLAIN, StepInputs()
-        if rows > 1 and _frequencies_change(model, generate_call.max_slots):
-            self._tell(model, "its rotary frequencies change with the length of the longest row")
-            return PLAIN, StepInputs()
-        step_inputs = StepInputs.of(model, generate_call.input_ids, generate_call.model_kwargs, layout)
-        if not step_inputs.unserved:
-            return found, step_inputs
-        self._tell(model, f"it is not known what its steps do with {', '.join(step_inputs.unserved)}")
-        return PLAIN, step_inputs
+        step_inputs = StepInputs.of(model, call.input_ids, call.model_kwargs, layout)
+        if step_inputs.unserved:
+            self._warn_once(
+                model, f"it is not known what its steps do with {', '.join(step_inputs.unserved)}"
+            )
+            return PLAIN, step_inputs
+        return found, step_inputs
 
     def verification(self, model: PreTrainedModel, layout: AttentionLayout, rows: int) -> Verification:
         """Return how drafts for a batch of so many rows are verified; a model's first use asks the probe.
 
-        One warning a model says why, where that is not by trees.
+        One warning per model says why, where that is not by trees.
         """
-        tries_fused = self._config.compiled_cpu and self._can_be_fused(model)
-        if model.training:  # dropout draws for each forward it sees
+        tries_compiled = self._config.compiled_cpu and self._is_compiled(model)
+        if model.training:  # dropout draws random numbers in each forward pass
             return PLAIN
-        if self._config.decoding_length == 1 and not tries_fused and not self._config.reproducible:
+        if self._config.decoding_length == 1 and not tries_compiled and not self._config.reproducible:
             return PLAIN
-        by_slots = rows > 1 and bool(self.position_bias(model))
-        results = self._probes.setdefault(model, {})
-        setting = (_setting(model), by_slots, layout.unsupported, tries_fused)
-        if setting not in results:
+        profile, traits = self._profile(model), self.traits(model)
+        by_slots = rows > 1 and bool(traits.bias)
+        setting = (traits.key, by_slots, layout.unsupported, tries_compiled)
+        if setting not in profile.probes:
             with self.lock(model):
-                results[setting] = probe(
+                found = profile.probes[setting] = probe(
                     model,
                     layout,
                     tries_trees=not by_slots,
-                    tries_fused=tries_fused,
-                    shape=self._config.fixed_width,
+                    tries_compiled=tries_compiled,
+                    fixed_width=self._config.fixed_width,
                 )
-            _warn(model, results[setting].mode, results[setting].reason)
-        found = results[setting].verification
-        may_differ = found.rows_may_differ and not DraftLimits.of(model).counts_slots_somewhere
-        return replace(found, rows_may_differ=may_differ)
-
-    def _can_be_fused(self, model: PreTrainedModel) -> bool:
-        """Return whether a model's step can be fused; it is looked through again when it has changed."""
-        build = build_of(model)
-        known = self._builds.get(model)
-        if known is None or known[0] != build:
-            known = self._builds[model] = (build, not why_not_fused(model))
-        return known[1]
-
-    def _why_cut(self, model: PreTrainedModel, shape: int, rows: int) -> str:
-        known = self._cuts.setdefault(model, {})
-        setting = (shape, rows, torch.get_num_threads())
-        if setting not in known:
-            known[setting] = why_cut(model, shape, rows)
-        return known[setting]
-
-    def position_bias(self, model: PreTrainedModel) -> PositionBias:
-        """Return what of a model reads positions off slots; its modules are looked through once."""
-        if model not in self._biases:
-            self._biases[model] = PositionBias(model)
-        return self._biases[model]
+            _warn(model, found.mode, found.reason)
+        verification = profile.probes[setting].verification
+        may_differ = verification.rows_may_differ and not traits.limits.counts_slots_somewhere
+        return replace(verification, rows_may_differ=may_differ)
 
     def lock(self, model: PreTrainedModel) -> AbstractContextManager[Any]:
-        """Return what a model's forwards are done within.
+        """Return what a model's forward passes are done within.
 
-        A tree's forward changes some models for as long as it takes: they serve one thread at a time.
+        A tree's forward pass changes some models for as long as it takes: they serve one thread at a time.
         """
-        if self.position_bias(model) or changes_attention(model) or self._config.reproducible:
-            return self._locks.setdefault(model, RLock())
+        if self.traits(model).changes_in_forwards or self._config.reproducible:
+            return self._profile(model).lock
         return nullcontext()
 
-    def _tell(self, model: PreTrainedModel, reason: str) -> None:
-        """Say once why a model's call is decoded in plain steps."""
-        told = self._told.setdefault(model, set())
-        if reason not in told:
-            told.add(reason)
-            _warn(model, ModelMode.PLAIN, reason)
+    def _profile(self, model: PreTrainedModel) -> ModelProfile:
+        return self._profiles.setdefault(model, ModelProfile())
+
+    def _is_compiled(self, model: PreTrainedModel) -> bool:
+        """Return whether the compiled CPU decoder serves a model; asked again when the model has changed."""
+        profile, build = self._profile(model), build_signature(model)
+        if profile.build != build:
+            profile.build, profile.is_compiled = build, not compiled_cpu.unsupported_reason(model)
+        return profile.is_compiled
+
+    def _why_plain(self, call: GenerateCall, found: Verification, rows: int) -> str:
+        """Return why a call is decoded in plain steps all the same; empty where it is not."""
+        model = call.model
+        if self._config.reproducible and not _is_padded_left(call):
+            return "its prompts are padded elsewhere than on the left"
+        cut = "" if found.fixed_width is None else self._why_cut(model, found.fixed_width, rows)
+        if cut:
+            return cut
+        limits = self.traits(model).limits
+        ends = (limits.rope_switch, limits.rope_growth)
+        if rows > 1 and any(end is not None and call.max_slots > end for end in ends):
+            return "its rotary frequencies change with the length of the longest row"
+        return ""
+
+    def _why_cut(self, model: PreTrainedModel, width: int, rows: int) -> str:
+        known, setting = self._profile(model).cuts, (width, rows, torch.get_num_threads())
+        if setting not in known:
+            known[setting] = why_cut(model, width, rows)
+        return known[setting]
+
+    def _warn_once(self, model: PreTrainedModel, reason: str) -> None:
+        """Say once per model and reason why a call is decoded in plain steps."""
+        warned = self._profile(model).warned
+        if reason not in warned:
+            warned.add(reason)
+            _warn(model, VerificationMode.PLAIN, reason)
 
 
-def _is_padded_left(generate_call: GenerateCall) -> bool:
-    mask: Tensor | None = generate_call.model_kwargs.get("attention_mask")
+def _times_on_disk(model: ReferenceType[PreTrainedModel], runner_name: str) -> Any:
+    """Return what loads a model's step times from the user's cache folder, by buckets of rows and context."""
+
+    def load(rows: int, context: int) -> StepTimes | None:
+        alive = model()
+        if alive is None:
+            return None
+        return StepTimesCache.of_user().load(StepTimesKey.of(alive, context, rows, runner_name=runner_name))
+
+    return load
+
+
+def _is_padded_left(call: GenerateCall) -> bool:
+    mask: Tensor | None = call.model_kwargs.get("attention_mask")
     return mask is None or bool((mask.long().diff(dim=-1) >= 0).all())
 
 
-def _frequencies_change(model: PreTrainedModel, longest: int) -> bool:
-    """Return whether, within so many slots, rotary frequencies change: in a batch for all rows at once."""
-    limits = DraftLimits.of(model)
-    return any(end is not None and longest > end for end in (limits.rope_switch, limits.rope_growth))
-
-
-def _warn(model: PreTrainedModel, mode: ModelMode, reason: str) -> None:
-    if mode is not ModelMode.TREE and reason:
-        way = "drafts of one branch" if mode is ModelMode.CHAIN else "plain steps, without drafts"
+def _warn(model: PreTrainedModel, mode: VerificationMode, reason: str) -> None:
+    if mode is not VerificationMode.TREE and reason:
+        way = "drafts of one branch" if mode is VerificationMode.CHAIN else "plain steps, without drafts"
         warnings.warn(f"{type(model).__name__} is decoded in {way}: {reason}", stacklevel=2)
-
-
-def _setting(model: PreTrainedModel) -> tuple[object, ...]:
-    """Return what a model's results and times depend on, beside its weights."""
-    return (model.dtype, model.device, attention_name(model))

@@ -4,7 +4,6 @@ An architecture that nobody here has seen should be slow, not wrong: where trees
 and where those do as well, every step is a plain one.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,24 +16,25 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from lookahead.drafting.tree import DraftTree
-from lookahead.hf.attention.branch_order import can_attend_in_order
-from lookahead.hf.attention.grouped_query import attention_name, takes_tree_masks
-from lookahead.hf.attention.position_bias import PositionBias
+from lookahead.hf.compat.config import takes_cache, takes_positions, text_config
 from lookahead.hf.compat.layout import AttentionLayout, attention_layout, fresh_cache
 from lookahead.hf.compat.limits import unknown_settings
-from lookahead.hf.compat.traits import has_experts, takes_cache, takes_positions, text_config
+from lookahead.hf.compat.modifications import restore_rope_state, rope_state
+from lookahead.hf.compat.traits import ModelTraits
+from lookahead.hf.steps import branch_order
 from lookahead.hf.steps.library_steps import LibraryStepModel
-from lookahead.hf.steps.step_model import TransformersStepModel, prefilled
+from lookahead.hf.steps.step_model import TransformersStepModel
 from lookahead.hf.steps.verification import (
     CHAIN,
-    FUSED,
+    COMPILED,
     PLAIN,
     TREE,
-    TREE_UNFOLDED,
-    ModelMode,
+    TREE_UNGROUPED,
     Verification,
-    ordered,
+    VerificationMode,
+    of_fixed_width,
 )
+from lookahead.hf.support.trial import trial_step_model
 
 _NOISE_FACTOR = 3.0
 """A tree may differ from its branches by this many times what a branch differs from single steps.
@@ -69,7 +69,7 @@ class ProbeResult:
     spread: float | None = None
 
     @property
-    def mode(self) -> ModelMode:
+    def mode(self) -> VerificationMode:
         """What the model can be trusted with."""
         return self.verification.mode
 
@@ -83,8 +83,8 @@ def probe(
     layout: AttentionLayout | None = None,
     *,
     tries_trees: bool = True,
-    tries_fused: bool = False,
-    shape: int | None = None,
+    tries_compiled: bool = False,
+    fixed_width: int | None = None,
 ) -> ProbeResult:
     """Compare a small tree, and if need be a chain, with `generate`'s own steps, in the model's own dtype.
 
@@ -96,32 +96,39 @@ def probe(
         layout: how its layers see the past; read off a fresh cache if not given.
         tries_trees: whether trees are worth trying; they are not for a batch whose rows the model does not
             tell apart where it reads positions off slots.
-        tries_fused: whether its step can be fused.
-        shape: for reproducible text, tokens of each row in every forward that is not fused: then only ways
-            are tried whose logits are the same, bit by bit, whatever else is in a forward.
+        tries_compiled: whether the compiled CPU decoder serves it.
+        fixed_width: for reproducible text, tokens of each row in every forward pass that is not compiled:
+            then only ways are tried whose logits are the same bits whatever else is in a forward pass.
     """
     layout = layout or attention_layout(model, _fresh_cache(model))
     if layout.unsupported or not takes_cache(model):
         return ProbeResult(PLAIN, layout.unsupported or "its forward takes no past_key_values")
     reasons: list[str] = []
     disagreed = False
+    traits = ModelTraits.of(model)
     with torch.no_grad(), _undisturbed(model):
-        ways = _worth_trying(model, reasons, tries_fused=tries_fused) if tries_trees else iter([CHAIN])
-        if shape is not None:
-            ways = _ways_of_one_shape(model, ways, reasons, shape)
+        ways = (
+            _worth_trying(model, traits, reasons, tries_compiled=tries_compiled)
+            if tries_trees
+            else iter([CHAIN])
+        )
+        if fixed_width is not None:
+            ways = _ways_of_fixed_width(traits, ways, reasons, fixed_width)
         for verification in ways:
-            if verification is TREE_UNFOLDED and disagreed:
+            if verification is TREE_UNGROUPED and disagreed:
                 continue  # what is laid out otherwise is the same arithmetic
             try:
                 difference, spread = _tried_often(model, layout, verification)
-                if shape is not None:
+                if fixed_width is not None:
                     check_bits(model, layout, verification)
             except Exception as problem:  # noqa: BLE001  # whatever an odd model raises, it is not trusted
                 disagreed = isinstance(problem, DisagreementError)
                 reasons.append(_as_reason(verification, problem))
             else:
                 reason = (
-                    "" if verification.mode is ModelMode.TREE else "; ".join(_without_repetition(reasons))
+                    ""
+                    if verification.mode is VerificationMode.TREE
+                    else "; ".join(_without_repetition(reasons))
                 )
                 return ProbeResult(verification, reason, difference, spread)
     return ProbeResult(PLAIN, "; ".join(_without_repetition(reasons)))
@@ -134,38 +141,39 @@ def _fresh_cache(model: PreTrainedModel) -> object:
         return None
 
 
-def _worth_trying(model: PreTrainedModel, reasons: list[str], *, tries_fused: bool) -> Iterator[Verification]:
+def _worth_trying(
+    model: PreTrainedModel, traits: ModelTraits, reasons: list[str], *, tries_compiled: bool
+) -> Iterator[Verification]:
     """Yield the ways of verification, best first; leave out, with a reason, what the settings rule out."""
-    is_told_places = bool(PositionBias(model))
-    unknown = unknown_settings(model, settled={"window_size"} if is_told_places else set())
-    if not takes_positions(model) and not is_told_places:
+    unknown = unknown_settings(model, settled={"window_size"} if traits.bias else set())
+    if not traits.takes_positions and not traits.bias:
         reasons.append("its forward takes no position_ids")
     elif unknown:
         reasons.append(f"it is not known what {', '.join(unknown)} does to a tree")
-    elif not takes_tree_masks(model, folded=True):
-        reasons.append(f"its attention, {attention_name(model)}, takes no tree's mask")
+    elif not traits.takes_tree_masks and not traits.can_use_sdpa:
+        reasons.append(f"its attention, {traits.attention}, takes no tree's mask")
     else:
-        if tries_fused:
-            yield FUSED
+        if tries_compiled:
+            yield COMPILED
         yield TREE
-        if takes_tree_masks(model, folded=False):
-            yield TREE_UNFOLDED
+        if traits.takes_tree_masks:
+            yield TREE_UNGROUPED
     yield CHAIN
 
 
-def _ways_of_one_shape(
-    model: PreTrainedModel, ways: Iterator[Verification], reasons: list[str], shape: int
+def _ways_of_fixed_width(
+    traits: ModelTraits, ways: Iterator[Verification], reasons: list[str], fixed_width: int
 ) -> Iterator[Verification]:
     """Yield those ways that may be the same bit by bit, whatever is drafted; give a reason where none is."""
     for way in ways:
-        if way is FUSED:
+        if way is COMPILED:
             yield way
-        elif way is TREE and has_experts(model):
-            reasons.append("its experts multiply as many tokens as are sent to each, which changes the bits")
-        elif way is TREE and not can_attend_in_order(model):
-            reasons.append("its attention cannot be had in the order of the text")
         elif way is TREE:
-            yield ordered(shape)
+            reason = branch_order.unsupported_reason(traits)
+            if reason:
+                reasons.append(reason)
+            else:
+                yield of_fixed_width(fixed_width)
 
 
 def _as_reason(verification: Verification, problem: Exception) -> str:
@@ -184,25 +192,13 @@ def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
     """Within, whatever a forward draws or remembers is undone at the end."""
     devices = [model.device] if model.device.type == "cuda" else []
     ropes = [module for module in model.modules() if hasattr(module, "rope_type")]
-    before = [_state_of(module) for module in ropes]
+    before = [rope_state(module) for module in ropes]
     with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
-            for module, (buffers, attributes) in zip(ropes, before, strict=True):
-                module._buffers.update(buffers)  # noqa: SLF001
-                vars(module).update(attributes)
-
-
-def _state_of(module: Any) -> tuple[dict[str, Tensor | None], dict[str, Any]]:
-    """Return a rotary embedding's buffers and scalars, which dynamic types change with the length."""
-    buffers = {name: None if buffer is None else buffer.clone() for name, buffer in module._buffers.items()}  # noqa: SLF001
-    attributes = {
-        name: copy.copy(value)
-        for name, value in vars(module).items()
-        if isinstance(value, bool | int | float | Tensor)
-    }
-    return buffers, attributes
+            for module, state in zip(ropes, before, strict=True):
+                restore_rope_state(module, state)
 
 
 def _tried_often(
@@ -226,10 +222,10 @@ def _tried(
     tree, prompt = _probe_tree(model, attempt)
     steps = _steps_alone(model, layout, prompt, tree.token_ids[_BRANCHES[0]].tolist())
     spread = float(steps.std())
-    read = prefilled(model, layout, prompt, decoding_length=len(tree), verification=verification)
+    read = trial_step_model(model, layout, prompt, max_nodes=len(tree), verification=verification)
     with closing(read) as arena:
         chains = [_verified(arena, DraftTree.chain(tree.token_ids[branch])) for branch in _BRANCHES]
-        as_tree = _verified(arena, tree) if verification.mode is ModelMode.TREE else None
+        as_tree = _verified(arena, tree) if verification.mode is VerificationMode.TREE else None
     noise = _worst(chains[0], steps)
     allowed = max(_RELATIVE_FLOOR, _ROUNDING_FACTOR * torch.finfo(model.dtype).eps) * spread
     if not noise <= allowed:
@@ -286,10 +282,10 @@ def _steps_alone(
 
 def dependence_on_drafts(model: PreTrainedModel, layout: AttentionLayout, verification: Verification) -> str:
     """Return how logits depend on what is drafted, in words; empty where `check_bits` finds nothing."""
-    if verification.mode is not ModelMode.TREE:
+    if verification.mode is not VerificationMode.TREE:
         return (
             ""
-            if verification.mode is ModelMode.PLAIN
+            if verification.mode is VerificationMode.PLAIN
             else "a chain's forward has as many tokens as the chain"
         )
     with torch.no_grad(), _undisturbed(model):
@@ -312,8 +308,8 @@ def check_bits(model: PreTrainedModel, layout: AttentionLayout, verification: Ve
     tree, _ = _probe_tree(model, 0)
     prompt = [int(token) for token in (np.arange(62) * 31 + 7) % text_config(model).vocab_size]
     branch = _BRANCHES[1]
-    places = verification.shape or len(tree)
-    read = prefilled(model, layout, prompt, decoding_length=places, verification=verification)
+    places = verification.fixed_width or len(tree)
+    read = trial_step_model(model, layout, prompt, max_nodes=places, verification=verification)
     with closing(read) as arena:
         in_tree = _verified(arena, tree)[branch]
         in_chain = _verified(arena, DraftTree.chain(tree.token_ids[branch]))

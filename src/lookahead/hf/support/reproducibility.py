@@ -12,13 +12,13 @@ import torch
 from transformers import PreTrainedModel
 
 from lookahead.drafting.tree import DraftTree
+from lookahead.hf.compat.config import context_length, text_config
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
-from lookahead.hf.compat.traits import context_length, text_config
-from lookahead.hf.steps.compiled_cpu import why_not_fused
-from lookahead.hf.steps.step_model import prefilled
-from lookahead.hf.steps.verification import PLAIN, ModelMode, Verification
+from lookahead.hf.steps import compiled_cpu
+from lookahead.hf.steps.verification import PLAIN, Verification, VerificationMode
 from lookahead.hf.support.probe import ProbeResult, dependence_on_drafts, probe
 from lookahead.hf.support.simd_alignment import why_cut
+from lookahead.hf.support.trial import trial_step_model
 
 _PROMPT_TOKENS = 256
 _REPETITIONS = 5
@@ -28,7 +28,7 @@ _SMALL_DRAFT = 8
 class Way(StrEnum):
     """How text is had that depends on no draft."""
 
-    FUSED = "fused"
+    COMPILED = "fused"
     """By fused steps, whose bits do not depend on drafts in any case."""
     ONE_SHAPE = "one shape"
     """By forwards of one shape, each branch in the order of the text."""
@@ -63,31 +63,31 @@ class Reproducibility:
 
 def way_of(verification: Verification) -> Way:
     """Return what a verification that depends on no draft is called."""
-    if verification.mode is ModelMode.PLAIN:
+    if verification.mode is VerificationMode.PLAIN:
         return Way.PLAIN
-    return Way.FUSED if verification.is_fused else Way.ONE_SHAPE
+    return Way.COMPILED if verification.is_compiled else Way.ONE_SHAPE
 
 
-def reproducibility(model: PreTrainedModel, shape: int) -> Reproducibility:
+def reproducibility(model: PreTrainedModel, width: int) -> Reproducibility:
     """Find out what of a model's text depends on drafts; takes some dozens of forwards.
 
     Args:
         model: a decoder-only model.
-        shape: tokens of a row in every forward that has to have one shape.
+        width: tokens of a row in every forward pass of fixed width.
     """
     layout = attention_layout(model, fresh_cache(model))
-    not_fused = why_not_fused(model)
-    usual = probe(model, layout, tries_fused=not not_fused)
+    not_compiled = compiled_cpu.unsupported_reason(model)
+    usual = probe(model, layout, tries_compiled=not not_compiled)
     dependence = dependence_on_drafts(model, layout, usual.verification)
-    exact = probe(model, layout, tries_fused=not not_fused, shape=shape)
+    exact = probe(model, layout, tries_compiled=not not_compiled, fixed_width=width)
     found, reason = exact.verification, exact.reason
-    cut = why_cut(model, shape) if found.shape is not None else ""
+    cut = why_cut(model, width) if found.fixed_width is not None else ""
     if cut:
         found, reason = PLAIN, cut
     costs: Sequence[float | None] = (None, None)
     if way_of(found) is Way.ONE_SHAPE:
         costs = _costs(model, usual.verification, found)
-    return Reproducibility(usual, not_fused, dependence, way_of(found), found.shape, reason, *costs)
+    return Reproducibility(usual, not_compiled, dependence, way_of(found), found.fixed_width, reason, *costs)
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def _costs(model: PreTrainedModel, usual: Verification, exact: Verification) -> 
     with ExitStack() as stack:
         read = {
             way: stack.enter_context(
-                closing(prefilled(model, layout, prompt, decoding_length=_SMALL_DRAFT, verification=way))
+                closing(trial_step_model(model, layout, prompt, max_nodes=_SMALL_DRAFT, verification=way))
             )
             for way in (usual, exact)
         }

@@ -7,8 +7,8 @@ import torch
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.drafting.tree import DraftTree
-from lookahead.hf.attention.position_bias import PositionBias
-from lookahead.hf.steps.verification import ModelMode
+from lookahead.hf.compat.position_bias import PositionBias
+from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support.probe import probe
 
 BY_SLOTS = ["bloom", "mpt", "falcon-alibi", "gpt_neo"]
@@ -17,10 +17,10 @@ BY_SLOTS = ["bloom", "mpt", "falcon-alibi", "gpt_neo"]
 @pytest.mark.parametrize("family", BY_SLOTS)
 def test_without_places_these_are_no_trees(family, monkeypatch):
     model = tiny_model(family)
-    assert probe(model).mode is ModelMode.TREE
+    assert probe(model).mode is VerificationMode.TREE
     monkeypatch.setattr(PositionBias, "__init__", lambda self, _model: setattr(self, "_modules", []))
     result = probe(model)
-    assert result.mode is ModelMode.CHAIN
+    assert result.mode is VerificationMode.CHAIN
     assert result.reason
 
 
@@ -33,7 +33,7 @@ def test_others_have_nothing_to_be_told(family):
 def test_an_exception_leaves_the_model_as_it_was(family):
     model = tiny_model(family)
     before = _what_modules_hold(model)
-    with pytest.raises(KeyboardInterrupt), PositionBias(model).told(DraftTree.root_only(3), 4, None):
+    with pytest.raises(KeyboardInterrupt), PositionBias(model).biased_for(DraftTree.root_only(3), 4, None):
         _interrupt_unless(before == _what_modules_hold(model))
     assert before == _what_modules_hold(model)
 
@@ -62,7 +62,7 @@ def test_a_bias_by_places_is_a_chains_bias_in_another_order():
     tree = DraftTree(*_tree([-1, 0, 1, 0]))
     padding = torch.tensor([[0, 1, 1]])
     chain = decoder.build_alibi_tensor(torch.tensor([[0, 1, 1, 1, 1, 1]]), 4, torch.float32)
-    with PositionBias(model).told(tree, 3, padding):
+    with PositionBias(model).biased_for(tree, 3, padding):
         bias = decoder.build_alibi_tensor(torch.zeros(1, 1, 4, 7), 4, torch.float32)
     assert torch.equal(bias, chain[..., [0, 1, 2, 3, 4, 5, 4]])
 

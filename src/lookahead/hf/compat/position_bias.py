@@ -65,8 +65,8 @@ class PositionBias:
         return bool(self._modules)
 
     @contextmanager
-    def told(self, tree: DraftTree, prefix_length: int, padding: Tensor | None) -> Iterator[None]:
-        """Within, a forward of this tree behind so many tokens is biased by places.
+    def biased_for(self, tree: DraftTree, prefix_length: int, padding: Tensor | None) -> Iterator[None]:
+        """Within, a forward pass of this tree behind so many tokens is biased by places.
 
         Args:
             tree: what the forward is given.

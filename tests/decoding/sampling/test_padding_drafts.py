@@ -3,8 +3,7 @@
 import torch
 
 from lookahead.decoding.sampling.choice import argmax
-from lookahead.decoding.sampling.padding import padding_drafts
-from lookahead.decoding.sampling.state import GenerationState
+from lookahead.decoding.sampling.state import GenerationState, padding_drafts
 from lookahead.drafting.tree import DraftTree
 
 

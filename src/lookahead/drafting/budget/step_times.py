@@ -1,0 +1,220 @@
+"""How long forward passes take, by rows, context and tokens."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lookahead.drafting.arrays import Float64Array
+
+_MAX_SURPRISE = 1.5
+"""A step counts as at most so many times slower or faster than expected: a hiccup is one vote of many."""
+
+
+_COMMON_WEIGHT = 0.1
+"""How much of a surprise is put down to the whole machine, and moves every size alike."""
+
+
+_LOCAL_WEIGHT = 0.05
+"""How much of it is put down to this size, and moves the grid points around it."""
+
+
+_SMALLEST_CONTEXT = 512
+_LARGEST_NUMBER = 1e9
+"""No forward has so many tokens or takes so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """The seconds of a forward by how many tokens it has of each row; linear between the grid's points.
+
+    More tokens never take less time: where they seem to, that is noise, and the points are averaged
+    (pool adjacent violators).
+
+    Args:
+        sizes: tokens of each row in a forward, ascending from 1.
+        seconds: what each took; on the object, never descending.
+
+    Raises:
+        ValueError: the sizes do not ascend from 1, or not each has its positive, finite seconds.
+    """
+
+    sizes: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        ascends = bool(self.sizes) and all(a < b for a, b in zip(self.sizes, self.sizes[1:], strict=False))
+        if not ascends or self.sizes[0] != 1 or len(self.sizes) != len(self.seconds):
+            message = f"sizes={self.sizes} is not allowed; they ascend from 1, one for each of the seconds"
+            raise ValueError(message)
+        if not all(math.isfinite(seconds) and seconds > 0 for seconds in self.seconds):
+            message = f"seconds={self.seconds} is not allowed; each is positive and finite"
+            raise ValueError(message)
+        object.__setattr__(self, "seconds", _never_descending(self.seconds))
+
+    def seconds_for(self, size: int) -> float:
+        """Return T(size); beyond the grid it rises as between the grid's last two points."""
+        return float(self._at(np.array([size], np.float64))[0])
+
+    def up_to(self, largest: int) -> Float64Array:
+        """Return float64 [largest]: T(1), T(2), … T(largest)."""
+        return self._at(np.arange(1, largest + 1, dtype=np.float64))
+
+    def observed(self, size: int, seconds: float) -> "StepTimes":
+        """Return the times as they are believed after a forward of `size` tokens took `seconds`.
+
+        Most of a surprise moves all sizes alike, so that those not in use do not stay behind when the
+        machine becomes slower or faster or the context grows; the rest bends the curve around `size`.
+
+        Raises:
+            ValueError: the seconds are negative or not a number.
+        """
+        expected = self.seconds_for(size)
+        surprise = math.log(counted_seconds(seconds, expected) / expected)
+        moved = [
+            held * math.exp(surprise * (_COMMON_WEIGHT + _LOCAL_WEIGHT * nearness))
+            for held, nearness in zip(self.seconds, self._nearness(size), strict=True)
+        ]
+        return StepTimes(self.sizes, tuple(moved))
+
+    def for_rows(self, ratio: float) -> "StepTimes":
+        """Return the times of `ratio` times as many rows, where only the total number of tokens counts."""
+        seconds = self._at(np.array(self.sizes, np.float64) * ratio)
+        return StepTimes(self.sizes, tuple(seconds.tolist()))
+
+    def as_dict(self) -> dict[str, list[float]]:
+        """Return the grid as JSON can hold it."""
+        return {"sizes": list(self.sizes), "seconds": list(self.seconds)}
+
+    @classmethod
+    def from_dict(cls, values: object) -> "StepTimes":
+        """Return what `as_dict` described.
+
+        Raises:
+            ValueError: it describes no step times.
+        """
+        sizes, seconds = _numbers(values, "sizes"), _numbers(values, "seconds")
+        if not all(isinstance(size, int) for size in sizes):
+            message = f"sizes={sizes} is not allowed; they are integers"
+            raise ValueError(message)
+        return cls(tuple(int(size) for size in sizes), tuple(float(value) for value in seconds))
+
+    def _at(self, sizes: Float64Array) -> Float64Array:
+        within = np.interp(sizes, self.sizes, self.seconds)
+        beyond = np.maximum(sizes - self.sizes[-1], 0.0)
+        result: Float64Array = within + beyond * self._last_slope
+        return result
+
+    @property
+    def _last_slope(self) -> float:
+        """Seconds a token beyond the grid; one known point alone shall make no draft seem cheap."""
+        if len(self.sizes) == 1:
+            return self.seconds[0]
+        return (self.seconds[-1] - self.seconds[-2]) / (self.sizes[-1] - self.sizes[-2])
+
+    def _nearness(self, size: int) -> list[float]:
+        """Return how much each grid point says about T(size), as linear interpolation has it."""
+        near = [0.0] * len(self.sizes)
+        right = bisect_left(self.sizes, size)
+        if right == len(self.sizes):
+            near[-1] = 1.0
+        elif self.sizes[right] == size:
+            near[right] = 1.0
+        else:
+            below, above = self.sizes[right - 1], self.sizes[right]
+            near[right] = (size - below) / (above - below)
+            near[right - 1] = 1.0 - near[right]
+        return near
+
+
+def context_bucket(tokens: int) -> int:
+    """Return the smallest power of two, 512 at least, that is not below a number of tokens."""
+    return max(_SMALLEST_CONTEXT, 1 << max(0, tokens - 1).bit_length())
+
+
+def rows_bucket(rows: int) -> int:
+    """Return the smallest power of two that is not below a number of rows."""
+    return 1 << (rows - 1).bit_length()
+
+
+class StepTimesTable:
+    """The seconds of a model's forward passes, looked up at each step by total tokens, rows and context.
+
+    A curve over the tokens of each row is kept for each bucket of rows and of context. A bucket that was
+    never measured begins with what is on disk, else with the curve of the nearest bucket.
+
+    Args:
+        load: Returns the curve on disk of a bucket of rows and of context; None where there is none.
+    """
+
+    def __init__(self, load: Callable[[int, int], StepTimes | None] = lambda _rows, _context: None) -> None:
+        self._load = load
+        self._curves: dict[tuple[int, int], StepTimes] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._curves)
+
+    def knows(self, rows: int, context: int) -> bool:
+        """Return whether the bucket of so many rows and context tokens has a curve of its own."""
+        return (rows_bucket(rows), context_bucket(context)) in self._curves
+
+    def put(self, rows: int, context: int, times: StepTimes) -> None:
+        """Set the curve of a bucket."""
+        self._curves[rows_bucket(rows), context_bucket(context)] = times
+
+    def curve(self, rows: int, context: int) -> StepTimes | None:
+        """Return the curve over the tokens of each row of a bucket; None if no curve is known at all."""
+        bucket = (rows_bucket(rows), context_bucket(context))
+        if bucket not in self._curves and self._curves:
+            self._curves[bucket] = self._load(*bucket) or self._nearest(bucket)
+        return self._curves.get(bucket)
+
+    def seconds(self, total_tokens: int, rows: int, context: int) -> float | None:
+        """Return the seconds of a forward pass of `total_tokens` in all rows together; None if unknown."""
+        times = self.curve(rows, context)
+        return None if times is None else times.seconds_for(-(-total_tokens // rows))
+
+    def _nearest(self, bucket: tuple[int, int]) -> StepTimes:
+        """Return the curve of the nearest bucket, as it would be for this bucket's rows."""
+
+        def distance(known: tuple[int, int]) -> tuple[float, float]:
+            return (abs(math.log2(known[0] / bucket[0])), abs(math.log2(known[1] / bucket[1])))
+
+        nearest = min(self._curves, key=distance)
+        return self._curves[nearest].for_rows(bucket[0] / nearest[0])
+
+
+def counted_seconds(seconds: float, expected: float) -> float:
+    """Return the seconds that a forward counts as: what it took, within reason of what was expected.
+
+    Raises:
+        ValueError: the seconds are negative or not a number.
+    """
+    if not seconds >= 0:
+        message = f"seconds={seconds} is not allowed; a time is not negative"
+        raise ValueError(message)
+    return min(max(seconds, expected / _MAX_SURPRISE), expected * _MAX_SURPRISE)
+
+
+def _never_descending(seconds: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the closest values, by least squares, that never descend."""
+    blocks: list[tuple[float, int]] = []
+    for value in seconds:
+        mean, count = float(value), 1
+        while blocks and blocks[-1][0] > mean:
+            before, places = blocks.pop()
+            mean, count = (before * places + mean * count) / (places + count), places + count
+        blocks.append((mean, count))
+    return tuple(mean for mean, count in blocks for _ in range(count))
+
+
+def _numbers(values: object, name: str) -> list[int | float]:
+    found = values.get(name) if isinstance(values, dict) else None
+    if not isinstance(found, list) or not all(
+        type(number) in (int, float) and abs(number) < _LARGEST_NUMBER for number in found
+    ):
+        message = f"{name}={found!r} is not allowed; give a list of numbers below {_LARGEST_NUMBER:g}"
+        raise ValueError(message)
+    return found

@@ -1,0 +1,70 @@
+"""The one registry of attention functions: which one a model uses, and switching it to one of ours.
+
+transformers looks a model's attention function up by its name, in the model's configuration. For the duration
+of a forward pass a model is given another name, under which a function of ours is registered. Our names say
+which name to restore, and avoid "flash": from that the library concludes that a model wants no mask.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from lookahead.hf.compat.config import text_config
+
+_PREFIX = "lookahead_"
+_SEPARATOR = "_for_"
+_ALIASES = {"flash_attention_2": "fa2", "flash_attention_3": "fa3", "flash_attention_4": "fa4"}
+_REPLACED_BY_SDPA = ("flex_attention", *_ALIASES)
+"""Attention functions that take no tree's mask (flex attention on the CPU crashes on it)."""
+
+
+def attention_name(model: PreTrainedModel) -> str:
+    """Return the name of the model's own attention function, also while it is switched to one of ours."""
+    name = str(text_config(model)._attn_implementation)
+    if not name.startswith(_PREFIX):
+        return name
+    alias = name.partition(_SEPARATOR)[2]
+    return next((own for own, known in _ALIASES.items() if known == alias), alias)
+
+
+def uses_attention_interface(model: PreTrainedModel) -> bool:
+    """Return whether the model looks its attention function up by name."""
+    return bool(getattr(model, "_supports_attention_backend", False))
+
+
+def can_use_sdpa(model: PreTrainedModel) -> bool:
+    """Return whether SDPA, called by a function of ours, can stand in for the model's own attention."""
+    name = attention_name(model)
+    is_replaceable = name in _REPLACED_BY_SDPA and getattr(model, "_supports_sdpa", False)
+    return uses_attention_interface(model) and bool(name == "sdpa" or is_replaceable)
+
+
+def takes_tree_masks(model: PreTrainedModel) -> bool:
+    """Return whether the model's own attention function takes a tree's mask."""
+    name = attention_name(model)
+    return name == "sdpa" or not (name in _REPLACED_BY_SDPA or "flash" in name)
+
+
+@contextmanager
+def attending_by(model: PreTrainedModel, kind: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Within, the model's layers attend by `function`, registered with the library on first use.
+
+    Args:
+        model: One that `uses_attention_interface`.
+        kind: A name for the function, different for each function.
+        function: With the signature of the library's attention functions.
+    """
+    own = attention_name(model)
+    name = f"{_PREFIX}{kind}{_SEPARATOR}{_ALIASES.get(own, own)}"
+    if name not in AttentionInterface():
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, sdpa_mask)
+    config = text_config(model)
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = own

@@ -1,0 +1,84 @@
+"""Facts of a model, read off its configuration and code."""
+
+from inspect import signature
+from typing import Any
+
+import torch
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
+
+_CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length")
+
+
+def text_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """Return the configuration of the model's decoder."""
+    config: PreTrainedConfig = model.config.get_text_config(decoder=True)
+    return config
+
+
+_EXPERT_COUNTS = (
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "num_moe_experts",
+)
+
+
+def has_experts(model: PreTrainedModel) -> bool:
+    """Return whether a model sends tokens to experts of which it has several."""
+    config = text_config(model)
+    return any(isinstance(count := getattr(config, name, None), int) and count > 1 for name in _EXPERT_COUNTS)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Return how many positions the model was made for, or None where it does not say."""
+    config = text_config(model)
+    lengths = (getattr(config, name, None) for name in _CONTEXT_NAMES)
+    return next((length for length in lengths if isinstance(length, int)), None)
+
+
+def rope_entries(model: PreTrainedModel) -> list[dict[str, Any]]:
+    """Return the rotary settings under new and old names, and where layer types have their own also those."""
+    config = text_config(model)
+    found = (getattr(config, name, None) for name in ("rope_parameters", "rope_scaling", "rotary"))
+    entries: list[dict[str, Any]] = []
+    for entry in found:
+        if isinstance(entry, dict):
+            entries += [entry, *(value for value in entry.values() if isinstance(value, dict))]
+    return entries
+
+
+def has_loop_of_its_own(model: PreTrainedModel) -> bool:
+    """Return whether the model's class samples in another way than the library's (CSM, Higgs Audio)."""
+    own = getattr(type(model), "_sample", GenerationMixin._sample)  # an adapter's wrapper has none
+    return own is not GenerationMixin._sample
+
+
+def waits_for_other_ranks(model: PreTrainedModel) -> bool:
+    """Return whether `generate` keeps processes in step that share the model's weights (FSDP, ZeRO-3)."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return False
+    return bool(is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model))
+
+
+def takes_cache(model: PreTrainedModel) -> bool:
+    """Return whether the model keeps its past where others do; GPT-1 keeps none."""
+    return "past_key_values" in signature(model.forward).parameters
+
+
+def looks_across(model: PreTrainedModel) -> bool:
+    """Return whether layers of the model attend to images themselves, whose keys its cache holds (Mllama)."""
+    return bool(getattr(text_config(model), "cross_attention_layers", None))
+
+
+def takes_positions(model: PreTrainedModel) -> bool:
+    """Return whether the model can be told each token's position, which a tree needs."""
+    return "position_ids" in signature(model.forward).parameters
+
+
+def is_the_librarys(model: PreTrainedModel) -> bool:
+    """Return whether the model's code is the library's, not some that came with its weights."""
+    return type(model).__module__.startswith("transformers.")

@@ -1,0 +1,64 @@
+"""Forward passes of one fixed width by the model's own code, attending in the order of the text.
+
+The bits of a node's logits then depend on its text alone: not on the draft, nor on what the memory holds.
+"""
+
+from contextlib import AbstractContextManager
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lookahead.decoding.attention.tree_mask import tree_mask
+from lookahead.decoding.attention.visibility import TreeRow
+from lookahead.hf.attention.branch_order import BranchPlaces, branch_order_attention, with_places
+from lookahead.hf.compat.layout import AttentionLayout
+from lookahead.hf.compat.traits import ModelTraits
+from lookahead.hf.steps.eager import EagerRunner
+from lookahead.hf.steps.runner import StepBatch, StepLogits
+from lookahead.hf.steps.verification import Verification
+
+
+def unsupported_reason(traits: ModelTraits) -> str:
+    """Return why a model's forward passes cannot be of one width; empty where that is worth trying."""
+    if traits.has_experts:
+        return "its experts multiply as many tokens as are sent to each, which changes the bits"
+    if not traits.uses_attention_interface or traits.bias:
+        return "its attention cannot be computed in the order of the text"
+    return ""
+
+
+class BranchOrderRunner(EagerRunner):
+    """The model's own forward over all row slots, each of one width.
+
+    Args:
+        model: One that `unsupported_reason` is empty for.
+        traits: Its traits.
+        layout: How its layers see the past.
+        verification: How its drafts are verified; of a fixed width.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        traits: ModelTraits,
+        layout: AttentionLayout,
+        verification: Verification,
+    ) -> None:
+        super().__init__(model, traits, layout, verification)
+        assert verification.fixed_width is not None  # noqa: S101  # else `EagerRunner` is the runner
+        self._width = verification.fixed_width
+
+    def run(self, batch: StepBatch) -> StepLogits:
+        """Verify trees of at most the fixed width; rows without a draft are in the forward pass, too."""
+        padded = batch.over_slots(batch.cache.arena.max_rows)
+        return StepLogits(self.forward(padded, self._width), [row.slot for row in batch.rows])
+
+    def attention(self) -> AbstractContextManager[None]:
+        """Return the context in which the model attends in branch order."""
+        return branch_order_attention(self.model)
+
+    def mask_of(self, rows: list[TreeRow], size: int, past: dict[str, int | None]) -> Tensor:
+        """Return the mask, which carries where the text of each node lies."""
+        device = self.model.device
+        mask = tree_mask(rows, self.traits.dtype, size=size, **past).to(device)
+        return with_places(mask, BranchPlaces(rows, size, device, **past))

@@ -1,0 +1,148 @@
+"""The step model of one call of `generate`, whose prompts are read as `generate` reads them."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from lookahead.decoding.logits import TreeLogits
+from lookahead.drafting.tree import DraftTree
+from lookahead.hf.cache.callers_cache import read_into, write_back
+from lookahead.hf.cache.longrope_restart import CacheRestart
+from lookahead.hf.compat.generation import prefill
+from lookahead.hf.compat.layout import AttentionLayout
+from lookahead.hf.compat.traits import ModelTraits
+from lookahead.hf.steps.cuda_graphs import CapturedModels
+from lookahead.hf.steps.runner import Row
+from lookahead.hf.steps.step_inputs import StepInputs, first_positions
+from lookahead.hf.steps.step_model import TransformersStepModel
+from lookahead.hf.steps.verification import Verification
+
+
+class CallStepModel(TransformersStepModel):
+    """The rows of one call, numbered as in its batch.
+
+    Args:
+        model: A decoder-only model.
+        traits: Its traits.
+        layout: How its layers see the past.
+        input_ids: int64 [B, L], the prompts.
+        generation_config: As `generate` prepared it.
+        model_kwargs: As `generate` prepared them; their cache is replaced by an arena.
+        verification: How drafts are verified.
+        max_new_tokens: Upper bound on the tokens of an answer.
+        max_nodes: Upper bound on the nodes of a draft tree while no row has left.
+        max_nodes_alone: Upper bound on the nodes of a draft tree when one row is left; the same if not given.
+        recycle_prompt_tokens: How many of the prompts' last tokens have their logits returned.
+        step_inputs: What the steps are given beside tokens, cache and mask; none of it unserved.
+        graphs: The captured steps of models; None captures nothing.
+        lock: Held during forward passes: trees change some models for as long as they take.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        traits: ModelTraits,
+        layout: AttentionLayout,
+        input_ids: Tensor,
+        generation_config: Any,
+        model_kwargs: dict[str, Any],
+        *,
+        verification: Verification,
+        max_new_tokens: int,
+        max_nodes: int,
+        max_nodes_alone: int | None = None,
+        recycle_prompt_tokens: int = 1,
+        step_inputs: StepInputs | None = None,
+        graphs: CapturedModels | None = None,
+        lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        positions: Tensor | None = model_kwargs.get("position_ids")
+        prompt_slots = input_ids.shape[1] if positions is None else positions.shape[-1]
+        width = max(max_nodes, max_nodes_alone or 1, verification.fixed_width or 1)
+        super().__init__(
+            model,
+            traits,
+            layout,
+            verification=verification,
+            max_nodes=max_nodes,
+            max_rows=len(input_ids),
+            prompt_slots=prompt_slots,
+            max_slots=prompt_slots + max_new_tokens + width,
+            graphs=graphs,
+            lock=lock or nullcontext(),
+        )
+        self._input_ids = input_ids
+        self._generation_config = generation_config
+        self._model_kwargs = model_kwargs
+        self._recycle_prompt_tokens = recycle_prompt_tokens
+        self._step_inputs = step_inputs or StepInputs()
+        self._handed_cache = model_kwargs.get("past_key_values")
+        switch = traits.limits.rope_switch if len(input_ids) == 1 else None  # no batch gets as far
+        self._restart = CacheRestart(model, switch, input_ids, model_kwargs)
+        self._drafts: Mapping[int, DraftTree] = {}
+
+    def prefill(self) -> Tensor:
+        """Read the prompts; return logits [B, k, V] after their last k tokens, the first new token's last."""
+        arena, rows = self.cache.arena, range(len(self._input_ids))
+        slots = [arena.join() for _ in rows]
+        arena.begin(slots)
+        if isinstance(self._handed_cache, Cache):
+            read_into(arena, self._handed_cache)
+        self._model_kwargs = {**self._model_kwargs, "past_key_values": self.cache}
+        with self._lock:
+            logits = self._restart.prefill(self.cache)
+            if logits is None:
+                logits = prefill(
+                    self.model,
+                    self._input_ids,
+                    self._generation_config,
+                    self._model_kwargs,
+                    max_logits=self._recycle_prompt_tokens,
+                )
+        arena.commit()
+        firsts = first_positions(len(rows), arena.start, self._model_kwargs)
+        mask: Tensor | None = self._model_kwargs.get("attention_mask")
+        for row, slot, position in zip(rows, slots, firsts.tolist(), strict=True):
+            padding = None if mask is None else mask[row].cpu()
+            self._rows[row] = Row(slot, position, padding, *self._step_inputs.of_row(row))
+        return logits
+
+    def forward(self, drafts: Mapping[int, DraftTree]) -> TreeLogits:
+        """Verify a draft tree of each row; a longrope model's cache starts anew where `generate`'s does."""
+        self._drafts = drafts
+        if self._restart.is_due(self.cache.arena.lengths[0]):
+            (row,) = drafts
+            logits = self._restarted(row, drafts[row])
+            if logits is not None:
+                return TreeLogits(drafts, {row: 0}, logits)
+        return super().forward(drafts)
+
+    def keep(self, paths: Mapping[int, list[int]]) -> None:
+        """Keep, of the trees just forwarded, only the nodes of each row's path."""
+        super().keep(paths)
+        first = next(iter(paths))
+        self._restart.keep(self._drafts[first].token_ids[paths[first]].tolist())
+
+    def max_draft_depth(self, row: int) -> int:
+        """Return how deep a row's draft may go within the model's positions."""
+        return 0 if self._restart.is_due(self.cache.arena.lengths[0]) else super().max_draft_depth(row)
+
+    def returned_cache(self) -> object:
+        """Return the cache as `generate` would: the one that was handed over, brought up to date."""
+        self.cache.arena.begin([row.slot for row in self._rows.values()])
+        write_back(self.cache, self._handed_cache)
+        return self._handed_cache
+
+    def _restarted(self, row: int, tree: DraftTree) -> Tensor | None:
+        """Return logits [1, 1, V] of the step in which a longrope model's cache starts anew, if it is."""
+        arena = self.cache.arena
+        arena.begin([self._rows[row].slot])
+        with self._lock:
+            logits = self._restart.step(int(tree.token_ids[0]), self.cache)
+        if logits is not None:
+            arena.commit(self.cache.get_seq_length() - 1)  # `keep` counts this step's token
+        return logits

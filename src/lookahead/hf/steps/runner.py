@@ -1,0 +1,147 @@
+"""What every way of doing a forward pass is given and returns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lookahead.decoding.attention.tree_mask import tree_positions
+from lookahead.decoding.attention.visibility import TreeRow
+from lookahead.drafting.tree import DraftTree
+from lookahead.hf.cache.arena_cache import ArenaCache
+
+PADDING_TREE = DraftTree.root_only(0)
+"""What a row without a draft has in a forward pass that includes it all the same: no result of it is read."""
+
+
+@dataclass(eq=False)
+class Row:
+    """A row of a step model.
+
+    Attributes:
+        slot: Its row slot in the arena, which knows the length of its text.
+        position: Position of its next token as text is counted, without padding.
+        padding: Mask of the first slots, int [m]: 0 for padding; None where there is none.
+        shift: int64 [] or [axes], how far the model's positions are ahead of `position`; None for no shift.
+        types: By input, the type [1, 1] of any new token.
+    """
+
+    slot: int
+    position: int = 0
+    padding: Tensor | None = None
+    shift: Tensor | None = None
+    types: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def max_position_shift(self) -> int:
+        """How far the model's furthest position is ahead of `position`; 0 if it is behind."""
+        return 0 if self.shift is None else max(0, int(self.shift.max()))
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One forward pass over draft trees.
+
+    Attributes:
+        rows: B rows, by ascending row slots.
+        trees: The draft of each.
+        cache: Holds the rows' texts; its arena's active rows are these.
+    """
+
+    rows: Sequence[Row]
+    trees: Sequence[DraftTree]
+    cache: ArenaCache
+
+    @property
+    def width(self) -> int:
+        """Nodes of the largest tree."""
+        return max(map(len, self.trees))
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all rows hold equally long texts."""
+        lengths = self.cache.arena.lengths
+        return len({lengths[row.slot] for row in self.rows}) == 1
+
+    @cached_property
+    def tree_rows(self) -> list[TreeRow]:
+        """The rows as attention sees them."""
+        lengths = self.cache.arena.lengths
+        return [
+            TreeRow(tree, lengths[row.slot], row.padding)
+            for row, tree in zip(self.rows, self.trees, strict=True)
+        ]
+
+    @property
+    def is_padded_left(self) -> bool:
+        """Whether no row has padding anywhere but on the left."""
+        return all(row.is_padded_left for row in self.tree_rows)
+
+    def tokens(self, size: int) -> Tensor:
+        """Return the trees' tokens, int64 [B, size]; behind a tree copies of node 0's."""
+        tokens = np.empty((len(self.trees), size), np.int64)
+        for of_row, tree in zip(tokens, self.trees, strict=True):
+            of_row[: len(tree)] = tree.token_ids
+            of_row[len(tree) :] = tree.token_ids[0]
+        return torch.from_numpy(tokens)
+
+    def positions(self, size: int) -> Tensor:
+        """Return the nodes' positions as the model counts them, int64 [B, size] or [axes, B, size]."""
+        pairs = zip(self.trees, self.rows, strict=True)
+        counted = torch.stack([tree_positions(tree, row.position, size) for tree, row in pairs])
+        shifts = [row.shift for row in self.rows if row.shift is not None]
+        if not shifts:
+            return counted
+        none = torch.zeros_like(shifts[0])
+        shift = torch.stack([none if row.shift is None else row.shift for row in self.rows], dim=-1)
+        return counted + shift[..., None]
+
+    def token_types(self, size: int) -> dict[str, Tensor]:
+        """Return, by input, the types [B, size] of the nodes' tokens."""
+        names = self.rows[0].types
+        return {name: torch.cat([row.types[name] for row in self.rows]).expand(-1, size) for name in names}
+
+    def over_slots(self, slots: int) -> "StepBatch":
+        """Return the batch over the arena's first row slots; rows that are not in it have a padding tree.
+
+        The arena's active rows become these.
+        """
+        if [row.slot for row in self.rows] == list(range(slots)):
+            return self
+        drafted = {row.slot: (row, tree) for row, tree in zip(self.rows, self.trees, strict=True)}
+        pairs = [drafted.get(slot, (Row(slot), PADDING_TREE)) for slot in range(slots)]
+        self.cache.arena.begin(range(slots))
+        return StepBatch([row for row, _ in pairs], [tree for _, tree in pairs], self.cache)
+
+
+@dataclass(frozen=True)
+class StepLogits:
+    """What a forward pass over a batch says.
+
+    Attributes:
+        logits: [R, size, V], size at least the largest tree's nodes.
+        places: The row of `logits` of each row of the batch.
+        argmax: int64 [R, size] on the device of the logits; None where it was not computed.
+    """
+
+    logits: Tensor
+    places: Sequence[int]
+    argmax: Tensor | None = None
+
+
+class StepRunner(Protocol):
+    """One way of doing a forward pass. Its module says, in `unsupported_reason`, what it cannot serve."""
+
+    def run(self, batch: StepBatch) -> StepLogits | None:
+        """Verify the batch's trees and append them to its cache.
+
+        Returns:
+            The logits; None, and nothing is appended, where this runner does not serve such a batch.
+        """
+
+    def close(self) -> None:
+        """Give back what the runner borrowed."""

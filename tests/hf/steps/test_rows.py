@@ -1,0 +1,175 @@
+"""Rows join and leave a running loop at random steps, and each text is the text of `generate` alone."""
+
+import random
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from helpers.tiny_models import prompt, tiny_model
+from lookahead.decoding.loop import emit_first_tokens, step
+from lookahead.decoding.sampling.choice import argmax, drawn_with
+from lookahead.decoding.sampling.state import GenerationState
+from lookahead.drafting.budget.controller import BudgetController
+from lookahead.drafting.drafter import BatchDrafter, RequestDrafter
+from lookahead.drafting.log.token_log import TokenLog
+from lookahead.drafting.tree import DraftTree
+from lookahead.errors import UnsupportedModelError
+from lookahead.hf.compat.config import text_config
+from lookahead.hf.compat.layout import attention_layout
+from lookahead.hf.compat.traits import ModelTraits
+from lookahead.hf.steps import cuda_graphs
+from lookahead.hf.steps.compiled_cpu import unsupported_reason
+from lookahead.hf.steps.step_model import TransformersStepModel
+from lookahead.hf.steps.verification import CHAIN, COMPILED, TREE, of_fixed_width
+from lookahead.stats import GenerationStats
+
+NEW_TOKENS, REQUESTS, MAX_ROWS = 24, 9, 4
+WAYS = {"own code": TREE, "fixed width": of_fixed_width(12), "compiled": COMPILED, "graphs": TREE}
+CASES = [
+    *(("llama", way) for way in ("own code", "fixed width", "graphs")),
+    *(("gemma3", way) for way in ("own code", "fixed width", "graphs")),
+    ("mistral", "own code"),
+    ("gpt2", "own code"),
+    ("fused-llama", "compiled"),
+    ("fused-qwen3", "compiled"),
+]
+
+
+def alone(model, tokens, seed, *, sampling):
+    """The new tokens of `generate` for one prompt, sampled with the seed."""
+    torch.manual_seed(seed)
+    settings = {"do_sample": True, "top_k": 0} if sampling else {"do_sample": False}
+    settings |= {"max_new_tokens": NEW_TOKENS, "pad_token_id": 0}
+    return model.generate(torch.tensor([tokens]), **settings)[0, len(tokens) :].tolist()
+
+
+def step_model_of(model, verification, *, max_rows=MAX_ROWS, graphs=None):
+    layout = attention_layout(model, DynamicCache(config=text_config(model)))
+    return TransformersStepModel(
+        model,
+        ModelTraits.of(model),
+        layout,
+        verification=verification,
+        max_nodes=12,
+        max_rows=max_rows,
+        graphs=graphs,
+    )
+
+
+class Server:
+    """Serves requests in a running loop: at each step some join, and those that are done leave.
+
+    Args:
+        model: A transformers model.
+        step_model: Its step model.
+        sampling: Whether each request draws its tokens, with a generator of its own.
+    """
+
+    def __init__(self, model, step_model, *, sampling):
+        self.model, self.step_model, self.sampling = model, step_model, sampling
+        self.memory = TokenLog()
+        self.drafter = BatchDrafter(BudgetController(lambda _rows: 12), recycles=True)
+        self.states: dict[int, GenerationState] = {}
+        self.stats = GenerationStats()
+
+    def join(self, row, tokens, seed, chunk):
+        choose = drawn_with(torch.Generator().manual_seed(seed)) if self.sampling else argmax
+        state = self.states[row] = GenerationState(
+            torch.tensor([tokens]),
+            rows=(row,),
+            max_length=len(tokens) + NEW_TOKENS,
+            process=lambda _ids, scores: scores,
+            is_finished=lambda ids, _scores: torch.zeros(len(ids), dtype=torch.bool),
+            choose=choose,
+        )
+        logits = self.step_model.add(row, tokens, chunk=chunk)
+        self.drafter.add(
+            row, RequestDrafter(self.memory, branch_length=12, mode=DraftMode.HIERARCHICAL), tokens
+        )
+        emit_first_tokens(self.drafter, [state], logits[None], self.stats)
+
+    def leave(self, row):
+        self.step_model.remove(row)
+        self.drafter.remove(row)
+        return self.states.pop(row).token_ids[0, -NEW_TOKENS:].tolist()
+
+
+@torch.no_grad()
+def served(model, step_model, prompts, *, sampling, seed):
+    """The new tokens of each prompt, in a loop that they join and leave at random steps."""
+    chance, server, texts = random.Random(seed), Server(model, step_model, sampling=sampling), {}
+    waiting = list(enumerate(prompts))
+    while waiting or server.states:
+        while waiting and len(server.states) < MAX_ROWS and chance.random() < 0.4:
+            row, tokens = waiting.pop(0)
+            server.join(row, tokens, row, chunk=chance.choice([1, 3, 64]))
+        going = [
+            state for row, state in server.states.items() if not state.finished and chance.random() < 0.8
+        ]
+        step(step_model, server.drafter, going, server.stats)
+        for row in [row for row, state in server.states.items() if state.finished]:
+            texts[row] = server.leave(row)
+    assert server.memory._requests == {}
+    return [texts[row] for row in range(len(prompts))], server.stats
+
+
+@pytest.mark.parametrize("sampling", [False, True], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(("family", "way"), CASES)
+def test_every_text_is_that_of_generate(family, way, sampling, monkeypatch):
+    model, graphs = tiny_model(family), None
+    if way == "compiled" and unsupported_reason(model):
+        pytest.skip(f"no compiled decoder here: {unsupported_reason(model)}")
+    if way == "graphs":
+        monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_: cuda_graphs.NoCapture())
+        graphs = cuda_graphs.CapturedModels()
+    prompts = [prompt(seed)[0, : 3 + 2 * (seed % 5)].tolist() for seed in range(REQUESTS)]
+    prompts[-1] = prompts[0]  # asked again: accepted almost whole, unless it is sampled otherwise
+    expected = [alone(model, tokens, row, sampling=sampling) for row, tokens in enumerate(prompts)]
+    step_model = step_model_of(model, WAYS[way], graphs=graphs)
+    texts, stats = served(model, step_model, prompts, sampling=sampling, seed=len(family))
+    assert texts == expected
+    assert stats.mean_acceptance_length > 1.1
+    assert stats.forwards < stats.steps
+
+
+def test_a_row_that_is_not_in_a_step_stays_as_it_is():
+    model = tiny_model("llama")
+    step_model = step_model_of(model, TREE)
+    with torch.no_grad():
+        for row in (5, 6):
+            step_model.add(row, prompt(row)[0].tolist())
+        before = [part.clone() for part in step_model.cache.arena.memory(0)]
+        slot, length = step_model._rows[5].slot, 12
+        step_model.forward({6: DraftTree.chain([3, 4, 5])})
+        step_model.keep({6: [0, 1]})
+    for part, was in zip(step_model.cache.arena.memory(0), before, strict=True):
+        assert torch.equal(part[slot, :, :length], was[slot, :, :length])
+    assert step_model.cache.arena.lengths[slot] == length
+
+
+def test_a_prompt_in_chunks_gives_the_logits_of_the_whole_prompt():
+    model, tokens = tiny_model("gemma3"), prompt(0, 30)[0].tolist()
+    with torch.no_grad():
+        whole = model(torch.tensor([tokens])).logits[0, -2:]
+        for chunk in (2, 7, 30, 64):
+            logits = step_model_of(model, TREE).add(0, tokens, chunk=chunk, max_logits=2)
+            torch.testing.assert_close(logits, whole[-len(logits) :], rtol=1e-4, atol=1e-5)
+
+
+def test_rows_are_refused_by_name_where_they_cannot_be_served():
+    step_model = step_model_of(tiny_model("llama"), TREE, max_rows=1)
+    with torch.no_grad():
+        step_model.add(0, [1, 2])
+        with pytest.raises(ValueError, match="row 0 with a prompt of 2 tokens: give a new row"):
+            step_model.add(0, [1, 2])
+        with pytest.raises(ValueError, match="at least one token"):
+            step_model.add(1, [])
+        with pytest.raises(IndexError, match="all 1 row slots are taken; remove a row first"):
+            step_model.add(1, [1])
+        step_model.remove(0)
+        step_model.add(1, [1])
+        chains = step_model_of(tiny_model("llama"), CHAIN)
+        chains.add(0, [1, 2])
+        with pytest.raises(UnsupportedModelError, match="one at a time"):
+            chains.add(1, [1, 2])
