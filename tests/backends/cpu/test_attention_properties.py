@@ -4,11 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.fused_kernels import DTYPES, Attention
+from helpers.cpu_kernels import DTYPES, Attention
 from helpers.random_trees import random_tree
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
-from oracles.fused_oracle import naive_attention
+from oracles.cpu_oracle import naive_attention
 
 LENGTHS = [1, 2, 63, 64, 65, 100, 127, 128, 129, 400, 509, 512, 515, 580, 1023, 1030]
 """Around the borders of blocks and spans."""
@@ -65,8 +65,8 @@ def test_a_layer_by_itself_has_the_same_bits(attention):
 
 @settings(max_examples=100)
 @given(attentions(), st.integers(2, 5), st.integers(0, 2))
-def test_neither_the_team_nor_spare_spans_change_a_bit(attention, members, spare_spans):
-    assert torch.equal(attention.attended(members, spare_spans), attention.attended())
+def test_neither_the_team_nor_spare_spans_change_a_bit(attention, workers, spare_spans):
+    assert torch.equal(attention.attended(workers, spare_spans), attention.attended())
 
 
 @settings(max_examples=100)

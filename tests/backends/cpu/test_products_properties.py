@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.fused_kernels import DTYPES, dots, dots_of_unit
+from helpers.cpu_kernels import DTYPES, dots, dots_of_unit
 from lookahead.backends.cpu.kernels import tiles, vectors
-from lookahead.backends.cpu.kernels.pointers import float_pointer, half_pointer
+from lookahead.backends.cpu.kernels.pointers import bfloat16_pointer, float_pointer
 from lookahead.backends.cpu.kernels.products import UNIT
 
 dtypes = st.sampled_from(DTYPES)
@@ -70,7 +70,7 @@ def test_bfloat16_where_the_processor_does_not_multiply_pairs(monkeypatch):
 
     @numba.njit  # not cached: it is of another processor
     def in_tiles_of(columns, weights, inputs, width, out):
-        rows, given, target = half_pointer(weights), half_pointer(inputs), float_pointer(out)
+        rows, given, target = bfloat16_pointer(weights), bfloat16_pointer(inputs), float_pointer(out)
         if columns == 1:
             tiles.dots_16_by_1(rows, width, rows, given, width, width, target, 16)
         elif columns == 2:

@@ -221,7 +221,7 @@ def test_torch_without_openmp(monkeypatch, fused_steps):
     assert "without OpenMP" in why_not_fused(model)
     assert_same_text(model)
     assert fused_steps.taken() == 0
-    assert team.torch_team() is not None
+    assert team.torch_thread_team() is not None
 
 
 def test_a_processor_without_fused_multiply_add(monkeypatch, fused_steps):

@@ -20,8 +20,8 @@ class Field(IntEnum):
     SCALARS_AT = 10
     # Functions of the thread team.
     BARRIER_AT = 11
-    MEMBER_AT = 12
-    MEMBERS_AT = 13
+    THREAD_INDEX_AT = 12
+    THREAD_COUNT_AT = 13
     # Rows and their draft trees; see `Trees`.
     ROWS = 14
     NODES = 15

@@ -1,4 +1,4 @@
-"""What the fused step's kernels compute, the plain way: naive, in double precision where that says more."""
+"""What the CPU decoder's kernels compute, naively, in double precision where that is stricter."""
 
 import math
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 
-def naive_soften(
+def naive_softmax(
     scores: list[float], first: int, end: int, scale: float, state: tuple[float, float]
 ) -> tuple[list[float], float, tuple[float, float]]:
-    """Return weights, the decay of what was weighed before, and the new largest score and sum of weights."""
+    """Return weights, the decay of earlier totals, and the new largest score and sum of weights."""
     largest, total = state
     seen = [scale * score for score in scores[first:end]]
     top = max([largest, *seen])
@@ -19,8 +19,8 @@ def naive_soften(
     return everything[: len(scores)], decay, (top, total * decay + sum(weights))
 
 
-def naive_rotation(head: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Return a head turned as the library turns it, in its dtype."""
+def naive_rope(head: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Return a head rotated as transformers rotates it, in its dtype."""
     left, right = head.chunk(2)
     return head * cosine + torch.cat([-right, left]) * sine
 
