@@ -392,7 +392,7 @@ class Attention(NamedTuple):
         integers = torch.zeros(attention_integers(heads, self.keys.shape[1]), dtype=torch.int64)
         out = torch.full_like(self.queries, torch.nan)
         tensors = (totals, states, scratch, self.queries, self.keys, self.values, integers)
-        tables = (trees.cache_rows, trees.lengths, trees.depths, trees.firsts, trees.slots)
+        tables = (trees.cache_rows, trees.lengths, trees.places, trees.firsts, trees.slots)
         at = (*(array.ctypes.data for array in tables), *(tensor.data_ptr() for tensor in tensors))
         sizes = (*self.keys.stride()[:2], heads, self.keys.shape[1], width)
         scale = np.float32(width**-0.5)

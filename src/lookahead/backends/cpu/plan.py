@@ -27,7 +27,7 @@ class Field(IntEnum):
     NODES = 15
     ROWS_AT = 16
     LENGTHS_AT = 17
-    DEPTHS_AT = 18
+    PLACES_AT = 18
     FIRSTS_AT = 19
     SLOTS_AT = 20
     TAIL = 21

@@ -216,7 +216,7 @@ def _trees(worker: Worker) -> Trees:
         load_int(table, Field.NODES),
         int_pointer(load_int(table, Field.ROWS_AT)),
         int_pointer(load_int(table, Field.LENGTHS_AT)),
-        int_pointer(load_int(table, Field.DEPTHS_AT)),
+        int_pointer(load_int(table, Field.PLACES_AT)),
         offset(int_pointer(load_int(table, Field.FIRSTS_AT)), of_window),
         int_pointer(load_int(table, Field.SLOTS_AT)),
         load_int(table, Field.TAIL),

@@ -61,7 +61,7 @@ class Trees(NamedTuple):
         nodes: Nodes of each row.
         cache_rows: [rows], the row of the cache that holds each row.
         lengths: [rows], slots that hold each row's text, padding included.
-        depths: [rows, nodes].
+        places: [rows, nodes], each node's own place in its row's text.
         firsts: [rows, nodes], the first place that each node sees.
         slots: [rows, nodes, tail], the slots of the places behind the row's last full block.
         tail: A multiple of `BLOCK`.
@@ -72,7 +72,7 @@ class Trees(NamedTuple):
     nodes: int
     cache_rows: Any
     lengths: Any
-    depths: Any
+    places: Any
     firsts: Any
     slots: Any
     tail: int
@@ -239,7 +239,7 @@ def gather(trees: Trees, heads: Heads, sums: Sums, out: Any, worker: int, worker
 @pointer_kernel
 def _place(trees: Trees, row: int, node: int) -> int:
     """Return a node's place in its row's text."""
-    place: int = load_int(trees.lengths, row) + load_int(trees.depths, row * trees.nodes + node)
+    place: int = load_int(trees.places, row * trees.nodes + node)
     return place
 
 
