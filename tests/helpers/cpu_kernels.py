@@ -28,7 +28,7 @@ DTYPES = [torch.float32, torch.bfloat16]
 
 
 def wrapper(function: Callable[..., Any]) -> Any:
-    """Compile a function around kernels; what is cached of it goes with what it calls."""
+    """Compile a function that calls kernels; its cache is invalidated with theirs."""
     function.__qualname__ += f"-{kernels_digest(Path(cpu.__file__).parent)}"
     return numba.njit(cache=True)(function)
 
@@ -60,10 +60,10 @@ def _dots_at(is_bfloat16, weights, outputs, width, splits, inputs, rows, scratch
 
 
 def with_room(inputs: torch.Tensor) -> torch.Tensor:
-    """Return the same rows, as far apart, before one that is no number: it is read and must not matter."""
-    (rows, width), apart = inputs.shape, inputs.stride(0)
-    room = torch.full(((rows + 1) * max(apart, width),), torch.nan, dtype=inputs.dtype)
-    return room.as_strided((rows, width), (apart, 1)).copy_(inputs)
+    """Return the same rows, as far apart, and room for one more of NaN, which is read and must not matter."""
+    (rows, width), stride = inputs.shape, inputs.stride(0)
+    room = torch.full(((rows + 1) * max(stride, width),), torch.nan, dtype=inputs.dtype)
+    return room.as_strided((rows, width), (stride, 1)).copy_(inputs)
 
 
 def dots(weights: torch.Tensor, inputs: torch.Tensor, splits: list[int] | None = None) -> torch.Tensor:
@@ -81,24 +81,24 @@ def dots(weights: torch.Tensor, inputs: torch.Tensor, splits: list[int] | None =
 
 
 @wrapper
-def _unit_at(is_bfloat16, weights, width, inputs, apart, rows, out):
+def _unit_at(is_bfloat16, weights, width, inputs, stride, rows, out):
     if is_bfloat16:
         products.dot_unit(
-            bfloat16_pointer(weights), width, bfloat16_pointer(inputs), apart, rows, float_pointer(out), 16
+            bfloat16_pointer(weights), width, bfloat16_pointer(inputs), stride, rows, float_pointer(out), 16
         )
     else:
         products.dot_unit(
-            float_pointer(weights), width, float_pointer(inputs), apart, rows, float_pointer(out), 16
+            float_pointer(weights), width, float_pointer(inputs), stride, rows, float_pointer(out), 16
         )
 
 
 def dots_of_unit(weights: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    """Return float32 [rows, 16] of weights [16, width] and inputs whose rows need not follow each other."""
+    """Return float32 [rows, 16] of weights [16, width] and inputs with any row stride."""
     out = torch.full((len(inputs) + 1, 16), torch.nan)
     inputs = with_room(inputs)
-    width, apart = weights.shape[1], inputs.stride(0)
+    width, stride = weights.shape[1], inputs.stride(0)
     places = weights.data_ptr(), inputs.data_ptr()
-    _unit_at(holds_bfloat16(weights), places[0], width, places[1], apart, len(inputs), out.data_ptr())
+    _unit_at(holds_bfloat16(weights), places[0], width, places[1], stride, len(inputs), out.data_ptr())
     return out[:-1]
 
 
@@ -182,7 +182,7 @@ def scores_of(
     bounds: tuple[int, int],
     slots: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return scores [1 or 4, 64] of those queries [any, width] that the items count."""
+    """Return scores [1 or 4, 64] of rows `items` of queries [any, width]."""
     out = torch.full((len(items), blocks.BLOCK), torch.nan)
     packed_keys, _ = packed(keys, bounds, slots)
     _score_at(
@@ -264,7 +264,7 @@ def _rounded_at(given, count, stored, returned):
 
 
 def rounded(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return float32 numbers as bfloat16: what is written, and what `rounded_like` returns in float32."""
+    """Return float32 numbers as stored in bfloat16, and as `rounded_like` returns them in float32."""
     stored, returned = torch.zeros_like(numbers, dtype=torch.bfloat16), torch.zeros_like(numbers)
     _rounded_at(numbers.data_ptr(), numbers.numel(), stored.data_ptr(), returned.data_ptr())
     return stored, returned
@@ -312,7 +312,7 @@ ELEMENTWISE = {
 def elementwise_of(
     name: str, operands: list[torch.Tensor], floats: torch.Tensor, out: torch.Tensor, size: int
 ) -> None:
-    """Do what is named to operands of `out`'s dtype and to floats, which are also where some of it goes."""
+    """Call a kernel by name with operands of `out`'s dtype and with floats, which some kernels write to."""
     places = [tensor.data_ptr() for tensor in operands] + [0] * (3 - len(operands))
     _elementwise_at(holds_bfloat16(out), ELEMENTWISE[name], *places, floats.data_ptr(), out.data_ptr(), size)
 
@@ -382,7 +382,7 @@ class Attention(NamedTuple):
         return TreeTables.of(self.rows, size=size, cache_rows=self.cache_rows, windows=windows)
 
     def attended(self, workers: int = 1, spare_spans: int = 0) -> torch.Tensor:
-        """Return [B, n, heads, width], as so many workers of a team compute it one after the other."""
+        """Return [B, n, heads, width], computed by `workers` workers one after the other."""
         batch, size, heads, width = self.queries.shape
         trees = self._trees()
         spans = trees.spans + spare_spans
@@ -401,7 +401,7 @@ class Attention(NamedTuple):
         return out
 
     def in_a_layer(self) -> torch.Tensor:
-        """Return the same, as it is computed for a model whose other code is its own."""
+        """Return [B, n, heads, width], computed by `attend_in_layer`."""
         tensors = (self.queries.transpose(1, 2), self.keys, self.values)
         team = team_for(*tensors)
         assert team is not None

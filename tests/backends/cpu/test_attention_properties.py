@@ -1,4 +1,4 @@
-"""Attention of draft trees: right, and for a node the same bits wherever it stands, whatever is beside it."""
+"""Attention of draft trees: correct, and the same bits for a node whatever else is in the forward pass."""
 
 import torch
 from hypothesis import given, settings
@@ -16,7 +16,7 @@ LENGTHS = [1, 2, 63, 64, 65, 100, 127, 128, 129, 400, 509, 512, 515, 580, 1023, 
 
 @st.composite
 def attentions(draw, max_rows=3):
-    """Random trees behind random texts, in any rows of a cache; what no node sees is not a number."""
+    """Random trees behind random texts, in any rows of a cache; slots that no node sees are NaN."""
     dtype, width = draw(st.sampled_from(DTYPES)), draw(st.sampled_from([32, 64, 128]))
     heads, key_heads = draw(st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3), (9, 3), (6, 1)]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))

@@ -80,7 +80,7 @@ def decoder_of(weights):
 
 
 def step(decoder, weights, tree, length, cache):
-    """Do one row's forward behind so many tokens; return logits [n, vocabulary]."""
+    """Run one row's forward pass behind `length` tokens; return logits [n, vocabulary]."""
     dtype = weights.output.dtype
     cosines, sines = rope_cos_sin(tree_positions(tree, length), dtype)
     given = embedded(tree.token_ids, dtype)[None]

@@ -57,9 +57,9 @@ def test_how_units_are_shared_out_changes_no_bit(seed, dtype, rows, outputs, dat
 
 
 @given(seeds, dtypes, st.integers(1, 20), st.integers(1, 3))
-def test_rows_of_inputs_may_lie_apart(seed, dtype, rows, apart):
+def test_inputs_may_have_any_row_stride(seed, dtype, rows, stride):
     weights = random_numbers(seed, dtype, 16, 64)
-    inputs = random_numbers(seed + 1, dtype, rows, apart * 64)[:, -64:]
+    inputs = random_numbers(seed + 1, dtype, rows, stride * 64)[:, -64:]
     together = dots_of_unit(weights, inputs)
     assert_close(together, weights, inputs)
     assert torch.equal(together, dots_of_unit(weights, inputs.contiguous()))

@@ -23,7 +23,7 @@ from lookahead.backends.cpu.kernels.vectors import FLOAT, FLOATS, INT32, INT64, 
 from lookahead.jit import compiled, intrinsic_call
 
 BLOCK = 64
-"""Places of a block; blocks begin at its multiples, counted in places of the text."""
+"""Places of a block; blocks begin at its multiples, indices in places of the text."""
 QUERIES = 4
 """Queries that the `_all` functions work on together."""
 MASKED_SCORE = -1e30
@@ -159,27 +159,29 @@ def _scorer_maker(queries: int) -> Any:
         """Write a block's scores, [queries, BLOCK]; query q is row items[q] of `queries_at`."""
 
         def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            first, counted, size, keys, target = arguments
+            first, indices, size, keys, target = arguments
             is_bfloat16 = vectors.points_to_bfloat16(signature.args[0])
             rows = []
             for query in range(queries):
-                item = builder.load(builder.gep(counted, [INT64(query)]))
+                item = builder.load(builder.gep(indices, [INT64(query)]))
                 row = builder.gep(first, [builder.mul(item, size)])
                 rows.append(builder.bitcast(row, INT32.as_pointer()))
 
             def body(word: Any, totals: list[Any]) -> list[Any]:
                 at = builder.mul(word, INT64(BLOCK))
-                shown = [
+                loaded_keys = [
                     vectors.load(builder, keys, builder.add(at, INT64(part * LANES)), INTS)
                     for part in range(_PARTS)
                 ]
                 results = []
                 for query, row in enumerate(rows):
-                    asked = vectors.splat_of(builder, builder.load(builder.gep(row, [word]), align=2))
+                    query_word = vectors.splat_of(builder, builder.load(builder.gep(row, [word]), align=2))
                     for part in range(_PARTS):
                         total = totals[query * _PARTS + part]
                         results.append(
-                            vectors.dot_words(builder, asked, shown[part], total, is_bfloat16=is_bfloat16)
+                            vectors.dot_words(
+                                builder, query_word, loaded_keys[part], total, is_bfloat16=is_bfloat16
+                            )
                         )
                 return results
 
@@ -218,9 +220,9 @@ def softmax_block(
     """
 
     def generated(_context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        row, first_key, end_key, factor, kept, _ = arguments
+        row, first_key, end_key, factor, state_at, _ = arguments
         is_bfloat16 = vectors.points_to_bfloat16(signature.args[5])
-        hidden = vectors.splat(MASKED_SCORE)
+        masked = vectors.splat(MASKED_SCORE)
         bounds = [vectors.splat_of(builder, builder.trunc(bound, INT32)) for bound in (first_key, end_key)]
         scales = vectors.splat_of(builder, factor)
         seen, scored = [], []
@@ -231,12 +233,12 @@ def softmax_block(
             )
             loaded = vectors.load(builder, row, INT64(start), FLOATS)
             seen.append(sees)
-            scored.append(builder.select(sees, builder.fmul(loaded, scales), hidden))
+            scored.append(builder.select(sees, builder.fmul(loaded, scales), masked))
         largest = scored[0]
         for others in scored[1:]:
             largest = intrinsic_call(builder, "llvm.maxnum.v16f32", FLOATS, [largest, others])
         top = intrinsic_call(builder, "llvm.vector.reduce.fmax.v16f32", FLOAT, [largest])
-        before = builder.load(kept)
+        before = builder.load(state_at)
         after = intrinsic_call(builder, "llvm.maxnum.f32", FLOAT, [before, top])
         tops = vectors.splat_of(builder, after)
         total = vectors.splat(0.0)
@@ -247,10 +249,10 @@ def softmax_block(
             total = builder.fadd(total, weight)
         sums = vectors.lane_sums(builder, [total] * LANES)
         decay = vectors.exponential(builder, builder.fsub(before, after))
-        sum_place = builder.gep(kept, [INT64(1)])
+        sum_place = builder.gep(state_at, [INT64(1)])
         added = builder.extract_element(sums, INT32(0))
         builder.store(vectors.fused_multiply_add(builder, builder.load(sum_place), decay, added), sum_place)
-        builder.store(after, kept)
+        builder.store(after, state_at)
         return decay
 
     whole = types.int64
@@ -290,22 +292,22 @@ def _accumulator_maker(queries: int, parts: int) -> Any:
         """
 
         def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            weight, values, size, first_key, end_key, decay, total, counted, apart, _ = arguments
+            weight, values, size, first_key, end_key, decay, total, indices, total_stride, _ = arguments
             is_bfloat16 = vectors.points_to_bfloat16(signature.args[9])
             keys = 2 if is_bfloat16 else 1
             places, initial = [], []
             for query in range(queries):
-                item = builder.load(builder.gep(counted, [INT64(query)]))
-                row = builder.gep(total, [builder.mul(item, apart)])
-                kept = vectors.splat_of(builder, builder.load(builder.gep(decay, [INT64(query)])))
+                item = builder.load(builder.gep(indices, [INT64(query)]))
+                row = builder.gep(total, [builder.mul(item, total_stride)])
+                factor = vectors.splat_of(builder, builder.load(builder.gep(decay, [INT64(query)])))
                 for part in range(parts):
                     places.append((row, INT64(LANES * part)))
-                    initial.append(builder.fmul(vectors.load(builder, *places[-1], FLOATS), kept))
+                    initial.append(builder.fmul(vectors.load(builder, *places[-1], FLOATS), factor))
             words = builder.bitcast(weight, INT32.as_pointer())
 
             def body(step: Any, sums: list[Any]) -> list[Any]:
                 at = builder.mul(step, size)
-                shown = [
+                loaded_values = [
                     vectors.load(builder, values, builder.add(at, INT64(LANES * part)), INTS)
                     for part in range(parts)
                 ]
@@ -316,7 +318,9 @@ def _accumulator_maker(queries: int, parts: int) -> Any:
                     for part in range(parts):
                         summed = sums[query * parts + part]
                         results.append(
-                            vectors.dot_words(builder, share, shown[part], summed, is_bfloat16=is_bfloat16)
+                            vectors.dot_words(
+                                builder, share, loaded_values[part], summed, is_bfloat16=is_bfloat16
+                            )
                         )
                 return results
 

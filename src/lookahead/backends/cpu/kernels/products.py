@@ -57,35 +57,16 @@ def dot_unit(
     """
     fours = (rows + 1) // 4
     for four in range(fours):
-        place = offset(out, 4 * four * out_stride)
-        _dot_four_rows(
-            weights,
-            width,
-            offset(inputs, 4 * four * input_stride),
-            input_stride,
-            place,
-            out_stride,
-            four,
-            fours,
-        )
+        these, place = offset(inputs, 4 * four * input_stride), offset(out, 4 * four * out_stride)
+        _dot_four_rows(weights, width, these, input_stride, place, out_stride, four, fours)
     row = 4 * fours
     if row + 2 <= rows:
-        _dot_two_rows(
-            weights,
-            width,
-            offset(inputs, row * input_stride),
-            input_stride,
-            offset(out, row * out_stride),
-            out_stride,
-            row == 0,
-        )
+        these, place = offset(inputs, row * input_stride), offset(out, row * out_stride)
+        _dot_two_rows(weights, width, these, input_stride, place, out_stride, row == 0)
         row += 2
     if row < rows:
-        these, place, later = (
-            offset(inputs, row * input_stride),
-            offset(out, row * out_stride),
-            offset(weights, UNIT * width),
-        )
+        these, place = offset(inputs, row * input_stride), offset(out, row * out_stride)
+        later = offset(weights, UNIT * width)
         if rows == 1:
             dots_16_by_1_fetching(weights, width, later, these, input_stride, width, place, out_stride)
         else:
@@ -115,11 +96,12 @@ def _dot_four_rows(
 
 @pointer_kernel
 def _dot_two_rows(
-    weights: Any, width: int, inputs: Any, input_stride: int, out: Any, out_stride: int, fetches: bool
+    weights: Any, width: int, inputs: Any, input_stride: int, out: Any, out_stride: int, prefetches: bool
 ) -> None:
+    """Multiply two rows of inputs; prefetch the next unit if no four rows came before."""
     for part in range(0, UNIT, 8):
         these, place = offset(weights, part * width), offset(out, part)
-        if fetches:
+        if prefetches:
             ahead = offset(weights, (UNIT + part) * width)
             dots_8_by_2_fetching(these, width, ahead, inputs, input_stride, width, place, out_stride)
         else:

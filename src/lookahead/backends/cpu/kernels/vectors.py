@@ -180,7 +180,7 @@ def store(builder: ir.IRBuilder, vector: Any, pointer: Any, index: Any) -> None:
 
 def transposed(builder: ir.IRBuilder, rows: list[Any]) -> list[Any]:
     """Return the columns of a matrix whose rows are sixteen vectors of words."""
-    twos = _interleaved(builder, rows, 1, _in_turn((0, 1)), _in_turn((2, 3)))
+    twos = _interleaved(builder, rows, 1, _alternating((0, 1)), _alternating((2, 3)))
     fours = _interleaved(builder, twos, 2, _in_quarters((0, 1), (0, 1)), _in_quarters((2, 3), (2, 3)))
     even, odd = _of_quarters((0, 2), (0, 2)), _of_quarters((1, 3), (1, 3))
     columns: list[Any] = [None] * LANES
@@ -197,7 +197,7 @@ def transposed(builder: ir.IRBuilder, rows: list[Any]) -> list[Any]:
     return columns
 
 
-def _in_turn(lanes: tuple[int, int]) -> list[int]:
+def _alternating(lanes: tuple[int, int]) -> list[int]:
     """Return alternating lanes of two vectors, alike in each quarter."""
     both = [vector * LANES + lane for lane in lanes for vector in range(2)]
     return [start + lane for start in range(0, LANES, 4) for lane in both]
