@@ -100,7 +100,7 @@ CHANGES = {
     given_a_layer_of_another_class: "up_proj is a Shifted",
     parametrized: "down_proj is a Parametrized",
     given_a_weight_of_a_kind_of_its_own: "of a kind of their own",
-    scattered: "side by side",
+    scattered: "not all contiguous",
     pruned: "not all of one shape",
 }
 
