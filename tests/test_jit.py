@@ -22,12 +22,12 @@ def doubled(number: int) -> int:
 """
 
 CALLED_BY_C = """
-from lookahead.backends.cpu.kernels.pointers import address_of, float_pointer, number_at, put
+from lookahead.backends.cpu.kernels.pointers import address_of, float_pointer, load_float, store_float
 from lookahead.jit import pointer_kernel, shared_kernel
 
 @pointer_kernel
 def double(numbers):
-    put(numbers, 0, number_at(numbers, 0) * 2)
+    store_float(numbers, 0, load_float(numbers, 0) * 2)
 
 @shared_kernel
 def doubled(address):

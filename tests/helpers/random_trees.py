@@ -8,7 +8,7 @@ from lookahead.drafting.tree import DraftTree
 
 
 def random_tree(nodes: int, seed: int, vocabulary: int = 64) -> DraftTree:
-    """Return a tree of so many nodes: some wide, some deep."""
+    """Return a tree of `nodes` nodes; some seeds give wide trees, some deep ones."""
     random = Random(seed)
     deepens = random.random()
     parents = [-1] + [

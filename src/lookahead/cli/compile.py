@@ -12,7 +12,7 @@ def compile_kernels() -> None:
 
     compile_trie_kernels()
     compile_log_kernels()
-    for halves in (False, True):
-        step_address(halves=halves)
-        attention_address(halves=halves)
+    for is_bfloat16 in (False, True):
+        step_address(is_bfloat16=is_bfloat16)
+        attention_address(is_bfloat16=is_bfloat16)
     slot_table([DraftTree.root_only(0)], [0], 1, BLOCK)

@@ -1,14 +1,14 @@
-"""Attention of draft trees: right, and for a node the same bits wherever it stands, whatever is beside it."""
+"""Attention of draft trees: correct, and the same bits for a node whatever else is in the forward pass."""
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.fused_kernels import DTYPES, Attention
+from helpers.cpu_kernels import DTYPES, Attention
 from helpers.random_trees import random_tree
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
-from oracles.fused_oracle import naive_attention
+from oracles.cpu_oracle import naive_attention
 
 LENGTHS = [1, 2, 63, 64, 65, 100, 127, 128, 129, 400, 509, 512, 515, 580, 1023, 1030]
 """Around the borders of blocks and spans."""
@@ -16,7 +16,7 @@ LENGTHS = [1, 2, 63, 64, 65, 100, 127, 128, 129, 400, 509, 512, 515, 580, 1023, 
 
 @st.composite
 def attentions(draw, max_rows=3):
-    """Random trees behind random texts, in any rows of a cache; what no node sees is not a number."""
+    """Random trees behind random texts, in any rows of a cache; slots that no node sees are NaN."""
     dtype, width = draw(st.sampled_from(DTYPES)), draw(st.sampled_from([32, 64, 128]))
     heads, key_heads = draw(st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3), (9, 3), (6, 1)]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
@@ -65,8 +65,8 @@ def test_a_layer_by_itself_has_the_same_bits(attention):
 
 @settings(max_examples=100)
 @given(attentions(), st.integers(2, 5), st.integers(0, 2))
-def test_neither_the_team_nor_spare_spans_change_a_bit(attention, members, spare_spans):
-    assert torch.equal(attention.attended(members, spare_spans), attention.attended())
+def test_neither_the_team_nor_spare_spans_change_a_bit(attention, workers, spare_spans):
+    assert torch.equal(attention.attended(workers, spare_spans), attention.attended())
 
 
 @settings(max_examples=100)

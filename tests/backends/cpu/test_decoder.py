@@ -1,20 +1,20 @@
-"""A fused decoder beside the plain arithmetic of its layers, and what changes no bit of what it returns."""
+"""The CPU decoder against the plain arithmetic of its layers, and what changes no bit of its logits."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from helpers.fused_kernels import DTYPES
+from helpers.cpu_kernels import DTYPES
 from helpers.random_trees import random_tree
 from lookahead.backends.cpu import team as team_module
 from lookahead.backends.cpu.decoder import CpuDecoder, DecoderWeights, LayerWeights
 from lookahead.backends.cpu.plan import Field
-from lookahead.backends.cpu.team import torch_team
+from lookahead.backends.cpu.team import torch_thread_team
 from lookahead.decoding.attention.tree_mask import tree_positions
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
-from oracles.fused_oracle import naive_decoder
+from oracles.cpu_oracle import naive_decoder
 
 HIDDEN, INNER, WIDTH, VOCABULARY, LAYERS = 64, 96, 32, 131, 2
 
@@ -63,7 +63,7 @@ def embedded(tokens, dtype):
     return table[torch.as_tensor(tokens).long()]
 
 
-def rope(positions, dtype):
+def rope_cos_sin(positions, dtype):
     """Cosines and sines, [n, width]."""
     angles = positions[:, None] * 10000.0 ** -(torch.arange(WIDTH // 2) * 2 / WIDTH)
     angles = torch.cat([angles, angles], dim=1)
@@ -76,13 +76,13 @@ def empty_cache(weights, slots, rows=1):
 
 
 def decoder_of(weights):
-    return CpuDecoder(weights, torch_team())
+    return CpuDecoder(weights, torch_thread_team())
 
 
 def step(decoder, weights, tree, length, cache):
-    """Do one row's forward behind so many tokens; return logits [n, vocabulary]."""
+    """Run one row's forward pass behind `length` tokens; return logits [n, vocabulary]."""
     dtype = weights.output.dtype
-    cosines, sines = rope(tree_positions(tree, length), dtype)
+    cosines, sines = rope_cos_sin(tree_positions(tree, length), dtype)
     given = embedded(tree.token_ids, dtype)[None]
     row = [TreeRow(tree, length)]
     return decoder.forward(given, (cosines[None], sines[None]), row, [0], cache)[0]
@@ -104,7 +104,7 @@ def test_logits_are_those_of_the_plain_arithmetic(heads, key_heads, window):
     weights = random_weights(heads=heads, key_heads=key_heads, window=window)
     tokens = [(7 * index + index**2) % 64 for index in range(70)]
     logits = read_one_by_one(decoder_of(weights), weights, tokens, empty_cache(weights, 80))
-    cosines, sines = rope(torch.arange(70), torch.float32)
+    cosines, sines = rope_cos_sin(torch.arange(70), torch.float32)
     expected = naive_decoder(weights, embedded(tokens, torch.float32), cosines, sines)
     torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
 
@@ -146,7 +146,8 @@ def test_a_row_of_a_batch_is_the_same_bits_alone_wherever_it_is_in_the_cache(dty
             part[:, cache_rows[row]] = of_row[:, 0]
     tokens = torch.tensor([[*tree.token_ids, *tree.token_ids[:1].repeat(size - len(tree))] for tree in trees])
     angles = [
-        rope(tree_positions(tree, length, size), dtype) for tree, length in zip(trees, lengths, strict=True)
+        rope_cos_sin(tree_positions(tree, length, size), dtype)
+        for tree, length in zip(trees, lengths, strict=True)
     ]
     together = decoder.forward(
         embedded(tokens, dtype),
@@ -188,25 +189,27 @@ def test_more_threads_between_two_steps():
     assert torch.equal(step(decoder, weights, DraftTree.root_only(3), 0, cache), first)
 
 
-def test_rooms_are_used_again_and_grow_when_they_must():
+def test_the_workspace_is_reused_and_grows_when_it_must():
     weights = random_weights()
     decoder, cache = decoder_of(weights), empty_cache(weights, 600)
 
-    def rooms():
-        return {field: tensor.data_ptr() for field, tensor in decoder._work.items()}
+    def workspaces():
+        return {field: tensor.data_ptr() for field, tensor in decoder._workspace.items()}
 
     step(decoder, weights, random_tree(8, seed=1), 0, cache)
-    before = rooms()
+    before = workspaces()
     assert before.keys() >= {Field.QUERIES_AT, Field.SCRATCH_AT}
     step(decoder, weights, random_tree(5, seed=1), 0, cache)
     step(decoder, weights, random_tree(8, seed=2), 0, cache)
-    assert rooms() == before
-    sizes = {field: tensor.numel() for field, tensor in decoder._work.items()}
+    assert workspaces() == before
+    sizes = {field: tensor.numel() for field, tensor in decoder._workspace.items()}
     step(decoder, weights, random_tree(20, seed=2), 0, cache)
-    assert all(decoder._work[field].numel() > sizes[field] for field in (Field.QUERIES_AT, Field.STATES_AT))
+    assert all(
+        decoder._workspace[field].numel() > sizes[field] for field in (Field.QUERIES_AT, Field.STATES_AT)
+    )
 
 
-def test_what_is_returned_is_not_written_to_again():
+def test_logits_are_not_written_to_again():
     weights = random_weights()
     decoder, cache = decoder_of(weights), empty_cache(weights, 10)
     first = step(decoder, weights, DraftTree.root_only(3), 0, cache)
@@ -217,7 +220,10 @@ def test_what_is_returned_is_not_written_to_again():
 
 def test_the_tokens_embeddings_are_left_alone():
     weights = random_weights()
-    given, (cosines, sines) = embedded([3], torch.float32)[None], rope(torch.tensor([0]), torch.float32)
+    given, (cosines, sines) = (
+        embedded([3], torch.float32)[None],
+        rope_cos_sin(torch.tensor([0]), torch.float32),
+    )
     before = given.clone()
     rows = [TreeRow(DraftTree.root_only(3), 0)]
     decoder_of(weights).forward(given, (cosines[None], sines[None]), rows, [0], empty_cache(weights, 4))
@@ -228,34 +234,34 @@ def reason_of(weights, **changed):
     return replace(weights, **changed).unsupported_reason()
 
 
-def test_weights_that_fit():
+def test_supported_weights():
     assert [random_weights(dtype).unsupported_reason() for dtype in DTYPES] == ["", ""]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_weights_of_another_dtype_do_not_fit(dtype):
+def test_weights_of_another_dtype_are_not_supported(dtype):
     assert str(dtype) in random_weights(dtype).unsupported_reason()
 
 
-def test_weights_of_two_dtypes_do_not_fit():
+def test_weights_of_two_dtypes_are_not_supported():
     weights = random_weights()
     reason = reason_of(weights, output=weights.output.bfloat16())
     assert "torch.bfloat16, torch.float32" in reason
 
 
-def test_weights_that_are_elsewhere_or_scattered_do_not_fit():
+def test_weights_on_another_device_or_not_contiguous_are_not_supported():
     weights = random_weights()
-    assert "side by side" in reason_of(weights, output=weights.output.T.contiguous().T)
-    assert "side by side" in reason_of(weights, last_norm=weights.last_norm.to("meta"))
+    assert "not all contiguous" in reason_of(weights, output=weights.output.T.contiguous().T)
+    assert "not all contiguous" in reason_of(weights, last_norm=weights.last_norm.to("meta"))
 
 
-def test_sizes_that_are_no_multiples_do_not_fit():
+def test_sizes_that_32_does_not_divide_are_not_supported():
     weights = random_weights()
     assert "(64, 96, 16)" in reason_of(weights, width=16)
     assert "(48, 96, 32)" in reason_of(weights, last_norm=weights.last_norm[:48].clone())
 
 
-def test_a_vocabulary_of_less_than_a_unit_does_not_fit():
+def test_a_vocabulary_of_less_than_a_unit_is_not_supported():
     weights = random_weights()
     assert reason_of(weights, output=weights.output[:16].clone()) == ""
     assert "15 tokens" in reason_of(weights, output=weights.output[:15].clone())
@@ -270,7 +276,7 @@ def test_a_vocabulary_of_less_than_a_unit_does_not_fit():
         {"head_norms": [torch.zeros(64), None]},
     ],
 )
-def test_layers_of_different_shapes_do_not_fit(changed):
+def test_layers_of_different_shapes_are_not_supported(changed):
     weights = random_weights()
     layers = [weights.layers[0], replace(weights.layers[1], **changed)]
     assert "not all of one shape" in reason_of(weights, layers=layers)
@@ -281,9 +287,9 @@ def test_a_torch_without_openmp_has_no_team(monkeypatch):
         """Something loaded that has none of OpenMP's functions."""
 
     monkeypatch.setattr(team_module.ctypes, "CDLL", lambda _name: Library())
-    assert torch_team.__wrapped__() is None
+    assert torch_thread_team.__wrapped__() is None
 
 
 def test_this_torch_has_a_team():
-    assert torch_team() is torch_team()
-    assert torch_team() is not None
+    assert torch_thread_team() is torch_thread_team()
+    assert torch_thread_team() is not None

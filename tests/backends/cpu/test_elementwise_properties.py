@@ -1,4 +1,4 @@
-"""What is done to numbers one by one rounds where the library's own layers round."""
+"""Norms, rotary positions and gated units round where the layers of transformers round."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import silu
 
-from helpers.fused_kernels import DTYPES, elementwise_of, rounded
-from oracles.fused_oracle import naive_norm, naive_rotation
+from helpers.cpu_kernels import DTYPES, elementwise_of, rounded
+from oracles.cpu_oracle import naive_norm, naive_rope
 
 EPSILON = 1e-5
 dtypes = st.sampled_from(DTYPES)
@@ -29,10 +29,10 @@ def assert_rounded_alike(actual, expected):
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=50))
 def test_rounding_to_bfloat16_is_torchs(numbers):
     floats = torch.tensor(numbers, dtype=torch.float32)
-    stored, returned = rounded(floats)
+    stored, rerotated = rounded(floats)
     expected = floats.to(torch.bfloat16)
     assert torch.equal(stored.view(torch.int16), expected.view(torch.int16))
-    assert torch.equal(returned, expected.float())
+    assert torch.equal(rerotated, expected.float())
 
 
 def test_halves_are_rounded_to_even():
@@ -67,18 +67,18 @@ def test_norm_of_a_stream_kept_in_float32(seed, dtype, size):
 
 
 @given(seeds, dtypes, st.sampled_from([32, 64, 128]))
-def test_rotation(seed, dtype, width):
+def test_rope(seed, dtype, width):
     head, cosine, sine = random_numbers(seed, dtype, 3, width)
-    turned = torch.empty(width)
-    elementwise_of("rotate", [head, cosine, sine], turned, head, width)
-    assert torch.equal(turned.to(dtype), naive_rotation(head, cosine, sine))
+    rotated = torch.empty(width)
+    elementwise_of("rope", [head, cosine, sine], rotated, head, width)
+    assert torch.equal(rotated.to(dtype), naive_rope(head, cosine, sine))
 
 
 @given(seeds, dtypes, st.integers(1, 64))
-def test_gate(seed, dtype, size):
+def test_swiglu(seed, dtype, size):
     products = 6 * random_numbers(seed, torch.float32, 2, size)
     out = torch.empty(size, dtype=dtype)
-    elementwise_of("gate", [], products, out, size)
+    elementwise_of("swiglu", [], products, out, size)
     gates, ups = products.to(dtype)
     assert_rounded_alike(out, silu(gates) * ups)
 
@@ -88,7 +88,7 @@ def test_every_rounding_in_between_is_the_librarys():
     products = 3 * random_numbers(1, torch.float32, 2, 4096)
     gates, ups = products.to(torch.bfloat16)
     gated, normal = torch.empty_like(gates), torch.empty_like(gates)
-    elementwise_of("gate", [], products, gated, 4096)
+    elementwise_of("swiglu", [], products, gated, 4096)
     elementwise_of("norm", [gates, ups], torch.empty(1), normal, 4096)
     assert (gated != silu(gates) * ups).float().mean() < 0.01
     assert (normal != naive_norm(gates, ups, EPSILON)).float().mean() < 0.01

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.fused_kernels import DTYPES, dots, dots_of_unit
+from helpers.cpu_kernels import DTYPES, dots, dots_of_unit
 from lookahead.backends.cpu.kernels import tiles, vectors
-from lookahead.backends.cpu.kernels.pointers import float_pointer, half_pointer
+from lookahead.backends.cpu.kernels.pointers import bfloat16_pointer, float_pointer
 from lookahead.backends.cpu.kernels.products import UNIT
 
 dtypes = st.sampled_from(DTYPES)
@@ -57,9 +57,9 @@ def test_how_units_are_shared_out_changes_no_bit(seed, dtype, rows, outputs, dat
 
 
 @given(seeds, dtypes, st.integers(1, 20), st.integers(1, 3))
-def test_rows_of_inputs_may_lie_apart(seed, dtype, rows, apart):
+def test_inputs_may_have_any_row_stride(seed, dtype, rows, stride):
     weights = random_numbers(seed, dtype, 16, 64)
-    inputs = random_numbers(seed + 1, dtype, rows, apart * 64)[:, -64:]
+    inputs = random_numbers(seed + 1, dtype, rows, stride * 64)[:, -64:]
     together = dots_of_unit(weights, inputs)
     assert_close(together, weights, inputs)
     assert torch.equal(together, dots_of_unit(weights, inputs.contiguous()))
@@ -70,7 +70,7 @@ def test_bfloat16_where_the_processor_does_not_multiply_pairs(monkeypatch):
 
     @numba.njit  # not cached: it is of another processor
     def in_tiles_of(columns, weights, inputs, width, out):
-        rows, given, target = half_pointer(weights), half_pointer(inputs), float_pointer(out)
+        rows, given, target = bfloat16_pointer(weights), bfloat16_pointer(inputs), float_pointer(out)
         if columns == 1:
             tiles.dots_16_by_1(rows, width, rows, given, width, width, target, 16)
         elif columns == 2:

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.fused_kernels import DTYPES, exponentials, scores_of, soften, weigh
-from lookahead.backends.cpu.kernels.blocks import BLOCK, HIDDEN
-from oracles.fused_oracle import naive_soften
+from helpers.cpu_kernels import DTYPES, accumulate_values, exponentials, scores_of, softmax
+from lookahead.backends.cpu.kernels.blocks import BLOCK, MASKED_SCORE
+from oracles.cpu_oracle import naive_softmax
 
 dtypes = st.sampled_from(DTYPES)
 seeds = st.integers(0, 2**32)
@@ -35,7 +35,7 @@ def test_the_exponential_function_is_within_two_units_in_the_last_place():
 
 
 def test_the_exponential_function_is_one_at_zero_and_finite_beyond_its_bounds():
-    at_zero, below, far_below, above = exponentials_of([0.0, -87.0, HIDDEN, 1000.0])
+    at_zero, below, far_below, above = exponentials_of([0.0, -87.0, MASKED_SCORE, 1000.0])
     assert at_zero == 1.0
     assert 0.0 < far_below == below < 2e-38
     assert np.isfinite(above)
@@ -44,14 +44,14 @@ def test_the_exponential_function_is_one_at_zero_and_finite_beyond_its_bounds():
 @given(
     scores, bounds, st.sampled_from([1.0, 0.5, 0.125, 0.0883]), st.floats(-50, 50, width=32), st.booleans()
 )
-def test_softening_against_the_naive_online_softmax(given_scores, seen, scale, largest, is_first):
+def test_softmax_against_the_naive_online_softmax(given_scores, seen, scale, largest, is_first):
     first, end = seen
-    state = torch.tensor([HIDDEN, 0.0] if is_first else [largest, 1.5])
+    state = torch.tensor([MASKED_SCORE, 0.0] if is_first else [largest, 1.5])
     weights = torch.tensor(given_scores)
-    expected, decay, (top, total) = naive_soften(
+    expected, decay, (top, total) = naive_softmax(
         weights.tolist(), first, end, float(np.float32(scale)), tuple(state.tolist())
     )
-    returned = soften(weights, first, end, scale, state)
+    returned = softmax(weights, first, end, scale, state)
     # A score's rounding is amplified by the exponential function, relative to the scores' own size.
     allowed = {"rel_tol": 2e-4, "abs_tol": 1e-30}
     assert all(math.isclose(*pair, **allowed) for pair in zip(weights.tolist(), expected, strict=True))
@@ -61,44 +61,44 @@ def test_softening_against_the_naive_online_softmax(given_scores, seen, scale, l
 
 
 @given(scores, bounds)
-def test_what_is_not_seen_may_be_anything(given_scores, seen):
+def test_scores_of_keys_that_are_not_seen_may_be_anything(given_scores, seen):
     first, end = seen
     weights, state = torch.tensor(given_scores), torch.tensor([1.0, 2.0])
     others, same_state = weights.clone(), state.clone()
     others[:first], others[end:] = torch.nan, torch.inf
-    decay = soften(weights, first, end, 0.5, state)
-    assert soften(others, first, end, 0.5, same_state) == decay
+    decay = softmax(weights, first, end, 0.5, state)
+    assert softmax(others, first, end, 0.5, same_state) == decay
     assert torch.equal(weights, others)
     assert torch.equal(state, same_state)
     assert not weights[:first].any()
     assert not weights[end:].any()
 
 
-@pytest.mark.parametrize("state", [[HIDDEN, 0.0], [3.0, 2.5]])
+@pytest.mark.parametrize("state", [[MASKED_SCORE, 0.0], [3.0, 2.5]])
 @pytest.mark.parametrize("first", [0, 17, 64, 200])
-def test_a_block_of_which_nothing_is_seen_changes_nothing(state, first):
+def test_a_block_without_a_visible_key_changes_nothing(state, first):
     weights, kept = torch.full((BLOCK,), 500.0), torch.tensor(state)
-    assert soften(weights, first, min(first, BLOCK), 1.0, kept) == 1.0
+    assert softmax(weights, first, min(first, BLOCK), 1.0, kept) == 1.0
     assert kept.tolist() == torch.tensor(state).tolist()
     assert not weights.any()
 
 
 def test_scores_far_apart():
-    weights, state = torch.full((BLOCK,), -1e4), torch.tensor([HIDDEN, 0.0])
+    weights, state = torch.full((BLOCK,), -1e4), torch.tensor([MASKED_SCORE, 0.0])
     weights[5] = 1e4
-    soften(weights, 0, BLOCK, 1.0, state)
+    softmax(weights, 0, BLOCK, 1.0, state)
     assert weights[5] == 1.0
     assert state.tolist() == [1e4, pytest.approx(1.0)]
     lower = torch.full((BLOCK,), -1e4)
-    assert soften(lower, 0, BLOCK, 1.0, state) == 1.0
+    assert softmax(lower, 0, BLOCK, 1.0, state) == 1.0
     assert state[1] == pytest.approx(1.0)
 
 
 @given(scores, bounds)
-def test_weights_are_rounded_to_what_values_are_kept_in(given_scores, seen):
-    exact, state = torch.tensor(given_scores), torch.tensor([HIDDEN, 0.0])
+def test_weights_are_rounded_to_the_type_of_the_values(given_scores, seen):
+    exact, state = torch.tensor(given_scores), torch.tensor([MASKED_SCORE, 0.0])
     rounded, same_state = exact.clone(), state.clone()
-    assert soften(exact, *seen, 0.5, state) == soften(rounded, *seen, 0.5, same_state, torch.bfloat16)
+    assert softmax(exact, *seen, 0.5, state) == softmax(rounded, *seen, 0.5, same_state, torch.bfloat16)
     assert torch.equal(rounded, exact.bfloat16().float())
     assert torch.equal(state, same_state)
 
@@ -120,7 +120,7 @@ def test_scores_against_a_product_of_matrices(seed, dtype, seen, width, by_slots
 
 
 @given(seeds, dtypes, one_at_least, st.sampled_from([(32, 32), (64, 32), (96, 32), (64, 64), (128, 64)]))
-def test_weighing_against_a_product_of_matrices(seed, dtype, seen, sizes):
+def test_weighted_values_against_a_product_of_matrices(seed, dtype, seen, sizes):
     first, end = seen
     width, parts = sizes
     generator = torch.Generator().manual_seed(seed)
@@ -131,21 +131,23 @@ def test_weighing_against_a_product_of_matrices(seed, dtype, seen, sizes):
     decays, totals = torch.rand(4, generator=generator), torch.randn(4, parts, generator=generator)
     shown = values[first:end, :parts].double()
     expected = totals.double() * decays.double()[:, None] + weights[:, first:end].double() @ shown
-    together = weigh(weights, values, seen, decays, totals)
+    together = accumulate_values(weights, values, seen, decays, totals)
     assert torch.allclose(together.double(), expected, rtol=1e-5, atol=1e-5)
     for query in range(4):
         row = slice(query, query + 1)
-        alone = weigh(weights[row].contiguous(), values, seen, decays[row].clone(), totals[row].clone())
+        alone = accumulate_values(
+            weights[row].contiguous(), values, seen, decays[row].clone(), totals[row].clone()
+        )
         assert torch.equal(alone[0], together[query])
 
 
 @given(seeds, dtypes, one_at_least)
-def test_weighing_by_slots_is_weighing_the_rows_that_they_count(seed, dtype, seen):
+def test_values_by_slots_are_the_rows_in_those_slots(seed, dtype, seen):
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(100, 32, generator=generator).to(dtype)
     slots = torch.randint(0, 100, (BLOCK,), generator=generator)
     weights, decays = torch.rand(1, BLOCK, generator=generator), torch.rand(1, generator=generator)
     weights = weights.to(dtype).float()
     totals = torch.randn(1, 32, generator=generator)
-    by_slots = weigh(weights, values, seen, decays, totals, slots)
-    assert torch.equal(by_slots, weigh(weights, values[slots].contiguous(), seen, decays, totals))
+    by_slots = accumulate_values(weights, values, seen, decays, totals, slots)
+    assert torch.equal(by_slots, accumulate_values(weights, values[slots].contiguous(), seen, decays, totals))

@@ -100,7 +100,7 @@ CHANGES = {
     given_a_layer_of_another_class: "up_proj is a Shifted",
     parametrized: "down_proj is a Parametrized",
     given_a_weight_of_a_kind_of_its_own: "of a kind of their own",
-    scattered: "side by side",
+    scattered: "not all contiguous",
     pruned: "not all of one shape",
 }
 
@@ -221,7 +221,7 @@ def test_torch_without_openmp(monkeypatch, fused_steps):
     assert "without OpenMP" in unsupported_reason(model)
     assert_same_text(model)
     assert fused_steps.taken() == 0
-    assert team.torch_team() is not None
+    assert team.torch_thread_team() is not None
 
 
 def test_a_processor_without_fused_multiply_add(monkeypatch, fused_steps):

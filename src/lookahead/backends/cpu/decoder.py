@@ -1,4 +1,4 @@
-"""A decoder whose step is fused: the weights where they lie, and the memory that a step works in."""
+"""The CPU decoder: a model's weights, read in place, the workspace of a step, and the call of the kernels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,28 +12,28 @@ from lookahead.backends.cpu.kernels.products import UNIT
 from lookahead.backends.cpu.plan import FIELDS, LAYER_FIELDS, Field, LayerField
 from lookahead.backends.cpu.step import scratch_size, step_address
 from lookahead.backends.cpu.tables import TreeTables
-from lookahead.backends.cpu.team import Team
+from lookahead.backends.cpu.team import ThreadTeam
 from lookahead.decoding.attention.visibility import TreeRow
 
 _MULTIPLE = 32
-"""Hidden size, inner size and width of a head are multiples of it."""
+"""Divides hidden size, inner size and head width."""
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One decoder layer; matrices as [outputs, inputs].
+    """One decoder layer; matrices are [outputs, inputs].
 
     Attributes:
         norm: [hidden], before attention.
-        projections: those of queries, keys and values.
-        out: behind attention.
-        inner_norm: [hidden].
-        gate: of the gated units.
-        up: of the gated units.
-        down: of the gated units.
-        biases: of the projections, or None.
-        head_norms: [width], of queries and keys, or None.
-        window: tokens that a token sees, itself included, or None for all.
+        projections: Of queries, keys and values.
+        out: Projection behind attention.
+        inner_norm: [hidden], before the gated MLP.
+        gate: Of the gated MLP.
+        up: Of the gated MLP.
+        down: Of the gated MLP.
+        biases: Of the three projections, each or None.
+        head_norms: [width], of queries and keys, each or None.
+        window: Places that a token sees, itself included, or None for all.
     """
 
     norm: Tensor
@@ -48,7 +48,7 @@ class LayerWeights:
     window: int | None = None
 
     def by_field(self) -> dict[LayerField, Tensor | None]:
-        """Return the tensors by their place in the layers' table."""
+        """Return the tensors by their field in the table of layers."""
         first = zip(LayerField, (self.norm, *self.projections, self.out, self.inner_norm), strict=False)
         return {
             **dict(first),
@@ -65,17 +65,17 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """A whole decoder.
+    """The weights and sizes of a whole decoder.
 
     Attributes:
-        layers: in order.
+        layers: In order.
         last_norm: [hidden].
         output: [vocabulary, hidden].
-        heads: of queries.
-        key_heads: of keys and values.
-        width: of a head.
-        epsilon: of all norms.
-        scale: factor on the scores of attention.
+        heads: Query heads.
+        key_heads: Key and value heads.
+        width: Of a head.
+        epsilon: Of all norms.
+        scale: Factor on the attention scores.
     """
 
     layers: Sequence[LayerWeights]
@@ -93,14 +93,14 @@ class DecoderWeights:
         return [tensor for tensor in (*found, self.last_norm, self.output) if tensor is not None]
 
     def unsupported_reason(self) -> str:
-        """Return why these weights cannot be served, in words; empty where they can."""
+        """Return, in words, why the CPU decoder cannot serve these weights; empty if it can."""
         tensors = self.tensors()
         dtypes = {tensor.dtype for tensor in tensors}
         sizes = (self.last_norm.numel(), self.layers[0].down.shape[1], self.width)
         if dtypes not in ({torch.bfloat16}, {torch.float32}):
             return f"its weights are {', '.join(sorted(map(str, dtypes)))}, not all bfloat16 or all float32"
         if any(tensor.device.type != "cpu" or not tensor.is_contiguous() for tensor in tensors):
-            return "its weights do not all lie side by side in the CPU's memory"
+            return "its weights are not all contiguous in the CPU's memory"
         if any(size % _MULTIPLE for size in sizes):
             return f"hidden size, inner size and head width are {sizes}, not all multiples of {_MULTIPLE}"
         if self.output.shape[0] < UNIT:
@@ -110,7 +110,7 @@ class DecoderWeights:
         return ""
 
     def _is_like_others(self, layer: LayerWeights) -> bool:
-        """Return whether a layer's tensors have the shapes that a step takes those of all layers to have."""
+        """Return whether a layer's tensors have the shapes that a step expects of all layers."""
         (hidden,), inner = self.last_norm.shape, self.layers[0].down.shape[1]
         own, shared = self.heads * self.width, self.key_heads * self.width
         projected = {"QUERY": own, "KEY": shared, "VALUE": shared}
@@ -128,24 +128,24 @@ class DecoderWeights:
 
 
 class CpuDecoder:
-    """Does forwards of a decoder over draft trees, each in one call.
+    """Runs forward passes of a decoder over draft trees, each in one call.
 
     Args:
-        weights: Supported weights; they are read in place.
-        team: the threads.
+        weights: Weights without an `unsupported_reason`; they are read in place.
+        team: The threads.
     """
 
-    def __init__(self, weights: DecoderWeights, team: Team) -> None:
+    def __init__(self, weights: DecoderWeights, team: ThreadTeam) -> None:
         self._weights = weights
         self._team = team
         self._dtype = weights.output.dtype
-        self._step = step_address(halves=self._dtype == torch.bfloat16)
+        self._step = step_address(is_bfloat16=self._dtype == torch.bfloat16)
         self._windows = tuple(dict.fromkeys(layer.window for layer in weights.layers))
         self._layers = _layer_table(weights, self._windows)
         self._scalars = np.array([weights.epsilon, weights.scale], np.float32)
         self._table = np.zeros(FIELDS, np.int64)
-        self._work: dict[Field, Tensor] = {}
-        self._fill_in_the_model()
+        self._workspace: dict[Field, Tensor] = {}
+        self._set_model_fields()
 
     def forward(
         self,
@@ -175,7 +175,7 @@ class CpuDecoder:
         cosines, sines = (part.to(self._dtype).contiguous() for part in rope)
         logits = torch.empty((batch, size, self._weights.output.shape[0]), dtype=self._dtype)
         trees = TreeTables.of(rows, size=size, cache_rows=cache_rows, windows=self._windows)
-        self._make_room(tokens, trees.spans)
+        self._grow_workspace(tokens, trees.spans)
         keys, values = cache
         self._set(
             {
@@ -191,14 +191,14 @@ class CpuDecoder:
                 Field.LOGITS_AT: logits.data_ptr(),
             }
         )
-        self._team.work(self._step, self._table.ctypes.data)
+        self._team.run(self._step, self._table.ctypes.data)
         return logits
 
     def _set(self, fields: dict[Field, int]) -> None:
         for field, value in fields.items():
             self._table[field] = value
 
-    def _fill_in_the_model(self) -> None:
+    def _set_model_fields(self) -> None:
         weights, team = self._weights, self._team
         self._set(
             {
@@ -214,13 +214,13 @@ class CpuDecoder:
                 Field.OUTPUT_AT: weights.output.data_ptr(),
                 Field.SCALARS_AT: self._scalars.ctypes.data,
                 Field.BARRIER_AT: team.barrier,
-                Field.MEMBER_AT: team.member,
-                Field.MEMBERS_AT: team.members,
+                Field.THREAD_INDEX_AT: team.thread_index,
+                Field.THREAD_COUNT_AT: team.thread_count,
             }
         )
 
-    def _make_room(self, tokens: int, spans: int) -> None:
-        """Have memory for a step of so many tokens; what was allocated once is used again."""
+    def _grow_workspace(self, tokens: int, spans: int) -> None:
+        """Make the workspace large enough for a step; it is kept for later steps."""
         weights = self._weights
         own, shared = weights.heads * weights.width, weights.key_heads * weights.width
         inner = weights.layers[0].down.shape[1]
@@ -238,9 +238,9 @@ class CpuDecoder:
             Field.INTEGERS_AT: (threads * integers, torch.int64),
         }
         for field, (size, dtype) in wanted.items():
-            if field not in self._work or self._work[field].numel() < size:
-                self._work[field] = torch.empty(size, dtype=dtype)
-        self._set({field: tensor.data_ptr() for field, tensor in self._work.items()})
+            if field not in self._workspace or self._workspace[field].numel() < size:
+                self._workspace[field] = torch.empty(size, dtype=dtype)
+        self._set({field: tensor.data_ptr() for field, tensor in self._workspace.items()})
         self._set({Field.SCRATCH_STRIDE: scratch, Field.INTEGERS_STRIDE: integers})
 
 

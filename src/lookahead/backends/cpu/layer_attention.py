@@ -1,7 +1,6 @@
-"""The fused step's attention by itself, for models whose other code is left as it is.
+"""The CPU decoder's attention alone, one layer per call, for models that run their own code otherwise.
 
-It needs a CPU, bfloat16 or float32, and heads whose width is a multiple of 32; what comes of a node depends
-on its text alone (`attention.py`).
+It serves bfloat16 and float32 on the CPU, with head widths that are multiples of 32.
 """
 
 import numpy as np
@@ -14,20 +13,20 @@ from lookahead.backends.cpu.kernels.vectors import multiplies_and_adds
 from lookahead.backends.cpu.plan import EPSILON, FIELDS, LAYER_FIELDS, SCALE, Field, LayerField
 from lookahead.backends.cpu.step import attention_address
 from lookahead.backends.cpu.tables import TreeTables
-from lookahead.backends.cpu.team import Team, torch_team
+from lookahead.backends.cpu.team import ThreadTeam, torch_thread_team
 
 _DTYPES = (torch.bfloat16, torch.float32)
 
 
-def team_for(query: Tensor, keys: Tensor, values: Tensor) -> Team | None:
-    """Return the threads that attend; None where these tensors are not of the kind that is known here.
+def team_for(query: Tensor, keys: Tensor, values: Tensor) -> ThreadTeam | None:
+    """Return the threads for `attend_in_layer`; None if it cannot serve these tensors.
 
     Args:
         query: [B, heads, n, width].
         keys: [B, key heads, slots, width].
         values: [B, key heads, slots, value width].
     """
-    if torch.compiler.is_compiling():  # a compiler would follow the addresses' arithmetic, not the addresses
+    if torch.compiler.is_compiling():  # a tracer cannot follow addresses
         return None
     width = query.shape[3]
     fits = (
@@ -39,7 +38,7 @@ def team_for(query: Tensor, keys: Tensor, values: Tensor) -> Team | None:
         and keys.stride()[2:] == (width, 1)
         and width % PART == 0
     )
-    return torch_team() if fits and multiplies_and_adds() else None
+    return torch_thread_team() if fits and multiplies_and_adds() else None
 
 
 def attend_in_layer(
@@ -50,7 +49,7 @@ def attend_in_layer(
     *,
     scaling: float,
     window_index: int = 0,
-    team: Team,
+    team: ThreadTeam,
 ) -> Tensor:
     """Return what each node attends to: its own branch, in the order of the text.
 
@@ -73,7 +72,7 @@ def attend_in_layer(
     attended = torch.empty_like(queries)
     threads = torch.get_num_threads()
     scratch, integers = attention_scratch(width), attention_integers(heads, key_heads)
-    room = {
+    workspace = {
         Field.TOTALS_AT: torch.empty(batch * nodes * heads * spans * width),
         Field.STATES_AT: torch.empty(batch * nodes * heads * spans * 2),
         Field.SCRATCH_AT: torch.empty(threads * scratch),
@@ -86,15 +85,15 @@ def attend_in_layer(
     table = np.zeros(FIELDS, np.int64)
     fields = {
         **trees.fields,
-        **{field: tensor.data_ptr() for field, tensor in room.items()},
+        **{field: tensor.data_ptr() for field, tensor in workspace.items()},
         Field.HEADS: heads,
         Field.KEY_HEADS: key_heads,
         Field.WIDTH: width,
         Field.LAYERS_AT: layer.ctypes.data,
         Field.SCALARS_AT: scalars.ctypes.data,
         Field.BARRIER_AT: team.barrier,
-        Field.MEMBER_AT: team.member,
-        Field.MEMBERS_AT: team.members,
+        Field.THREAD_INDEX_AT: team.thread_index,
+        Field.THREAD_COUNT_AT: team.thread_count,
         Field.KEYS_AT: keys.data_ptr(),
         Field.VALUES_AT: values.data_ptr(),
         Field.ROW_STRIDE: keys.stride(0),
@@ -106,5 +105,5 @@ def attend_in_layer(
     }
     for field, value in fields.items():
         table[field] = value
-    team.work(attention_address(halves=query.dtype == torch.bfloat16), table.ctypes.data)
+    team.run(attention_address(is_bfloat16=query.dtype == torch.bfloat16), table.ctypes.data)
     return attended

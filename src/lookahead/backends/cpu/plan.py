@@ -20,14 +20,14 @@ class Field(IntEnum):
     SCALARS_AT = 10
     # Functions of the thread team.
     BARRIER_AT = 11
-    MEMBER_AT = 12
-    MEMBERS_AT = 13
+    THREAD_INDEX_AT = 12
+    THREAD_COUNT_AT = 13
     # Rows and their draft trees; see `Trees`.
     ROWS = 14
     NODES = 15
     ROWS_AT = 16
     LENGTHS_AT = 17
-    DEPTHS_AT = 18
+    PLACES_AT = 18
     FIRSTS_AT = 19
     SLOTS_AT = 20
     TAIL = 21

@@ -1,7 +1,11 @@
-"""A decoder's forward over draft trees, as every member of a team of threads does its share of it.
+"""A decoder's forward pass over draft trees, as every thread of the team runs it.
 
-Layers of one shape: norm, attention with rotary positions and grouped queries, norm, gated units; what each
-of them adds goes to a residual stream. Between two parts that need all of what came before the members meet.
+A layer is: norm, projections, rotary positions and cache, attention, norm, gated MLP. Each part is divided
+among the workers by count; a barrier follows each part that a later one needs as a whole.
+
+    worker 0   norm | q k v | rope, cache | attend | gather | out | norm | gate, up | down | ...
+    worker 1   norm | q k v | rope, cache | attend | gather | out | norm | gate, up | down | ...
+                    ^ barrier
 """
 
 from functools import cache
@@ -15,19 +19,25 @@ from lookahead.backends.cpu.kernels.attention import (
     gather,
     sums_of_thread,
 )
-from lookahead.backends.cpu.kernels.elementwise import add_rounded, gate, normalize, rotate, store_with_bias
+from lookahead.backends.cpu.kernels.elementwise import (
+    add_rounded,
+    apply_rope,
+    normalize,
+    store_with_bias,
+    swiglu,
+)
 from lookahead.backends.cpu.kernels.pointers import (
     address_of,
-    call,
-    call_procedure,
+    bfloat16_pointer,
+    call_int,
+    call_void,
     float_pointer,
-    half_pointer,
     int_pointer,
-    integer_at,
-    moved,
-    number_at,
+    load_float,
+    load_int,
+    offset,
     pointer_like,
-    put,
+    store_float,
 )
 from lookahead.backends.cpu.kernels.products import CHUNK, UNIT, dot_chunk, share_of, units_of
 from lookahead.backends.cpu.plan import EPSILON, LAYER_FIELDS, SCALE, Field, LayerField
@@ -36,315 +46,318 @@ from lookahead.jit import log_if_slow, pointer_kernel, shared_kernel
 _UNITS_OF_CHUNK = CHUNK // UNIT
 
 
-class Member(NamedTuple):
-    """One thread of a team.
+class Worker(NamedTuple):
+    """One thread of the team, in one layer.
 
     Attributes:
-        table: pointer to the step's plan.
-        layer: pointer to the current layer's part of the layers' table.
-        number: the thread's, from 0 on.
-        members: how many there are.
-        scratch: pointer to float32, two chunks for every row or what attention needs.
-        integers: address of int64, what attention needs of them.
+        table: Pointer to the step's table, see `Field`.
+        layer: Pointer to the layer's part of the table of layers, see `LayerField`.
+        thread: Index of the thread.
+        workers: Number of threads.
+        scratch: Pointer to the thread's float32 [scratch_size(...)].
+        integers: Address of the thread's int64 [attention_integers(...)].
     """
 
     table: Any
     layer: Any
-    number: int
-    members: int
+    thread: int
+    workers: int
     scratch: Any
     integers: int
 
 
 @pointer_kernel
-def _meet(member: Member) -> None:
-    """Wait until all members have come this far."""
-    if member.members > 1:
-        call_procedure(integer_at(member.table, Field.BARRIER_AT))
+def _barrier(worker: Worker) -> None:
+    """Wait until all workers have reached this barrier."""
+    if worker.workers > 1:
+        call_void(load_int(worker.table, Field.BARRIER_AT))
 
 
 @pointer_kernel
-def _tokens(member: Member) -> int:
-    tokens: int = integer_at(member.table, Field.ROWS) * integer_at(member.table, Field.NODES)
+def _tokens(worker: Worker) -> int:
+    """Return the tokens of the forward pass, padding included."""
+    tokens: int = load_int(worker.table, Field.ROWS) * load_int(worker.table, Field.NODES)
     return tokens
 
 
 @pointer_kernel
-def _normalize(member: Member, weight: Any) -> None:
-    """Norm the residual stream into the inputs of the next products."""
-    table = member.table
-    hidden = integer_at(table, Field.HIDDEN)
-    stream = float_pointer(integer_at(table, Field.STREAM_AT))
-    inputs = pointer_like(integer_at(table, Field.INPUTS_AT), weight)
-    epsilon = number_at(float_pointer(integer_at(table, Field.SCALARS_AT)), EPSILON)
-    first, last = share_of(_tokens(member), member.number, member.members)
+def _normalize(worker: Worker, weight: Any) -> None:
+    """Write the normalized residual stream to the inputs of the next products."""
+    table = worker.table
+    hidden = load_int(table, Field.HIDDEN)
+    stream = float_pointer(load_int(table, Field.STREAM_AT))
+    inputs = pointer_like(load_int(table, Field.INPUTS_AT), weight)
+    epsilon = load_float(float_pointer(load_int(table, Field.SCALARS_AT)), EPSILON)
+    first, last = share_of(_tokens(worker), worker.thread, worker.workers)
     for token in range(first, last):
-        normalize(moved(stream, token * hidden), weight, moved(inputs, token * hidden), hidden, epsilon)
+        normalize(offset(stream, token * hidden), weight, offset(inputs, token * hidden), hidden, epsilon)
 
 
 @pointer_kernel
 def _project(
-    member: Member, weights: Any, bias: Any, has_bias: bool, outputs: int, width: int, out: Any
+    worker: Worker, weights: Any, bias: Any, has_bias: bool, outputs: int, width: int, out: Any
 ) -> None:
-    """Write out [tokens, outputs], the products of all inputs with a matrix, and the bias if there is one."""
-    tokens = _tokens(member)
-    inputs = pointer_like(integer_at(member.table, Field.INPUTS_AT), weights)
-    unit, last = share_of(units_of(outputs), member.number, member.members)
+    """Write out [tokens, outputs], the products of all inputs with a matrix, plus the bias, if any."""
+    tokens = _tokens(worker)
+    inputs = pointer_like(load_int(worker.table, Field.INPUTS_AT), weights)
+    unit, last = share_of(units_of(outputs), worker.thread, worker.workers)
     while unit < last:
         end = min(unit + _UNITS_OF_CHUNK, last)
-        start, count = dot_chunk(weights, outputs, width, unit, end, inputs, tokens, member.scratch)
+        start, count = dot_chunk(weights, outputs, width, unit, end, inputs, tokens, worker.scratch)
         for token in range(tokens):
-            place = moved(out, token * outputs + start)
-            store_with_bias(moved(member.scratch, token * CHUNK), moved(bias, start), has_bias, place, count)
+            place = offset(out, token * outputs + start)
+            store_with_bias(
+                offset(worker.scratch, token * CHUNK), offset(bias, start), has_bias, place, count
+            )
         unit = end
 
 
 @pointer_kernel
-def _project_back(member: Member, weights: Any, inputs: Any, width: int) -> None:
+def _add_projection(worker: Worker, weights: Any, inputs: Any, width: int) -> None:
     """Add the products of inputs [tokens, width] with a matrix to the residual stream."""
-    table, tokens = member.table, _tokens(member)
-    hidden = integer_at(table, Field.HIDDEN)
-    stream = float_pointer(integer_at(table, Field.STREAM_AT))
-    unit, last = share_of(units_of(hidden), member.number, member.members)
+    table, tokens = worker.table, _tokens(worker)
+    hidden = load_int(table, Field.HIDDEN)
+    stream = float_pointer(load_int(table, Field.STREAM_AT))
+    unit, last = share_of(units_of(hidden), worker.thread, worker.workers)
     while unit < last:
         end = min(unit + _UNITS_OF_CHUNK, last)
-        start, count = dot_chunk(weights, hidden, width, unit, end, inputs, tokens, member.scratch)
+        start, count = dot_chunk(weights, hidden, width, unit, end, inputs, tokens, worker.scratch)
         for token in range(tokens):
-            products = moved(member.scratch, token * CHUNK)
-            add_rounded(moved(stream, token * hidden + start), products, count, weights)
+            products = offset(worker.scratch, token * CHUNK)
+            add_rounded(offset(stream, token * hidden + start), products, count, weights)
         unit = end
 
 
 @pointer_kernel
-def _open_gates(member: Member, gates: Any, ups: Any, out: Any) -> None:
-    """Write out [tokens, inner], the gated units."""
-    table, tokens = member.table, _tokens(member)
-    hidden, inner = integer_at(table, Field.HIDDEN), integer_at(table, Field.INNER)
-    inputs = pointer_like(integer_at(table, Field.INPUTS_AT), gates)
-    second = moved(member.scratch, (tokens + 1) * CHUNK)
-    unit, last = share_of(units_of(inner), member.number, member.members)
+def _write_swiglu(worker: Worker, gates: Any, ups: Any, out: Any) -> None:
+    """Write out [tokens, inner], silu(gate) · up."""
+    table, tokens = worker.table, _tokens(worker)
+    hidden, inner = load_int(table, Field.HIDDEN), load_int(table, Field.INNER)
+    inputs = pointer_like(load_int(table, Field.INPUTS_AT), gates)
+    second = offset(worker.scratch, (tokens + 1) * CHUNK)
+    unit, last = share_of(units_of(inner), worker.thread, worker.workers)
     while unit < last:
         end = min(unit + _UNITS_OF_CHUNK, last)
-        start, count = dot_chunk(gates, inner, hidden, unit, end, inputs, tokens, member.scratch)
+        start, count = dot_chunk(gates, inner, hidden, unit, end, inputs, tokens, worker.scratch)
         dot_chunk(ups, inner, hidden, unit, end, inputs, tokens, second)
         for token in range(tokens):
             at = token * CHUNK
-            gate(moved(member.scratch, at), moved(second, at), moved(out, token * inner + start), count)
+            swiglu(offset(worker.scratch, at), offset(second, at), offset(out, token * inner + start), count)
         unit = end
 
 
 @pointer_kernel
-def _project_all(member: Member, like: Any) -> None:
-    """Write queries, new keys and new values, not yet turned."""
-    table, layer = member.table, member.layer
-    hidden, width = integer_at(table, Field.HIDDEN), integer_at(table, Field.WIDTH)
-    own, shared = integer_at(table, Field.HEADS) * width, integer_at(table, Field.KEY_HEADS) * width
+def _project_qkv(worker: Worker, like: Any) -> None:
+    """Write queries, new keys and new values, without rotary positions."""
+    table, layer = worker.table, worker.layer
+    hidden, width = load_int(table, Field.HIDDEN), load_int(table, Field.WIDTH)
+    own, shared = load_int(table, Field.HEADS) * width, load_int(table, Field.KEY_HEADS) * width
     for part in range(3):
         outputs = own if part == 0 else shared
-        bias = integer_at(layer, LayerField.QUERY_BIAS + part)
-        out = pointer_like(integer_at(table, Field.QUERIES_AT + part), like)
-        weights = pointer_like(integer_at(layer, LayerField.QUERY + part), like)
-        _project(member, weights, pointer_like(bias, like), bias != 0, outputs, hidden, out)
+        bias = load_int(layer, LayerField.QUERY_BIAS + part)
+        out = pointer_like(load_int(table, Field.QUERIES_AT + part), like)
+        weights = pointer_like(load_int(layer, LayerField.QUERY + part), like)
+        _project(worker, weights, pointer_like(bias, like), bias != 0, outputs, hidden, out)
 
 
 @pointer_kernel
-def _turn_head(member: Member, head: Any, norm_at: int, token: int, out: Any) -> None:
-    """Norm a head if the model does, and write it turned to its token's position."""
-    table = member.table
-    width = integer_at(table, Field.WIDTH)
+def _apply_rope_to_head(worker: Worker, head: Any, norm_at: int, token: int, out: Any) -> None:
+    """Write a head with its token's rotary position, after the head norm if the layer has one."""
+    table = worker.table
+    width = load_int(table, Field.WIDTH)
     if norm_at != 0:
-        epsilon = number_at(float_pointer(integer_at(table, Field.SCALARS_AT)), EPSILON)
+        epsilon = load_float(float_pointer(load_int(table, Field.SCALARS_AT)), EPSILON)
         normalize(head, pointer_like(norm_at, head), head, width, epsilon)
-    cosine = moved(pointer_like(integer_at(table, Field.COSINES_AT), head), token * width)
-    sine = moved(pointer_like(integer_at(table, Field.SINES_AT), head), token * width)
-    rotate(head, cosine, sine, member.scratch, width)
+    cosine = offset(pointer_like(load_int(table, Field.COSINES_AT), head), token * width)
+    sine = offset(pointer_like(load_int(table, Field.SINES_AT), head), token * width)
+    apply_rope(head, cosine, sine, worker.scratch, width)
     for index in range(width):
-        put(out, index, number_at(member.scratch, index))
+        store_float(out, index, load_float(worker.scratch, index))
 
 
 @pointer_kernel
-def _turn_and_keep(member: Member, keys: Any, values: Any) -> None:
-    """Turn the queries where they are, and the new keys into the cache; the new values go there as well."""
-    table, layer = member.table, member.layer
-    width, nodes = integer_at(table, Field.WIDTH), integer_at(table, Field.NODES)
-    heads, key_heads = integer_at(table, Field.HEADS), integer_at(table, Field.KEY_HEADS)
-    queries = pointer_like(integer_at(table, Field.QUERIES_AT), keys)
-    new_keys = pointer_like(integer_at(table, Field.NEW_KEYS_AT), keys)
-    new_values = pointer_like(integer_at(table, Field.NEW_VALUES_AT), keys)
-    cache_rows = int_pointer(integer_at(table, Field.ROWS_AT))
-    lengths = int_pointer(integer_at(table, Field.LENGTHS_AT))
-    first, last = share_of(_tokens(member) * (heads + key_heads), member.number, member.members)
+def _apply_rope_and_fill_cache(worker: Worker, keys: Any, values: Any) -> None:
+    """Rotate the queries in place; write the rotated new keys, and the new values, to the cache."""
+    table, layer = worker.table, worker.layer
+    width, nodes = load_int(table, Field.WIDTH), load_int(table, Field.NODES)
+    heads, key_heads = load_int(table, Field.HEADS), load_int(table, Field.KEY_HEADS)
+    queries = pointer_like(load_int(table, Field.QUERIES_AT), keys)
+    new_keys = pointer_like(load_int(table, Field.NEW_KEYS_AT), keys)
+    new_values = pointer_like(load_int(table, Field.NEW_VALUES_AT), keys)
+    cache_rows = int_pointer(load_int(table, Field.ROWS_AT))
+    lengths = int_pointer(load_int(table, Field.LENGTHS_AT))
+    first, last = share_of(_tokens(worker) * (heads + key_heads), worker.thread, worker.workers)
     for item in range(first, last):
         token, head = item // (heads + key_heads), item % (heads + key_heads)
         if head < heads:
-            place = moved(queries, (token * heads + head) * width)
-            _turn_head(member, place, integer_at(layer, LayerField.QUERY_NORM), token, place)
+            place = offset(queries, (token * heads + head) * width)
+            _apply_rope_to_head(worker, place, load_int(layer, LayerField.QUERY_NORM), token, place)
         else:
             head -= heads
             at = (token * key_heads + head) * width
             row = token // nodes
-            slot = integer_at(lengths, row) + token % nodes
-            to = integer_at(cache_rows, row) * integer_at(table, Field.ROW_STRIDE)
-            to += head * integer_at(table, Field.HEAD_STRIDE) + slot * width
-            _turn_head(
-                member, moved(new_keys, at), integer_at(layer, LayerField.KEY_NORM), token, moved(keys, to)
+            slot = load_int(lengths, row) + token % nodes
+            to = load_int(cache_rows, row) * load_int(table, Field.ROW_STRIDE)
+            to += head * load_int(table, Field.HEAD_STRIDE) + slot * width
+            _apply_rope_to_head(
+                worker, offset(new_keys, at), load_int(layer, LayerField.KEY_NORM), token, offset(keys, to)
             )
             for index in range(width):
-                put(moved(values, to), index, number_at(new_values, at + index))
+                store_float(offset(values, to), index, load_float(new_values, at + index))
 
 
 @pointer_kernel
-def _trees(member: Member) -> Trees:
+def _trees(worker: Worker) -> Trees:
     """Return the forward pass's trees as the current layer sees them."""
-    table = member.table
-    of_window = integer_at(member.layer, LayerField.WINDOW_INDEX) * _tokens(member)
+    table = worker.table
+    of_window = load_int(worker.layer, LayerField.WINDOW_INDEX) * _tokens(worker)
     return Trees(
-        integer_at(table, Field.ROWS),
-        integer_at(table, Field.NODES),
-        int_pointer(integer_at(table, Field.ROWS_AT)),
-        int_pointer(integer_at(table, Field.LENGTHS_AT)),
-        int_pointer(integer_at(table, Field.DEPTHS_AT)),
-        moved(int_pointer(integer_at(table, Field.FIRSTS_AT)), of_window),
-        int_pointer(integer_at(table, Field.SLOTS_AT)),
-        integer_at(table, Field.TAIL),
-        integer_at(table, Field.SPANS),
+        load_int(table, Field.ROWS),
+        load_int(table, Field.NODES),
+        int_pointer(load_int(table, Field.ROWS_AT)),
+        int_pointer(load_int(table, Field.LENGTHS_AT)),
+        int_pointer(load_int(table, Field.PLACES_AT)),
+        offset(int_pointer(load_int(table, Field.FIRSTS_AT)), of_window),
+        int_pointer(load_int(table, Field.SLOTS_AT)),
+        load_int(table, Field.TAIL),
+        load_int(table, Field.SPANS),
     )
 
 
 @pointer_kernel
-def _attend(member: Member, keys: Any, values: Any) -> None:
-    """Write to the inputs of the next products what all nodes attend to."""
-    table = member.table
-    trees = _trees(member)
+def _attend(worker: Worker, keys: Any, values: Any) -> None:
+    """Write what all nodes attend to, to the inputs of the next products."""
+    table = worker.table
+    trees = _trees(worker)
     heads = Heads(
-        pointer_like(integer_at(table, Field.QUERIES_AT), keys),
+        pointer_like(load_int(table, Field.QUERIES_AT), keys),
         keys,
         values,
-        integer_at(table, Field.ROW_STRIDE),
-        integer_at(table, Field.HEAD_STRIDE),
-        integer_at(table, Field.HEADS),
-        integer_at(table, Field.KEY_HEADS),
-        integer_at(table, Field.WIDTH),
-        number_at(float_pointer(integer_at(table, Field.SCALARS_AT)), SCALE),
+        load_int(table, Field.ROW_STRIDE),
+        load_int(table, Field.HEAD_STRIDE),
+        load_int(table, Field.HEADS),
+        load_int(table, Field.KEY_HEADS),
+        load_int(table, Field.WIDTH),
+        load_float(float_pointer(load_int(table, Field.SCALARS_AT)), SCALE),
     )
     sums = sums_of_thread(
-        float_pointer(integer_at(table, Field.TOTALS_AT)),
-        float_pointer(integer_at(table, Field.STATES_AT)),
+        float_pointer(load_int(table, Field.TOTALS_AT)),
+        float_pointer(load_int(table, Field.STATES_AT)),
         heads,
-        member.scratch,
-        member.integers,
+        worker.scratch,
+        worker.integers,
     )
-    attend(trees, heads, sums, member.number, member.members)
-    _meet(member)
-    out = pointer_like(integer_at(table, Field.INPUTS_AT), keys)
-    gather(trees, heads, sums, out, member.number, member.members)
+    attend(trees, heads, sums, worker.thread, worker.workers)
+    _barrier(worker)
+    out = pointer_like(load_int(table, Field.INPUTS_AT), keys)
+    gather(trees, heads, sums, out, worker.thread, worker.workers)
 
 
 @pointer_kernel
-def _layer(member: Member, number: int, like: Any) -> None:
-    """Do one decoder layer."""
-    table, layer = member.table, member.layer
-    apart = number * integer_at(table, Field.LAYER_STRIDE)
-    keys = moved(pointer_like(integer_at(table, Field.KEYS_AT), like), apart)
-    values = moved(pointer_like(integer_at(table, Field.VALUES_AT), like), apart)
-    _normalize(member, pointer_like(integer_at(layer, LayerField.NORM), like))
-    _meet(member)
-    _project_all(member, like)
-    _meet(member)
-    _turn_and_keep(member, keys, values)
-    _meet(member)
-    _attend(member, keys, values)
-    _meet(member)
-    like_inputs = pointer_like(integer_at(table, Field.INPUTS_AT), like)
-    own = integer_at(table, Field.HEADS) * integer_at(table, Field.WIDTH)
-    _project_back(member, pointer_like(integer_at(layer, LayerField.OUT), like), like_inputs, own)
-    _meet(member)
-    _normalize(member, pointer_like(integer_at(layer, LayerField.INNER_NORM), like))
-    _meet(member)
-    gated = pointer_like(integer_at(table, Field.GATED_AT), like)
-    ups = pointer_like(integer_at(layer, LayerField.UP), like)
-    _open_gates(member, pointer_like(integer_at(layer, LayerField.GATE), like), ups, gated)
-    _meet(member)
-    downs = pointer_like(integer_at(layer, LayerField.DOWN), like)
-    _project_back(member, downs, gated, integer_at(table, Field.INNER))
-    _meet(member)
+def _layer(worker: Worker, index: int, like: Any) -> None:
+    """Do a worker's share of a decoder layer."""
+    table, layer = worker.table, worker.layer
+    of_layer = index * load_int(table, Field.LAYER_STRIDE)
+    keys = offset(pointer_like(load_int(table, Field.KEYS_AT), like), of_layer)
+    values = offset(pointer_like(load_int(table, Field.VALUES_AT), like), of_layer)
+    _normalize(worker, pointer_like(load_int(layer, LayerField.NORM), like))
+    _barrier(worker)
+    _project_qkv(worker, like)
+    _barrier(worker)
+    _apply_rope_and_fill_cache(worker, keys, values)
+    _barrier(worker)
+    _attend(worker, keys, values)
+    _barrier(worker)
+    like_inputs = pointer_like(load_int(table, Field.INPUTS_AT), like)
+    own = load_int(table, Field.HEADS) * load_int(table, Field.WIDTH)
+    _add_projection(worker, pointer_like(load_int(layer, LayerField.OUT), like), like_inputs, own)
+    _barrier(worker)
+    _normalize(worker, pointer_like(load_int(layer, LayerField.INNER_NORM), like))
+    _barrier(worker)
+    gated = pointer_like(load_int(table, Field.GATED_AT), like)
+    ups = pointer_like(load_int(layer, LayerField.UP), like)
+    _write_swiglu(worker, pointer_like(load_int(layer, LayerField.GATE), like), ups, gated)
+    _barrier(worker)
+    downs = pointer_like(load_int(layer, LayerField.DOWN), like)
+    _add_projection(worker, downs, gated, load_int(table, Field.INNER))
+    _barrier(worker)
 
 
 @pointer_kernel
 def _place_in_team(table: Any) -> tuple[int, int, Any, int]:
-    """Return a member's number, how many there are, and its own scratch and integers."""
-    number, members = call(integer_at(table, Field.MEMBER_AT)), call(integer_at(table, Field.MEMBERS_AT))
-    scratch = float_pointer(integer_at(table, Field.SCRATCH_AT))
-    own = moved(scratch, number * integer_at(table, Field.SCRATCH_STRIDE))
-    integers = integer_at(table, Field.INTEGERS_AT) + 8 * number * integer_at(table, Field.INTEGERS_STRIDE)
-    return number, members, own, integers
+    """Return a worker's thread index, the number of workers, and the worker's own scratch and integers."""
+    thread = call_int(load_int(table, Field.THREAD_INDEX_AT))
+    workers = call_int(load_int(table, Field.THREAD_COUNT_AT))
+    scratch = float_pointer(load_int(table, Field.SCRATCH_AT))
+    own = offset(scratch, thread * load_int(table, Field.SCRATCH_STRIDE))
+    integers = load_int(table, Field.INTEGERS_AT) + 8 * thread * load_int(table, Field.INTEGERS_STRIDE)
+    return thread, workers, own, integers
 
 
 @pointer_kernel
 def _step(address: int, like: Any) -> None:
-    """Do a member's share of a step."""
+    """Do a worker's share of a step."""
     table = int_pointer(address)
-    number, members, own, integers = _place_in_team(table)
-    layers = int_pointer(integer_at(table, Field.LAYERS_AT))
-    for index in range(integer_at(table, Field.LAYERS)):
-        _layer(
-            Member(table, moved(layers, index * LAYER_FIELDS), number, members, own, integers), index, like
-        )
-    member = Member(table, layers, number, members, own, integers)
-    _normalize(member, pointer_like(integer_at(table, Field.LAST_NORM_AT), like))
-    _meet(member)
-    weights = pointer_like(integer_at(table, Field.OUTPUT_AT), like)
-    logits = pointer_like(integer_at(table, Field.LOGITS_AT), like)
-    vocabulary, hidden = integer_at(table, Field.VOCABULARY), integer_at(table, Field.HIDDEN)
-    _project(member, weights, weights, False, vocabulary, hidden, logits)
+    thread, workers, own, integers = _place_in_team(table)
+    layers = int_pointer(load_int(table, Field.LAYERS_AT))
+    for layer in range(load_int(table, Field.LAYERS)):
+        fields = offset(layers, layer * LAYER_FIELDS)
+        _layer(Worker(table, fields, thread, workers, own, integers), layer, like)
+    worker = Worker(table, layers, thread, workers, own, integers)
+    _normalize(worker, pointer_like(load_int(table, Field.LAST_NORM_AT), like))
+    _barrier(worker)
+    weights = pointer_like(load_int(table, Field.OUTPUT_AT), like)
+    logits = pointer_like(load_int(table, Field.LOGITS_AT), like)
+    vocabulary, hidden = load_int(table, Field.VOCABULARY), load_int(table, Field.HIDDEN)
+    _project(worker, weights, weights, False, vocabulary, hidden, logits)
 
 
 @pointer_kernel
 def _attention(address: int, like: Any) -> None:
-    """Do a member's share of one layer's attention, whose queries are turned and whose cache is complete."""
+    """Do a worker's share of one layer's attention; queries are rotated and new keys are in the cache."""
     table = int_pointer(address)
-    number, members, own, integers = _place_in_team(table)
-    layer = int_pointer(integer_at(table, Field.LAYERS_AT))
-    keys = pointer_like(integer_at(table, Field.KEYS_AT), like)
-    values = pointer_like(integer_at(table, Field.VALUES_AT), like)
-    _attend(Member(table, layer, number, members, own, integers), keys, values)
+    thread, workers, own, integers = _place_in_team(table)
+    layer = int_pointer(load_int(table, Field.LAYERS_AT))
+    keys = pointer_like(load_int(table, Field.KEYS_AT), like)
+    values = pointer_like(load_int(table, Field.VALUES_AT), like)
+    _attend(Worker(table, layer, thread, workers, own, integers), keys, values)
 
 
 @cache
-def step_address(*, halves: bool) -> int:
-    """Return the address of the function that does a member's share of the step whose table it is given.
+def step_address(*, is_bfloat16: bool) -> int:
+    """Return the address of a C function that does a worker's share of a step; its data is the table.
 
-    It is compiled when it is first asked for, which takes about ten seconds, once per installation.
+    The first call compiles it, in about ten seconds, once per installation.
 
     Args:
-        halves: for bfloat16, else for float32.
+        is_bfloat16: For bfloat16 weights, else for float32.
     """
     with log_if_slow():
-        return int(_in_bfloat16().address if halves else _in_float32().address)
+        return int(_step_in_bfloat16().address if is_bfloat16 else _step_in_float32().address)
 
 
 @cache
-def attention_address(*, halves: bool) -> int:
-    """Return the address of the function that does a member's share of one layer's attention.
+def attention_address(*, is_bfloat16: bool) -> int:
+    """Return the address of a C function that does a worker's share of one layer's attention.
 
-    It is compiled when it is first asked for, which takes seconds, once per installation.
+    The first call compiles it, in some seconds, once per installation.
 
     Args:
-        halves: for bfloat16, else for float32.
+        is_bfloat16: For a bfloat16 cache, else for float32.
     """
     with log_if_slow():
-        return int(_attention_in_bfloat16().address if halves else _attention_in_float32().address)
+        return int(_attention_in_bfloat16().address if is_bfloat16 else _attention_in_float32().address)
 
 
-def _in_bfloat16() -> Any:
+def _step_in_bfloat16() -> Any:
     @shared_kernel
     def step_in_bfloat16(address: Any) -> None:
-        _step(address_of(address), half_pointer(0))
+        _step(address_of(address), bfloat16_pointer(0))
 
     return step_in_bfloat16
 
 
-def _in_float32() -> Any:
+def _step_in_float32() -> Any:
     @shared_kernel
     def step_in_float32(address: Any) -> None:
         _step(address_of(address), float_pointer(0))
@@ -355,7 +368,7 @@ def _in_float32() -> Any:
 def _attention_in_bfloat16() -> Any:
     @shared_kernel
     def attention_in_bfloat16(address: Any) -> None:
-        _attention(address_of(address), half_pointer(0))
+        _attention(address_of(address), bfloat16_pointer(0))
 
     return attention_in_bfloat16
 
@@ -369,5 +382,5 @@ def _attention_in_float32() -> Any:
 
 
 def scratch_size(tokens: int, width: int) -> int:
-    """Return how many float32 numbers each thread needs for itself."""
+    """Return how many float32 of scratch each thread needs."""
     return max(2 * (tokens + 1) * CHUNK, attention_scratch(width))

@@ -21,7 +21,7 @@ class TreeTables:
     Attributes:
         cache_rows: int64 [B], the row of the cache that holds each row.
         lengths: int64 [B], slots that hold each row's text; node i is written to slot length + i.
-        depths: int64 [B, n].
+        places: int64 [B, n], each node's own place in its row's text.
         firsts: int64 [windows, B, n], the first place that each node sees, per window.
         slots: int64 [B, n, tail], see `slot_table`.
         spans: Spans that hold all places.
@@ -29,7 +29,7 @@ class TreeTables:
 
     cache_rows: Int64Array
     lengths: Int64Array
-    depths: Int64Array
+    places: Int64Array
     firsts: Int64Array
     slots: Int64Array
     spans: int
@@ -52,14 +52,13 @@ class TreeTables:
             windows: The different windows of the model's layers; None is a layer that sees all places.
         """
         seen = [Visibility.of(rows, size, window=window) for window in windows]
-        lengths = np.array([row.length for row in rows], np.int64)
-        depths = seen[0].places - lengths[:, None]
+        lengths = [row.length for row in rows]
         return cls(
             cache_rows=np.array(range(len(rows)) if cache_rows is None else cache_rows, np.int64),
-            lengths=lengths,
-            depths=depths,
-            firsts=np.stack([of_window.first for of_window in seen]),
-            slots=slot_table([row.tree for row in rows], lengths.tolist(), size, BLOCK),
+            lengths=np.array(lengths, np.int64),
+            places=seen[0].places,
+            firsts=np.array([of_window.first for of_window in seen]),
+            slots=slot_table([row.tree for row in rows], lengths, size, BLOCK),
             spans=int(seen[0].places.max()) // SPAN + 1,
         )
 
@@ -67,11 +66,11 @@ class TreeTables:
     def fields(self) -> dict[Field, int]:
         """The step table's fields of the trees; the addresses are valid as long as this object lives."""
         return {
-            Field.ROWS: self.depths.shape[0],
-            Field.NODES: self.depths.shape[1],
+            Field.ROWS: self.places.shape[0],
+            Field.NODES: self.places.shape[1],
             Field.ROWS_AT: self.cache_rows.ctypes.data,
             Field.LENGTHS_AT: self.lengths.ctypes.data,
-            Field.DEPTHS_AT: self.depths.ctypes.data,
+            Field.PLACES_AT: self.places.ctypes.data,
             Field.FIRSTS_AT: self.firsts.ctypes.data,
             Field.SLOTS_AT: self.slots.ctypes.data,
             Field.TAIL: self.slots.shape[2],

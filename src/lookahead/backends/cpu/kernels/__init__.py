@@ -1,1 +1,7 @@
-"""The kernels of the compiled CPU decoder, from pointers up to attention."""
+"""The arithmetic of the compiled CPU decoder.
+
+- `pointers`: raw memory in compiled functions; `vectors`: LLVM code on vectors of sixteen floats.
+- `tiles` and `products`: matrix products of a few rows.
+- `elementwise`: norms, rotary positions, gated units, rounding.
+- `blocks` and `attention`: attention of draft trees over the KV cache.
+"""

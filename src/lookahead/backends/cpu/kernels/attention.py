@@ -1,9 +1,18 @@
-"""Attention of draft trees behind a cache: blocks of keys at fixed places, added up in the order of the text.
+"""Attention of draft trees over the KV cache, block by block in the order of the text.
 
-A node sees its row's part of the cache and the path above it. Keys are taken block by block, as the places of
-the text count them: those of the cache are shared by all nodes, a node's last ones are looked up in the slot
-table. So what comes of a node does not depend on where in the cache its path lies, nor on what else is in
-the tree: the same text gives the same bits (split keys as in Flash-Decoding, softmax as in FlashAttention).
+Blocks and spans begin at fixed places of the row's text, wherever the cache keeps those places. So a node's
+result is the same bits in any tree, beside any rows, in any row of the cache, on any number of threads.
+
+    a row with 700 places in the cache and a tree of depth 2; blocks of 64 places, spans of 512
+
+    span    |          0            |           1             |   one piece of work covers one span
+    block   |  0    1   ...    7    |   8     9    |    10    |
+    place     0-63         448-511   512-575 -639    640-702
+            |<------- full blocks: slot = place ------>|<- 640-699 cached, 700-702 the node's own path
+
+Full blocks are packed once and scored for all nodes of a piece. The last blocks differ from node to node: the
+slot table says where their places lie. Each span has its own softmax, a largest score, a sum of weights and
+weighted values; `gather` adds the spans up (split keys as in Flash-Decoding, softmax as in FlashAttention).
 """
 
 from typing import Any, NamedTuple
@@ -12,35 +21,35 @@ import numpy as np
 
 from lookahead.backends.cpu.kernels.blocks import (
     BLOCK,
-    HIDDEN,
+    MASKED_SCORE,
     PART,
     QUERIES,
+    accumulate_values_all,
+    accumulate_values_all_wide,
+    accumulate_values_one,
+    accumulate_values_one_wide,
     pack_keys,
     pack_values,
     score_all,
     score_one,
-    soften_block,
-    weigh_all,
-    weigh_all_twice,
-    weigh_one,
-    weigh_one_twice,
+    softmax_block,
 )
 from lookahead.backends.cpu.kernels.pointers import exponential as exponential_of
 from lookahead.backends.cpu.kernels.pointers import (
     int_pointer,
-    integer_at,
-    moved,
-    number_at,
-    put,
-    put_integer,
+    load_float,
+    load_int,
+    offset,
+    store_float,
+    store_int,
 )
 from lookahead.backends.cpu.kernels.products import share_of
 from lookahead.jit import lean_kernel, pointer_kernel
 
 SPAN = 512
-"""Places of the text that one piece of work covers; the spans of a node are added up at the end."""
+"""Places that one piece of work covers."""
 PIECE = 32
-"""Queries that one piece of work has at most, unless one node has more."""
+"""Maximum number of queries in a piece of work, unless one node has more."""
 _BLOCKS_OF_SPAN = SPAN // BLOCK
 
 
@@ -52,7 +61,7 @@ class Trees(NamedTuple):
         nodes: Nodes of each row.
         cache_rows: [rows], the row of the cache that holds each row.
         lengths: [rows], slots that hold each row's text, padding included.
-        depths: [rows, nodes].
+        places: [rows, nodes], each node's own place in its row's text.
         firsts: [rows, nodes], the first place that each node sees.
         slots: [rows, nodes, tail], the slots of the places behind the row's last full block.
         tail: A multiple of `BLOCK`.
@@ -63,7 +72,7 @@ class Trees(NamedTuple):
     nodes: int
     cache_rows: Any
     lengths: Any
-    depths: Any
+    places: Any
     firsts: Any
     slots: Any
     tail: int
@@ -74,15 +83,15 @@ class Heads(NamedTuple):
     """What the attention of one layer reads.
 
     Attributes:
-        queries: pointer to [rows, nodes, heads, width].
-        keys: pointer to a layer of the cache, [cache rows, key heads, slots, width], the last two contiguous.
-        values: likewise.
-        row_stride: elements between two rows of the cache.
-        head_stride: elements between two heads of the cache.
-        heads: of queries.
-        key_heads: of keys and values.
-        width: of a head.
-        scale: factor on the scores.
+        queries: Pointer to [rows, nodes, heads, width].
+        keys: Pointer to a layer of the cache, [cache rows, key heads, slots, width], the last two contiguous.
+        values: Likewise.
+        row_stride: Elements between two rows of the cache.
+        head_stride: Elements between two heads of the cache.
+        heads: Query heads.
+        key_heads: Key and value heads.
+        width: Of a head.
+        scale: Factor on the scores.
     """
 
     queries: Any
@@ -97,18 +106,18 @@ class Heads(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Weighted values that are not yet divided, and what a thread needs to add to them.
+    """The sums of all threads, and one thread's workspace.
 
     Attributes:
-        totals: float32 [rows, nodes, heads, spans, width].
+        totals: float32 [rows, nodes, heads, spans, width], weighted values, not yet divided.
         states: float32 [rows, nodes, heads, spans, 2], the largest score and the sum of weights.
-        scores: float32 [QUERIES, BLOCK], each thread's own, as all that follows.
+        scores: float32 [QUERIES, BLOCK]; this and all that follows belongs to one thread.
         decays: float32 [QUERIES].
-        keys: words of a block's keys, packed.
-        values: words of a block's values, packed.
-        items: int64, which queries are being worked on: their places among [rows, nodes, heads].
-        sums: int64, where their totals are: their places among [rows, nodes, heads, spans].
-        slots: int64 [BLOCK], those of a block that all nodes share.
+        keys: Words of a block's keys, packed.
+        values: Words of a block's values, packed.
+        query_indices: int64, the queries of the current piece: indices into [rows, nodes, heads].
+        total_indices: int64, their totals: indices into [rows, nodes, heads, spans].
+        slots: int64 [BLOCK], the slots of a full block.
     """
 
     totals: Any
@@ -117,65 +126,65 @@ class Sums(NamedTuple):
     decays: Any
     keys: Any
     values: Any
-    items: Any
-    sums: Any
+    query_indices: Any
+    total_indices: Any
     slots: Any
 
 
 @lean_kernel
 def max_queries(heads: int, key_heads: int) -> int:
-    """Return how many queries a piece of work has at most."""
+    """Return the maximum number of queries in a piece of work."""
     return max(PIECE, heads // key_heads)
 
 
 _FIXED = QUERIES * BLOCK + BLOCK
-"""Numbers of a thread's scratch before a block's packed keys: scores, decays and room up to the next line."""
+"""Floats of a thread's scratch before the packed keys: scores and decays, filled up to a cache line."""
 
 
 @pointer_kernel
 def sums_of_thread(totals: Any, states: Any, heads: Heads, scratch: Any, integers: int) -> Sums:
-    """Return the sums with what a thread has for itself.
+    """Return the sums with a thread's workspace.
 
     Args:
-        totals: see `Sums`.
-        states: see `Sums`.
-        heads: the layer's.
-        scratch: pointer to float32 [attention_scratch(width)].
-        integers: address of int64 [attention_integers(heads, key heads)].
+        totals: See `Sums`.
+        states: See `Sums`.
+        heads: The layer's.
+        scratch: Pointer to float32 [attention_scratch(width)].
+        integers: Address of int64 [attention_integers(heads, key heads)].
     """
-    most = max_queries(heads.heads, heads.key_heads)
+    queries = max_queries(heads.heads, heads.key_heads)
     return Sums(
         totals,
         states,
         scratch,
-        moved(scratch, QUERIES * BLOCK),
-        moved(scratch, _FIXED),
-        moved(scratch, _FIXED + BLOCK * heads.width),
+        offset(scratch, QUERIES * BLOCK),
+        offset(scratch, _FIXED),
+        offset(scratch, _FIXED + BLOCK * heads.width),
         int_pointer(integers),
-        int_pointer(integers + 8 * most),
-        int_pointer(integers + 16 * most),
+        int_pointer(integers + 8 * queries),
+        int_pointer(integers + 16 * queries),
     )
 
 
 def attention_scratch(width: int) -> int:
-    """Return how many float32 numbers a thread needs for attention with heads of a width."""
+    """Return how many float32 of scratch a thread needs for heads of a width."""
     return _FIXED + 2 * BLOCK * width
 
 
 def attention_integers(heads: int, key_heads: int) -> int:
-    """Return how many int64 numbers a thread needs for attention."""
+    """Return how many int64 of scratch a thread needs."""
     return 2 * int(max_queries(heads, key_heads)) + BLOCK
 
 
 class Piece(NamedTuple):
-    """A piece of work: some nodes of a row, the queries of one key head, a span of places.
+    """A piece of work: some nodes of a row, the queries of one key head, one span.
 
     Attributes:
-        row: of the batch.
-        key_head: which.
-        span: which.
-        first: the first node.
-        last: the node behind the last.
+        row: Index of the row in the forward pass.
+        key_head: Index.
+        span: Index.
+        first: The first node.
+        last: The node behind the last.
     """
 
     row: int
@@ -186,117 +195,117 @@ class Piece(NamedTuple):
 
 
 @pointer_kernel
-def attend(trees: Trees, heads: Heads, sums: Sums, member: int, members: int) -> None:
-    """Do a member's share of a layer's attention; `sums` is complete when all members have done theirs."""
-    together = max(1, PIECE * heads.key_heads // heads.heads)
-    groups = (trees.nodes + together - 1) // together
+def attend(trees: Trees, heads: Heads, sums: Sums, worker: int, workers: int) -> None:
+    """Do a worker's share of a layer's attention; `sums` is complete when all workers are done."""
+    nodes_of_piece = max(1, PIECE * heads.key_heads // heads.heads)
+    groups = (trees.nodes + nodes_of_piece - 1) // nodes_of_piece
     pieces = trees.rows * trees.spans * heads.key_heads * groups
-    first_piece, end_piece = share_of(pieces, member, members)
+    first_piece, end_piece = share_of(pieces, worker, workers)
     for number in range(first_piece, end_piece):
         group, rest = number % groups, number // groups
         key_head, rest = rest % heads.key_heads, rest // heads.key_heads
         first, last = share_of(trees.nodes, group, groups)
         piece = Piece(rest // trees.spans, key_head, rest % trees.spans, first, last)
-        _start(trees, heads, sums, piece)
-        _attend_to_shared(trees, heads, sums, piece)
+        _clear(trees, heads, sums, piece)
+        _attend_to_full_blocks(trees, heads, sums, piece)
         for node in range(first, last):
-            _attend_to_path(trees, heads, sums, piece, node)
+            _attend_to_last_blocks(trees, heads, sums, piece, node)
 
 
 @pointer_kernel
-def gather(trees: Trees, heads: Heads, sums: Sums, out: Any, member: int, members: int) -> None:
-    """Write what a member's share of nodes and heads attended to, [rows, nodes, heads, width]."""
-    first, last = share_of(trees.rows * trees.nodes * heads.heads, member, members)
+def gather(trees: Trees, heads: Heads, sums: Sums, out: Any, worker: int, workers: int) -> None:
+    """Add the spans up and write a worker's share of the results, [rows, nodes, heads, width]."""
+    first, last = share_of(trees.rows * trees.nodes * heads.heads, worker, workers)
     width, spans = heads.width, trees.spans
     for item in range(first, last):
-        states = moved(sums.states, item * spans * 2)
-        totals = moved(sums.totals, item * spans * width)
-        top = number_at(states, 0)
+        states = offset(sums.states, item * spans * 2)
+        totals = offset(sums.totals, item * spans * width)
+        top = load_float(states, 0)
         for span in range(1, spans):
-            top = max(top, number_at(states, 2 * span))
+            top = max(top, load_float(states, 2 * span))
         weight = np.float32(0.0)
         for span in range(spans):
-            share = exponential_of(number_at(states, 2 * span) - top)
-            weight += share * number_at(states, 2 * span + 1)
-            put(states, 2 * span, share)
+            share = exponential_of(load_float(states, 2 * span) - top)
+            weight += share * load_float(states, 2 * span + 1)
+            store_float(states, 2 * span, share)
         scale = np.float32(1.0) / weight
         for index in range(width):
             total = np.float32(0.0)
             for span in range(spans):
-                total += number_at(states, 2 * span) * number_at(totals, span * width + index)
-            put(out, item * width + index, total * scale)
+                total += load_float(states, 2 * span) * load_float(totals, span * width + index)
+            store_float(out, item * width + index, total * scale)
 
 
 @pointer_kernel
 def _place(trees: Trees, row: int, node: int) -> int:
     """Return a node's place in its row's text."""
-    place: int = integer_at(trees.lengths, row) + integer_at(trees.depths, row * trees.nodes + node)
+    place: int = load_int(trees.places, row * trees.nodes + node)
     return place
 
 
 @pointer_kernel
 def _first_seen(trees: Trees, row: int, node: int) -> int:
     """Return the first place that a node sees."""
-    first: int = integer_at(trees.firsts, row * trees.nodes + node)
+    first: int = load_int(trees.firsts, row * trees.nodes + node)
     return first
 
 
 @pointer_kernel
 def _list_queries(trees: Trees, heads: Heads, sums: Sums, piece: Piece, first: int, last: int) -> int:
-    """List a piece's queries of some nodes; return how many there are."""
+    """List the queries of some nodes of a piece; return how many there are."""
     of_key, count = heads.heads // heads.key_heads, 0
     for node in range(first, last):
         for head in range(piece.key_head * of_key, (piece.key_head + 1) * of_key):
             item = (piece.row * trees.nodes + node) * heads.heads + head
-            put_integer(sums.items, count, item)
-            put_integer(sums.sums, count, item * trees.spans + piece.span)
+            store_int(sums.query_indices, count, item)
+            store_int(sums.total_indices, count, item * trees.spans + piece.span)
             count += 1
     return count
 
 
 @pointer_kernel
-def _start(trees: Trees, heads: Heads, sums: Sums, piece: Piece) -> None:
-    """Begin a piece's sums with nothing."""
+def _clear(trees: Trees, heads: Heads, sums: Sums, piece: Piece) -> None:
+    """Set a piece's sums to nothing."""
     for query in range(_list_queries(trees, heads, sums, piece, piece.first, piece.last)):
-        at = integer_at(sums.sums, query)
-        put(sums.states, 2 * at, np.float32(HIDDEN))
-        put(sums.states, 2 * at + 1, np.float32(0.0))
+        at = load_int(sums.total_indices, query)
+        store_float(sums.states, 2 * at, np.float32(MASKED_SCORE))
+        store_float(sums.states, 2 * at + 1, np.float32(0.0))
         for index in range(heads.width):
-            put(sums.totals, at * heads.width + index, np.float32(0.0))
+            store_float(sums.totals, at * heads.width + index, np.float32(0.0))
 
 
 @pointer_kernel
-def _attend_to_shared(trees: Trees, heads: Heads, sums: Sums, piece: Piece) -> None:
-    """Weigh, for all nodes of a piece, the full blocks of its span that the cache holds."""
+def _attend_to_full_blocks(trees: Trees, heads: Heads, sums: Sums, piece: Piece) -> None:
+    """Add, for all nodes of a piece, the full blocks of its span that the cache holds."""
     seen = _first_seen(trees, piece.row, piece.first)
     for node in range(piece.first + 1, piece.last):
         here = _first_seen(trees, piece.row, node)
         seen = min(seen, here)
     begin = max(piece.span * _BLOCKS_OF_SPAN, seen // BLOCK)
-    end = min((piece.span + 1) * _BLOCKS_OF_SPAN, integer_at(trees.lengths, piece.row) // BLOCK)
+    end = min((piece.span + 1) * _BLOCKS_OF_SPAN, load_int(trees.lengths, piece.row) // BLOCK)
     for block in range(begin, end):
         for key in range(BLOCK):
-            put_integer(sums.slots, key, block * BLOCK + key)
+            store_int(sums.slots, key, block * BLOCK + key)
         first = max(0, seen - block * BLOCK)
-        _weigh_block(trees, heads, sums, piece, piece.first, piece.last, block, sums.slots, first, BLOCK)
+        _attend_to_block(trees, heads, sums, piece, piece.first, piece.last, block, sums.slots, first, BLOCK)
 
 
 @pointer_kernel
-def _attend_to_path(trees: Trees, heads: Heads, sums: Sums, piece: Piece, node: int) -> None:
-    """Weigh a node's last blocks in a span: the cache's end and the path above the node, by their slots."""
+def _attend_to_last_blocks(trees: Trees, heads: Heads, sums: Sums, piece: Piece, node: int) -> None:
+    """Add a node's last blocks in a span, the end of the cached text and the node's path, by their slots."""
     place, seen = _place(trees, piece.row, node), _first_seen(trees, piece.row, node)
-    first_block = integer_at(trees.lengths, piece.row) // BLOCK
+    first_block = load_int(trees.lengths, piece.row) // BLOCK
     begin = max(piece.span * _BLOCKS_OF_SPAN, first_block, seen // BLOCK)
     end = min((piece.span + 1) * _BLOCKS_OF_SPAN, place // BLOCK + 1)
     for block in range(begin, end):
         at = (piece.row * trees.nodes + node) * trees.tail + (block - first_block) * BLOCK
         first, count = max(0, seen - block * BLOCK), min(BLOCK, place - block * BLOCK + 1)
-        slots = moved(trees.slots, at)
-        _weigh_block(trees, heads, sums, piece, node, node + 1, block, slots, first, count)
+        slots = offset(trees.slots, at)
+        _attend_to_block(trees, heads, sums, piece, node, node + 1, block, slots, first, count)
 
 
 @pointer_kernel
-def _weigh_block(
+def _attend_to_block(
     trees: Trees,
     heads: Heads,
     sums: Sums,
@@ -308,42 +317,44 @@ def _weigh_block(
     first: int,
     end: int,
 ) -> None:
-    """Add a block's values, those of its keys from `first` up to `end`, to the sums of some nodes."""
+    """Add the keys and values from `first` up to `end` of a block to the sums of some nodes."""
     width = heads.width
-    offset = integer_at(trees.cache_rows, piece.row) * heads.row_stride + piece.key_head * heads.head_stride
-    pack_keys(moved(heads.keys, offset), width, slots, first, end, sums.keys)
-    pack_values(moved(heads.values, offset), width, slots, first, end, sums.values)
+    at = load_int(trees.cache_rows, piece.row) * heads.row_stride + piece.key_head * heads.head_stride
+    pack_keys(offset(heads.keys, at), width, slots, first, end, sums.keys)
+    pack_values(offset(heads.values, at), width, slots, first, end, sums.values)
     count = _list_queries(trees, heads, sums, piece, first_node, last_node)
     of_key, query = heads.heads // heads.key_heads, 0
     while query < count:
         together = QUERIES if query + QUERIES <= count else 1
-        items = moved(sums.items, query)
+        items = offset(sums.query_indices, query)
         if together == QUERIES:
             score_all(heads.queries, items, width, sums.keys, sums.scores)
         else:
             score_one(heads.queries, items, width, sums.keys, sums.scores)
         for index in range(together):
             node = first_node + (query + index) // of_key
-            hidden = max(first, _first_seen(trees, piece.row, node) - block * BLOCK)
-            state = moved(sums.states, 2 * integer_at(sums.sums, query + index))
-            scores = moved(sums.scores, index * BLOCK)
-            put(sums.decays, index, soften_block(scores, hidden, end, heads.scale, state, heads.keys))
-        _weigh(heads, sums, query, together, first, end)
+            first_key = max(first, _first_seen(trees, piece.row, node) - block * BLOCK)
+            state = offset(sums.states, 2 * load_int(sums.total_indices, query + index))
+            scores = offset(sums.scores, index * BLOCK)
+            decay = softmax_block(scores, first_key, end, heads.scale, state, heads.keys)
+            store_float(sums.decays, index, decay)
+        _accumulate_values(heads, sums, query, together, first, end)
         query += together
 
 
 @pointer_kernel
-def _weigh(heads: Heads, sums: Sums, query: int, together: int, first: int, end: int) -> None:
-    """Add the packed values to the totals of one query, or of as many as are worked on at once."""
-    width, where, like = heads.width, moved(sums.sums, query), heads.keys
+def _accumulate_values(heads: Heads, sums: Sums, query: int, together: int, first: int, end: int) -> None:
+    """Add the packed values, weighted, to the totals of one query or of `QUERIES` together."""
+    width, like, weights, decays = heads.width, heads.keys, sums.scores, sums.decays
+    at = offset(sums.total_indices, query)
     step = 2 * PART if width % (2 * PART) == 0 else PART
     for part in range(0, width, step):
-        values, totals = moved(sums.values, part), moved(sums.totals, part)
+        values, totals = offset(sums.values, part), offset(sums.totals, part)
         if together == QUERIES and step > PART:
-            weigh_all_twice(sums.scores, values, width, first, end, sums.decays, totals, where, width, like)
+            accumulate_values_all_wide(weights, values, width, first, end, decays, totals, at, width, like)
         elif together == QUERIES:
-            weigh_all(sums.scores, values, width, first, end, sums.decays, totals, where, width, like)
+            accumulate_values_all(weights, values, width, first, end, decays, totals, at, width, like)
         elif step > PART:
-            weigh_one_twice(sums.scores, values, width, first, end, sums.decays, totals, where, width, like)
+            accumulate_values_one_wide(weights, values, width, first, end, decays, totals, at, width, like)
         else:
-            weigh_one(sums.scores, values, width, first, end, sums.decays, totals, where, width, like)
+            accumulate_values_one(weights, values, width, first, end, decays, totals, at, width, like)

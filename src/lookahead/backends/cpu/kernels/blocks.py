@@ -1,7 +1,16 @@
-"""A block of keys and values: packed for the queries that share it, scored, softened, weighed.
+"""One block of attention: pack keys and values, score queries, take the softmax, add weighted values.
 
-A word is what a lane of a vector holds: one float32 or two bfloat16. Keys are packed [words of a key, BLOCK],
-so that lanes are keys; values [BLOCK / keys of a word, width], so that lanes are numbers of a value.
+A word is what one lane of a vector holds: one float32 or two bfloat16. The lanes of packed keys are keys, so
+that a score needs no sum across lanes; the lanes of packed values are numbers of a value.
+
+    keys in the cache     pack_keys: [words of a key, BLOCK]    pack_values: bfloat16 [BLOCK / 2, width]
+
+    key 0:  w0 w1 ...     w0 of keys  0  1  2 ... 63            values 0|1:  n0|n0  n1|n1  n2|n2 ...
+    key 1:  w0 w1 ...     w1 of keys  0  1  2 ... 63            values 2|3:  n0|n0  n1|n1  n2|n2 ...
+    key 2:  w0 w1 ...     w2 of keys  0  1  2 ... 63            float32 [BLOCK, width], as in the cache
+
+    score   for each word w: scores[0:64] += query[w] * packed[w, 0:64]      four vectors of 16 lanes
+    total   for each key k:  total[0:32]  += weight[k] * packed[k, 0:32]     two vectors, or four
 """
 
 from typing import Any
@@ -10,22 +19,22 @@ from llvmlite import ir
 from numba import types
 
 from lookahead.backends.cpu.kernels import vectors
-from lookahead.backends.cpu.kernels.vectors import FLOAT, FLOATS, HALVES, INT32, INT64, INTS, LANES, loop
+from lookahead.backends.cpu.kernels.vectors import FLOAT, FLOATS, INT32, INT64, INTS, LANES, SHORTS, loop
 from lookahead.jit import compiled, intrinsic_call
 
 BLOCK = 64
-"""Keys that are weighed at once; blocks begin at multiples of it, counted in places of the text."""
+"""Places of a block; blocks begin at its multiples, indices in places of the text."""
 QUERIES = 4
-"""Queries that are worked on at once."""
-HIDDEN = -1e30
-"""Score of what is not seen: finite, so that two of them have a difference."""
+"""Queries that the `_all` functions work on together."""
+MASKED_SCORE = -1e30
+"""Score of a key that a query does not see: finite, so that differences of two are numbers."""
 _PARTS = BLOCK // LANES
 
 
 def _row_of(
     builder: ir.IRBuilder, source: Any, stride: Any, slots: Any, key: Any, bounds: tuple[Any, Any]
 ) -> Any:
-    """Return where a key's row is; keys that nobody sees are given the row of one that somebody sees."""
+    """Return a pointer to a key's row; keys outside the bounds are replaced by the nearest one inside."""
     first, end = bounds
     key = builder.select(builder.icmp_signed("<", key, first), first, key)
     last = builder.sub(end, INT64(1))
@@ -43,16 +52,16 @@ def pack_keys(
     end: types.Integer,
     packed: types.CPointer,
 ) -> Any:
-    """Pack the keys from `first` up to `end` of a block; a key's row is the one that slots[key] counts.
+    """Pack the keys from `first` up to `end` of a block, at least one; key k is in slot slots[k].
 
-    There is one at least. The width, `stride`, is a multiple of 32. What stands in place of others is unused.
+    The width, `stride`, is a multiple of 32. Other keys of `packed` are undefined.
     """
 
     def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         rows, width, places, first_key, end_key, target = arguments
-        halves = vectors.is_bfloat16(signature.args[0])
+        is_bfloat16 = vectors.points_to_bfloat16(signature.args[0])
         bounds = (first_key, end_key)
-        words = builder.sdiv(width, INT64(2)) if halves else width
+        words = builder.sdiv(width, INT64(2)) if is_bfloat16 else width
         next_block = builder.mul(words, INT64(BLOCK))
 
         def of_group(group: Any, _: list[Any]) -> list[Any]:
@@ -94,15 +103,15 @@ def pack_values(
     end: types.Integer,
     packed: types.CPointer,
 ) -> Any:
-    """Pack the values of the keys from `first` up to `end` of a block, as `pack_keys` packs keys.
+    """Pack the values of the keys from `first` up to `end` of a block, at least one.
 
-    The other half of a word that has one of them holds a number as well: it may be weighed with nothing.
+    A bfloat16 word whose other value is outside holds a number there too; its weight is 0.
     """
 
     def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         rows, width, places, first_key, end_key, target = arguments
-        halves = vectors.is_bfloat16(signature.args[0])
-        keys = 2 if halves else 1
+        is_bfloat16 = vectors.points_to_bfloat16(signature.args[0])
+        keys = 2 if is_bfloat16 else 1
         bounds = (first_key, end_key)
         next_block = builder.mul(width, INT64(BLOCK))
 
@@ -114,9 +123,9 @@ def pack_values(
             row = builder.mul(builder.sdiv(key, INT64(keys)), width)
 
             def of_numbers(index: Any, _: list[Any]) -> list[Any]:
-                if halves:
+                if is_bfloat16:
                     low, high = (
-                        builder.zext(vectors.load(builder, one, index, HALVES), INTS) for one in pair
+                        builder.zext(vectors.load(builder, one, index, SHORTS), INTS) for one in pair
                     )
                     word = builder.or_(low, builder.shl(high, vectors.ints([16] * LANES)))
                 else:
@@ -147,32 +156,36 @@ def _scorer_maker(queries: int) -> Any:
         packed: types.CPointer,
         scores: types.CPointer,
     ) -> Any:
-        """Write a block's scores, [queries, BLOCK]; query q's row is the one that items[q] counts."""
+        """Write a block's scores, [queries, BLOCK]; query q is row items[q] of `queries_at`."""
 
         def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            first, counted, size, keys, target = arguments
-            halves = vectors.is_bfloat16(signature.args[0])
+            first, indices, size, keys, target = arguments
+            is_bfloat16 = vectors.points_to_bfloat16(signature.args[0])
             rows = []
             for query in range(queries):
-                item = builder.load(builder.gep(counted, [INT64(query)]))
+                item = builder.load(builder.gep(indices, [INT64(query)]))
                 row = builder.gep(first, [builder.mul(item, size)])
                 rows.append(builder.bitcast(row, INT32.as_pointer()))
 
             def body(word: Any, totals: list[Any]) -> list[Any]:
                 at = builder.mul(word, INT64(BLOCK))
-                shown = [
+                loaded_keys = [
                     vectors.load(builder, keys, builder.add(at, INT64(part * LANES)), INTS)
                     for part in range(_PARTS)
                 ]
                 results = []
                 for query, row in enumerate(rows):
-                    asked = vectors.splat_of(builder, builder.load(builder.gep(row, [word]), align=2))
+                    query_word = vectors.splat_of(builder, builder.load(builder.gep(row, [word]), align=2))
                     for part in range(_PARTS):
                         total = totals[query * _PARTS + part]
-                        results.append(vectors.dot_words(builder, asked, shown[part], total, halves=halves))
+                        results.append(
+                            vectors.dot_words(
+                                builder, query_word, loaded_keys[part], total, is_bfloat16=is_bfloat16
+                            )
+                        )
                 return results
 
-            words = builder.sdiv(size, INT64(2)) if halves else size
+            words = builder.sdiv(size, INT64(2)) if is_bfloat16 else size
             sums = loop(builder, INT64(0), words, 1, [vectors.splat(0.0)] * (queries * _PARTS), body)
             for at, total in enumerate(sums):
                 vectors.store(builder, total, target, INT64(at * LANES))
@@ -188,7 +201,7 @@ score_all = _scorer_maker(QUERIES)
 
 
 @compiled
-def soften_block(
+def softmax_block(
     _typing: Any,
     scores: types.CPointer,
     first: types.Integer,
@@ -197,20 +210,19 @@ def soften_block(
     state: types.CPointer,
     like: types.CPointer,
 ) -> Any:
-    """Turn the scores of a block's keys from `first` up to `end` into weights; the others' become 0.
+    """Replace the scores of a block's keys from `first` up to `end` by weights, those of other keys by 0.
 
-    The weights are written where the scores were, as numbers of the type that `like` points to.
-
-    `state` holds the largest score so far and the sum of weights relative to it, and is brought up to date.
+    The weights are stored in the scores' memory, in the type that `like` points to. `state` holds the largest
+    score so far and the sum of weights relative to it; both are updated.
 
     Returns:
-        The factor by which what was weighed before is to be multiplied.
+        The decay: the factor for the totals of earlier blocks.
     """
 
     def generated(_context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        row, first_key, end_key, factor, kept, _ = arguments
-        halves = vectors.is_bfloat16(signature.args[5])
-        hidden = vectors.splat(HIDDEN)
+        row, first_key, end_key, factor, state_at, _ = arguments
+        is_bfloat16 = vectors.points_to_bfloat16(signature.args[5])
+        masked = vectors.splat(MASKED_SCORE)
         bounds = [vectors.splat_of(builder, builder.trunc(bound, INT32)) for bound in (first_key, end_key)]
         scales = vectors.splat_of(builder, factor)
         seen, scored = [], []
@@ -221,46 +233,46 @@ def soften_block(
             )
             loaded = vectors.load(builder, row, INT64(start), FLOATS)
             seen.append(sees)
-            scored.append(builder.select(sees, builder.fmul(loaded, scales), hidden))
+            scored.append(builder.select(sees, builder.fmul(loaded, scales), masked))
         largest = scored[0]
         for others in scored[1:]:
             largest = intrinsic_call(builder, "llvm.maxnum.v16f32", FLOATS, [largest, others])
         top = intrinsic_call(builder, "llvm.vector.reduce.fmax.v16f32", FLOAT, [largest])
-        before = builder.load(kept)
+        before = builder.load(state_at)
         after = intrinsic_call(builder, "llvm.maxnum.f32", FLOAT, [before, top])
         tops = vectors.splat_of(builder, after)
         total = vectors.splat(0.0)
         for start, sees, score in zip(range(0, BLOCK, LANES), seen, scored, strict=True):
             weight = vectors.exponential(builder, builder.fsub(score, tops))
             weight = builder.select(sees, weight, vectors.splat(0.0))
-            _store_weights(builder, row, start, weight, halves=halves)
+            _store_weights(builder, row, start, weight, is_bfloat16=is_bfloat16)
             total = builder.fadd(total, weight)
-        sums = vectors.sums_of(builder, [total] * LANES)
+        sums = vectors.lane_sums(builder, [total] * LANES)
         decay = vectors.exponential(builder, builder.fsub(before, after))
-        sum_place = builder.gep(kept, [INT64(1)])
+        sum_place = builder.gep(state_at, [INT64(1)])
         added = builder.extract_element(sums, INT32(0))
         builder.store(vectors.fused_multiply_add(builder, builder.load(sum_place), decay, added), sum_place)
-        builder.store(after, kept)
+        builder.store(after, state_at)
         return decay
 
     whole = types.int64
     return types.float32(scores, whole, whole, types.float32, state, like), generated
 
 
-def _store_weights(builder: ir.IRBuilder, row: Any, start: int, weights: Any, *, halves: bool) -> None:
-    """Write sixteen weights to their place in a row of numbers of either size."""
-    if not halves:
+def _store_weights(builder: ir.IRBuilder, row: Any, start: int, weights: Any, *, is_bfloat16: bool) -> None:
+    """Store sixteen weights in a row of float32 or bfloat16."""
+    if not is_bfloat16:
         vectors.store(builder, weights, row, INT64(start))
         return
-    short = builder.trunc(vectors.bits_rounded(builder, weights), HALVES)
+    short = builder.trunc(vectors.bfloat16_bits(builder, weights), SHORTS)
     vectors.store(builder, short, builder.bitcast(row, ir.IntType(16).as_pointer()), INT64(start))
 
 
-def _weigher_maker(queries: int, parts: int) -> Any:
+def _accumulator_maker(queries: int, parts: int) -> Any:
     """Return a function that adds weighted values, for some queries and 16 · parts numbers of each value."""
 
     @compiled
-    def weigh(
+    def accumulate_values(
         _typing: Any,
         weights: types.CPointer,
         packed: types.CPointer,
@@ -273,29 +285,29 @@ def _weigher_maker(queries: int, parts: int) -> Any:
         stride: types.Integer,
         like: types.CPointer,
     ) -> Any:
-        """Multiply totals by their query's decay and add the values of keys `first` to `end`, weighted.
+        """Multiply each query's totals by its decay and add the weighted values of keys `first` up to `end`.
 
-        Rows of weights are [BLOCK] floats long, whatever is written in them; query q's totals are those that
-        items[q], times the stride, counts.
+        A row of weights takes the memory of [BLOCK] float32 in both types; the totals of query q begin at
+        element items[q] · stride.
         """
 
         def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            weight, values, size, first_key, end_key, decay, total, counted, apart, _ = arguments
-            halves = vectors.is_bfloat16(signature.args[9])
-            keys = 2 if halves else 1
+            weight, values, size, first_key, end_key, decay, total, indices, total_stride, _ = arguments
+            is_bfloat16 = vectors.points_to_bfloat16(signature.args[9])
+            keys = 2 if is_bfloat16 else 1
             places, initial = [], []
             for query in range(queries):
-                item = builder.load(builder.gep(counted, [INT64(query)]))
-                row = builder.gep(total, [builder.mul(item, apart)])
-                kept = vectors.splat_of(builder, builder.load(builder.gep(decay, [INT64(query)])))
+                item = builder.load(builder.gep(indices, [INT64(query)]))
+                row = builder.gep(total, [builder.mul(item, total_stride)])
+                factor = vectors.splat_of(builder, builder.load(builder.gep(decay, [INT64(query)])))
                 for part in range(parts):
                     places.append((row, INT64(LANES * part)))
-                    initial.append(builder.fmul(vectors.load(builder, *places[-1], FLOATS), kept))
+                    initial.append(builder.fmul(vectors.load(builder, *places[-1], FLOATS), factor))
             words = builder.bitcast(weight, INT32.as_pointer())
 
             def body(step: Any, sums: list[Any]) -> list[Any]:
                 at = builder.mul(step, size)
-                shown = [
+                loaded_values = [
                     vectors.load(builder, values, builder.add(at, INT64(LANES * part)), INTS)
                     for part in range(parts)
                 ]
@@ -305,7 +317,11 @@ def _weigher_maker(queries: int, parts: int) -> Any:
                     share = vectors.splat_of(builder, builder.load(builder.gep(words, [place])))
                     for part in range(parts):
                         summed = sums[query * parts + part]
-                        results.append(vectors.dot_words(builder, share, shown[part], summed, halves=halves))
+                        results.append(
+                            vectors.dot_words(
+                                builder, share, loaded_values[part], summed, is_bfloat16=is_bfloat16
+                            )
+                        )
                 return results
 
             begin = builder.sdiv(first_key, INT64(keys))
@@ -321,12 +337,12 @@ def _weigher_maker(queries: int, parts: int) -> Any:
             generated,
         )
 
-    return weigh
+    return accumulate_values
 
 
 PART = 32
-"""Numbers of a value that are added up at once; a head's width is a multiple of it."""
-weigh_one = _weigher_maker(1, PART // LANES)
-weigh_all = _weigher_maker(QUERIES, PART // LANES)
-weigh_one_twice = _weigher_maker(1, 2 * PART // LANES)
-weigh_all_twice = _weigher_maker(QUERIES, 2 * PART // LANES)
+"""Numbers of a value that one call adds, twice as many in the `_wide` functions; divides a head's width."""
+accumulate_values_one = _accumulator_maker(1, PART // LANES)
+accumulate_values_all = _accumulator_maker(QUERIES, PART // LANES)
+accumulate_values_one_wide = _accumulator_maker(1, 2 * PART // LANES)
+accumulate_values_all_wide = _accumulator_maker(QUERIES, 2 * PART // LANES)

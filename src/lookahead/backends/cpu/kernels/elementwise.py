@@ -1,4 +1,4 @@
-"""What a decoder does to numbers one by one, rounded wherever the library's own layers round."""
+"""Norms, rotary positions and gated units, rounded wherever the layers of transformers round."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from lookahead.backends.cpu.kernels.pointers import (
     exponential,
-    number_at,
-    put,
+    load_float,
     rounded_like,
+    store_float,
 )
 from lookahead.backends.cpu.kernels.tiles import sum_of_squares
 from lookahead.jit import pointer_kernel
@@ -16,68 +16,68 @@ from lookahead.jit import pointer_kernel
 
 @pointer_kernel
 def normalize(numbers: Any, weight: Any, out: Any, size: int, epsilon: float) -> None:
-    """Write the root-mean-square norm of one row of numbers; `out` may be the row itself.
+    """Write the RMS norm of a row of numbers; `out` may be the row itself.
 
     Args:
-        numbers: pointer to [size], float32 or as the weight.
-        weight: pointer to [size].
-        out: pointer to [size], as the weight.
-        size: a multiple of 16.
-        epsilon: added to the mean of squares.
+        numbers: Pointer to [size], float32 or the weight's type.
+        weight: Pointer to [size].
+        out: Pointer to [size], of the weight's type.
+        size: A multiple of 16.
+        epsilon: Added to the mean of squares.
     """
     mean = sum_of_squares(numbers, size) / np.float32(size)
     factor = np.float32(1.0) / np.sqrt(mean + np.float32(epsilon))
     for index in range(size):
-        normal = rounded_like(number_at(numbers, index) * factor, weight)
-        put(out, index, number_at(weight, index) * normal)
+        normal = rounded_like(load_float(numbers, index) * factor, weight)
+        store_float(out, index, load_float(weight, index) * normal)
 
 
 @pointer_kernel
-def rotate(head: Any, cosine: Any, sine: Any, out: Any, width: int) -> None:
-    """Write a head's query or key turned to its position, its halves against each other.
+def apply_rope(head: Any, cosine: Any, sine: Any, out: Any, width: int) -> None:
+    """Write a head's query or key, rotated to its position: the first half against the second.
 
     Args:
-        head: pointer to [width].
-        cosine: pointer to [width], of the same type.
-        sine: pointer to [width], of the same type.
-        out: pointer to float32 [width], elsewhere.
-        width: of a head.
+        head: Pointer to [width].
+        cosine: Pointer to [width], of the same type.
+        sine: Pointer to [width], of the same type.
+        out: Pointer to float32 [width], not the head itself.
+        width: Of a head.
     """
     half = width // 2
     for index in range(half):
-        left, right = number_at(head, index), number_at(head, index + half)
-        straight = rounded_like(left * number_at(cosine, index), head)
-        crossed = rounded_like(right * number_at(sine, index), head)
-        put(out, index, straight - crossed)
-        straight = rounded_like(right * number_at(cosine, index + half), head)
-        crossed = rounded_like(left * number_at(sine, index + half), head)
-        put(out, index + half, straight + crossed)
+        left, right = load_float(head, index), load_float(head, index + half)
+        straight = rounded_like(left * load_float(cosine, index), head)
+        crossed = rounded_like(right * load_float(sine, index), head)
+        store_float(out, index, straight - crossed)
+        straight = rounded_like(right * load_float(cosine, index + half), head)
+        crossed = rounded_like(left * load_float(sine, index + half), head)
+        store_float(out, index + half, straight + crossed)
 
 
 @pointer_kernel
-def gate(gates: Any, ups: Any, out: Any, size: int) -> None:
-    """Write silu(gate) · up of float32 products, each first rounded to what is written."""
+def swiglu(gates: Any, ups: Any, out: Any, size: int) -> None:
+    """Write silu(gate) · up of float32 products, each rounded to the type of `out` first."""
     one = np.float32(1.0)
     for index in range(size):
-        opened = rounded_like(number_at(gates, index), out)
+        opened = rounded_like(load_float(gates, index), out)
         opened = rounded_like(opened / (one + exponential(-opened)), out)
-        put(out, index, opened * rounded_like(number_at(ups, index), out))
+        store_float(out, index, opened * rounded_like(load_float(ups, index), out))
 
 
 @pointer_kernel
 def add_rounded(sums: Any, products: Any, size: int, like: Any) -> None:
-    """Add float32 products to a residual stream kept in float32, rounding as if it were kept as `like`."""
+    """Add float32 products to a float32 residual stream, rounded as if both had the type of `like`."""
     for index in range(size):
-        added = number_at(sums, index) + rounded_like(number_at(products, index), like)
-        put(sums, index, rounded_like(added, like))
+        added = load_float(sums, index) + rounded_like(load_float(products, index), like)
+        store_float(sums, index, rounded_like(added, like))
 
 
 @pointer_kernel
 def store_with_bias(products: Any, bias: Any, has_bias: bool, out: Any, size: int) -> None:
-    """Write float32 products, rounded, with the bias added where there is one."""
+    """Write float32 products, rounded, plus the bias if there is one."""
     if has_bias:
         for index in range(size):
-            put(out, index, number_at(products, index) + number_at(bias, index))
+            store_float(out, index, load_float(products, index) + load_float(bias, index))
     else:
         for index in range(size):
-            put(out, index, number_at(products, index))
+            store_float(out, index, load_float(products, index))

@@ -1,7 +1,7 @@
-"""Raw memory in compiled functions: addresses that become pointers, and numbers that they point to.
+"""Raw memory in compiled functions: addresses become pointers, and pointers are loaded and stored.
 
-Weights, cache and scratch of a step are handed over as addresses. A pointer's type says what it points to, so
-that one function serves float32 and bfloat16; the latter numba knows as its sixteen bits.
+A pointer's type says what it points to, so that one function serves float32 and bfloat16. Numba has no
+bfloat16; a pointer to it is a pointer to uint16.
 """
 
 from typing import Any
@@ -13,16 +13,16 @@ from lookahead.backends.cpu.kernels import vectors
 from lookahead.jit import compiled
 
 
-def _known(context: Any, pointer: types.CPointer) -> ir.Type:
+def _llvm_type(context: Any, pointer: types.CPointer) -> ir.Type:
     return context.get_value_type(pointer)
 
 
 @compiled
 def pointer_like(_typing: Any, address: types.Integer, like: types.CPointer) -> Any:
-    """Return a pointer of another's type to an address."""
+    """Return a pointer to an address, of the type of `like`."""
 
     def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], _known(context, signature.return_type))
+        return builder.inttoptr(arguments[0], _llvm_type(context, signature.return_type))
 
     return like(address, like), generated
 
@@ -33,7 +33,7 @@ def _pointer_maker(pointed: types.Type) -> Any:
         """Return a pointer to an address."""
 
         def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], _known(context, signature.return_type))
+            return builder.inttoptr(arguments[0], _llvm_type(context, signature.return_type))
 
         return types.CPointer(pointed)(address), generated
 
@@ -41,13 +41,13 @@ def _pointer_maker(pointed: types.Type) -> Any:
 
 
 float_pointer = _pointer_maker(types.float32)
-half_pointer = _pointer_maker(types.uint16)
+bfloat16_pointer = _pointer_maker(types.uint16)
 int_pointer = _pointer_maker(types.int64)
 
 
 @compiled
-def moved(_typing: Any, pointer: types.CPointer, elements: types.Integer) -> Any:
-    """Return a pointer to so many elements further on."""
+def offset(_typing: Any, pointer: types.CPointer, elements: types.Integer) -> Any:
+    """Return a pointer `elements` further on."""
 
     def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
         return builder.gep(arguments[0], [arguments[1]])
@@ -56,8 +56,8 @@ def moved(_typing: Any, pointer: types.CPointer, elements: types.Integer) -> Any
 
 
 @compiled
-def integer_at(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
-    """Return an integer out of memory."""
+def load_int(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
+    """Return the int64 at an index."""
 
     def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
         return builder.load(builder.gep(arguments[0], [arguments[1]]))
@@ -66,8 +66,8 @@ def integer_at(_typing: Any, pointer: types.CPointer, index: types.Integer) -> A
 
 
 @compiled
-def put_integer(_typing: Any, pointer: types.CPointer, index: types.Integer, number: types.Integer) -> Any:
-    """Write an integer to memory."""
+def store_int(_typing: Any, pointer: types.CPointer, index: types.Integer, number: types.Integer) -> Any:
+    """Store an int64 at an index."""
 
     def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
         builder.store(arguments[2], builder.gep(arguments[0], [arguments[1]]))
@@ -77,12 +77,12 @@ def put_integer(_typing: Any, pointer: types.CPointer, index: types.Integer, num
 
 
 @compiled
-def number_at(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
-    """Return a number out of memory as a float32."""
+def load_float(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
+    """Return the number at an index as a float32."""
 
     def generated(_context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         number = builder.load(builder.gep(arguments[0], [arguments[1]]))
-        if not vectors.is_bfloat16(signature.args[0]):
+        if not vectors.points_to_bfloat16(signature.args[0]):
             return number
         wide = builder.shl(builder.zext(number, vectors.INT32), ir.Constant(vectors.INT32, 16))
         return builder.bitcast(wide, vectors.FLOAT)
@@ -91,13 +91,13 @@ def number_at(_typing: Any, pointer: types.CPointer, index: types.Integer) -> An
 
 
 @compiled
-def put(_typing: Any, pointer: types.CPointer, index: types.Integer, number: types.Float) -> Any:
-    """Write a float32 to memory, rounded to what is kept there."""
+def store_float(_typing: Any, pointer: types.CPointer, index: types.Integer, number: types.Float) -> Any:
+    """Store a float32 at an index, rounded to the type that is pointed to."""
 
     def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         target, place, value = arguments
-        if vectors.is_bfloat16(signature.args[0]):
-            value = builder.trunc(vectors.bits_rounded(builder, value), ir.IntType(16))
+        if vectors.points_to_bfloat16(signature.args[0]):
+            value = builder.trunc(vectors.bfloat16_bits(builder, value), ir.IntType(16))
         builder.store(value, builder.gep(target, [place]))
         return context.get_dummy_value()
 
@@ -106,12 +106,12 @@ def put(_typing: Any, pointer: types.CPointer, index: types.Integer, number: typ
 
 @compiled
 def rounded_like(_typing: Any, number: types.Float, like: types.CPointer) -> Any:
-    """Return a float32 rounded to what a pointer points to, as storing and loading it would."""
+    """Return a float32 rounded to the type that `like` points to."""
 
     def generated(_context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        if not vectors.is_bfloat16(signature.args[1]):
+        if not vectors.points_to_bfloat16(signature.args[1]):
             return arguments[0]
-        bits = vectors.bits_rounded(builder, arguments[0])
+        bits = vectors.bfloat16_bits(builder, arguments[0])
         return builder.bitcast(builder.shl(bits, ir.Constant(vectors.INT32, 16)), vectors.FLOAT)
 
     return types.float32(types.float32, like), generated
@@ -128,8 +128,8 @@ def exponential(_typing: Any, number: types.Float) -> Any:
 
 
 @compiled
-def call(_typing: Any, address: types.Integer) -> Any:
-    """Call a function of C that takes nothing, and return the int that it returns."""
+def call_int(_typing: Any, address: types.Integer) -> Any:
+    """Call a C function `int f(void)` and return its result."""
 
     def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
         function = ir.FunctionType(vectors.INT32, [])
@@ -140,8 +140,8 @@ def call(_typing: Any, address: types.Integer) -> Any:
 
 
 @compiled
-def call_procedure(_typing: Any, address: types.Integer) -> Any:
-    """Call a function of C that takes and returns nothing."""
+def call_void(_typing: Any, address: types.Integer) -> Any:
+    """Call a C function `void f(void)`."""
 
     def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
         function = ir.FunctionType(ir.VoidType(), [])
@@ -153,7 +153,7 @@ def call_procedure(_typing: Any, address: types.Integer) -> Any:
 
 @compiled
 def address_of(_typing: Any, pointer: types.RawPointer) -> Any:
-    """Return the address that a pointer from C holds."""
+    """Return the address in a C pointer."""
 
     def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
         return builder.ptrtoint(arguments[0], vectors.INT64)

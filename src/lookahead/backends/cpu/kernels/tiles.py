@@ -1,4 +1,15 @@
-"""The inner loop of matrix products: sixteen dot products at once."""
+"""The inner loop of matrix products: a tile of sixteen dot products at once.
+
+A tile is 16 x 1, 8 x 2 or 4 x 4 rows of weights by rows of inputs. Its sums stay in sixteen vector registers:
+
+    4 x 4        input 0  input 1  input 2  input 3     for each 16 float32 or 32 bfloat16 of the width:
+    weight 0       s0       s4       s8       s12           load 4 rows of weights and 4 of inputs
+    weight 1       s1       s5       s9       s13           s[k] += weight * input, lane by lane
+    weight 2       s2       s6       s10      s14       at the end `lane_sums` adds the 16 lanes of each s[k],
+    weight 3       s3       s7       s11      s15       in one order for all tiles
+
+So a dot product has the same bits in every tile.
+"""
 
 from typing import Any
 
@@ -11,10 +22,10 @@ from lookahead.jit import compiled
 
 
 def _tile_maker(rows: int, *, fetched: int = 0) -> Any:
-    """Return a function that writes sixteen dot products: of so many rows of weights with rows of inputs.
+    """Return a function that writes the products of a tile with `rows` rows of weights.
 
-    Meanwhile so many rows are fetched that are needed later: memory is slow to answer, and a processor asks
-    for what comes next by itself only within a page.
+    The function prefetches `fetched` later rows of weights meanwhile: a processor's own prefetching ends at
+    each page.
     """
     columns = LANES // rows
 
@@ -30,12 +41,12 @@ def _tile_maker(rows: int, *, fetched: int = 0) -> Any:
         out: types.CPointer,
         out_stride: types.Integer,
     ) -> Any:
-        """Write out[column · out stride + row], the products of rows `width` long; strides in elements."""
+        """Write out[column · out_stride + row], products of rows `width` long; strides are in elements."""
 
         def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             first_row, row_stride, later, first_input, stride, length, target, target_stride = arguments
-            halves = vectors.is_bfloat16(signature.args[0])
-            kind = ir.VectorType(ir.IntType(16), 2 * LANES) if halves else FLOATS
+            is_bfloat16 = vectors.points_to_bfloat16(signature.args[0])
+            kind = ir.VectorType(ir.IntType(16), 2 * LANES) if is_bfloat16 else FLOATS
             weight_rows = [
                 builder.gep(first_row, [builder.mul(row_stride, INT64(row))]) for row in range(rows)
             ]
@@ -49,13 +60,13 @@ def _tile_maker(rows: int, *, fetched: int = 0) -> Any:
                     vectors.prefetch(builder, row, index)
                 pairs = [(left, right) for right in given for left in loaded]
                 return [
-                    vectors.dot_step(builder, right, left, total, halves=halves)
+                    vectors.dot_step(builder, right, left, total, is_bfloat16=is_bfloat16)
                     for (left, right), total in zip(pairs, totals, strict=True)
                 ]
 
-            step = 2 * LANES if halves else LANES
+            step = 2 * LANES if is_bfloat16 else LANES
             totals = loop(builder, INT64(0), length, step, [vectors.splat(0.0)] * LANES, body)
-            sums = vectors.sums_of(builder, totals)
+            sums = vectors.lane_sums(builder, totals)
             for column in range(columns):
                 lanes = vectors.ints(list(range(column * rows, (column + 1) * rows)))
                 part = builder.shuffle_vector(sums, sums, lanes)
@@ -81,18 +92,18 @@ dots_4_by_4_fetching_4 = _tile_maker(4, fetched=4)
 
 @compiled
 def sum_of_squares(_typing: Any, numbers: types.CPointer, size: types.Integer) -> Any:
-    """Return the sum of the squares of so many numbers, a multiple of sixteen, as a float32."""
+    """Return the sum of the squares of `size` numbers, a multiple of sixteen, as a float32."""
 
     def generated(_context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         pointer, count = arguments
-        halves = vectors.is_bfloat16(signature.args[0])
+        is_bfloat16 = vectors.points_to_bfloat16(signature.args[0])
 
         def body(index: Any, totals: list[Any]) -> list[Any]:
-            loaded = vectors.load_widened(builder, pointer, index, halves=halves)
+            loaded = vectors.load_widened(builder, pointer, index, is_bfloat16=is_bfloat16)
             return [vectors.fused_multiply_add(builder, loaded, loaded, totals[0])]
 
         (total,) = loop(builder, INT64(0), count, LANES, [vectors.splat(0.0)], body)
-        sums = vectors.sums_of(builder, [total] * LANES)
+        sums = vectors.lane_sums(builder, [total] * LANES)
         return builder.extract_element(sums, INT32(0))
 
     return types.float32(numbers, types.int64), generated

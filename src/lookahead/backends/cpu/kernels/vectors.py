@@ -1,7 +1,7 @@
-"""Building LLVM code on vectors of sixteen floats, which numba's own loops do not become by themselves.
+"""LLVM code on vectors of sixteen floats, which numba's own loops do not become.
 
-What is built here treats every row alike, whatever else is computed beside it: a sum is taken in one order,
-so that the same numbers give the same bits in a forward of one token and of sixty-four.
+Each sum is taken in one order, whatever is computed beside it: the same numbers give the same bits in a
+forward pass of one token and in one of sixty-four.
 """
 
 import platform
@@ -19,17 +19,17 @@ LANES = 16
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 FLOATS = ir.VectorType(FLOAT, LANES)
 INTS = ir.VectorType(INT32, LANES)
-HALVES = ir.VectorType(ir.IntType(16), LANES)
+SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _LOG2_E, _LN2_HIGH, _LN2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
 _EXP_COEFFICIENTS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
 _MIN_EXPONENT = -87.0
 _ROUNDING = 0x7FFF
 _SECOND_CACHE = 2
-"""Where what is fetched ahead goes: the first cache is full of what is being worked on."""
+"""The cache level that prefetches go to: the first one is full of the current rows."""
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has no types
-    """The type `bfloat`, which llvmlite has no name for."""
+    """LLVM's type `bfloat`, which llvmlite lacks."""
 
     def _to_string(self) -> str:
         return "bfloat"
@@ -45,12 +45,12 @@ _PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
 
 
 def multiplies_pairs() -> bool:
-    """Return whether the processor that numba compiles for multiplies bfloat16 itself (AVX512-BF16)."""
+    """Return whether the processor that numba compiles for multiplies bfloat16 in pairs (AVX512-BF16)."""
     return _has("avx512bf16")
 
 
 def multiplies_and_adds() -> bool:
-    """Return whether the processor multiplies and adds at once; without, a fused step would be slower."""
+    """Return whether the processor has fused multiply-add; the CPU decoder is slow without it."""
     return platform.machine().lower() not in {"x86_64", "amd64", "i386", "i686"} or _has("fma")
 
 
@@ -67,8 +67,8 @@ def _host_features() -> Any:
     return llvmlite.binding.get_host_cpu_features()
 
 
-def is_bfloat16(pointer: types.CPointer) -> bool:
-    """Return whether a pointer is to bfloat16, which numba knows as its sixteen bits."""
+def points_to_bfloat16(pointer: types.CPointer) -> bool:
+    """Return whether a pointer is to bfloat16, which is uint16 in numba."""
     return bool(pointer.dtype == types.uint16)
 
 
@@ -78,7 +78,7 @@ def splat(value: float) -> ir.Constant:
 
 
 def ints(values: list[int]) -> ir.Constant:
-    """Return a vector of 32-bit integers: lanes, or what a shuffle picks."""
+    """Return a constant vector of 32-bit integers, for example the lanes of a shuffle."""
     return ir.Constant(ir.VectorType(INT32, len(values)), [ir.Constant(INT32, value) for value in values])
 
 
@@ -111,20 +111,20 @@ def loop(
 
 
 def splat_of(builder: ir.IRBuilder, value: Any) -> Any:
-    """Return a vector of one number that is known when the code runs."""
+    """Return a vector of one number that is computed at run time."""
     kind = ir.VectorType(value.type, LANES)
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, INT32(0))
     return builder.shuffle_vector(first, first, ints([0] * LANES))
 
 
 def fused_multiply_add(builder: ir.IRBuilder, first: Any, second: Any, summand: Any) -> Any:
-    """Return first · second + summand, rounded once: a scalar or a vector."""
+    """Return first · second + summand, rounded once, of scalars or vectors."""
     suffix = "v16f32" if summand.type == FLOATS else "f32"
     return intrinsic_call(builder, f"llvm.fma.{suffix}", summand.type, [first, second, summand])
 
 
 def prefetch(builder: ir.IRBuilder, pointer: Any, index: Any) -> None:
-    """Ask for what is needed later, which need not be there."""
+    """Prefetch an address, which may be invalid."""
     byte = ir.IntType(8).as_pointer()
     place = builder.bitcast(builder.gep(pointer, [index]), byte)
     kinds = [place, *(ir.Constant(INT32, number) for number in (0, _SECOND_CACHE, 1))]
@@ -132,22 +132,22 @@ def prefetch(builder: ir.IRBuilder, pointer: Any, index: Any) -> None:
 
 
 def load(builder: ir.IRBuilder, pointer: Any, index: Any, kind: ir.Type) -> Any:
-    """Load a vector from anywhere, without asking for alignment."""
+    """Load a vector; the address need not be aligned."""
     place = builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())
     return builder.load(place, align=2)
 
 
-def load_widened(builder: ir.IRBuilder, pointer: Any, index: Any, *, halves: bool) -> Any:
+def load_widened(builder: ir.IRBuilder, pointer: Any, index: Any, *, is_bfloat16: bool) -> Any:
     """Load sixteen numbers as floats."""
-    if not halves:
+    if not is_bfloat16:
         return load(builder, pointer, index, FLOATS)
-    wide = builder.zext(load(builder, pointer, index, HALVES), INTS)
+    wide = builder.zext(load(builder, pointer, index, SHORTS), INTS)
     return builder.bitcast(builder.shl(wide, ints([16] * LANES)), FLOATS)
 
 
-def dot_step(builder: ir.IRBuilder, first: Any, second: Any, total: Any, *, halves: bool) -> Any:
-    """Add, lane by lane, the products of two vectors; of bfloat16 each lane takes two of them."""
-    if not halves:
+def dot_step(builder: ir.IRBuilder, first: Any, second: Any, total: Any, *, is_bfloat16: bool) -> Any:
+    """Add the products of two vectors, lane by lane; a bfloat16 lane adds the products of two numbers."""
+    if not is_bfloat16:
         return fused_multiply_add(builder, first, second, total)
     if multiplies_pairs():
         operands = [total, builder.bitcast(first, _PAIRS), builder.bitcast(second, _PAIRS)]
@@ -165,22 +165,22 @@ def _half_of_pairs(builder: ir.IRBuilder, pairs: Any, part: int) -> Any:
     return builder.bitcast(builder.and_(words, ints([-65536] * LANES)), FLOATS)
 
 
-def dot_words(builder: ir.IRBuilder, first: Any, second: Any, total: Any, *, halves: bool) -> Any:
-    """Add, lane by lane, the products of two vectors of words; see `dot_step`."""
-    if not halves:
+def dot_words(builder: ir.IRBuilder, first: Any, second: Any, total: Any, *, is_bfloat16: bool) -> Any:
+    """Add the products of two vectors of words, lane by lane; see `dot_step`."""
+    if not is_bfloat16:
         first, second = builder.bitcast(first, FLOATS), builder.bitcast(second, FLOATS)
-    return dot_step(builder, first, second, total, halves=halves)
+    return dot_step(builder, first, second, total, is_bfloat16=is_bfloat16)
 
 
 def store(builder: ir.IRBuilder, vector: Any, pointer: Any, index: Any) -> None:
-    """Store a vector anywhere, without asking for alignment; `index` counts the pointer's elements."""
+    """Store a vector; the address need not be aligned, and `index` counts elements of the pointer."""
     place = builder.bitcast(builder.gep(pointer, [index]), vector.type.as_pointer())
     builder.store(vector, place, align=2)
 
 
 def transposed(builder: ir.IRBuilder, rows: list[Any]) -> list[Any]:
-    """Return the columns of sixteen vectors of words."""
-    twos = _interleaved(builder, rows, 1, _in_turn((0, 1)), _in_turn((2, 3)))
+    """Return the columns of a matrix whose rows are sixteen vectors of words."""
+    twos = _interleaved(builder, rows, 1, _alternating((0, 1)), _alternating((2, 3)))
     fours = _interleaved(builder, twos, 2, _in_quarters((0, 1), (0, 1)), _in_quarters((2, 3), (2, 3)))
     even, odd = _of_quarters((0, 2), (0, 2)), _of_quarters((1, 3), (1, 3))
     columns: list[Any] = [None] * LANES
@@ -197,26 +197,26 @@ def transposed(builder: ir.IRBuilder, rows: list[Any]) -> list[Any]:
     return columns
 
 
-def _in_turn(lanes: tuple[int, int]) -> list[int]:
-    """Return lanes of two vectors in turn, the same in each quarter."""
+def _alternating(lanes: tuple[int, int]) -> list[int]:
+    """Return alternating lanes of two vectors, alike in each quarter."""
     both = [vector * LANES + lane for lane in lanes for vector in range(2)]
     return [start + lane for start in range(0, LANES, 4) for lane in both]
 
 
 def _interleaved(
-    builder: ir.IRBuilder, rows: list[Any], apart: int, low: list[int], high: list[int]
+    builder: ir.IRBuilder, rows: list[Any], stride: int, low: list[int], high: list[int]
 ) -> list[Any]:
-    """Return vectors made of pairs `apart` from each other, the low parts first."""
+    """Return vectors made of pairs `stride` apart, low parts first."""
     made = []
-    for start in range(0, LANES, 2 * apart):
-        for at in range(start, start + apart):
-            pair = (rows[at], rows[at + apart])
+    for start in range(0, LANES, 2 * stride):
+        for at in range(start, start + stride):
+            pair = (rows[at], rows[at + stride])
             made += [builder.shuffle_vector(*pair, ints(lanes)) for lanes in (low, high)]
     return made
 
 
-def bits_rounded(builder: ir.IRBuilder, number: Any) -> Any:
-    """Return the upper sixteen bits of floats, rounded to the nearest, halves to even, as integers."""
+def bfloat16_bits(builder: ir.IRBuilder, number: Any) -> Any:
+    """Return the upper sixteen bits of floats as integers, rounded to nearest even."""
     is_vector = number.type == FLOATS
     kind = INTS if is_vector else INT32
 
@@ -229,18 +229,18 @@ def bits_rounded(builder: ir.IRBuilder, number: Any) -> Any:
 
 
 def _of_quarters(first: tuple[int, ...], second: tuple[int, ...]) -> list[int]:
-    """Return the lanes of whole quarters of two vectors, for a shuffle that processors do at once."""
+    """Return lanes in whole quarters of two vectors, a shuffle that processors do in one instruction."""
     quarters = (*first, *(quarter + 4 for quarter in second))
     return [4 * quarter + lane for quarter in quarters for lane in range(4)]
 
 
 def _in_quarters(first: tuple[int, int], second: tuple[int, int]) -> list[int]:
-    """Return lanes that are the same in each quarter: two of one vector's, then two of another's."""
+    """Return lanes, alike in each quarter: two of the first vector, then two of the second."""
     lanes = (*first, *(lane + LANES for lane in second))
     return [start + lane for start in range(0, LANES, 4) for lane in lanes]
 
 
-_HALVING = (  # each step adds one half of what is left of every vector to the other, two vectors in one
+_HALVING = (  # each step adds the two halves of every vector and puts two results into one vector
     (_of_quarters((0, 1), (0, 1)), _of_quarters((2, 3), (2, 3))),
     (_of_quarters((0, 2), (0, 2)), _of_quarters((1, 3), (1, 3))),
     (_in_quarters((0, 1), (0, 1)), _in_quarters((2, 3), (2, 3))),
@@ -248,9 +248,11 @@ _HALVING = (  # each step adds one half of what is left of every vector to the o
 )
 
 
-def sums_of(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
-    """Return the vector of the sums of sixteen vectors, all of them added up in the same order."""
-    vectors = [vectors[4 * (place % 4) + place // 4] for place in range(LANES)]  # so that sums end in order
+def lane_sums(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
+    """Return one vector, the sums of the lanes of sixteen vectors, each added in the same order."""
+    vectors = [
+        vectors[4 * (place % 4) + place // 4] for place in range(LANES)
+    ]  # so that the sums come out in order
     for low, high in _HALVING:
         vectors = [
             builder.fadd(
@@ -263,9 +265,9 @@ def sums_of(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
 
 
 def exponential(builder: ir.IRBuilder, value: Any) -> Any:
-    """Return e to the power of a float or of a vector of them, to about one unit of rounding, from -87 on up.
+    """Return e to the power of a float or a vector, to about one unit in the last place.
 
-    Below, it is what it is at -87: less than a normal float's least.
+    Below -87 the result is that of -87, which is less than the smallest normal float.
     """
     is_vector = value.type == FLOATS
     suffix, whole = ("v16f32", INTS) if is_vector else ("f32", INT32)

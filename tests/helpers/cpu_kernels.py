@@ -1,4 +1,4 @@
-"""The fused step's kernels as functions of tensors, compiled for both dtypes behind one call."""
+"""The CPU decoder's kernels as functions of tensors, compiled for both dtypes behind one call."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import torch
 
-from lookahead.backends import cpu as fused
+from lookahead.backends import cpu
 from lookahead.backends.cpu.kernels import blocks, elementwise, pointers, products, tiles
 from lookahead.backends.cpu.kernels.attention import (
     Heads,
@@ -19,7 +19,7 @@ from lookahead.backends.cpu.kernels.attention import (
     gather,
     sums_of_thread,
 )
-from lookahead.backends.cpu.kernels.pointers import float_pointer, half_pointer, int_pointer
+from lookahead.backends.cpu.kernels.pointers import bfloat16_pointer, float_pointer, int_pointer
 from lookahead.backends.cpu.layer_attention import attend_in_layer, team_for
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.jit import kernels_digest
@@ -28,12 +28,12 @@ DTYPES = [torch.float32, torch.bfloat16]
 
 
 def wrapper(function: Callable[..., Any]) -> Any:
-    """Compile a function around kernels; what is cached of it goes with what it calls."""
-    function.__qualname__ += f"-{kernels_digest(Path(fused.__file__).parent)}"
+    """Compile a function that calls kernels; its cache is invalidated with theirs."""
+    function.__qualname__ += f"-{kernels_digest(Path(cpu.__file__).parent)}"
     return numba.njit(cache=True)(function)
 
 
-def is_halves(tensor: torch.Tensor) -> bool:
+def holds_bfloat16(tensor: torch.Tensor) -> bool:
     return tensor.dtype == torch.bfloat16
 
 
@@ -45,14 +45,14 @@ def _dots(weights, outputs, width, splits, inputs, rows, scratch, out):
             start, count = products.dot_chunk(weights, outputs, width, first, last, inputs, rows, scratch)
             for row in range(rows):
                 for index in range(count):
-                    number = pointers.number_at(scratch, row * products.CHUNK + index)
-                    pointers.put(out, row * outputs + start + index, number)
+                    number = pointers.load_float(scratch, row * products.CHUNK + index)
+                    pointers.store_float(out, row * outputs + start + index, number)
 
 
 @wrapper
-def _dots_at(halves, weights, outputs, width, splits, inputs, rows, scratch, out):
-    if halves:
-        weight, given = half_pointer(weights), half_pointer(inputs)
+def _dots_at(is_bfloat16, weights, outputs, width, splits, inputs, rows, scratch, out):
+    if is_bfloat16:
+        weight, given = bfloat16_pointer(weights), bfloat16_pointer(inputs)
         _dots(weight, outputs, width, splits, given, rows, float_pointer(scratch), float_pointer(out))
     else:
         floats, read = float_pointer(weights), float_pointer(inputs)
@@ -60,10 +60,10 @@ def _dots_at(halves, weights, outputs, width, splits, inputs, rows, scratch, out
 
 
 def with_room(inputs: torch.Tensor) -> torch.Tensor:
-    """Return the same rows, as far apart, before one that is no number: it is read and must not matter."""
-    (rows, width), apart = inputs.shape, inputs.stride(0)
-    room = torch.full(((rows + 1) * max(apart, width),), torch.nan, dtype=inputs.dtype)
-    return room.as_strided((rows, width), (apart, 1)).copy_(inputs)
+    """Return the same rows, as far apart, and room for one more of NaN, which is read and must not matter."""
+    (rows, width), stride = inputs.shape, inputs.stride(0)
+    room = torch.full(((rows + 1) * max(stride, width),), torch.nan, dtype=inputs.dtype)
+    return room.as_strided((rows, width), (stride, 1)).copy_(inputs)
 
 
 def dots(weights: torch.Tensor, inputs: torch.Tensor, splits: list[int] | None = None) -> torch.Tensor:
@@ -74,44 +74,44 @@ def dots(weights: torch.Tensor, inputs: torch.Tensor, splits: list[int] | None =
     bounds = np.array(sorted({0, *(splits or []), units}), np.int64)
     scratch, out = torch.empty(rows + 1, products.CHUNK), torch.full((rows, outputs), torch.nan)
     _dots_at(
-        is_halves(weights), weights.data_ptr(), outputs, width, bounds, inputs.data_ptr(), rows,
+        holds_bfloat16(weights), weights.data_ptr(), outputs, width, bounds, inputs.data_ptr(), rows,
         scratch.data_ptr(), out.data_ptr(),
     )  # fmt: skip
     return out
 
 
 @wrapper
-def _unit_at(halves, weights, width, inputs, apart, rows, out):
-    if halves:
+def _unit_at(is_bfloat16, weights, width, inputs, stride, rows, out):
+    if is_bfloat16:
         products.dot_unit(
-            half_pointer(weights), width, half_pointer(inputs), apart, rows, float_pointer(out), 16
+            bfloat16_pointer(weights), width, bfloat16_pointer(inputs), stride, rows, float_pointer(out), 16
         )
     else:
         products.dot_unit(
-            float_pointer(weights), width, float_pointer(inputs), apart, rows, float_pointer(out), 16
+            float_pointer(weights), width, float_pointer(inputs), stride, rows, float_pointer(out), 16
         )
 
 
 def dots_of_unit(weights: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    """Return float32 [rows, 16] of weights [16, width] and inputs whose rows need not follow each other."""
+    """Return float32 [rows, 16] of weights [16, width] and inputs with any row stride."""
     out = torch.full((len(inputs) + 1, 16), torch.nan)
     inputs = with_room(inputs)
-    width, apart = weights.shape[1], inputs.stride(0)
+    width, stride = weights.shape[1], inputs.stride(0)
     places = weights.data_ptr(), inputs.data_ptr()
-    _unit_at(is_halves(weights), places[0], width, places[1], apart, len(inputs), out.data_ptr())
+    _unit_at(holds_bfloat16(weights), places[0], width, places[1], stride, len(inputs), out.data_ptr())
     return out[:-1]
 
 
 @wrapper
-def _soften_at(halves, scores, first, end, scale, state):
-    if halves:
-        like = half_pointer(0)
-        return blocks.soften_block(float_pointer(scores), first, end, scale, float_pointer(state), like)
+def _softmax_at(is_bfloat16, scores, first, end, scale, state):
+    if is_bfloat16:
+        like = bfloat16_pointer(0)
+        return blocks.softmax_block(float_pointer(scores), first, end, scale, float_pointer(state), like)
     like = float_pointer(0)
-    return blocks.soften_block(float_pointer(scores), first, end, scale, float_pointer(state), like)
+    return blocks.softmax_block(float_pointer(scores), first, end, scale, float_pointer(state), like)
 
 
-def soften(
+def softmax(
     scores: torch.Tensor,
     first: int,
     end: int,
@@ -120,9 +120,11 @@ def soften(
     dtype: torch.dtype = torch.float32,
 ) -> float:
     """Turn float32 scores [64] into weights of a dtype, in place; return the decay."""
-    halves = dtype == torch.bfloat16
-    decay = float(_soften_at(halves, scores.data_ptr(), first, end, np.float32(scale), state.data_ptr()))
-    if halves:
+    is_bfloat16 = dtype == torch.bfloat16
+    decay = float(
+        _softmax_at(is_bfloat16, scores.data_ptr(), first, end, np.float32(scale), state.data_ptr())
+    )
+    if is_bfloat16:
         scores.copy_(scores.view(torch.bfloat16)[: len(scores)].float())
     return decay
 
@@ -134,10 +136,10 @@ def _pack(rows, width, slots, first, end, keys, values):
 
 
 @wrapper
-def _pack_at(halves, rows, width, slots, first, end, keys, values):
+def _pack_at(is_bfloat16, rows, width, slots, first, end, keys, values):
     slot, packed_keys, packed_values = int_pointer(slots), float_pointer(keys), float_pointer(values)
-    if halves:
-        _pack(half_pointer(rows), width, slot, first, end, packed_keys, packed_values)
+    if is_bfloat16:
+        _pack(bfloat16_pointer(rows), width, slot, first, end, packed_keys, packed_values)
     else:
         _pack(float_pointer(rows), width, slot, first, end, packed_keys, packed_values)
 
@@ -150,7 +152,7 @@ def packed(
     keys, values = torch.full((size,), torch.nan), torch.full((size,), torch.nan)
     slots = torch.arange(blocks.BLOCK) if slots is None else slots
     _pack_at(
-        is_halves(rows), rows.data_ptr(), rows.shape[1], slots.data_ptr(), *bounds, keys.data_ptr(),
+        holds_bfloat16(rows), rows.data_ptr(), rows.shape[1], slots.data_ptr(), *bounds, keys.data_ptr(),
         values.data_ptr(),
     )  # fmt: skip
     return keys, values
@@ -165,10 +167,10 @@ def _score(queries, items, count, width, keys, out):
 
 
 @wrapper
-def _score_at(halves, queries, items, count, width, keys, out):
+def _score_at(is_bfloat16, queries, items, count, width, keys, out):
     item, key, target = int_pointer(items), float_pointer(keys), float_pointer(out)
-    if halves:
-        _score(half_pointer(queries), item, count, width, key, target)
+    if is_bfloat16:
+        _score(bfloat16_pointer(queries), item, count, width, key, target)
     else:
         _score(float_pointer(queries), item, count, width, key, target)
 
@@ -180,41 +182,43 @@ def scores_of(
     bounds: tuple[int, int],
     slots: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return scores [1 or 4, 64] of those queries [any, width] that the items count."""
+    """Return scores [1 or 4, 64] of rows `items` of queries [any, width]."""
     out = torch.full((len(items), blocks.BLOCK), torch.nan)
     packed_keys, _ = packed(keys, bounds, slots)
     _score_at(
-        is_halves(queries), queries.data_ptr(), items.data_ptr(), len(items), queries.shape[1],
+        holds_bfloat16(queries), queries.data_ptr(), items.data_ptr(), len(items), queries.shape[1],
         packed_keys.data_ptr(), out.data_ptr(),
     )  # fmt: skip
     return out
 
 
 @wrapper
-def _weigh(together, parts, weights, values, width, first, end, decays, totals, items, like):
+def _accumulate_values(together, parts, weights, values, width, first, end, decays, totals, items, like):
     if together == 4 and parts == 2:
-        blocks.weigh_all(weights, values, width, first, end, decays, totals, items, 32, like)
+        blocks.accumulate_values_all(weights, values, width, first, end, decays, totals, items, 32, like)
     elif together == 4:
-        blocks.weigh_all_twice(weights, values, width, first, end, decays, totals, items, 64, like)
+        blocks.accumulate_values_all_wide(weights, values, width, first, end, decays, totals, items, 64, like)
     elif parts == 2:
-        blocks.weigh_one(weights, values, width, first, end, decays, totals, items, 32, like)
+        blocks.accumulate_values_one(weights, values, width, first, end, decays, totals, items, 32, like)
     else:
-        blocks.weigh_one_twice(weights, values, width, first, end, decays, totals, items, 64, like)
+        blocks.accumulate_values_one_wide(weights, values, width, first, end, decays, totals, items, 64, like)
 
 
 @wrapper
-def _weigh_at(halves, together, parts, weights, values, width, first, end, decays, totals, items):
+def _accumulate_values_at(
+    is_bfloat16, together, parts, weights, values, width, first, end, decays, totals, items
+):
     floats, value, item = float_pointer(weights), float_pointer(values), int_pointer(items)
     decay, total = float_pointer(decays), float_pointer(totals)
-    if halves:
-        like = half_pointer(0)
-        _weigh(together, parts, floats, value, width, first, end, decay, total, item, like)
+    if is_bfloat16:
+        like = bfloat16_pointer(0)
+        _accumulate_values(together, parts, floats, value, width, first, end, decay, total, item, like)
     else:
         like = float_pointer(0)
-        _weigh(together, parts, floats, value, width, first, end, decay, total, item, like)
+        _accumulate_values(together, parts, floats, value, width, first, end, decay, total, item, like)
 
 
-def weigh(
+def accumulate_values(
     weights: torch.Tensor,
     values: torch.Tensor,
     bounds: tuple[int, int],
@@ -226,14 +230,14 @@ def weigh(
 
     Weights are float32 numbers that the values' dtype can hold.
     """
-    sums, halves = totals.clone(), is_halves(values)
+    sums, is_bfloat16 = totals.clone(), holds_bfloat16(values)
     rows = weights.clone()
-    if halves:
+    if is_bfloat16:
         rows.view(torch.bfloat16)[:, : blocks.BLOCK] = weights.bfloat16()
     items = torch.arange(len(weights))
     _, packed_values = packed(values, bounds, slots)
-    _weigh_at(
-        halves, len(weights), totals.shape[1] // 16, rows.data_ptr(), packed_values.data_ptr(),
+    _accumulate_values_at(
+        is_bfloat16, len(weights), totals.shape[1] // 16, rows.data_ptr(), packed_values.data_ptr(),
         values.shape[1], *bounds, decays.data_ptr(), sums.data_ptr(), items.data_ptr(),
     )  # fmt: skip
     return sums
@@ -249,18 +253,18 @@ def exponentials(numbers, out):
 @wrapper
 def _round_all(given, count, stored, returned):
     for index in range(count):
-        number = pointers.number_at(given, index)
-        pointers.put(stored, index, number)
-        pointers.put(returned, index, pointers.rounded_like(number, stored))
+        number = pointers.load_float(given, index)
+        pointers.store_float(stored, index, number)
+        pointers.store_float(returned, index, pointers.rounded_like(number, stored))
 
 
 @wrapper
 def _rounded_at(given, count, stored, returned):
-    _round_all(float_pointer(given), count, half_pointer(stored), float_pointer(returned))
+    _round_all(float_pointer(given), count, bfloat16_pointer(stored), float_pointer(returned))
 
 
 def rounded(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return float32 numbers as bfloat16: what is written, and what `rounded_like` returns in float32."""
+    """Return float32 numbers as stored in bfloat16, and as `rounded_like` returns them in float32."""
     stored, returned = torch.zeros_like(numbers, dtype=torch.bfloat16), torch.zeros_like(numbers)
     _rounded_at(numbers.data_ptr(), numbers.numel(), stored.data_ptr(), returned.data_ptr())
     return stored, returned
@@ -269,15 +273,15 @@ def rounded(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @wrapper
 def _elementwise(kind, first, second, third, floats, out, size):
     if kind == 0:
-        pointers.put(floats, 0, tiles.sum_of_squares(first, size))
+        pointers.store_float(floats, 0, tiles.sum_of_squares(first, size))
     elif kind == 1:
         elementwise.normalize(first, second, out, size, np.float32(1e-5))
     elif kind == 2:
-        elementwise.rotate(first, second, third, floats, size)
+        elementwise.apply_rope(first, second, third, floats, size)
     elif kind == 3:
-        elementwise.gate(floats, pointers.moved(floats, size), out, size)
+        elementwise.swiglu(floats, pointers.offset(floats, size), out, size)
     elif kind == 4:
-        elementwise.add_rounded(floats, pointers.moved(floats, size), size, first)
+        elementwise.add_rounded(floats, pointers.offset(floats, size), size, first)
     elif kind == 5:
         elementwise.store_with_bias(floats, second, False, out, size)
     elif kind == 6:
@@ -287,11 +291,11 @@ def _elementwise(kind, first, second, third, floats, out, size):
 
 
 @wrapper
-def _elementwise_at(halves, kind, first, second, third, floats, out, size):
+def _elementwise_at(is_bfloat16, kind, first, second, third, floats, out, size):
     numbers = float_pointer(floats)
-    if halves:
-        left, right, last = half_pointer(first), half_pointer(second), half_pointer(third)
-        _elementwise(kind, left, right, last, numbers, half_pointer(out), size)
+    if is_bfloat16:
+        left, right, last = bfloat16_pointer(first), bfloat16_pointer(second), bfloat16_pointer(third)
+        _elementwise(kind, left, right, last, numbers, bfloat16_pointer(out), size)
     else:
         one, two, three = float_pointer(first), float_pointer(second), float_pointer(third)
         _elementwise(kind, one, two, three, numbers, float_pointer(out), size)
@@ -300,7 +304,7 @@ def _elementwise_at(halves, kind, first, second, third, floats, out, size):
 ELEMENTWISE = {
     name: number
     for number, name in enumerate(
-        ("squares", "norm", "rotate", "gate", "add", "store", "store with bias", "norm of floats")
+        ("squares", "norm", "rope", "swiglu", "add", "store", "store with bias", "norm of floats")
     )
 }
 
@@ -308,21 +312,21 @@ ELEMENTWISE = {
 def elementwise_of(
     name: str, operands: list[torch.Tensor], floats: torch.Tensor, out: torch.Tensor, size: int
 ) -> None:
-    """Do what is named to operands of `out`'s dtype and to floats, which are also where some of it goes."""
+    """Call a kernel by name with operands of `out`'s dtype and with floats, which some kernels write to."""
     places = [tensor.data_ptr() for tensor in operands] + [0] * (3 - len(operands))
-    _elementwise_at(is_halves(out), ELEMENTWISE[name], *places, floats.data_ptr(), out.data_ptr(), size)
+    _elementwise_at(holds_bfloat16(out), ELEMENTWISE[name], *places, floats.data_ptr(), out.data_ptr(), size)
 
 
 @wrapper
-def _attention(trees, heads, sums, members, out):
-    for member in range(members):
-        attend(trees, heads, sums, member, members)
-    for member in range(members):
-        gather(trees, heads, sums, out, member, members)
+def _attention(trees, heads, sums, workers, out):
+    for worker in range(workers):
+        attend(trees, heads, sums, worker, workers)
+    for worker in range(workers):
+        gather(trees, heads, sums, out, worker, workers)
 
 
 @wrapper
-def _attention_at(halves, of_trees, at, sizes, scale, members, out):
+def _attention_at(is_bfloat16, of_trees, at, sizes, scale, workers, out):
     rows, nodes, tail, spans = of_trees
     trees = Trees(
         rows,
@@ -342,16 +346,16 @@ def _attention_at(halves, of_trees, at, sizes, scale, members, out):
         at[11],
     )
     row_stride, head_stride, heads, key_heads, width = sizes
-    if halves:
-        queries, keys, values = half_pointer(at[8]), half_pointer(at[9]), half_pointer(at[10])
+    if is_bfloat16:
+        queries, keys, values = bfloat16_pointer(at[8]), bfloat16_pointer(at[9]), bfloat16_pointer(at[10])
         shape = Heads(queries, keys, values, row_stride, head_stride, heads, key_heads, width, scale)
-        of_halves = sums_of_thread(totals, states, shape, scratch, integers)
-        _attention(trees, shape, of_halves, members, half_pointer(out))
+        of_bfloat16 = sums_of_thread(totals, states, shape, scratch, integers)
+        _attention(trees, shape, of_bfloat16, workers, bfloat16_pointer(out))
     else:
         floats, read, weighed = float_pointer(at[8]), float_pointer(at[9]), float_pointer(at[10])
         of_floats = Heads(floats, read, weighed, row_stride, head_stride, heads, key_heads, width, scale)
         sums = sums_of_thread(totals, states, of_floats, scratch, integers)
-        _attention(trees, of_floats, sums, members, float_pointer(out))
+        _attention(trees, of_floats, sums, workers, float_pointer(out))
 
 
 class Attention(NamedTuple):
@@ -377,8 +381,8 @@ class Attention(NamedTuple):
         size, windows = self.queries.shape[1], [self.window]
         return TreeTables.of(self.rows, size=size, cache_rows=self.cache_rows, windows=windows)
 
-    def attended(self, members: int = 1, spare_spans: int = 0) -> torch.Tensor:
-        """Return [B, n, heads, width], as so many members of a team compute it one after the other."""
+    def attended(self, workers: int = 1, spare_spans: int = 0) -> torch.Tensor:
+        """Return [B, n, heads, width], computed by `workers` workers one after the other."""
         batch, size, heads, width = self.queries.shape
         trees = self._trees()
         spans = trees.spans + spare_spans
@@ -388,16 +392,16 @@ class Attention(NamedTuple):
         integers = torch.zeros(attention_integers(heads, self.keys.shape[1]), dtype=torch.int64)
         out = torch.full_like(self.queries, torch.nan)
         tensors = (totals, states, scratch, self.queries, self.keys, self.values, integers)
-        tables = (trees.cache_rows, trees.lengths, trees.depths, trees.firsts, trees.slots)
+        tables = (trees.cache_rows, trees.lengths, trees.places, trees.firsts, trees.slots)
         at = (*(array.ctypes.data for array in tables), *(tensor.data_ptr() for tensor in tensors))
         sizes = (*self.keys.stride()[:2], heads, self.keys.shape[1], width)
         scale = np.float32(width**-0.5)
         of_trees = (batch, size, trees.slots.shape[2], spans)
-        _attention_at(is_halves(out), of_trees, at, sizes, scale, members, out.data_ptr())
+        _attention_at(holds_bfloat16(out), of_trees, at, sizes, scale, workers, out.data_ptr())
         return out
 
     def in_a_layer(self) -> torch.Tensor:
-        """Return the same, as it is computed for a model whose other code is its own."""
+        """Return [B, n, heads, width], computed by `attend_in_layer`."""
         tensors = (self.queries.transpose(1, 2), self.keys, self.values)
         team = team_for(*tensors)
         assert team is not None

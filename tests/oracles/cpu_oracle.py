@@ -1,4 +1,4 @@
-"""What the fused step's kernels compute, the plain way: naive, in double precision where that says more."""
+"""What the CPU decoder's kernels compute, naively, in double precision where that is stricter."""
 
 import math
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 
-def naive_soften(
+def naive_softmax(
     scores: list[float], first: int, end: int, scale: float, state: tuple[float, float]
 ) -> tuple[list[float], float, tuple[float, float]]:
-    """Return weights, the decay of what was weighed before, and the new largest score and sum of weights."""
+    """Return weights, the decay of earlier totals, and the new largest score and sum of weights."""
     largest, total = state
     seen = [scale * score for score in scores[first:end]]
     top = max([largest, *seen])
@@ -19,14 +19,14 @@ def naive_soften(
     return everything[: len(scores)], decay, (top, total * decay + sum(weights))
 
 
-def naive_rotation(head: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Return a head turned as the library turns it, in its dtype."""
+def naive_rope(head: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Return a head rotated as transformers rotates it, in its dtype."""
     left, right = head.chunk(2)
     return head * cosine + torch.cat([-right, left]) * sine
 
 
 def naive_norm(numbers: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Return the norm as the library's RMSNorm takes it."""
+    """Return the RMS norm as transformers computes it."""
     floats = numbers.float()
     normal = floats * torch.rsqrt(floats.pow(2).mean() + epsilon)
     return weight * normal.to(weight.dtype)
@@ -58,7 +58,7 @@ def naive_attention(
 
 
 def naive_decoder(weights: Any, stream: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> Any:
-    """Return float64 logits [n, vocabulary] of a text whose embeddings are given, all places at once."""
+    """Return float64 logits [n, vocabulary] of a text of embeddings, all places at once."""
     stream, size = stream.double(), len(stream)
     places = torch.arange(size)
     angles = cosines.double()[:, None], sines.double()[:, None]
@@ -75,8 +75,8 @@ def naive_decoder(weights: Any, stream: torch.Tensor, cosines: torch.Tensor, sin
         groups = weights.heads // weights.key_heads
         queries, keys, values = parts[0], *(part.repeat_interleave(groups, dim=1) for part in parts[1:])
         scores = torch.einsum("qhw,khw->hqk", queries, keys) * weights.scale
-        apart = places[:, None] - places[None]
-        hidden = (apart < 0) | (apart >= (layer.window or size))
+        distance = places[:, None] - places[None]
+        hidden = (distance < 0) | (distance >= (layer.window or size))
         shares = scores.masked_fill(hidden, -math.inf).softmax(2)
         attended = torch.einsum("hqk,khw->qhw", shares, values).reshape(size, -1)
         stream = stream + attended @ layer.out.double().T
