@@ -216,7 +216,7 @@ def test_an_adapter(fused_steps):
 
 
 def test_torch_without_openmp(monkeypatch, fused_steps):
-    monkeypatch.setattr(fused_model, "torch_team", lambda: None)
+    monkeypatch.setattr(fused_model, "torch_thread_team", lambda: None)
     model = tiny_model("fused-llama")
     assert "without OpenMP" in unsupported_reason(model)
     assert_same_text(model)

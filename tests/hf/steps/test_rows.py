@@ -84,9 +84,7 @@ class Server:
             choose=choose,
         )
         logits = self.step_model.add(row, tokens, chunk=chunk)
-        self.drafter.add(
-            row, RequestDrafter(self.memory, branch_length=12, mode=DraftMode.HIERARCHICAL), tokens
-        )
+        self.drafter.add(row, RequestDrafter(self.memory, branch_length=12), tokens)
         emit_first_tokens(self.drafter, [state], logits[None], self.stats)
 
     def leave(self, row):

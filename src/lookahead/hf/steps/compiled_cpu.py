@@ -14,7 +14,7 @@ from transformers.activations import SiLUActivation
 
 from lookahead.backends.cpu.decoder import CpuDecoder, DecoderWeights, LayerWeights
 from lookahead.backends.cpu.kernels.vectors import multiplies_and_adds
-from lookahead.backends.cpu.team import torch_team
+from lookahead.backends.cpu.team import torch_thread_team
 from lookahead.hf.compat.config import text_config
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.modifications import modifications
@@ -58,7 +58,7 @@ class CpuRunner:
 
     @cached_property
     def _decoder(self) -> CpuDecoder:
-        team = torch_team()
+        team = torch_thread_team()
         assert team is not None, "asked only where the decoder is supported"  # noqa: S101  # cannot happen
         return CpuDecoder(_weights_of(self._model, self._layout), team)
 
@@ -86,7 +86,7 @@ def _unsupported_weights(model: PreTrainedModel) -> str:
             return "some of its layers have biases that others of its kind have not"
     if config.hidden_act != "silu":
         return f"its gated units use {config.hidden_act}"
-    if torch_team() is None:
+    if torch_thread_team() is None:
         return "torch computes without OpenMP here"
     if not multiplies_and_adds():
         return "this processor has no fused multiply-add"
