@@ -143,7 +143,7 @@ def _print_stats(stats: "GenerationStats") -> None:
     speed = stats.tokens / seconds if seconds else 0.0
     margin = "" if stats.smallest_margin is None else f"; smallest margin {stats.smallest_margin:.3g}"
     notices.print(
-        f"{stats.tokens} tokens in {seconds:.2f} s ({speed:.1f} tokens/s); {stats.steps} steps, "
+        f"{stats.tokens} tokens in {seconds:.2f} s ({speed:.1f} tokens/s); {stats.row_steps} steps, "
         f"mean acceptance length {stats.mean_acceptance_length:.2f}; drafted {stats.draft_tokens} tokens, "
         f"accepted {stats.accepted_tokens}; prefill {stats.prefill_s:.2f} s, model {stats.model_s:.2f} s, "
         f"cache {stats.cache_s:.3f} s, drafting {stats.draft_s:.3f} s, verifying {stats.verify_s:.3f} s"

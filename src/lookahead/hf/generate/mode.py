@@ -33,6 +33,8 @@ from lookahead.hf.steps.verification import ModelMode, Verification
 from lookahead.hf.support.model_profile import ModelProfiles
 from lookahead.stats import GenerationStats
 
+OnStats = Callable[[GenerationStats], None]
+
 
 @dataclass(frozen=True)
 class CheckedCall:
@@ -42,11 +44,13 @@ class CheckedCall:
         generate_call: the call.
         layout: how the model's layers see the past.
         memory: what is drafted from.
+        on_stats: called with the call's counts and times when it ends.
     """
 
     generate_call: GenerateCall
     layout: AttentionLayout
     memory: DraftMemory
+    on_stats: OnStats | None = None
 
 
 class LookaheadMode:
@@ -81,6 +85,7 @@ class LookaheadMode:
         streamer: Any = None,
         namespace: str | Sequence[str] = DEFAULT_NAMESPACE,
         reads: Sequence[str] = (),
+        on_stats: OnStats | None = None,
         **model_kwargs: Any,
     ) -> CheckedCall:
         """Check what `generate` hands over, before anything is generated or learned; see `__call__`.
@@ -102,7 +107,7 @@ class LookaheadMode:
         layout = checked_layout(generate_call)
         memory = self._memory()
         check_memory(model, memory)
-        return CheckedCall(generate_call, layout, memory)
+        return CheckedCall(generate_call, layout, memory, on_stats)
 
     @torch.no_grad()
     def decode(self, call: CheckedCall) -> Any:
@@ -127,7 +132,7 @@ class LookaheadMode:
             pace = self._knowledge.pace(generate_call.model, generate_call.input_ids, verification)
             step_model = self._step_model(call, verification, step_inputs, pace, states[0].remaining)
             drafter = self._drafter(call, step_model, pace, verification, len(states))
-        stats = self._run(step_model, drafter, states, generate_call.prompts)
+        stats = self._run(call, step_model, drafter, states)
         if generate_call.streamer is not None:
             generate_call.streamer.end()
         if config.return_dict_in_generate:
@@ -201,20 +206,22 @@ class LookaheadMode:
 
     def _run(
         self,
+        call: CheckedCall,
         step_model: TransformersStepModel | LibraryStepModel,
         drafter: BatchDrafter | NoDrafter,
         states: Sequence[GenerationState],
-        prompts: Sequence[Sequence[int]],
     ) -> GenerationStats:
         """Run the loop; whatever happens in it, the prompts are forgotten and the counts are kept."""
         stats = GenerationStats()
         try:
             started = perf_counter()
-            drafter.read(prompts)
+            drafter.read(call.generate_call.prompts)
             stats.draft_s += perf_counter() - started
             loop.decode(step_model, drafter, states, stats)
         finally:
             with ExitStack() as ending:  # whatever one of them raises, the others are done
+                if call.on_stats is not None:
+                    ending.callback(call.on_stats, stats)
                 ending.callback(self._record, stats)
                 ending.callback(step_model.close)
                 ending.callback(drafter.close)
