@@ -253,14 +253,20 @@ def test_check_shows_what_the_probe_decides_for_a_model(folder, tmp_path):
     arguments = ("--dtype", "float32", "--device", "cpu", "--threads", "1", "--json", out)
     result = invoke("check", folder, *arguments)
     assert result.exit_code == 0
-    assert "tree: a draft tree is verified in one forward" in result.stdout
+    assert "tree: one forward pass verifies a draft tree" in result.stdout
     written = json.loads(out.read_text())
     assert written["mode"] == "tree"
     assert written["reason"] == ""
     assert 0 <= written["worst_logit_difference"] < 1e-3
-    assert "the model's own code: hidden size" in result.stdout.replace("\n", " ")
+    assert "not the compiled CPU decoder: hidden size" in result.stdout
     assert "yes: " in result.stdout
-    assert "one shape: every forward has 16 tokens" in result.stdout
+    assert "fixed width: each forward pass has 16 tokens per row" in result.stdout
+    model, _ = lookahead.hf.models.loading.load_model(folder, "float32", "cpu")
+    shown, expected = (
+        [line for line in text.splitlines() if "step time" not in line]
+        for text in (result.stdout, str(lookahead.Lookahead.supports(model)))
+    )
+    assert shown == expected
     assert written["reproducible"]["way"] == "one shape"
     assert written["reproducible"]["tokens_a_forward"] == 16
     assert written["reproducible"]["step_times_that_of_1_token"] > 0

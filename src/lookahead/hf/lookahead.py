@@ -18,11 +18,21 @@ from lookahead.hf.compat.layout import mark_callers_cache
 from lookahead.hf.generate.attachment import Attachment, attachment_of, detach, uncompiled
 from lookahead.hf.generate.checks import check_arguments, check_memory, check_model
 from lookahead.hf.generate.mode import LookaheadMode, OnStats
+from lookahead.hf.support.report import SupportReport, support_report
 from lookahead.hf.vocabulary import vocabulary_successors
 from lookahead.stats import GenerationStats
 
 _BEFORE_THE_VOCABULARY = ".\n"
 """Context of each token when the vocabulary is read: a sentence end says little about what follows."""
+
+
+class _Supports:
+    """`Lookahead.supports(model)` takes the default settings, `la.supports(model)` those of `la`."""
+
+    def __get__(
+        self, lookahead: "Lookahead | None", _owner: type
+    ) -> Callable[[PreTrainedModel], SupportReport]:
+        return partial(support_report, config=None if lookahead is None else lookahead.config)
 
 
 class Lookahead:
@@ -44,6 +54,8 @@ class Lookahead:
         stats: Sum of the counts and times of all calls since the last `reset_stats`.
         last_stats: Counts and times of the last call that ended in any thread; `on_stats` of `generate` gives
             those of one call.
+        supports: Called with a model, returns a `SupportReport`: how these settings decode the model, and why
+            not in a better way. `Lookahead.supports(model)` takes the default settings.
 
     Raises:
         ConfigError: `memory` is not a `DraftMemory`.
@@ -164,6 +176,8 @@ class Lookahead:
             check_namespaces(name, reads)
         prepare = partial(self._mode.prepare, namespace=namespace, reads=tuple(reads), on_stats=on_stats)
         return Attachment(model, prepare, self._mode.decode).attach()
+
+    supports = _Supports()
 
     def detach(self, model: PreTrainedModel) -> None:
         """Restore a model's own `generate`; without an attachment this does nothing."""

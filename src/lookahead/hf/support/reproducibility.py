@@ -68,15 +68,16 @@ def way_of(verification: Verification) -> Way:
     return Way.FUSED if verification.is_fused else Way.ONE_SHAPE
 
 
-def reproducibility(model: PreTrainedModel, shape: int) -> Reproducibility:
+def reproducibility(model: PreTrainedModel, shape: int, *, tries_fused: bool = True) -> Reproducibility:
     """Find out what of a model's text depends on drafts; takes some dozens of forwards.
 
     Args:
         model: a decoder-only model.
         shape: tokens of a row in every forward that has to have one shape.
+        tries_fused: whether to try the compiled CPU decoder.
     """
     layout = attention_layout(model, fresh_cache(model))
-    not_fused = why_not_fused(model)
+    not_fused = why_not_fused(model) if tries_fused else "compiled_cpu=False"
     usual = probe(model, layout, tries_fused=not not_fused)
     dependence = dependence_on_drafts(model, layout, usual.verification)
     exact = probe(model, layout, tries_fused=not not_fused, shape=shape)
