@@ -52,7 +52,7 @@ def on_tiny(folder, *arguments):
 
 def answer_of_transformers(folder, text, **options):
     model, tokenizer = lookahead.hf.models.loading.load_model(folder, "float32", "cpu")
-    inputs = lookahead.hf.models.prompts.encode_prompt(tokenizer, text, model)
+    inputs = lookahead.hf.models.loading.encode_prompt(tokenizer, text, model)
     output_ids = model.generate(**inputs, **options)
     return tokenizer.decode(output_ids[0, inputs["input_ids"].shape[1] :])
 

@@ -44,7 +44,7 @@ def demo(
     from lookahead.bench.methods.registry import LOOKAHEAD, Ingredients, make_methods
     from lookahead.bench.run.results import PromptResult
     from lookahead.bench.run.runner import warm_up
-    from lookahead.hf.models.prompts import encode_prompt
+    from lookahead.hf.models.loading import encode_prompt
 
     methods = make_methods([LOOKAHEAD], Ingredients(config=LookaheadConfig()))
     with notices.status("warming up"):

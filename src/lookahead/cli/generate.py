@@ -69,7 +69,7 @@ def generate(
     from transformers import TextStreamer
 
     from lookahead.hf.lookahead import Lookahead
-    from lookahead.hf.models.prompts import encode_prompt
+    from lookahead.hf.models.loading import encode_prompt
 
     if seed is not None:
         torch.manual_seed(seed)

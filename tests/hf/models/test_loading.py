@@ -8,8 +8,7 @@ import lookahead
 from helpers import tiny_models
 from lookahead.errors import ConfigError, MissingDependencyError, NotFoundError, UnsupportedModelError
 from lookahead.hf.models import embedded, gguf, loading
-from lookahead.hf.models.loading import load_model
-from lookahead.hf.models.prompts import encode_prompt
+from lookahead.hf.models.loading import encode_prompt, load_model
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 def test_a_file_that_is_no_gguf_is_refused(tmp_path):
     path = tmp_path / "model.bin"
     path.write_bytes(b"")
-    with pytest.raises(NotFoundError, match=r"not a \.gguf one"):
+    with pytest.raises(NotFoundError, match=r"not a \.gguf file"):
         load_model(str(path), "float32")
 
 
@@ -86,7 +85,7 @@ def test_a_model_that_the_hub_does_not_have_is_refused(monkeypatch):
         raise OSError(message)
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", absent)
-    with pytest.raises(NotFoundError, match=r"'owner/nothing'.*no such repository\)$"):
+    with pytest.raises(NotFoundError, match=r"'owner/nothing'.*no such repository\); give a folder"):
         load_model("owner/nothing", "float32")
 
 

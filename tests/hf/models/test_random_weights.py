@@ -99,7 +99,7 @@ def test_layers_that_are_not_there_are_refused(file, layers):
         ("[]", ConfigError, "model_type"),
         ("{}", ConfigError, "model_type"),
         ('{"model_type": "unheard-of"}', UnsupportedModelError, "unheard-of"),
-        ('{"model_type": "t5"}', UnsupportedModelError, "cannot be made a model"),
+        ('{"model_type": "t5"}', UnsupportedModelError, "cannot create a model"),
         ('{"model_type": "llama", "hidden_size": "wide"}', UnsupportedModelError, "hidden_size"),
     ],
 )
@@ -110,5 +110,5 @@ def test_what_describes_no_model_is_refused(file, content, error, said):
 
 
 def test_an_unknown_shape_is_refused_with_those_there_are():
-    with pytest.raises(NotFoundError, match=r"'llama-9' is no shape: choose from llama-2-7b, .*config\.json"):
+    with pytest.raises(NotFoundError, match=r"shape 'llama-9' is unknown; choose llama-2-7b, .*config\.json"):
         random_model("llama-9")
