@@ -15,7 +15,7 @@ from lookahead.cli import app, main
 from lookahead.cli.demo import QUESTIONS
 from lookahead.hf.models import families, family_table
 
-COMMANDS = ("demo", "generate", "bench", "compare", "replay", "memory", "check", "profile")
+COMMANDS = ("demo", "generate", "bench", "compare", "replay", "memory", "check", "profile", "compile")
 CONTEXT = 4096
 
 
@@ -75,6 +75,21 @@ def test_python_dash_m_is_the_command():
         [sys.executable, "-m", "lookahead", "--version"], capture_output=True, text=True, check=True
     )
     assert finished.stdout == f"lookahead {lookahead.__version__}\n"
+
+
+def test_the_help_lists_every_command(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = invoke("--help").output
+    for command in COMMANDS:
+        assert any(command in line.split() for line in shown.splitlines())
+    assert "`lookahead compile`" in " ".join(shown.split())
+
+
+def test_compile_compiles_every_kernel():
+    # The session's kernels are compiled by `make setup`: this run only loads them from the cache.
+    program = "from lookahead.cli import main\nmain(['compile'])"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    assert finished.stdout == "all kernels are compiled\n"
 
 
 def test_the_help_of_bench_names_every_method(monkeypatch):

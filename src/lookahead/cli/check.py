@@ -29,10 +29,10 @@ def check(
     families: Annotated[
         bool, typer.Option("--families", help="Ask about a tiny random model of every family instead.")
     ] = False,
-    json: Annotated[Path | None, typer.Option(help="Write the answer to this file as well.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
     dtype: Annotated[
         options.DtypeName | None,
-        typer.Option(help="Number format of the weights.", show_default="bfloat16, families float32"),
+        typer.Option(help="Dtype of the weights.", show_default="bfloat16, families float32"),
     ] = None,
     device: options.Device = None,
     threads: options.Threads = None,

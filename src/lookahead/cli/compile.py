@@ -1,8 +1,12 @@
-"""`lookahead compile`: compile every kernel now, so that no user waits for it later."""
+"""`lookahead compile`: compile all kernels now instead of on first use."""
+
+import typer
+
+from lookahead.cli.setup import notices
 
 
 def compile_kernels() -> None:
-    """Compile all kernels: drafting, top-k and the CPU decoder. Once per installation, about a minute."""
+    """Compile all kernels ahead of time: drafting, top-k and the CPU decoder. Takes about a minute, once."""
     from lookahead.backends.cpu.kernels.blocks import BLOCK
     from lookahead.backends.cpu.step import attention_address, step_address
     from lookahead.decoding.attention.slots import slot_table
@@ -10,9 +14,11 @@ def compile_kernels() -> None:
     from lookahead.drafting.tree import DraftTree
     from lookahead.drafting.trie.token_trie import compile_kernels as compile_trie_kernels
 
-    compile_trie_kernels()
-    compile_log_kernels()
-    for halves in (False, True):
-        step_address(halves=halves)
-        attention_address(halves=halves)
-    slot_table([DraftTree.root_only(0)], [0], 0, 1, BLOCK)
+    with notices.status("compiling the kernels"):
+        compile_trie_kernels()
+        compile_log_kernels()
+        for halves in (False, True):
+            step_address(halves=halves)
+            attention_address(halves=halves)
+        slot_table([DraftTree.root_only(0)], [0], 0, 1, BLOCK)
+    typer.echo("all kernels are compiled")
