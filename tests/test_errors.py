@@ -1,4 +1,4 @@
-"""Errors: one line of each for a message of our own."""
+"""The first line of an error's message."""
 
 import pytest
 

@@ -1,12 +1,12 @@
-"""Counts of a generation, and the ratios made of them."""
+"""Counts and times of generation, and their ratios."""
 
 import pytest
 
 from lookahead.stats import GenerationStats
 
 
-def test_mean_acceptance_length_counts_what_follows_the_first_tokens():
-    # two answers of 11 tokens, their first from prefill: 20 tokens from 8 forwards
+def test_mean_acceptance_length_leaves_out_first_tokens():
+    # two answers of 11 tokens, the first of each from prefill: 20 tokens in 8 row steps
     assert GenerationStats(requests=2, tokens=22, row_steps=8).mean_acceptance_length == 2.5
 
 
@@ -22,7 +22,7 @@ def test_decoding_is_everything_but_prefill():
     )
 
 
-def test_adding_adds_every_count_and_leaves_the_other_as_it_was():
+def test_add_sums_every_count_and_leaves_the_other_unchanged():
     total = GenerationStats(requests=1, tokens=5, row_steps=2, draft_tokens=9, accepted_tokens=2, draft_s=0.5)
     other = GenerationStats(requests=1, tokens=6, row_steps=3, draft_tokens=7, accepted_tokens=2, model_s=1.5)
     total.add(other)
@@ -35,7 +35,7 @@ def test_adding_adds_every_count_and_leaves_the_other_as_it_was():
 @pytest.mark.parametrize(
     ("one", "other", "smallest"), [(None, None, None), (None, 2.0, 2.0), (0.5, 2.0, 0.5)]
 )
-def test_of_two_smallest_margins_the_smaller_one_stays(one, other, smallest):
+def test_add_keeps_the_smaller_of_two_margins(one, other, smallest):
     for first, second in ((one, other), (other, one)):
         stats = GenerationStats(smallest_margin=first)
         stats.add(GenerationStats(smallest_margin=second))
@@ -60,6 +60,6 @@ def test_as_dict_names_every_count():
     }
 
 
-def test_counts_are_given_by_name():
+def test_counts_are_keyword_only():
     with pytest.raises(TypeError):
         GenerationStats(1, 2)

@@ -139,7 +139,7 @@ def test_generate_samples_as_transformers_does_with_the_same_seed(folder):
     assert result.stdout == expected + "\n"
 
 
-def test_generate_tells_how_it_went_apart_from_the_text(folder):
+def test_generate_prints_stats_apart_from_the_text(folder):
     arguments = on_tiny(folder, "generate", "HelloHello", "--max-new-tokens", 20)
     result = invoke(*arguments, "--stats")
     assert result.stdout == invoke(*arguments).stdout
@@ -166,7 +166,7 @@ def test_generate_tells_how_it_went_apart_from_the_text(folder):
         (["bench", "DATA", "--json", "no/such/folder/report.json"], "no/such/folder"),
     ],
 )
-def test_lookaheads_errors_are_one_line_and_exit_code_2(arguments, said, data, capsys, monkeypatch, tmp_path):
+def test_errors_are_one_line_and_exit_code_2(arguments, said, data, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         main([str(data) if argument == "DATA" else argument for argument in arguments])
@@ -219,7 +219,7 @@ def test_bench_reports_every_figure(folder, data, tmp_path):
     assert {"date", "command", "memory", "decode_speedup"} <= set(report)
 
 
-def test_bench_measures_the_methods_asked_for(folder, data, tmp_path):
+def test_bench_measures_the_given_methods(folder, data, tmp_path):
     path = tmp_path / "report.json"
     chosen = ("--method", "lookahead", "--no-noise", "--max-new-tokens", 4, "--limit", 1, "--json", path)
     assert invoke(*on_tiny(folder, "bench", data, *chosen), "--threads", 2).exit_code == 0
@@ -263,7 +263,7 @@ def test_demo_answers_every_question_twice_and_compares(folder):
     assert "near ties" not in result.stdout
 
 
-def test_check_shows_what_the_probe_decides_for_a_model(folder, tmp_path):
+def test_check_prints_the_report_of_supports(folder, tmp_path):
     out = tmp_path / "check.json"
     arguments = ("--dtype", "float32", "--device", "cpu", "--threads", "1", "--json", out)
     result = invoke("check", folder, *arguments)

@@ -58,11 +58,16 @@ class Lookahead:
             not in a better way. `Lookahead.supports(model)` takes the default settings.
 
     Raises:
-        ConfigError: `memory` is not a `DraftMemory`.
+        ConfigError: `config` or `memory` is of another type.
     """
 
     def __init__(self, config: LookaheadConfig | None = None, *, memory: DraftMemory | None = None) -> None:
-        self.config = config or LookaheadConfig()
+        self.config = LookaheadConfig() if config is None else config
+        if not isinstance(self.config, LookaheadConfig):
+            message = (
+                f"config={config!r:.80} is not a LookaheadConfig; give LookaheadConfig(decoding_length=…)"
+            )
+            raise ConfigError(message)
         self.memory = DraftMemory(max_bytes=self.config.max_bytes) if memory is None else memory
         if not isinstance(self.memory, DraftMemory):
             message = (
