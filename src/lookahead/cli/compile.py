@@ -2,8 +2,6 @@
 
 import typer
 
-from lookahead.cli.setup import notices
-
 
 def compile_kernels() -> None:
     """Compile all kernels ahead of time: drafting, top-k and the CPU decoder. Takes about a minute, once."""
@@ -14,11 +12,10 @@ def compile_kernels() -> None:
     from lookahead.drafting.tree import DraftTree
     from lookahead.drafting.trie.token_trie import compile_kernels as compile_trie_kernels
 
-    with notices.status("compiling the kernels"):
-        compile_trie_kernels()
-        compile_log_kernels()
-        for halves in (False, True):
-            step_address(halves=halves)
-            attention_address(halves=halves)
-        slot_table([DraftTree.root_only(0)], [0], 0, 1, BLOCK)
+    compile_trie_kernels()
+    compile_log_kernels()
+    for halves in (False, True):
+        step_address(halves=halves)
+        attention_address(halves=halves)
+    slot_table([DraftTree.root_only(0)], [0], 0, 1, BLOCK)
     typer.echo("all kernels are compiled")
