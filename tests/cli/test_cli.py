@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 from typer.testing import CliRunner
 
 import lookahead
@@ -270,6 +271,10 @@ def test_check_prints_the_report_of_supports(folder, tmp_path):
     assert result.exit_code == 0
     assert "tree: one forward pass verifies a draft tree" in result.stdout
     written = json.loads(out.read_text())
+    assert set(written) >= {
+        *("date", "command", "model", "architecture", "dtype", "mode", "reason", "reproducible"),
+        *("worst_logit_difference", "logit_spread", "why_not_fused", "dependence_on_drafts"),
+    }
     assert written["mode"] == "tree"
     assert written["reason"] == ""
     assert 0 <= written["worst_logit_difference"] < 1e-3
@@ -285,6 +290,20 @@ def test_check_prints_the_report_of_supports(folder, tmp_path):
     assert written["reproducible"]["way"] == "one shape"
     assert written["reproducible"]["tokens_a_forward"] == 16
     assert written["reproducible"]["step_times_that_of_1_token"] > 0
+
+
+def test_check_prints_why_a_model_is_refused(monkeypatch, tmp_path):
+    class OwnLoop(LlamaForCausalLM):
+        def _sample(self, *_args, **_kwargs):
+            return None
+
+    model = tiny_models.tiny_model("llama")
+    model.__class__ = OwnLoop
+    monkeypatch.setattr(sys.modules["lookahead.cli.check"], "prepare_model", lambda *_args: (model, None))
+    result = invoke("check", "some-model", "--json", tmp_path / "check.json")
+    assert result.exit_code == 2
+    assert "supported          no: OwnLoop decodes in a loop of its own" in result.stdout
+    assert not (tmp_path / "check.json").exists()
 
 
 def test_check_families_lists_them_all(tmp_path, monkeypatch):
