@@ -1,4 +1,4 @@
-"""Turn Lookahead on for code that exists: `model.generate` and pipelines, unchanged."""
+"""Attach Lookahead to a model: existing code, such as a pipeline, runs unchanged."""
 
 import torch
 from transformers import pipeline
@@ -15,4 +15,4 @@ with la.attach(model):
     for result in answer(chats, max_new_tokens=64, do_sample=False, batch_size=2):
         print(result[0]["generated_text"][-1]["content"], end="\n\n")
 
-print(f"{la.stats.mean_acceptance_length:.2f} tokens a forward and row, {la.stats.requests} answers")
+print(f"{la.stats.mean_acceptance_length:.2f} tokens per row and forward pass, {la.stats.requests} answers")

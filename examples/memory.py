@@ -1,4 +1,4 @@
-"""Warm a memory, draft from it in a tenant's namespace, save it and load it again."""
+"""Warm a draft memory, use it in a tenant's namespace, save it and load it again."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ la = Lookahead(memory=memory)
 tenant = la.for_namespace("tenant-a", reads=("public",))
 ids = model.generate(**inputs, custom_generate=tenant, max_new_tokens=48, do_sample=False)
 print(tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
-print(f"{la.stats.mean_acceptance_length:.2f} tokens a forward; remembered: {memory.namespaces}")
+print(f"{la.stats.mean_acceptance_length:.2f} tokens per forward pass; remembered: {memory.namespaces}")
 
 file = Path("memory.safetensors")
 memory.save(file, tokenizer=tokenizer)

@@ -1,4 +1,4 @@
-"""Turn Lookahead on: one object, one argument."""
+"""Generate with Lookahead: one object, one argument."""
 
 import torch
 
@@ -14,4 +14,4 @@ la = Lookahead(LookaheadConfig(decoding_length=16))
 ids = model.generate(**inputs, custom_generate=la, max_new_tokens=96, do_sample=False)
 
 print(tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
-print(f"{la.stats.mean_acceptance_length:.2f} tokens a forward")
+print(f"{la.stats.mean_acceptance_length:.2f} tokens per forward pass")

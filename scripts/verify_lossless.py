@@ -19,7 +19,7 @@ import transformers
 import lookahead
 from lookahead import DraftMode, Lookahead, LookaheadConfig, load_embedded
 from lookahead.bench.data.datasets import limit_rows, read_rows
-from lookahead.hf.models.prompts import encode_prompt
+from lookahead.hf.models.loading import encode_prompt
 
 STATES = ("empty", "warm", "junk")
 SAMPLING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 0, "repetition_penalty": 1.1}

@@ -27,8 +27,7 @@ import lookahead
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.bench.data.datasets import limit_rows, read_rows
 from lookahead.files import atomic_write
-from lookahead.hf.models.loading import load_model, load_tokenizer
-from lookahead.hf.models.prompts import encode_prompt
+from lookahead.hf.models.loading import encode_prompt, load_model, load_tokenizer
 from lookahead.hf.models.random_weights import random_model
 
 DRAFTED = (("empty", 1), ("empty", 8), ("empty", 16), ("warm", 16), ("junk", 16))

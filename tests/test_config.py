@@ -1,4 +1,4 @@
-"""Settings: the defaults are allowed, everything out of range says what is."""
+"""Settings: defaults, and errors that name the value, what is allowed and what to do."""
 
 from dataclasses import FrozenInstanceError
 
@@ -8,7 +8,7 @@ from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.errors import ConfigError, LookaheadError
 
 
-def test_the_defaults_are_a_tree_as_large_as_pays():
+def test_the_defaults_choose_the_tree_size():
     config = LookaheadConfig()
     assert (config.decoding_length, config.max_nodes(), config.branch_length) == ("auto", 64, 64)
     assert config.draft_mode is DraftMode.HIERARCHICAL
@@ -49,7 +49,7 @@ def test_an_unknown_mode_is_refused_and_the_known_ones_are_named(mode):
 
 
 @pytest.mark.parametrize("value", [None, 1, "yes"])
-def test_fused_steps_are_on_or_off(value):
+def test_the_compiled_cpu_decoder_is_on_or_off(value):
     assert LookaheadConfig().compiled_cpu is True
     assert LookaheadConfig(compiled_cpu=False).compiled_cpu is False
     with pytest.raises(ConfigError, match=r"compiled_cpu=.* is not allowed; give True or False"):
@@ -61,6 +61,6 @@ def test_settings_cannot_be_changed():
         LookaheadConfig().decoding_length = 3
 
 
-def test_a_config_error_is_a_value_error_and_one_of_ours():
+def test_a_config_error_is_a_value_error_and_a_lookahead_error():
     assert issubclass(ConfigError, ValueError)
     assert issubclass(ConfigError, LookaheadError)

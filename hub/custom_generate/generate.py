@@ -8,19 +8,19 @@ from transformers import PreTrainedModel
 from lookahead import Lookahead
 
 _BY_MODEL: WeakKeyDictionary[PreTrainedModel, Lookahead] = WeakKeyDictionary()
-"""A draft memory for each model, which lives as long as the model does."""
+"""A `Lookahead` with its own draft memory for each model, as long as the model lives."""
 
 
 def generate(model: PreTrainedModel, lookahead: Lookahead | None = None, **kwargs: Any) -> Any:
-    """Return what `model.generate(**kwargs)` returns, sooner.
+    """Return what `model.generate(**kwargs)` returns, in less time.
 
     Args:
-        model: a decoder-only model.
-        lookahead: settings and memory of the caller's own; else one is made for the model and kept.
-        **kwargs: for `model.generate`; `namespace` and `reads` as `Lookahead.generate` takes them.
+        model: A decoder-only model.
+        lookahead: Settings and draft memory to use; if None, one object is created per model and kept.
+        **kwargs: For `model.generate`; also `namespace`, `reads` and `on_stats` of `Lookahead.generate`.
 
     Raises:
-        LookaheadError: the model or the call is one that Lookahead cannot serve; the message says why.
+        LookaheadError: Lookahead cannot serve the model or the call; the message says why.
     """
     used = _BY_MODEL.setdefault(model, Lookahead()) if lookahead is None else lookahead
     return used.generate(model, **kwargs)

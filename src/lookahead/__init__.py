@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lookahead.errors import LookaheadError
     from lookahead.hf.lookahead import Lookahead
     from lookahead.hf.models.embedded import load_embedded
+    from lookahead.hf.support.report import SupportReport
     from lookahead.stats import GenerationStats
 
 # Where each public name lives: loaded on first use, so that `import lookahead` imports no torch.
@@ -30,6 +31,7 @@ _HOMES = {
     "Lookahead": "lookahead.hf.lookahead",
     "LookaheadConfig": "lookahead.config",
     "LookaheadError": "lookahead.errors",
+    "SupportReport": "lookahead.hf.support.report",
     "TokenLog": "lookahead.drafting.log.token_log",
     "TokenTrie": "lookahead.drafting.trie.token_trie",
     "load_embedded": "lookahead.hf.models.embedded",
@@ -43,6 +45,7 @@ __all__ = [
     "Lookahead",
     "LookaheadConfig",
     "LookaheadError",
+    "SupportReport",
     "TokenLog",
     "TokenTrie",
     "load_embedded",

@@ -1,4 +1,4 @@
-"""`python -m lookahead` is the command `lookahead`."""
+"""`python -m lookahead` runs the command `lookahead`."""
 
 from lookahead.cli import main
 

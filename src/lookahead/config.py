@@ -1,4 +1,4 @@
-"""Settings of a `Lookahead`: one frozen, validated object."""
+"""`LookaheadConfig`: the settings of a `Lookahead`, frozen and validated."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,8 +7,8 @@ from typing import Literal
 from lookahead.errors import ConfigError
 
 MAX_NODES_OF_AUTO = 64
-"""With `decoding_length="auto"`; beyond it drafts gain little, and hardly any device has them free."""
-_MAX_NODES_OF_A_BATCH = 256
+"""Maximum tree size with `decoding_length="auto"`: larger trees gain little and cost time."""
+_MAX_NODES_PER_BATCH = 256
 DEFAULT_MEMORY_BYTES = 256 * 2**20
 MIN_MEMORY_BYTES = 2**15
 MAX_MEMORY_BYTES = 2**44
@@ -18,11 +18,11 @@ class DraftMode(StrEnum):
     """How drafts are laid out (arXiv 2312.12728, section 4.3)."""
 
     HIERARCHICAL = "hierarchical"
-    """One tree: branches merged by their shared prefix."""
+    """One tree: branches share their common prefix."""
     PARALLEL = "parallel"
-    """Independent branches side by side, nothing shared but the current token."""
+    """Independent branches that share only the current token."""
     SINGLE = "single"
-    """One chain, the most probable continuation (LLMA's way)."""
+    """One chain, the most probable continuation (as in LLMA)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +31,21 @@ class LookaheadConfig:
 
     Args:
         decoding_length: Tokens that one forward pass verifies, the current token included; 1 drafts nothing.
-            The rows of a batch share them equally. `"auto"` chooses the number for each step, from how
-            long forward passes take and how probable the drafts are.
-        branch_length: Depth of the deepest draft, in tokens under the current one.
-        recycle_prompt_tokens: Also recycle the logits of the last N prompt tokens. More than 1 makes the
-            prefill compute them, which pays for large models and long answers.
+            The rows of a batch share them equally. `"auto"` chooses the number for each step from measured
+            step times and the probability of the drafts.
+        branch_length: Maximum depth of a draft tree, in tokens below the current one.
+        recycle_prompt_tokens: Recycle the logits of the last N prompt tokens. With N above 1 the prefill has
+            to compute them, which pays off for large models and long answers.
         compiled_cpu: Use the compiled CPU decoder for decode steps (Llama, Mistral, Qwen2, Qwen3).
         cuda_graphs: Capture decode steps in CUDA graphs on CUDA devices. A model that cannot be captured
             is decoded without them, with one warning.
         reproducible: Make the text a function of model, prompt, settings and seed alone, to the last bit of
             every logit: drafts and memory never change it. The compiled CPU decoder always does so; other
-            forward passes then have one fixed width. Models that support neither are decoded in plain
-            steps.
+            backends then use forward passes of one fixed width. Models that support neither are decoded
+            in plain steps.
         reproducible_width: Tokens of each row in a forward pass of fixed width.
         draft_mode: `"hierarchical"`, `"parallel"` or `"single"`.
-        max_bytes: Hard cap in bytes on the draft memory that is made where none is given.
+        max_bytes: Hard cap in bytes on the draft memory that `Lookahead` creates if it is given none.
 
     Raises:
         ConfigError: A value is out of range.
@@ -76,13 +76,13 @@ class LookaheadConfig:
 
     @property
     def fixed_width(self) -> int | None:
-        """Tokens of each row in every forward pass of one fixed width; None where widths may differ."""
+        """Tokens of each row in every forward pass if `reproducible` is set; None where widths may differ."""
         return self.reproducible_width if self.reproducible else None
 
     def max_nodes(self, rows: int = 1) -> int:
         """Return the maximum number of tokens that one forward pass verifies for each of `rows` rows."""
         if self.decoding_length == "auto":
-            return min(MAX_NODES_OF_AUTO, max(1, _MAX_NODES_OF_A_BATCH // rows))
+            return min(MAX_NODES_OF_AUTO, max(1, _MAX_NODES_PER_BATCH // rows))
         return max(1, self.decoding_length // rows)
 
 
@@ -91,7 +91,7 @@ def _checked_mode(mode: str) -> DraftMode:
         return DraftMode(mode)
     except ValueError:
         allowed = ", ".join(repr(known.value) for known in DraftMode)
-        message = f"draft_mode={mode!r} is unknown; choose one of {allowed}"
+        message = f"draft_mode={mode!r} is not allowed; choose one of {allowed}"
         raise ConfigError(message) from None
 
 

@@ -1,8 +1,8 @@
-"""Every error Lookahead raises on purpose: each says what was given, what is allowed and what to do."""
+"""The errors that Lookahead raises: each message says what was given, what is allowed and what to do."""
 
 
 class LookaheadError(Exception):
-    """Base of all of Lookahead's errors."""
+    """Base class of all errors of Lookahead."""
 
 
 class ConfigError(LookaheadError, ValueError):
@@ -10,11 +10,11 @@ class ConfigError(LookaheadError, ValueError):
 
 
 class UnsupportedModelError(LookaheadError, ValueError):
-    """This model cannot be decoded with Lookahead (encoder-decoder, no usable cache, …)."""
+    """Lookahead cannot decode this model (encoder-decoder, no usable cache, …)."""
 
 
 class UnsupportedGenerationError(LookaheadError, ValueError):
-    """The call asks `generate` for something Lookahead cannot do (beams, no cache, …)."""
+    """The call asks `generate` for something that Lookahead cannot do (beams, no cache, …)."""
 
 
 class PromptTooLongError(LookaheadError, ValueError):
@@ -22,15 +22,15 @@ class PromptTooLongError(LookaheadError, ValueError):
 
 
 class VocabularyMismatchError(LookaheadError, ValueError):
-    """A draft memory learned from one vocabulary was given to a model with another."""
+    """The draft memory holds tokens of another vocabulary than the model's."""
 
 
 class UnsupportedMemoryError(LookaheadError, ValueError):
-    """The draft memory's structure cannot do what was asked of it (a trie has one namespace, …)."""
+    """The draft memory's store does not support the operation (a trie has one namespace, …)."""
 
 
 class MemoryFileError(LookaheadError, ValueError):
-    """A memory file is missing, damaged, of another tokenizer, or cannot be written."""
+    """A memory file is missing, damaged, made for another tokenizer, or cannot be written."""
 
 
 class DataFormatError(LookaheadError, ValueError):
@@ -38,8 +38,13 @@ class DataFormatError(LookaheadError, ValueError):
 
 
 class MissingDependencyError(LookaheadError, ImportError):
-    """Something optional is not installed; the message says how to install it."""
+    """An optional package is not installed; the message says how to install it."""
 
 
 class NotFoundError(LookaheadError, FileNotFoundError):
-    """A file, folder or model that was named is not there or cannot be reached."""
+    """A file, folder or model does not exist or cannot be reached."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type if the message is empty."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

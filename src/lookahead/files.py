@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever reads half of one, whatever happens meanwhile."""
+"""Writing files atomically: a reader sees the old file or the new one, never a part."""
 
 import contextlib
 import json
@@ -12,12 +12,12 @@ from typing import Any
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield where to write a file or folder; at the end it is on the disk and then moved to `path`.
+    """Yield a temporary path for a file or folder; on success, sync it to disk and move it to `path`.
 
-    Whatever is raised meanwhile leaves `path` as it was, and nothing beside it.
+    If the block raises, `path` stays as it was and the temporary file is removed.
 
     Raises:
-        OSError: it cannot be written, for one because there is no such folder.
+        OSError: It cannot be written, for example because the folder does not exist.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as aside:
         partial = Path(aside) / path.name
@@ -26,16 +26,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
             if part.is_file():
                 _sync(part, os.O_RDWR)
         partial.replace(path)
-    with contextlib.suppress(OSError):  # where folders cannot be opened, the move is as lasting as it gets
+    with contextlib.suppress(OSError):  # some systems cannot open folders; the move is done
         _sync(path.parent, os.O_RDONLY)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all.
+    """Write a JSON file atomically.
 
     Raises:
-        OSError: it cannot be written.
-        TypeError, ValueError: JSON cannot hold the content.
+        OSError: It cannot be written.
+        TypeError: JSON cannot hold a value.
+        ValueError: A number is not finite.
     """
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)

@@ -1,4 +1,4 @@
-"""What a generation did, in counts and seconds."""
+"""Counts and times of generation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -6,31 +6,30 @@ from dataclasses import dataclass, fields
 
 @dataclass(kw_only=True)
 class GenerationStats:
-    """Counts and times of one or more requests.
+    """Counts and times of one call, or the sum over several calls.
 
     Attributes:
-        requests: answers begun (prefills).
-        tokens: tokens emitted, the first of each answer included.
-        steps: forwards after prefill, plain ones too, counted for each row that was in them.
-        forwards: the same, counted once however many rows were in them.
-        draft_tokens: tokens drafted, that is verified beside the current one.
-        accepted_tokens: drafted tokens that the model itself would have produced.
-        prefill_s: seconds in prefill.
-        recycled_tokens: accepted tokens that were drafted from the model's recycled logits alone.
-        measure_s: seconds measuring how long forwards take, once for a model; kept on disk.
-        draft_s: seconds proposing drafts and learning what was emitted.
-        recycle_s: seconds picking the model's likeliest successors out of its logits and keeping them.
-        model_s: seconds in forwards after prefill.
-        cache_s: seconds keeping accepted paths in the cache.
-        verify_s: seconds choosing tokens: processors, sampling, stopping criteria, streamers.
-        smallest_margin: of all tokens emitted greedily, the least that one's score, processed, was ahead of
-            the next best one's: 0 is a tie. None where all were drawn. Only where this is small can text be
-            another one with other rounding.
+        requests: Answers begun, one for each row of a batch.
+        tokens: Tokens emitted, the first of each answer included.
+        row_steps: Forward passes after prefill, counted once for each row they served.
+        forwards: Forward passes after prefill, counted once for the whole batch.
+        draft_tokens: Tokens drafted, which forward passes verified beside the current one.
+        accepted_tokens: Drafted tokens that the model confirmed.
+        recycled_tokens: Accepted tokens that were drafted from the model's recycled logits alone.
+        prefill_s: Seconds in prefill.
+        measure_s: Seconds measuring step times: once per model, then kept on disk.
+        draft_s: Seconds proposing drafts and learning from the emitted tokens.
+        recycle_s: Seconds picking the top-k next tokens from the logits and storing them.
+        model_s: Seconds in forward passes after prefill.
+        cache_s: Seconds keeping accepted paths in the KV cache.
+        verify_s: Seconds choosing tokens: processors, sampling, stopping criteria, streamers.
+        smallest_margin: Smallest top-1 minus top-2 score over all greedy tokens; 0 is a tie, None where no
+            token was chosen greedily. Only where it is small can other rounding change the text.
     """
 
     requests: int = 0
     tokens: int = 0
-    steps: int = 0
+    row_steps: int = 0
     forwards: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
@@ -46,8 +45,13 @@ class GenerationStats:
 
     @property
     def mean_acceptance_length(self) -> float:
-        """Tokens after the first ÷ steps (the paper's EDL), the mean of all rows; 1.0 before any step."""
-        return (self.tokens - self.requests) / self.steps if self.steps else 1.0
+        """Tokens per row and forward pass (the paper's EDL), first tokens left out; 1.0 before any step."""
+        return (self.tokens - self.requests) / self.row_steps if self.row_steps else 1.0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted tokens ÷ drafted tokens; 0.0 where nothing was drafted."""
+        return self.accepted_tokens / self.draft_tokens if self.draft_tokens else 0.0
 
     @property
     def decode_s(self) -> float:
@@ -55,15 +59,20 @@ class GenerationStats:
         return self.draft_s + self.recycle_s + self.model_s + self.cache_s + self.verify_s
 
     def count_forward(self, *, nodes: Mapping[int, int], tokens: Mapping[int, int]) -> None:
-        """Count a forward: by row, how many nodes it verified and tokens it emitted, the bonus included."""
+        """Count a forward pass after prefill.
+
+        Args:
+            nodes: The number of nodes it verified for each row, the current token included.
+            tokens: The number of tokens each row emitted, the bonus token included.
+        """
         self.forwards += 1
-        self.steps += len(nodes)
+        self.row_steps += len(nodes)
         self.tokens += sum(tokens.values())
         self.draft_tokens += sum(nodes.values()) - len(nodes)
         self.accepted_tokens += sum(tokens.values()) - len(nodes)
 
     def add(self, other: "GenerationStats") -> None:
-        """Add another's counts and seconds to this one's; of the smallest margins the smaller one stays."""
+        """Add the counts and seconds of `other`, and keep the smaller of the two smallest margins."""
         for field in fields(self):
             if field.name != "smallest_margin":
                 setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
@@ -71,6 +80,11 @@ class GenerationStats:
         self.smallest_margin = min(margins, default=None)
 
     def as_dict(self) -> dict[str, float | None]:
-        """All counts and seconds, the smallest margin and the mean acceptance length, by name."""
-        counts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**counts, "mean_acceptance_length": self.mean_acceptance_length}
+        """Return all counts, seconds and ratios under names for a metrics system: `prefill_seconds`, …."""
+        values = {_metric_name(field.name): getattr(self, field.name) for field in fields(self)}
+        ratios = ("mean_acceptance_length", "acceptance_rate")
+        return {**values, **{name: getattr(self, name) for name in ratios}}
+
+
+def _metric_name(field: str) -> str:
+    return f"{field.removesuffix('_s')}_seconds" if field.endswith("_s") else field

@@ -1,3 +1,3 @@
-"""The release, where every layer can read it."""
+"""The version of this package."""
 
 __version__ = "0.1.0"

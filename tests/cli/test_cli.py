@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 from typer.testing import CliRunner
 
 import lookahead
@@ -15,7 +16,7 @@ from lookahead.cli import app, main
 from lookahead.cli.demo import QUESTIONS
 from lookahead.hf.models import families, family_table
 
-COMMANDS = ("demo", "generate", "bench", "compare", "replay", "memory", "check", "profile")
+COMMANDS = ("demo", "generate", "bench", "compare", "replay", "memory", "check", "profile", "compile")
 CONTEXT = 4096
 
 
@@ -52,7 +53,7 @@ def on_tiny(folder, *arguments):
 
 def answer_of_transformers(folder, text, **options):
     model, tokenizer = lookahead.hf.models.loading.load_model(folder, "float32", "cpu")
-    inputs = lookahead.hf.models.prompts.encode_prompt(tokenizer, text, model)
+    inputs = lookahead.hf.models.loading.encode_prompt(tokenizer, text, model)
     output_ids = model.generate(**inputs, **options)
     return tokenizer.decode(output_ids[0, inputs["input_ids"].shape[1] :])
 
@@ -75,6 +76,21 @@ def test_python_dash_m_is_the_command():
         [sys.executable, "-m", "lookahead", "--version"], capture_output=True, text=True, check=True
     )
     assert finished.stdout == f"lookahead {lookahead.__version__}\n"
+
+
+def test_the_help_lists_every_command(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = invoke("--help").output
+    for command in COMMANDS:
+        assert any(command in line.split() for line in shown.splitlines())
+    assert "`lookahead compile`" in " ".join(shown.split())
+
+
+def test_compile_compiles_every_kernel():
+    # The session's kernels are compiled by `make setup`: this run only loads them from the cache.
+    program = "from lookahead.cli import main\nmain(['compile'])"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    assert finished.stdout == "all kernels are compiled\n"
 
 
 def test_the_help_of_bench_names_every_method(monkeypatch):
@@ -124,7 +140,7 @@ def test_generate_samples_as_transformers_does_with_the_same_seed(folder):
     assert result.stdout == expected + "\n"
 
 
-def test_generate_tells_how_it_went_apart_from_the_text(folder):
+def test_generate_prints_stats_apart_from_the_text(folder):
     arguments = on_tiny(folder, "generate", "HelloHello", "--max-new-tokens", 20)
     result = invoke(*arguments, "--stats")
     assert result.stdout == invoke(*arguments).stdout
@@ -151,7 +167,7 @@ def test_generate_tells_how_it_went_apart_from_the_text(folder):
         (["bench", "DATA", "--json", "no/such/folder/report.json"], "no/such/folder"),
     ],
 )
-def test_lookaheads_errors_are_one_line_and_exit_code_2(arguments, said, data, capsys, monkeypatch, tmp_path):
+def test_errors_are_one_line_and_exit_code_2(arguments, said, data, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         main([str(data) if argument == "DATA" else argument for argument in arguments])
@@ -204,7 +220,7 @@ def test_bench_reports_every_figure(folder, data, tmp_path):
     assert {"date", "command", "memory", "decode_speedup"} <= set(report)
 
 
-def test_bench_measures_the_methods_asked_for(folder, data, tmp_path):
+def test_bench_measures_the_given_methods(folder, data, tmp_path):
     path = tmp_path / "report.json"
     chosen = ("--method", "lookahead", "--no-noise", "--max-new-tokens", 4, "--limit", 1, "--json", path)
     assert invoke(*on_tiny(folder, "bench", data, *chosen), "--threads", 2).exit_code == 0
@@ -248,22 +264,46 @@ def test_demo_answers_every_question_twice_and_compares(folder):
     assert "near ties" not in result.stdout
 
 
-def test_check_shows_what_the_probe_decides_for_a_model(folder, tmp_path):
+def test_check_prints_the_report_of_supports(folder, tmp_path):
     out = tmp_path / "check.json"
     arguments = ("--dtype", "float32", "--device", "cpu", "--threads", "1", "--json", out)
     result = invoke("check", folder, *arguments)
     assert result.exit_code == 0
-    assert "tree: a draft tree is verified in one forward" in result.stdout
+    assert "tree: one forward pass verifies a draft tree" in result.stdout
     written = json.loads(out.read_text())
+    assert set(written) >= {
+        *("date", "command", "model", "architecture", "dtype", "mode", "reason", "reproducible"),
+        *("worst_logit_difference", "logit_spread", "why_not_fused", "dependence_on_drafts"),
+    }
     assert written["mode"] == "tree"
     assert written["reason"] == ""
     assert 0 <= written["worst_logit_difference"] < 1e-3
-    assert "the model's own code: hidden size" in result.stdout.replace("\n", " ")
+    assert "not the compiled CPU decoder: hidden size" in result.stdout
     assert "yes: " in result.stdout
-    assert "one shape: every forward has 16 tokens" in result.stdout
+    assert "fixed width: each forward pass has 16 tokens per row" in result.stdout
+    model, _ = lookahead.hf.models.loading.load_model(folder, "float32", "cpu")
+    shown, expected = (
+        [line for line in text.splitlines() if "step time" not in line]
+        for text in (result.stdout, str(lookahead.Lookahead.supports(model)))
+    )
+    assert shown == expected
     assert written["reproducible"]["way"] == "one shape"
     assert written["reproducible"]["tokens_a_forward"] == 16
     assert written["reproducible"]["step_times_that_of_1_token"] > 0
+
+
+def test_check_prints_why_a_model_is_refused(monkeypatch, tmp_path):
+    class OwnLoop(LlamaForCausalLM):
+        def _sample(self, *_args, **_kwargs):
+            return None
+
+    model = tiny_models.tiny_model("llama")
+    model.__class__ = OwnLoop
+    monkeypatch.setattr(sys.modules["lookahead.cli.check"], "prepare_model", lambda *_args: (model, None))
+    result = invoke("check", "some-model", "--json", tmp_path / "check.json")
+    assert result.exit_code == 2
+    assert "supported          no: OwnLoop decodes in a loop of its own" in result.stdout
+    assert not (tmp_path / "check.json").exists()
 
 
 def test_check_families_lists_them_all(tmp_path, monkeypatch):

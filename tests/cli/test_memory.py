@@ -55,13 +55,13 @@ def rows(path, *records):
 
 
 def texts_in(path):
-    """What a memory file holds, as texts."""
+    """Return the texts in a memory file."""
     tokens = DraftMemory.load(path).store.snapshot()["tokens"].tolist()
     text = "".join(tiny_models.tiny_tokenizer().decode([token]) if token >= 0 else "|" for token in tokens)
     return text.split("|")[:-1]
 
 
-def test_warm_takes_texts_and_the_answers_of_rows(folder, tmp_path, out):
+def test_warm_reads_texts_and_the_answers_of_rows(folder, tmp_path, out):
     (tmp_path / "text.txt").write_text("Hello")
     files = [
         tmp_path / "text.txt",
@@ -78,7 +78,7 @@ def test_warm_takes_texts_and_the_answers_of_rows(folder, tmp_path, out):
     assert texts_in(out) == ["Hello", "abc", "xyz", "bcd"]
 
 
-def test_warm_takes_the_field_asked_for(folder, tmp_path, out):
+def test_warm_reads_the_given_field(folder, tmp_path, out):
     file = rows(tmp_path / "rows.jsonl", {"turns": ["Q", "R"], "answer": "n"}, {"turns": "S"})
     assert (
         invoke("memory", "warm", file, "--memory", out, "--model", folder, "--field", "turns").exit_code == 0
@@ -86,7 +86,7 @@ def test_warm_takes_the_field_asked_for(folder, tmp_path, out):
     assert texts_in(out) == ["Q", "R", "S"]
 
 
-def test_warm_goes_on_from_another_file_in_a_namespace(folder, tmp_path, out):
+def test_warm_continues_from_another_file_in_a_namespace(folder, tmp_path, out):
     (tmp_path / "text.txt").write_text("Hello")
     warm = ("memory", "warm", tmp_path / "text.txt", "--memory", out, "--model", folder)
     assert invoke(*warm, "--max-bytes", 2**20).exit_code == 0
@@ -212,7 +212,7 @@ def test_generate_drafts_from_a_memory_and_adds_to_it(model_folder, out):
     assert steps_of(second) < steps_of(first) == steps_of(plain)
 
 
-def test_generate_drafts_from_the_namespaces_asked_for(model_folder, out):
+def test_generate_drafts_from_the_given_namespaces(model_folder, out):
     arguments = ("generate", "HelloHello", "--model", model_folder, "--dtype", "float32", "--device", "cpu")
     arguments = (*arguments, "--threads", 1, "--max-new-tokens", 30, "--memory", out, "--stats")
     arguments = (*arguments, "--decoding-length", 16)  # as measured, it would not be the same every time

@@ -82,7 +82,7 @@ def test_a_model_whose_drafts_are_chains_is_profiled_with_a_word(tmp_path, monke
     [
         (["FOLDER", "--random-weights", "llama-2-7b"], "both a model"),
         (["FOLDER", "--layers", "2"], "--layers 2 is for --random-weights alone"),
-        (["--random-weights", "llama-9"], "'llama-9' is no shape"),
+        (["--random-weights", "llama-9"], "shape 'llama-9' is unknown"),
         (["--random-weights", "llama-2-7b", "--layers", "33", "--device", "cpu"], "layers=33"),
         (["FOLDER", "--context", "0"], "context=0"),
         (["FOLDER", "--sizes", "8,many"], "--sizes '8,many'"),

@@ -95,7 +95,7 @@ def test_drafts_that_are_right_are_kept_up_to_the_first_wrong_one():
     model, tokens, stats = run(drafter, new_tokens=10)
     assert tokens == list(range(3, 14))
     assert model.kept == [[0, 1, 2]] * 3
-    assert (stats.steps, stats.tokens, stats.requests) == (3, 10, 1)
+    assert (stats.row_steps, stats.tokens, stats.requests) == (3, 10, 1)
     assert stats.mean_acceptance_length == 3.0
     assert (stats.draft_tokens, stats.accepted_tokens) == (4 + 4 + 2, 6)
 
@@ -122,7 +122,7 @@ def test_drafts_never_reach_past_the_models_positions():
 def test_one_token_needs_no_step():
     _, tokens, stats = run(ChainDrafter(levels=3, wrong_from=9), new_tokens=1)
     assert tokens == [3, 4]
-    assert stats.steps == 0
+    assert stats.row_steps == 0
     assert stats.mean_acceptance_length == 1.0
 
 
@@ -223,7 +223,7 @@ def test_rows_on_their_own_advance_as_far_as_they_are_accepted_and_leave_when_th
     ]
     assert model.rows == [[0, 1]] + [[1]] * 4
     assert drafters.adapted == [(4, 6), *[(2, 2)] * 4]
-    assert (stats.requests, stats.tokens, stats.steps, stats.forwards) == (2, 16, 6, 5)
+    assert (stats.requests, stats.tokens, stats.row_steps, stats.forwards) == (2, 16, 6, 5)
 
 
 def test_rows_together_wait_for_each_other_and_are_padded_when_they_end():
@@ -251,5 +251,5 @@ def test_seconds_are_charged_to_what_took_them(monkeypatch):
     monkeypatch.setattr(CountingModel, "keep", taking(CountingModel.keep, 10))
     monkeypatch.setattr(ChainDrafter, "propose", taking(ChainDrafter.propose, 1))
     _, _, stats = run(ChainDrafter(levels=4, wrong_from=2), new_tokens=10)
-    assert stats.steps == 3
+    assert stats.row_steps == 3
     assert (stats.prefill_s, stats.model_s, stats.cache_s, stats.draft_s) == (1000, 300, 30, 3)

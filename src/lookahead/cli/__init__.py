@@ -1,4 +1,4 @@
-"""The command `lookahead`: one file a command. Nothing here imports torch before a command runs."""
+"""The command `lookahead`: one file per command. Importing this imports no torch."""
 
 import sys
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ app.add_typer(memory)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; Lookahead's own errors become one line on stderr and exit code 2."""
+    """Run the command line; errors of Lookahead become one line on stderr and exit code 2."""
     try:
         app(args=None if arguments is None else list(arguments))
     except LookaheadError as error:
@@ -58,7 +58,11 @@ def _show_version(wanted: bool) -> None:
 def _options(
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave."),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Several tokens a step from a draft memory, and the same text as without."""
+    """Lossless acceleration of LLM inference: several tokens per forward pass, the same output.
+
+    Try `lookahead demo` first. `lookahead compile` compiles the kernels ahead of time, once per installation;
+    otherwise the first use compiles them.
+    """

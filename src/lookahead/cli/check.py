@@ -1,4 +1,4 @@
-"""`lookahead check`: can a model's drafts be trees, chains, or is every step a plain one?"""
+"""`lookahead check`: print how a model will be decoded, and why not in a better way."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,14 +11,12 @@ from rich.table import Table
 
 from lookahead.cli import options
 from lookahead.cli.setup import check_can_write, describe_call, notices, prepare_model
-from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError
 from lookahead.files import write_json
 
 if TYPE_CHECKING:
     from lookahead.hf.models.family_table import FamilyRow
     from lookahead.hf.support.probe import ProbeResult
-    from lookahead.hf.support.reproducibility import Reproducibility
 
 
 def check(
@@ -31,18 +29,18 @@ def check(
     families: Annotated[
         bool, typer.Option("--families", help="Ask about a tiny random model of every family instead.")
     ] = False,
-    json: Annotated[Path | None, typer.Option(help="Write the answer to this file as well.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the report to this file.")] = None,
     dtype: Annotated[
         options.DtypeName | None,
-        typer.Option(help="Number format of the weights.", show_default="bfloat16, families float32"),
+        typer.Option(help="Dtype of the weights.", show_default="bfloat16, families float32"),
     ] = None,
     device: options.Device = None,
     threads: options.Threads = None,
 ) -> None:
-    """Say how drafts of a model are verified, and whether its text depends on them in its last bits.
+    """Print how a model will be decoded, and why not in a better way.
 
-    Compares the logits of a small draft in one forward with those of single steps, as is done when a model is
-    first used; and, bit by bit, a branch's in a tree, in a chain and alone.
+    Compares the logits of a small draft in one forward pass with those of one-token steps, as on a model's
+    first use. Then compares, bit by bit, the logits of a branch in a tree, in a chain and alone.
     """
     if families and model is not None:
         message = f"both a model, {model!r}, and --families were given; give one of them"
@@ -59,66 +57,17 @@ def _check_model(
 ) -> dict[str, Any]:
     loaded, _ = prepare_model(name, (dtype or options.DtypeName.BFLOAT16).value, device, threads)
 
-    from lookahead.hf.generate.checks import check_model
-    from lookahead.hf.machine.dtypes import dtype_name
-    from lookahead.hf.support.reproducibility import reproducibility
+    from lookahead.hf.support.report import support_report
 
-    check_model(loaded)
-    with notices.status("asking the probe"):
-        found = reproducibility(loaded, LookaheadConfig(reproducible=True).fixed_width or 1)
-    result = found.usual
-    table = Table(box=box.SIMPLE_HEAD, show_header=False, show_edge=False, pad_edge=False)
-    for title, text in (
-        ("model", f"{name} ({type(loaded).__name__}, {dtype_name(loaded.dtype)})"),
-        ("mode", f"{result.mode.value}: {_IN_WORDS[result.mode.value]}"),
-        ("steps", "fused" if not found.why_not_fused else f"the model's own code: {found.why_not_fused}"),
-        ("worst logit difference", _difference(result)),
-        ("reason", result.reason or "drafts in one forward give the logits of single steps"),
-        ("text depends on drafts", f"yes: {found.dependence}" if found.dependence else "no"),
-        ("reproducible=True", _way_in_words(found)),
-        ("what it costs", _cost_in_words(found)),
-    ):
-        table.add_row(title, text)
-    Console(highlight=False).print(table)
-    return {
-        "model": name,
-        "architecture": type(loaded).__name__,
-        "dtype": dtype_name(loaded.dtype),
-        "mode": result.mode.value,
-        "worst_logit_difference": result.difference,
-        "logit_spread": result.spread,
-        "reason": result.reason,
-        "why_not_fused": found.why_not_fused,
-        "dependence_on_drafts": found.dependence,
-        "reproducible": {
-            "way": found.way.value,
-            "tokens_a_forward": found.shape,
-            "reason": found.reason,
-            "step_times_that_of_1_token": found.of_one,
-            "step_times_that_of_8_tokens": found.of_small,
-        },
-    }
+    with notices.status("comparing logits"):
+        report = support_report(loaded)
+    typer.echo(report)
+    if not report.is_supported:
+        raise typer.Exit(code=2)
+    return {"model": name, **report.as_dict()}
 
 
-def _way_in_words(found: "Reproducibility") -> str:
-    if found.way.value == "fused":
-        return "fused steps, whose bits depend on no draft"
-    if found.shape is not None:
-        return f"one shape: every forward has {found.shape} tokens, each branch in the order of the text"
-    return f"plain steps, without drafts: {found.reason}"
-
-
-def _cost_in_words(found: "Reproducibility") -> str:
-    if found.of_one is None or found.of_small is None:
-        return "nothing" if found.way.value == "fused" else "the drafts"
-    return f"a step takes {found.of_one:.2f} times that of 1 token, {found.of_small:.2f} times that of 8"
-
-
-_IN_WORDS = {
-    "tree": "a draft tree is verified in one forward",
-    "chain": "drafts have one branch",
-    "plain": "one token a step, no drafts",
-}
+_MODES = ("tree", "chain", "plain")
 
 
 def _check_families(dtype: options.DtypeName | None) -> dict[str, Any]:
@@ -134,7 +83,7 @@ def _check_families(dtype: options.DtypeName | None) -> dict[str, Any]:
             rows = list(family_rows(resolve_dtype(name)))
     asked = [row for row in rows if row.result is not None]
     counts = Counter(row.result.mode.value for row in asked if row.result is not None)
-    summary = ", ".join(f"{counts[mode]} {mode}" for mode in _IN_WORDS)
+    summary = ", ".join(f"{counts[mode]} {mode}" for mode in _MODES)
     shaped = Counter(row.reproducible.value for row in asked)
     summary += f"; reproducible: {', '.join(f'{count} {way}' for way, count in sorted(shaped.items()))}"
     console = Console(highlight=False, markup=False, soft_wrap=True)

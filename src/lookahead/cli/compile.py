@@ -1,8 +1,10 @@
-"""`lookahead compile`: compile every kernel now, so that no user waits for it later."""
+"""`lookahead compile`: compile all kernels now instead of on first use."""
+
+import typer
 
 
 def compile_kernels() -> None:
-    """Compile all kernels: drafting, top-k and the CPU decoder. Once per installation, about a minute."""
+    """Compile all kernels ahead of time: drafting, top-k and the CPU decoder. Takes about a minute, once."""
     from lookahead.backends.cpu.kernels.blocks import BLOCK
     from lookahead.backends.cpu.step import attention_address, step_address
     from lookahead.decoding.attention.slots import slot_table
@@ -16,3 +18,4 @@ def compile_kernels() -> None:
         step_address(is_bfloat16=is_bfloat16)
         attention_address(is_bfloat16=is_bfloat16)
     slot_table([DraftTree.root_only(0)], [0], 1, BLOCK)
+    typer.echo("all kernels are compiled")

@@ -1,4 +1,4 @@
-"""`lookahead demo`: the same questions answered by plain `generate` and by Lookahead, one after the other."""
+"""`lookahead demo`: answer the same questions with plain `generate` and with Lookahead."""
 
 from collections.abc import Mapping
 from importlib.resources import files
@@ -36,15 +36,15 @@ def demo(
     dtype: options.Dtype = options.DtypeName.BFLOAT16,
     device: options.Device = None,
     threads: options.Threads = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")] = 128,
 ) -> None:
-    """Answer questions about three documents, plainly and with Lookahead, and compare."""
+    """Answer questions about three documents without and with Lookahead, and compare the speed."""
     loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
 
     from lookahead.bench.methods.registry import LOOKAHEAD, Ingredients, make_methods
     from lookahead.bench.run.results import PromptResult
     from lookahead.bench.run.runner import warm_up
-    from lookahead.hf.models.prompts import encode_prompt
+    from lookahead.hf.models.loading import encode_prompt
 
     methods = make_methods([LOOKAHEAD], Ingredients(config=LookaheadConfig()))
     with notices.status("warming up"):
@@ -78,7 +78,7 @@ def _answer(
     inputs: "Mapping[str, Tensor]",
     max_new_tokens: int,
 ) -> "Run":
-    """Stream one method's answer under its label, then say how fast it was."""
+    """Stream the answer of a method, then print its speed."""
     from transformers import TextStreamer
 
     from lookahead.bench.run.measuring import greedy, measure
@@ -117,14 +117,14 @@ def _table(results: "list[PromptResult]") -> Table:
 
 
 def _explain(console: Console, results: "list[PromptResult]", dtype: str) -> None:
-    """Where answers differ, say why; they do not in float32."""
+    """If answers differ, print why; in float32 they do not."""
     from lookahead.bench.report.summary import identical_prompts
 
     if all(identical_prompts(results, name) == len(results) for name in results[0].runs):
         return
     console.print(
-        f"Not all answers are identical: in {dtype} a forward of several tokens rounds differently from "
-        "several forwards of one, so near ties between two tokens can fall the other way. Both answers are "
-        "the model's own. With --dtype float32 they are identical, token for token.",
+        f"Not all answers are identical: in {dtype} a forward pass over several tokens rounds differently "
+        "from several passes over one, so near ties between two tokens can fall the other way. Both answers "
+        "are the model's own. With --dtype float32 they are identical, token for token.",
         style="dim",
     )

@@ -1,4 +1,4 @@
-"""`lookahead generate`: answer one prompt, streaming."""
+"""`lookahead generate`: answer one prompt and stream the text."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 Prompt = Annotated[
-    str | None, typer.Argument(help="The prompt; without it and --file, stdin is read.", show_default=False)
+    str | None, typer.Argument(help="The prompt; without it and --file, read from stdin.", show_default=False)
 ]
 
 
@@ -28,33 +28,44 @@ def generate(
     dtype: options.Dtype = options.DtypeName.BFLOAT16,
     device: options.Device = None,
     threads: options.Threads = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 256,
-    raw: Annotated[bool, typer.Option("--raw", help="Take the prompt as it is: no chat template.")] = False,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum length of the answer, in tokens.")
+    ] = 256,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Use the prompt as it is, without the chat template.")
+    ] = False,
     temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="Sample at this temperature; without it, or at 0, greedy.")
+        float | None, typer.Option(min=0.0, help="Sampling temperature; greedy if it is 0 or missing.")
     ] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Sample from this much mass.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from this many tokens.")] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Sample from the smallest set of tokens with this probability."),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from the K most probable tokens.")] = None,
     repetition_penalty: Annotated[
-        float | None, typer.Option(help="Above 1 discourages what has been said already.")
+        float | None, typer.Option(help="Above 1, tokens that occurred become less probable.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
     decoding_length: options.DecodingLength = options.AUTO,
     branch_length: options.BranchLength = options.DEFAULTS.branch_length,
     draft_mode: options.Mode = options.DEFAULTS.draft_mode,
-    memory: Annotated[Path | None, typer.Option(help="Draft from this memory file as well.")] = None,
+    memory: Annotated[Path | None, typer.Option(help="Draft from this memory file.")] = None,
     save_memory: Annotated[
         bool,
-        typer.Option("--save-memory", help="Then write the answer into --memory, which is made if need be."),
+        typer.Option(
+            "--save-memory", help="Save the memory with the answer to --memory; the file may be new."
+        ),
     ] = False,
-    namespace: Annotated[str, typer.Option(help="Whose part of the memory is drafted from.")] = "default",
+    namespace: Annotated[
+        str, typer.Option(help="The namespace that the answer belongs to and is drafted from.")
+    ] = "default",
     reads: Annotated[
         list[str] | None,
-        typer.Option(help="Draft from this namespace, too; repeatable.", show_default="none"),
+        typer.Option(help="Also draft from this namespace; repeatable.", show_default="none"),
     ] = None,
-    stats: Annotated[bool, typer.Option("--stats", help="Then say on stderr how it went.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Print counts and times to stderr.")] = False,
 ) -> None:
-    """Answer a prompt, from the argument, a file or stdin, streaming the text to stdout."""
+    """Answer a prompt from the argument, a file or stdin; stream the text to stdout."""
     config = LookaheadConfig(
         decoding_length=options.decoding_length_in(decoding_length),
         branch_length=branch_length,
@@ -69,7 +80,7 @@ def generate(
     from transformers import TextStreamer
 
     from lookahead.hf.lookahead import Lookahead
-    from lookahead.hf.models.prompts import encode_prompt
+    from lookahead.hf.models.loading import encode_prompt
 
     if seed is not None:
         torch.manual_seed(seed)
@@ -78,17 +89,22 @@ def generate(
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     lookahead = Lookahead(config, memory=remembered)
     in_namespace = lookahead.for_namespace(namespace, reads=reads or ())
-    in_namespace.generate(loaded, **inputs, **sampling, max_new_tokens=max_new_tokens, streamer=streamer)
+    in_namespace.generate(
+        loaded,
+        **inputs,
+        **sampling,
+        max_new_tokens=max_new_tokens,
+        streamer=streamer,
+        on_stats=_print_stats if stats else None,
+    )
     if memory is not None and save_memory:
         remembered.save(memory)
-    if stats:
-        _print_stats(lookahead.last_stats)
 
 
 def _sampling_options(
     temperature: float | None, top_p: float | None, top_k: int | None, repetition_penalty: float | None
 ) -> dict[str, Any]:
-    """What `generate` is to be told; greedy unless there is a temperature."""
+    """Return the sampling arguments of `generate`; greedy without a temperature."""
     given = {"top_p": top_p, "top_k": top_k}
     narrowing = {name: value for name, value in given.items() if value is not None}
     penalty = {} if repetition_penalty is None else {"repetition_penalty": repetition_penalty}
@@ -98,13 +114,13 @@ def _sampling_options(
     if temperature:
         return {"do_sample": True, "temperature": temperature, **narrowing, **penalty}
     if narrowing:
-        message = f"{' and '.join(narrowing)} without a temperature above 0 has no meaning; add --temperature"
+        message = f"{' and '.join(narrowing)} needs a temperature above 0; add --temperature"
         raise ConfigError(message)
     return {"do_sample": False, **penalty}
 
 
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
-    """The prompt: exactly one of argument and file, or else what stdin gives."""
+    """Return the prompt from the argument, the file or stdin."""
     from lookahead.bench.data.texts import read_whole
 
     if prompt is not None and file is not None:
@@ -122,9 +138,9 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
 
 
 def _read_memory(file: Path | None, config: LookaheadConfig, *, may_be_new: bool) -> "DraftMemory":
-    """The memory in a file, or an empty one."""
+    """Return the memory in a file, or an empty one."""
     if file is None and may_be_new:
-        message = "--save-memory says to write a memory, but not where; add --memory FILE"
+        message = "--save-memory needs a file to write to; add --memory FILE"
         raise ConfigError(message)
 
     from lookahead.drafting.memory.draft_memory import DraftMemory
@@ -143,10 +159,10 @@ def _print_stats(stats: "GenerationStats") -> None:
     speed = stats.tokens / seconds if seconds else 0.0
     margin = "" if stats.smallest_margin is None else f"; smallest margin {stats.smallest_margin:.3g}"
     notices.print(
-        f"{stats.tokens} tokens in {seconds:.2f} s ({speed:.1f} tokens/s); {stats.steps} steps, "
+        f"{stats.tokens} tokens in {seconds:.2f} s ({speed:.1f} tokens/s); {stats.row_steps} steps, "
         f"mean acceptance length {stats.mean_acceptance_length:.2f}; drafted {stats.draft_tokens} tokens, "
-        f"accepted {stats.accepted_tokens}; prefill {stats.prefill_s:.2f} s, model {stats.model_s:.2f} s, "
-        f"cache {stats.cache_s:.3f} s, drafting {stats.draft_s:.3f} s, verifying {stats.verify_s:.3f} s"
-        f"{margin}",
+        f"accepted {stats.accepted_tokens} ({stats.acceptance_rate:.0%}); prefill {stats.prefill_s:.2f} s, "
+        f"model {stats.model_s:.2f} s, cache {stats.cache_s:.3f} s, drafting {stats.draft_s:.3f} s, "
+        f"verifying {stats.verify_s:.3f} s{margin}",
         highlight=False,
     )

@@ -1,4 +1,4 @@
-"""`lookahead memory`: make, look into and join memory files."""
+"""`lookahead memory`: create, inspect and merge memory files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,26 +17,31 @@ if TYPE_CHECKING:
 memory = typer.Typer(
     name="memory",
     no_args_is_help=True,
-    help="Make, look into and join memory files: what `lookahead generate --memory` drafts from.",
+    help="Create, inspect and merge memory files, which `lookahead generate --memory` drafts from.",
 )
 
 Texts = Annotated[
     list[Path],
-    typer.Argument(help="One text each; or rows as .jsonl or .jsonl.gz, of which the answers are taken."),
+    typer.Argument(help="Files of one text each, or .jsonl and .jsonl.gz files of rows with answers."),
 ]
 Out = Annotated[Path, typer.Option("--memory", help="Write the memory to this file.")]
 MaxBytes = Annotated[
     int | None,
-    typer.Option(help="Cap of the memory; the oldest goes first.", show_default="as it was, else 256 MiB"),
+    typer.Option(
+        help="Cap of the memory in bytes; the oldest text is dropped first.",
+        show_default="the cap of the file, or 256 MiB",
+    ),
 ]
 Field = Annotated[
     str | None,
     typer.Option(
-        help="The field of a row to take: a text, several, or token ids.",
+        help="The field of a row to read: a text, a list of texts, or token ids.",
         show_default="the first of output_ids, answer, reference",
     ),
 ]
-Namespace = Annotated[str, typer.Option(help="Whose the texts are: only its requests draft from them.")]
+Namespace = Annotated[
+    str, typer.Option(help="The namespace of the texts: only its requests draft from them.")
+]
 
 
 @memory.command()
@@ -46,10 +51,10 @@ def warm(
     model: options.Model = "embedded",
     namespace: Namespace = "default",
     field: Field = None,
-    into: Annotated[Path | None, typer.Option(help="Begin with what this memory file holds.")] = None,
+    into: Annotated[Path | None, typer.Option(help="Start from this memory file.")] = None,
     max_bytes: MaxBytes = None,
 ) -> None:
-    """Remember texts as if the model had answered them. Needs the model's tokenizer only."""
+    """Write texts to a memory as if they were answers. Needs the model's tokenizer only."""
     from lookahead.bench.data.texts import read_texts
     from lookahead.drafting.memory.draft_memory import DraftMemory
 
@@ -73,9 +78,9 @@ def warm(
 @memory.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="A memory file.")],
-    json: Annotated[Path | None, typer.Option("--json", help="Write every figure here.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
 ) -> None:
-    """Show what a memory file holds: tokens by namespace, and whose model it is for."""
+    """Show the contents of a memory file: tokens per namespace, vocabulary and tokenizer."""
     from lookahead.drafting.memory.file_format import read_memory
 
     if json is not None:
@@ -89,12 +94,12 @@ def inspect(
 @memory.command()
 def merge(
     files: Annotated[
-        list[Path], typer.Argument(help="Memory files, two or more; the last counts as newest.")
+        list[Path], typer.Argument(help="Two or more memory files; the last counts as the newest.")
     ],
     out: Out,
     max_bytes: MaxBytes = None,
 ) -> None:
-    """Join memories of one model into one, namespace by namespace."""
+    """Merge memory files of one model into one file, namespace by namespace."""
     from lookahead.drafting.memory.draft_memory import DraftMemory
 
     if len(files) < 2:

@@ -1,4 +1,4 @@
-"""Options that several commands have, and what they stand for."""
+"""Options that several commands share, and how their values are parsed."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ AUTO: Literal["auto"] = "auto"
 
 
 class DtypeName(StrEnum):
-    """The number formats a model can be loaded in."""
+    """The dtypes that a model can be loaded in."""
 
     BFLOAT16 = "bfloat16"
     FLOAT32 = "float32"
@@ -25,36 +25,33 @@ Model = Annotated[
     str,
     typer.Option(help="'embedded' (SmolLM2-135M-Instruct), a hub id, a folder or a .gguf file."),
 ]
-Dtype = Annotated[DtypeName, typer.Option(help="Number format of the weights.")]
+Dtype = Annotated[DtypeName, typer.Option(help="Dtype of the weights.")]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, …", show_default="cuda where there is one, else cpu")
+    str | None, typer.Option(help="cpu, cuda, cuda:1, …", show_default="cuda if available, else cpu")
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, envvar="OMP_NUM_THREADS", help="CPU threads.", show_default="the physical cores"),
-]
-FusedStep = Annotated[
-    bool,
     typer.Option(
-        help="Do steps by a function of our own over the model's weights, where one is known (CPU)."
+        min=1, envvar="OMP_NUM_THREADS", help="CPU threads.", show_default="the number of physical cores"
     ),
 ]
+CompiledCpu = Annotated[bool, typer.Option(help="Use the compiled CPU decoder for models that it supports.")]
 DecodingLength = Annotated[
     str,
     typer.Option(
-        help="Tokens that one forward verifies, the current one included; 1 drafts nothing, "
-        "auto as many as pay."
+        help="Tokens that one forward pass verifies, the current one included; 1 drafts nothing, "
+        "auto chooses for each step."
     ),
 ]
-BranchLength = Annotated[int, typer.Option(help="The deepest a draft may go, in tokens.")]
-Mode = Annotated[DraftMode, typer.Option(help="How drafts are laid out.")]
+BranchLength = Annotated[int, typer.Option(help="Maximum depth of a draft, in tokens.")]
+Mode = Annotated[DraftMode, typer.Option(help="Layout of drafts.")]
 
 
 def decoding_length_in(text: str) -> int | Literal["auto"]:
-    """Return what `--decoding-length` says.
+    """Return the value of `--decoding-length`.
 
     Raises:
-        ConfigError: it is neither an integer nor auto.
+        ConfigError: It is neither an integer nor auto.
     """
     if text == AUTO:
         return AUTO
@@ -66,10 +63,10 @@ def decoding_length_in(text: str) -> int | Literal["auto"]:
 
 
 def integers_in(option: str, listed: str) -> list[int]:
-    """Return the positive integers that an option lists, separated by commas.
+    """Return the positive integers of an option that lists them separated by commas.
 
     Raises:
-        ConfigError: it lists something else.
+        ConfigError: It lists something else.
     """
     try:
         integers = [int(part) for part in listed.split(",")]

@@ -1,4 +1,4 @@
-"""What every command does before its own work: threads, model, one console for answers and one for words."""
+"""What commands share: threads, loading the model, the console for messages, checks of output files."""
 
 import hashlib
 import os
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 notices = Console(stderr=True)
-"""Where words about the work go, so that stdout carries only its result."""
+"""The console for messages, on stderr: stdout carries results only."""
 
 
 def describe_call() -> dict[str, str]:
-    """When a report was made, and by which command."""
+    """Return the date and the command line, for a report."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["lookahead", *sys.argv[1:]]),
@@ -28,28 +28,28 @@ def describe_call() -> dict[str, str]:
 
 
 def describe_file(path: Path) -> dict[str, str]:
-    """Which data a report is about: the file's name and the SHA-256 of what is in it."""
+    """Return the name and SHA-256 of a data file, for a report."""
     return {"data": path.name, "data_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def check_can_write(path: Path) -> None:
-    """Refuse a path whose folder is not there or not writable, before an hour of measuring rather than after.
+    """Check that a file can be written, before hours of measuring rather than after.
 
     Raises:
-        NotFoundError: there is no such folder, or it may not be written to.
+        NotFoundError: The folder does not exist or is not writable.
     """
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        message = f"cannot write {path}; give a file in a folder that exists and may be written to"
+        message = f"cannot write {path}; give a file in a folder that exists and is writable"
         raise NotFoundError(message)
 
 
 def warn_when_busy(environment: dict[str, Any]) -> None:
-    """Say so where other processes take part of the machine that something is measured on."""
+    """Warn if other processes use the machine during a measurement."""
     load, threads = environment["load_average_at_start"], environment["threads"]
     if load is not None and load > threads:
         notices.print(
             f"warning: the load average is {load}, above the {threads} threads used: other processes are "
-            "running, and the figures are not to be trusted",
+            "running, so do not trust the figures",
             style="yellow",
         )
 
@@ -57,13 +57,13 @@ def warn_when_busy(environment: dict[str, Any]) -> None:
 def prepare_model(
     name: str, dtype: str, device: str | None, threads: int | None
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """Set the number of CPU threads and load the model, with a spinner meanwhile.
+    """Set the number of CPU threads and load the model and its tokenizer.
 
     Args:
-        name: as `lookahead.hf.models.loading.load_model` takes it.
-        dtype: the dtype's name.
-        device: a torch device, or None to choose.
-        threads: how many CPU threads; None takes the physical cores.
+        name: As for `lookahead.hf.models.loading.load_model`.
+        dtype: Name of the dtype.
+        device: Name of a torch device; None chooses one.
+        threads: Number of CPU threads; None takes the number of physical cores.
     """
     with notices.status(f"loading {name} in {dtype} (the first time takes a while)"):
         _set_threads(threads)
@@ -76,16 +76,16 @@ def prepare_model(
 def prepare_random_model(
     shape: str, dtype: str, device: str | None, threads: int | None, *, layers: int | None
 ) -> "PreTrainedModel":
-    """Set the number of CPU threads and make a model with random weights, with a spinner meanwhile.
+    """Set the number of CPU threads and create a model with random weights.
 
     Args:
-        shape: as `lookahead.hf.models.random_weights.random_model` takes it.
-        dtype: the dtype's name.
-        device: a torch device, or None to choose.
-        threads: how many CPU threads; None takes the physical cores.
-        layers: make only so many of its layers.
+        shape: As for `lookahead.hf.models.random_weights.random_model`.
+        dtype: Name of the dtype.
+        device: Name of a torch device; None chooses one.
+        threads: Number of CPU threads; None takes the number of physical cores.
+        layers: Create only the first N layers; all if None.
     """
-    with notices.status(f"making {shape} of random weights in {dtype}"):
+    with notices.status(f"creating {shape} with random weights in {dtype}"):
         _set_threads(threads)
 
         from lookahead.hf.models.random_weights import random_model

@@ -1,6 +1,7 @@
 """`Lookahead`: a generation mode of transformers, one line to turn on."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -16,17 +17,26 @@ from lookahead.hf.compat.call import named_arguments, taken_stop_strings
 from lookahead.hf.compat.layout import mark_callers_cache
 from lookahead.hf.generate.attachment import Attachment, attachment_of, detach, uncompiled
 from lookahead.hf.generate.checks import check_arguments, check_memory, check_model
-from lookahead.hf.generate.mode import LookaheadMode
-from lookahead.hf.namespace_view import NamespaceView
+from lookahead.hf.generate.mode import LookaheadMode, OnStats
+from lookahead.hf.support.report import SupportReport, support_report
 from lookahead.hf.vocabulary import vocabulary_successors
 from lookahead.stats import GenerationStats
 
 _BEFORE_THE_VOCABULARY = ".\n"
-"""Each token of the vocabulary is read behind the end of a sentence: it says little about what comes."""
+"""Context of each token when the vocabulary is read: a sentence end says little about what follows."""
+
+
+class _Supports:
+    """`Lookahead.supports(model)` takes the default settings, `la.supports(model)` those of `la`."""
+
+    def __get__(
+        self, lookahead: "Lookahead | None", _owner: type
+    ) -> Callable[[PreTrainedModel], SupportReport]:
+        return partial(support_report, config=None if lookahead is None else lookahead.config)
 
 
 class Lookahead:
-    """Generates what `model.generate` generates, several tokens a forward (arXiv 2312.12728).
+    """Generates the text of `model.generate` with several tokens per forward pass (arXiv 2312.12728).
 
     >>> la = Lookahead(LookaheadConfig(decoding_length=16))
     >>> ids = model.generate(**inputs, custom_generate=la, max_new_tokens=256)  # doctest: +SKIP
@@ -35,42 +45,54 @@ class Lookahead:
     request. It may be used from several threads, with one model or several.
 
     Args:
-        config: settings; the defaults suit most.
-        memory: the draft memory; a fresh one as large as the settings say if none is given.
+        config: Settings; the defaults suit most uses.
+        memory: The draft memory; if none is given, a fresh one with the cap that the settings name.
 
     Attributes:
-        config: the settings.
-        memory: the draft memory; another one may take its place between calls.
-        stats: counts and seconds of all calls since the last `reset_stats`.
-        last_stats: those of the last call that ended.
+        config: The settings.
+        memory: The draft memory; it may be replaced between calls.
+        stats: Sum of the counts and times of all calls since the last `reset_stats`.
+        last_stats: Counts and times of the last call that ended in any thread; `on_stats` of `generate` gives
+            those of one call.
+        supports: Called with a model, returns a `SupportReport`: how these settings decode the model, and why
+            not in a better way. `Lookahead.supports(model)` takes the default settings.
+
+    Raises:
+        ConfigError: `config` or `memory` is of another type.
     """
 
     def __init__(self, config: LookaheadConfig | None = None, *, memory: DraftMemory | None = None) -> None:
-        self.config = config or LookaheadConfig()
+        self.config = LookaheadConfig() if config is None else config
+        if not isinstance(self.config, LookaheadConfig):
+            message = (
+                f"config={config!r:.80} is not a LookaheadConfig; give LookaheadConfig(decoding_length=…)"
+            )
+            raise ConfigError(message)
         self.memory = DraftMemory(max_bytes=self.config.max_bytes) if memory is None else memory
         if not isinstance(self.memory, DraftMemory):
             message = (
-                f"memory={memory!r:.80} is no DraftMemory; give DraftMemory(store=…) where it is a store"
+                f"memory={memory!r:.80} is not a DraftMemory; give a DraftMemory, or DraftMemory(store=…) "
+                "to use a store"
             )
             raise ConfigError(message)
-        self.stats = GenerationStats()
-        self.last_stats = GenerationStats()
         self._stats_lock = Lock()
+        self.reset_stats()
         self._mode = LookaheadMode(self.config, lambda: self.memory, self._record)
 
     def reset_stats(self) -> None:
-        """Begin counting anew."""
-        self.stats = GenerationStats()
-        self.last_stats = GenerationStats()
+        """Set all counts and times to zero."""
+        with self._stats_lock:
+            self.stats = GenerationStats()
+            self.last_stats = GenerationStats()
 
-    def for_namespace(self, namespace: str, *, reads: Sequence[str] = ()) -> NamespaceView:
-        """Return this object for the requests of one namespace: memory, settings and stats are the same.
+    def for_namespace(self, namespace: str, *, reads: Sequence[str] = ()) -> "NamespaceView":
+        """Return this object with `namespace` and `reads` filled in; memory, settings and stats are shared.
 
         >>> tenant = la.for_namespace("tenant-a", reads=("public",))  # doctest: +SKIP
         >>> ids = model.generate(**inputs, custom_generate=tenant)  # doctest: +SKIP
 
         Raises:
-            ConfigError: a name is not allowed.
+            ConfigError: A name is not allowed.
         """
         check_namespaces(namespace, reads)
         return NamespaceView(self, namespace, tuple(reads))
@@ -81,40 +103,48 @@ class Lookahead:
         *args: Any,
         namespace: str | Sequence[str] = DEFAULT_NAMESPACE,
         reads: Sequence[str] = (),
+        on_stats: OnStats | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Call `model.generate(*args, **kwargs)` with Lookahead; returns what it returns.
+        """Call `model.generate(*args, **kwargs)` with Lookahead and return its result.
 
-        Beyond `custom_generate=self` this makes `streamer` and `stop_strings` (with `tokenizer`) work,
-        which the library does not hand to a custom callable.
+        Unlike `custom_generate=self`, this supports `streamer` and `stop_strings` (with `tokenizer`), which
+        transformers does not pass to a custom callable.
 
         Args:
-            model: the model to call.
-            *args: for `model.generate`.
-            namespace: whose memory the answers belong to and are drafted from; one for each prompt of a
-                batch where they are several.
-            reads: further namespaces to draft from.
-            **kwargs: for `model.generate`.
+            model: The model to call.
+            *args: For `model.generate`.
+            namespace: The namespace that answers belong to and are drafted from; a sequence gives one for
+                each prompt of a batch.
+            reads: Further namespaces to draft from.
+            on_stats: Called once with the counts and times of this call, in the calling thread, when the call
+                ends or fails. A call that is refused has none.
+            **kwargs: For `model.generate`.
 
         Raises:
-            LookaheadError: the model or the call is one that Lookahead cannot serve; the message says why.
-            ValueError: as `model.generate` does.
+            LookaheadError: Lookahead cannot serve the model or the call; the message says why.
+            ValueError: As raised by `model.generate`.
         """
         check_model(model)
         arguments = named_arguments(model, args, kwargs)
         check_arguments(arguments)
         extra_criteria = taken_stop_strings(model, arguments)
         mark_callers_cache(arguments)
-        streamer = arguments.get("streamer")
+        own: dict[str, Any] = {
+            "streamer": arguments.get("streamer"),
+            "namespace": namespace,
+            "reads": reads,
+            "on_stats": on_stats,
+        }
 
-        def mode(model: PreTrainedModel, input_ids: Tensor, **handed: Any) -> Any:
-            handed["stopping_criteria"].extend(extra_criteria)
-            return self(model, input_ids, streamer=streamer, namespace=namespace, reads=reads, **handed)
+        def mode(model: PreTrainedModel, input_ids: Tensor, **prepared: Any) -> Any:
+            prepared["stopping_criteria"].extend(extra_criteria)
+            return self(model, input_ids, **own, **prepared)
 
         arguments["custom_generate"] = mode
-        if attachment_of(model) is not None:  # by another name it is this that is wanted
+        if attachment_of(model) is not None:  # model.generate is an attachment: call the class's own
             model = uncompiled(model)
-            original: Any = getattr(type(model), "generate")  # noqa: B009  # its type is the library's secret
+            original: Any = getattr(type(model), "generate")  # noqa: B009  # transformers hides its type
             return original(model, **arguments)
         untyped: Any = model
         return untyped.generate(**arguments)
@@ -125,63 +155,65 @@ class Lookahead:
         *,
         namespace: str | Sequence[str] = DEFAULT_NAMESPACE,
         reads: Sequence[str] = (),
+        on_stats: OnStats | None = None,
     ) -> Attachment:
-        """Turn Lookahead on for a model: `model.generate`, and whatever calls it, goes faster from now on.
+        """Turn Lookahead on for a model: `model.generate` and everything that calls it use Lookahead.
 
         >>> la.attach(model)  # doctest: +SKIP
         >>> with la.attach(model):  # doctest: +SKIP
         ...     ids = model.generate(**inputs)
 
-        Where Lookahead cannot serve a call it steps aside with one warning that says why.
+        Where Lookahead cannot serve a call, it steps aside with one warning that says why.
 
         Args:
-            model: the model; only this object changes.
-            namespace: as for `generate`.
-            reads: as for `generate`.
+            model: The model; only this object changes.
+            namespace: As for `generate`.
+            reads: As for `generate`.
+            on_stats: As for `generate`, for each call that Lookahead serves.
 
         Returns:
-            What a `with` block or `detach` ends.
+            The attachment, which a `with` block or `detach` ends.
 
         Raises:
-            ConfigError: a Lookahead is attached to the model already, or a name is not allowed.
+            ConfigError: A Lookahead is attached to the model already, or a name is not allowed.
         """
         for name in [namespace] if isinstance(namespace, str) else namespace:
             check_namespaces(name, reads)
-        prepare = partial(self._mode.prepare, namespace=namespace, reads=tuple(reads))
+        prepare = partial(self._mode.prepare, namespace=namespace, reads=tuple(reads), on_stats=on_stats)
         return Attachment(model, prepare, self._mode.decode).attach()
 
+    supports = _Supports()
+
     def detach(self, model: PreTrainedModel) -> None:
-        """Give a model its own `generate` back; nothing happens where none is attached."""
+        """Restore a model's own `generate`; without an attachment this does nothing."""
         detach(model)
 
-    def learn_vocabulary(
+    def warm_vocabulary(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        max_tokens: int | None = None,
+        limit: int | None = None,
         on_progress: Callable[[int, int], None] = lambda _done, _all: None,
     ) -> None:
-        """Learn what a model holds likely after each token of its vocabulary, so that no draft starts empty.
+        """Learn the model's top-k next tokens after each token of its vocabulary: no draft is then empty.
 
-        It is as much work as reading a text of as many tokens, once for a model: save the memory to keep it.
-        Tokens are commonly numbered by how frequent they are, so that the first 8,000 bring most of it.
+        This takes as long as reading a text of as many tokens, once per model; save the memory to keep the
+        result. Tokenizers commonly number tokens by frequency, so the first 8,000 give most of the gain.
 
         Args:
-            model: a decoder-only model.
-            tokenizer: the model's.
-            max_tokens: learn so many of the first tokens; all if not given.
-            on_progress: called now and then with how many tokens are done, and of how many.
+            model: A decoder-only model.
+            tokenizer: The model's tokenizer.
+            limit: Learn only the first N tokens of the vocabulary; all if None.
+            on_progress: Called repeatedly with the number of tokens done and their total.
 
         Raises:
-            LookaheadError: the model is one that Lookahead cannot serve, or whose vocabulary is not the
-                memory's.
+            LookaheadError: Lookahead cannot serve the model, or its vocabulary is not the memory's.
         """
         check_model(model)
         check_memory(model, self.memory)
         before = tokenizer(_BEFORE_THE_VOCABULARY, add_special_tokens=False)["input_ids"] or [0]
-        successors = vocabulary_successors(model, before, max_tokens, on_progress)
-        self.memory.learn_vocabulary(successors)
+        self.memory.learn_vocabulary(vocabulary_successors(model, before, limit, on_progress))
 
     def __call__(
         self,
@@ -190,30 +222,70 @@ class Lookahead:
         *,
         namespace: str | Sequence[str] = DEFAULT_NAMESPACE,
         reads: Sequence[str] = (),
+        on_stats: OnStats | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Decode as `generate` hands over: this is what `custom_generate=` calls.
+        """Decode a call that `generate` has prepared: `custom_generate=` calls this.
 
-        The library gives it no streamer: one passed to `model.generate` beside it would wait for ever, so
-        stream with `generate` of this class, or `attach` it.
+        Transformers passes no streamer to it: a streamer given to `model.generate` would wait for ever. Use
+        `Lookahead.generate` or `attach` for streaming.
 
         Args:
-            model: the model that `generate` was called on.
+            model: The model that `generate` was called on.
             input_ids: int64 [B, L], the prompts.
-            namespace: as for `generate`; the library hands on what is named in this signature.
-            reads: as for `generate`.
-            **kwargs: logits_processor, stopping_criteria, generation_config and the model's own inputs.
+            namespace: As for `generate`; transformers passes on the keywords that this signature names.
+            reads: As for `generate`.
+            on_stats: As for `generate`.
+            **kwargs: logits_processor, stopping_criteria, generation_config and the model's inputs.
 
         Returns:
-            int64 [B, L + new tokens], or a `GenerateDecoderOnlyOutput` where a dict was asked for.
+            int64 [B, L + new tokens], or a `GenerateDecoderOnlyOutput` if `return_dict_in_generate` is set.
 
         Raises:
-            LookaheadError: the model or the call is one that Lookahead cannot serve.
+            LookaheadError: Lookahead cannot serve the model or the call.
         """
-        call = self._mode.prepare(model, input_ids, namespace=namespace, reads=reads, **kwargs)
+        call = self._mode.prepare(
+            model, input_ids, namespace=namespace, reads=reads, on_stats=on_stats, **kwargs
+        )
         return self._mode.decode(call)
 
     def _record(self, stats: GenerationStats) -> None:
         with self._stats_lock:
             self.last_stats = stats
             self.stats.add(stats)
+
+
+@dataclass(frozen=True)
+class NamespaceView:
+    """A `Lookahead` whose calls all use one namespace; `custom_generate=` takes it as well.
+
+    Attributes:
+        lookahead: The object whose memory, settings and stats it shares.
+        namespace: The namespace that answers belong to.
+        reads: Further namespaces to draft from.
+    """
+
+    lookahead: Lookahead
+    namespace: str
+    reads: tuple[str, ...] = ()
+
+    def generate(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        """Call `Lookahead.generate` in this namespace."""
+        return self.lookahead.generate(model, *args, namespace=self.namespace, reads=self.reads, **kwargs)
+
+    def attach(self, model: PreTrainedModel, *, on_stats: OnStats | None = None) -> Attachment:
+        """Call `Lookahead.attach` in this namespace."""
+        return self.lookahead.attach(model, namespace=self.namespace, reads=self.reads, on_stats=on_stats)
+
+    def __call__(
+        self, model: PreTrainedModel, input_ids: Tensor, *, on_stats: OnStats | None = None, **kwargs: Any
+    ) -> Any:
+        """Decode as `Lookahead` does, in this namespace."""
+        return self.lookahead(
+            model,
+            input_ids,
+            namespace=self.namespace,
+            reads=self.reads,
+            on_stats=on_stats,
+            **kwargs,
+        )

@@ -1,4 +1,4 @@
-"""What a model holds most likely after each token of its vocabulary: drafts before anything is read."""
+"""Reading a model's vocabulary: the top-k next tokens after each token, before any text is read."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -18,41 +18,41 @@ from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support.probe import probe
 from lookahead.hf.support.trial import trial_step_model
 
-_TOKENS_A_FORWARD = 256
+_NODES_PER_FORWARD = 256
 
 
 @torch.no_grad()
 def vocabulary_successors(
     model: PreTrainedModel,
     context: Sequence[int],
-    max_tokens: int | None = None,
+    limit: int | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Int32Array:
-    """Return the likeliest next tokens after each token that the model can read, likeliest first.
+    """Return the top-k next tokens after each token of the vocabulary, most probable first.
 
-    All are read behind the same context, side by side as branches of a draft: as much work as reading a text
-    of so many tokens, with each one's logits.
+    All tokens are read behind the same context, side by side as branches of a draft tree. This takes as long
+    as reading a text of as many tokens and computing the logits of each.
 
     Args:
-        model: a decoder-only model that can verify trees.
-        context: tokens to read before; what is likely at the end of an answer's sentence serves well.
-        max_tokens: read so many of the first tokens; all if not given.
-        on_progress: called now and then with how many tokens are done, and of how many.
+        model: A decoder-only model that can verify trees.
+        context: Token ids to read first; the end of a sentence serves well.
+        limit: Read only the first N tokens of the vocabulary; all if None.
+        on_progress: Called repeatedly with the number of tokens done and their total.
 
     Returns:
         int32 [V, k].
 
     Raises:
-        UnsupportedModelError: the model cannot verify trees.
+        UnsupportedModelError: The model cannot verify trees.
     """
     embeddings: Any = model.get_input_embeddings()
     size = int(embeddings.weight.shape[0])
-    size = size if max_tokens is None else min(size, max_tokens)
+    size = size if limit is None else min(size, limit)
     *before, root = context
     successors: list[Int32Array] = []
     with closing(_prefilled_for_trees(model, before or [root])) as step_model:
-        for begin in range(0, size, _TOKENS_A_FORWARD - 1):
-            end = min(size, begin + _TOKENS_A_FORWARD - 1)
+        for begin in range(0, size, _NODES_PER_FORWARD - 1):
+            end = min(size, begin + _NODES_PER_FORWARD - 1)
             logits = step_model.forward({0: _side_by_side(root, np.arange(begin, end, dtype=np.int32))})
             step_model.keep({0: []})
             successors.append(topk_successors(logits[0][1:]))
@@ -62,19 +62,20 @@ def vocabulary_successors(
 
 def _prefilled_for_trees(model: PreTrainedModel, prompt: Sequence[int]) -> TransformersStepModel:
     layout = attention_layout(model, fresh_cache(model))
-    trusted = probe(model, layout)
-    if trusted.mode is not VerificationMode.TREE:
+    result = probe(model, layout)
+    if result.mode is not VerificationMode.TREE:
         message = (
-            f"{type(model).__name__} cannot read a vocabulary side by side, as the branches of a tree: "
-            f"{trusted.reason}; leave the vocabulary to be learned while generating"
+            f"{type(model).__name__} cannot read its vocabulary as the branches of a tree: {result.reason}; "
+            "leave it out: the memory learns the same tokens while generating"
         )
         raise UnsupportedModelError(message)
     return trial_step_model(
-        model, layout, prompt, max_nodes=_TOKENS_A_FORWARD, verification=trusted.verification
+        model, layout, prompt, max_nodes=_NODES_PER_FORWARD, verification=result.verification
     )
 
 
 def _side_by_side(root: int, tokens: Int32Array) -> DraftTree:
+    """Return a tree with each of the tokens as a child of the root."""
     return DraftTree(
         np.concatenate([np.array([root], np.int32), tokens]),
         np.concatenate([np.array([-1]), np.zeros(len(tokens))]).astype(np.int32),

@@ -23,7 +23,7 @@ def test_parts_are_seconds_a_forward_and_shares_of_all_decoding():
     stats = GenerationStats(
         requests=1,
         tokens=9,
-        steps=4,
+        row_steps=4,
         forwards=4,
         draft_tokens=12,
         model_s=6.0,

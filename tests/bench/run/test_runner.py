@@ -16,7 +16,7 @@ from lookahead.bench.run.runner import Plan, run_benchmark
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.drafting.store import Origin
 from lookahead.errors import ConfigError
-from lookahead.hf.models.prompts import encode_prompt
+from lookahead.hf.models.loading import encode_prompt
 
 CONFIG = LookaheadConfig(max_bytes=2**20)
 GIVEN = Ingredients(config=CONFIG)

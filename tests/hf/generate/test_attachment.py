@@ -1,4 +1,4 @@
-"""Attached: `model.generate` and what calls it work unchanged; where Lookahead cannot, the library does."""
+"""Attached: `model.generate` and its callers work unchanged; unsupported calls are left to transformers."""
 
 import asyncio
 import copy

@@ -56,7 +56,7 @@ def test_the_text_of_generate(family, rows, ends, sampling):
         assert_same_batch(model, lookahead, token_ids, mask, eos_token_id=ends, **sampling)
     assert lookahead.stats.requests == 2 * rows
     assert lookahead.last_stats.mean_acceptance_length > 1.2
-    assert lookahead.last_stats.forwards < lookahead.last_stats.steps
+    assert lookahead.last_stats.forwards < lookahead.last_stats.row_steps
 
 
 @pytest.mark.parametrize("mode", list(DraftMode))

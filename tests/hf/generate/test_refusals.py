@@ -1,4 +1,4 @@
-"""What Lookahead cannot do raises before anything is generated or learned; what breaks leaves no trace."""
+"""Unsupported calls raise before anything is generated or learned; failed calls leave no trace."""
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from helpers.streamers import Breaking
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import DraftMemory, Lookahead
 from lookahead.errors import (
+    ConfigError,
     LookaheadError,
     PromptTooLongError,
     UnsupportedGenerationError,
@@ -42,7 +43,7 @@ def model():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_impossible_calls_are_refused_by_name(model, setting, named):
+def test_unsupported_settings_are_refused_by_name(model, setting, named):
     lookahead = Lookahead()
     if "output_attentions" in setting:
         model.set_attn_implementation("eager")
@@ -130,13 +131,19 @@ def test_an_interrupt_while_the_prompt_is_read_forgets_it(model, monkeypatch, er
     assert lookahead.memory.namespaces == held
 
 
-def test_a_memory_serves_one_vocabulary_whoever_holds_it(model):
+def test_a_memory_serves_one_vocabulary_in_any_lookahead(model):
     memory = DraftMemory()
     Lookahead(memory=memory).generate(model, PROMPT, **GREEDY)
     config = AutoConfig.for_model("gpt2", vocab_size=99, n_embd=8, n_layer=1, n_head=1, n_positions=64)
     other = AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(VocabularyMismatchError, match=r"64.*99"):
         Lookahead(memory=memory).generate(other, PROMPT, **GREEDY)
+
+
+@pytest.mark.parametrize("config", [{"decoding_length": 16}, 16])
+def test_settings_that_are_no_config_are_refused(config):
+    with pytest.raises(ConfigError, match=r"is not a LookaheadConfig; give LookaheadConfig\("):
+        Lookahead(config)
 
 
 def test_too_long_embeddings_are_refused(model):

@@ -1,4 +1,4 @@
-"""What a model holds likely after each token, compared with asking it one token at a time."""
+"""The top-k next tokens of the whole vocabulary, compared with those of one token at a time."""
 
 import pytest
 import torch
@@ -26,19 +26,21 @@ def test_the_whole_vocabulary_is_read_as_token_by_token(family, context):
         assert successors[token].tolist() == logits.topk(8).indices.tolist()
 
 
-def test_only_the_first_tokens_are_read_where_that_is_wanted():
+def test_a_limit_reads_only_the_first_tokens():
     assert vocabulary_successors(tiny_model("llama"), [5, 9], 10).shape == (10, 8)
 
 
 def test_the_text_is_the_same_and_the_first_draft_is_not_empty():
     model = tiny_model("llama")
     lookahead = Lookahead(LookaheadConfig(decoding_length=16))
-    lookahead.learn_vocabulary(model, tiny_tokenizer())
+    lookahead.warm_vocabulary(model, tiny_tokenizer())
     expected = model.generate(prompt(0), **GREEDY)
     assert lookahead.generate(model, prompt(0), **GREEDY).tolist() == expected.tolist()
-    assert lookahead.stats.draft_tokens == 15 * lookahead.stats.steps or lookahead.stats.steps < 29
+    assert lookahead.stats.draft_tokens == 15 * lookahead.stats.row_steps or lookahead.stats.row_steps < 29
 
 
-def test_a_model_that_cannot_branch_cannot_read_it_side_by_side():
-    with pytest.raises(UnsupportedModelError, match="JambaForCausalLM cannot read a vocabulary side by side"):
+def test_a_model_that_cannot_branch_is_refused():
+    with pytest.raises(
+        UnsupportedModelError, match="JambaForCausalLM cannot read its vocabulary as the branches of a tree"
+    ):
         vocabulary_successors(tiny_model("jamba"), [5, 9])

@@ -1,4 +1,4 @@
-"""Loading models by name, the embedded one among them."""
+"""Loading models by name: folders, GGUF files, hub ids and the embedded model."""
 
 import pytest
 import torch
@@ -8,8 +8,7 @@ import lookahead
 from helpers import tiny_models
 from lookahead.errors import ConfigError, MissingDependencyError, NotFoundError, UnsupportedModelError
 from lookahead.hf.models import embedded, gguf, loading
-from lookahead.hf.models.loading import load_model
-from lookahead.hf.models.prompts import encode_prompt
+from lookahead.hf.models.loading import encode_prompt, load_model
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +51,10 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         load_model(str(tmp_path), "float32")
 
 
-def test_a_file_that_is_no_gguf_is_refused(tmp_path):
+def test_a_file_that_is_not_gguf_is_refused(tmp_path):
     path = tmp_path / "model.bin"
     path.write_bytes(b"")
-    with pytest.raises(NotFoundError, match=r"not a \.gguf one"):
+    with pytest.raises(NotFoundError, match=r"not a \.gguf file"):
         load_model(str(path), "float32")
 
 
@@ -86,7 +85,7 @@ def test_a_model_that_the_hub_does_not_have_is_refused(monkeypatch):
         raise OSError(message)
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", absent)
-    with pytest.raises(NotFoundError, match=r"'owner/nothing'.*no such repository\)$"):
+    with pytest.raises(NotFoundError, match=r"'owner/nothing'.*no such repository\); give a folder"):
         load_model("owner/nothing", "float32")
 
 
@@ -123,7 +122,7 @@ def test_without_its_packages_gguf_names_the_extra(monkeypatch, tmp_path):
 
 
 class Conversion:
-    """Stands in for the slow reading of a GGUF file, and counts how often it is asked for."""
+    """Replaces the slow conversion of a GGUF file and counts its calls."""
 
     def __init__(self, monkeypatch, tmp_path):
         self.count = 0
@@ -148,7 +147,7 @@ def conversion(monkeypatch, tmp_path):
     return Conversion(monkeypatch, tmp_path)
 
 
-def test_the_conversion_is_done_once_for_each_dtype_and_file(conversion):
+def test_each_file_is_converted_once_per_dtype(conversion):
     first, _ = lookahead.load_embedded("float32")
     second, tokenizer = lookahead.load_embedded(torch.float32)
     assert conversion.count == 1
@@ -164,10 +163,10 @@ def test_the_conversion_is_done_once_for_each_dtype_and_file(conversion):
     conversion.source.write_bytes(b"other weights")
     lookahead.load_embedded("bfloat16")
     assert conversion.count == 3
-    assert len(conversion.entries()) == 3  # nothing half-written stays behind
+    assert len(conversion.entries()) == 3  # no partial file is left
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(conversion):
+def test_the_model_loads_without_a_writable_cache(conversion):
     conversion.cache.write_text("a file where the folder should be")
     lookahead.load_embedded("float32")
     lookahead.load_embedded("float32")
@@ -186,7 +185,7 @@ def test_a_broken_cache_is_converted_again(conversion, caplog):
     assert conversion.count == 2
 
 
-def test_a_prompt_goes_through_the_chat_template_where_there_is_one():
+def test_a_prompt_uses_the_chat_template_if_there_is_one():
     model, tokenizer = tiny_models.tiny_model("llama"), tiny_models.tiny_tokenizer()
     plain = encode_prompt(tokenizer, "Hello", model)
     assert tokenizer.decode(plain["input_ids"][0]) == "Hello"

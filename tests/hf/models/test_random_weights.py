@@ -1,4 +1,4 @@
-"""Models of a shape, without their weights."""
+"""Models of published sizes with random weights."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_the_shapes_have_as_many_parameters_as_the_published_models(shape, param
     assert model.dtype == torch.bfloat16
 
 
-def test_every_shape_can_be_cut_and_is_listed_in_its_options_help(monkeypatch):
+def test_every_shape_can_be_cut_and_is_listed_in_the_help(monkeypatch):
     from typer.testing import CliRunner
 
     from lookahead.cli import app
@@ -60,7 +60,7 @@ def test_the_rotary_base_is_the_shapes_own():
     assert model.config.rope_parameters["rope_theta"] == 1_000_000.0
 
 
-def test_weights_are_the_same_every_time_and_torchs_generator_is_left_alone(file):
+def test_weights_are_deterministic_and_torchs_generator_is_left_alone(file):
     before = torch.random.get_rng_state()
     first, second = (random_model(str(file), "float32", "cpu") for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -82,12 +82,12 @@ def test_random_weights_give_finite_logits_by_real_positions(file):
     assert not torch.equal(logits, elsewhere)
 
 
-def test_a_folder_with_a_config_is_a_shape_too(file):
+def test_a_folder_with_a_config_is_a_shape(file):
     assert random_model(str(file.parent), "float32", "cpu", layers=1).config.hidden_size == 32
 
 
 @pytest.mark.parametrize("layers", [0, 4])
-def test_layers_that_are_not_there_are_refused(file, layers):
+def test_more_layers_than_the_shape_has_are_refused(file, layers):
     with pytest.raises(ConfigError, match=f"layers={layers} is not allowed.*give 1 to 3"):
         random_model(str(file), "float32", "cpu", layers=layers)
 
@@ -99,16 +99,16 @@ def test_layers_that_are_not_there_are_refused(file, layers):
         ("[]", ConfigError, "model_type"),
         ("{}", ConfigError, "model_type"),
         ('{"model_type": "unheard-of"}', UnsupportedModelError, "unheard-of"),
-        ('{"model_type": "t5"}', UnsupportedModelError, "cannot be made a model"),
+        ('{"model_type": "t5"}', UnsupportedModelError, "cannot create a model"),
         ('{"model_type": "llama", "hidden_size": "wide"}', UnsupportedModelError, "hidden_size"),
     ],
 )
-def test_what_describes_no_model_is_refused(file, content, error, said):
+def test_a_file_that_describes_no_model_is_refused(file, content, error, said):
     file.write_text(content)
     with pytest.raises(error, match=said):
         random_model(str(file), "float32", "cpu")
 
 
-def test_an_unknown_shape_is_refused_with_those_there_are():
-    with pytest.raises(NotFoundError, match=r"'llama-9' is no shape: choose from llama-2-7b, .*config\.json"):
+def test_an_unknown_shape_is_refused_and_the_known_ones_are_named():
+    with pytest.raises(NotFoundError, match=r"shape 'llama-9' is unknown; choose llama-2-7b, .*config\.json"):
         random_model("llama-9")

@@ -1,4 +1,4 @@
-"""Models that look at images, and other inputs beyond the usual: the text of `generate`."""
+"""Models with image inputs, `token_type_ids` and unknown inputs: the text of `generate`."""
 
 import warnings
 
@@ -17,10 +17,10 @@ from lookahead.hf.support.probe import probe
 GREEDY = {"max_new_tokens": 28, "do_sample": False}
 SAMPLING = {"max_new_tokens": 28, "do_sample": True, "temperature": 0.8, "top_p": 0.95}
 pytestmark = pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated")
-"""5.16 says so of its own Mllama."""
+"""Transformers 5.16 raises this warning for its own Mllama."""
 WAYS = pytest.mark.parametrize("generation", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
 PLAIN = {"exaone4_5": "positions of its own making", "mllama": "pixel_values"}
-"""By family, what its steps do that trees know nothing of. All others are verified in trees."""
+"""By family, why its steps are plain. All other families verify trees."""
 TREES = sorted(VISION_MODELS.keys() - PLAIN)
 
 
@@ -66,7 +66,7 @@ def test_the_text_of_generate_without_images(family):
 
 @pytest.mark.filterwarnings("ignore:.*plain steps, without drafts")
 @pytest.mark.parametrize("family", VISION_MODELS)
-def test_what_is_remembered_of_one_image_changes_nothing_of_another(family):
+def test_memory_of_one_image_does_not_change_the_text_of_another(family):
     model = installed(family)
     lookahead = Lookahead(LookaheadConfig(decoding_length=16))
     texts = [
@@ -96,7 +96,7 @@ def test_several_sequences_of_a_prompt_with_an_image(family):
     assert len(text) == 3
 
 
-def test_attached_it_serves_images_as_well():
+def test_an_attached_model_serves_images():
     model = installed("qwen2_vl")
     inputs = image_inputs("qwen2_vl", 2)
     expected = model.generate(**inputs, **GREEDY)
@@ -108,7 +108,7 @@ def test_attached_it_serves_images_as_well():
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "glm4v"])
-def test_what_the_model_keeps_of_an_image_is_what_generate_leaves_there(family):
+def test_the_models_image_state_after_a_call_is_that_of_generate(family):
     model = installed(family)
     model.generate(**image_inputs(family), **GREEDY)
     kept = model.model.rope_deltas
@@ -124,7 +124,7 @@ def test_what_the_model_keeps_of_an_image_is_what_generate_leaves_there(family):
 @WAYS
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("family", PLAIN)
-def test_what_no_tree_can_serve_is_decoded_in_plain_steps(family, rows, generation):
+def test_inputs_that_trees_cannot_serve_are_decoded_in_plain_steps(family, rows, generation):
     model = installed(family)
     lookahead = Lookahead(LookaheadConfig(decoding_length=16))
     inputs = image_inputs(family, rows)
@@ -134,7 +134,7 @@ def test_what_no_tree_can_serve_is_decoded_in_plain_steps(family, rows, generati
     assert lookahead.stats.mean_acceptance_length == 1.0
 
 
-def test_text_alone_needs_no_plain_steps_where_images_do():
+def test_text_alone_is_verified_in_trees_even_if_images_need_plain_steps():
     model = installed("mllama")
     lookahead = Lookahead(LookaheadConfig(decoding_length=16))
     for _ in ("cold", "warm"):
@@ -143,10 +143,10 @@ def test_text_alone_needs_no_plain_steps_where_images_do():
 
 
 class OfARepository(LlavaForConditionalGeneration):
-    """Code that is not the library's: nobody knows what it does with an image in a later step."""
+    """Remote code: it is unknown what it does with an image in a later step."""
 
 
-def test_a_repositorys_own_code_gets_plain_steps_behind_images():
+def test_remote_code_gets_plain_steps_after_images():
     model = tiny_vision_model("llava")
     model.__class__ = OfARepository
     lookahead = Lookahead(LookaheadConfig(decoding_length=16))
@@ -157,7 +157,7 @@ def test_a_repositorys_own_code_gets_plain_steps_behind_images():
 
 @WAYS
 @pytest.mark.parametrize("rows", [1, 3])
-def test_types_of_tokens_go_on_as_in_generate(rows, generation):
+def test_token_types_continue_as_in_generate(rows, generation):
     model = tiny_model("gpt2")
     token_ids = torch.cat([prompt(row) for row in range(rows)])
     types = torch.arange(rows)[:, None] + 5 * (torch.arange(token_ids.shape[1])[None] >= 4)
@@ -171,7 +171,7 @@ def test_types_of_tokens_go_on_as_in_generate(rows, generation):
 
 @WAYS
 @pytest.mark.parametrize("rows", [1, 2])
-def test_an_input_that_nobody_understands_has_plain_steps(rows, generation):
+def test_an_unknown_input_gets_plain_steps(rows, generation):
     sizes = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
     config = AutoConfig.for_model("gpt2", **sizes, add_cross_attention=True, initializer_range=0.3)
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -192,7 +192,7 @@ def test_an_input_that_nobody_understands_has_plain_steps(rows, generation):
     assert lookahead.last_stats.mean_acceptance_length > 1
 
 
-def test_a_flag_that_nobody_understands_has_plain_steps():
+def test_an_unknown_flag_gets_plain_steps():
     model = tiny_model("mixtral")
     lookahead = Lookahead(LookaheadConfig(decoding_length=16))
     with warnings.catch_warnings(record=True) as caught:
@@ -204,7 +204,7 @@ def test_a_flag_that_nobody_understands_has_plain_steps():
     assert lookahead.stats.mean_acceptance_length == 1.0
 
 
-def test_placeholders_beyond_the_vocabulary_are_no_tokens_to_draft():
+def test_placeholders_beyond_the_vocabulary_are_not_drafted():
     token_ids = torch.tensor([[0, 5, BEYOND, 6], [7, BEYOND, -200, 8]])
     mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
     model = tiny_model("llama")

@@ -1,4 +1,4 @@
-"""Models that are more than a plain module: quantised, adapted, compiled, spread, hooked."""
+"""Models that are quantised, adapted, compiled, offloaded or hooked: the text of `generate`."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def assert_same_text(model, lookahead=None, token_ids=PROMPT):
 
 
 class PackedLinear(torch.nn.Module):
-    """A linear layer whose weights are kept in eight bits, as quantised models keep them: no `weight`."""
+    """A linear layer with packed eight-bit weights, as in quantised models: it has no `weight`."""
 
     def __init__(self, plain):
         super().__init__()
@@ -52,14 +52,14 @@ def test_weights_packed_in_eight_bits():
 
 
 class ComputedTogether(torch.nn.Linear):
-    """Rounds activations by the largest of the whole forward, as some quantised layers do."""
+    """Scales activations by the maximum over the whole forward pass, as some quantised layers do."""
 
     def forward(self, states):
         step = states.abs().max() / 127
         return super().forward((states / step).round() * step)
 
 
-def test_activations_that_are_quantised_together_are_left_to_plain_steps():
+def test_activations_quantised_over_all_tokens_get_plain_steps():
     model = tiny_model("llama")
     for layer in model.model.layers:  # what else is in a forward changes every token's rounding
         layer.mlp.up_proj.__class__ = ComputedTogether
@@ -92,7 +92,7 @@ def test_an_adapter():
 
 @pytest.mark.filterwarnings("ignore:Position ids are not supported")
 @_DEPRECATED_BY_PEFT
-def test_an_adapter_of_prompts_is_read_as_generate_reads_it():
+def test_a_prompt_tuning_adapter():
     peft = pytest.importorskip("peft")
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     torch.manual_seed(1)
@@ -105,7 +105,7 @@ def test_an_adapter_of_prompts_is_read_as_generate_reads_it():
     assert lookahead.generate(adapted, PROMPT, **GREEDY).tolist() == expected.tolist()
 
 
-def test_a_memory_belongs_to_one_vocabulary_adapted_or_not():
+def test_an_adapted_model_shares_the_memory_of_its_vocabulary():
     lookahead = assert_same_text(tiny_model("llama"))
     with pytest.raises(VocabularyMismatchError, match=r"64.*99"):
         lookahead.generate(tiny_model("llama", vocab_size=99), PROMPT, **GREEDY)
@@ -137,7 +137,7 @@ def test_hooks_see_the_models_forwards():
     assert len(seen) > lookahead.stats.forwards
 
 
-def test_a_model_spread_over_devices_and_offloaded(tmp_path):
+def test_a_model_spread_over_devices_with_offloading(tmp_path):
     accelerate = pytest.importorskip("accelerate")
     model = tiny_model("llama")
     expected = model.generate(PROMPT, **GREEDY)

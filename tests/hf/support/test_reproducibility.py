@@ -23,8 +23,8 @@ def test_a_model_whose_bits_depend_on_drafts_has_one_shape():
     found = reproducibility(tiny_model("gpt2"), 16)
     assert found.usual.mode is VerificationMode.TREE
     assert "tokens' logits depend, in their last bits, on what is drafted" in found.dependence
-    assert found.why_not_fused
-    assert (found.way, found.shape, found.reason) == (Way.ONE_SHAPE, 16, "")
+    assert found.why_not_compiled
+    assert (found.way, found.width, found.reason) == (Way.ONE_SHAPE, 16, "")
     assert found.of_one > 0
     assert found.of_small > 0
 

@@ -141,7 +141,7 @@ def test_rows_that_advance_and_end_each_on_its_own(dtype, sampling):
         texts.append(lookahead.generate(model, token_ids, **generation).tolist())
         forwards.append(lookahead.last_stats)
     assert texts[0] == texts[1] == texts[2]
-    assert forwards[1].forwards < forwards[1].steps, "rows must end at different times"
+    assert forwards[1].forwards < forwards[1].row_steps, "rows must end at different times"
     assert forwards[1].forwards < forwards[0].forwards
 
 
@@ -156,7 +156,7 @@ def test_finished_rows_stay_in_the_forward_and_are_never_read():
     shapes.clear()
     lookahead.generate(model, token_ids, **masked, **generation)
     hook.remove()
-    assert lookahead.last_stats.forwards < lookahead.last_stats.steps < 3 * lookahead.last_stats.forwards
+    assert lookahead.last_stats.forwards < lookahead.last_stats.row_steps < 3 * lookahead.last_stats.forwards
     assert set(shapes[1:]) == {(3, 16)}
 
 

@@ -50,12 +50,12 @@ class LookaheadMethod:
         """The answer with Lookahead, and its number of forwards."""
         arguments: dict[str, Any] = {**inputs, **settings}
         sequences = self._lookahead.generate(model, **arguments, streamer=streamer)
-        return Output(sequences, steps=self._lookahead.last_stats.steps)
+        return Output(sequences, steps=self._lookahead.last_stats.row_steps)
 
     def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Learn the vocabulary, where that is wanted."""
         if self._knows_vocabulary:
-            self._lookahead.learn_vocabulary(model, tokenizer)
+            self._lookahead.warm_vocabulary(model, tokenizer)
 
     def remember(self, token_ids: Sequence[int]) -> None:
         """Warm the memory with a text."""

@@ -71,7 +71,7 @@ def decoding_shares(stats: GenerationStats) -> dict[str, Any]:
         "tokens": stats.tokens,
         "forwards": stats.forwards,
         "mean_acceptance_length": stats.mean_acceptance_length,
-        "nodes_per_forward": (stats.draft_tokens + stats.steps) / forwards,
+        "nodes_per_forward": (stats.draft_tokens + stats.row_steps) / forwards,
         "seconds_per_forward": {part: getattr(stats, part) / forwards for part in PARTS},
         "shares": {part: getattr(stats, part) / stats.decode_s if stats.decode_s else 0.0 for part in PARTS},
     }

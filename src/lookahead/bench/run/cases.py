@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lookahead.bench.data.datasets import Row
 from lookahead.bench.run.results import RowId
-from lookahead.hf.models.prompts import encode_prompt
+from lookahead.hf.models.loading import encode_prompt
 
 Inputs = dict[str, torch.Tensor]
 

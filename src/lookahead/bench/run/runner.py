@@ -26,7 +26,7 @@ from lookahead.bench.run.results import (
     outcome_from_dict,
 )
 from lookahead.hf.compat.config import context_length
-from lookahead.hf.models.prompts import encode_prompt
+from lookahead.hf.models.loading import encode_prompt
 
 WARM_UP_PROMPT = "Count from one to ten, then from one to ten again."
 WARM_UP_TOKENS = 24

@@ -115,7 +115,7 @@ def bench(
     decoding_length: options.DecodingLength = options.AUTO,
     branch_length: options.BranchLength = options.DEFAULTS.branch_length,
     draft_mode: options.Mode = options.DEFAULTS.draft_mode,
-    compiled_cpu: options.FusedStep = True,
+    compiled_cpu: options.CompiledCpu = True,
     json: Json = None,
     report: Report = None,
 ) -> None:

@@ -57,7 +57,7 @@ def profile(
     context: Contexts = None,
     sizes: Sizes = "1,8,16,32,64",
     repeats: Repeats = 15,
-    compiled_cpu: options.FusedStep = True,
+    compiled_cpu: options.CompiledCpu = True,
     dtype: options.Dtype = options.DtypeName.BFLOAT16,
     device: options.Device = None,
     threads: options.Threads = None,

@@ -1,4 +1,4 @@
-"""Turning Lookahead on for a model: its own `generate`, and whatever calls it, is accelerated."""
+"""Attaching Lookahead to a model: `model.generate`, and everything that calls it, uses Lookahead."""
 
 import copy
 import warnings
@@ -19,20 +19,20 @@ from lookahead.hf.generate.checks import SERVED_MODES, check_model
 
 _ATTACHED = "generate"
 _OTHER_LOOPS = ("custom_generate", "assistant_model", "synced_gpus")
-"""Arguments of calls that have a loop of their own."""
+"""Arguments that select another decoding loop."""
 
 
 class Attachment:
     """Lookahead attached to a model, until `detach` or the end of a `with` block.
 
-    Where Lookahead cannot serve a call it steps aside: the library decodes as it would have, and one
-    warning a reason says why.
+    Where Lookahead cannot serve a call, it steps aside: transformers decodes as without it, and one warning
+    per reason says why.
 
     Args:
-        model: the model; only this object changes, not its class.
-        prepare: checks what `generate` hands over, before anything is generated or learned; raises
-            `LookaheadError` where it cannot be served.
-        decode: returns, for what `prepare` returned, what `generate` returns.
+        model: The model; only this object changes, not its class.
+        prepare: Checks a call that `generate` has prepared, before anything is generated or learned; raises
+            `LookaheadError` if the call cannot be served.
+        decode: Takes the result of `prepare` and returns the result of `generate`.
     """
 
     def __init__(
@@ -45,21 +45,21 @@ class Attachment:
         self._warned: set[str] = set()
 
     def attach(self) -> "Attachment":
-        """Take the place of the model's own `generate`.
+        """Replace the model's own `generate`.
 
         Raises:
-            ConfigError: one is attached already.
+            ConfigError: A Lookahead is attached already.
         """
         if attachment_of(self._model) is not None:
             message = f"a Lookahead is attached to this {type(self._model).__name__}; detach it first"
             raise ConfigError(message)
-        self._shadowed = vars(self._model).get(_ATTACHED)  # a repository's own, loaded with its model
+        self._shadowed = vars(self._model).get(_ATTACHED)  # from a repository, loaded with its model
         # A method, so that a deep copy of the model generates with the copy.
         setattr(self._model, _ATTACHED, MethodType(self, self._model))
         return self
 
     def detach(self) -> None:
-        """Give the model its own `generate` back; once is enough."""
+        """Restore the model's own `generate`; a second call does nothing."""
         if attachment_of(self._model) is self:
             detach(self._model)
 
@@ -75,7 +75,7 @@ class Attachment:
         self.detach()
 
     def __call__(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
-        """Generate as the model's own `generate` would."""
+        """Return what the model's own `generate` would return."""
         original: Any = getattr(type(model), _ATTACHED)
         if self._shadowed is not None:
             self._step_aside("the model came with a generate of its own")
@@ -111,11 +111,11 @@ class Attachment:
         except LookaheadError as reason:
             self._step_aside(str(reason))
             untyped: Any = type(model)
-            return untyped._sample(model, input_ids, **kwargs)  # noqa: SLF001  # greedy search is this as well
+            return untyped._sample(model, input_ids, **kwargs)  # noqa: SLF001  # `_sample` does greedy search as well
         return self._decode(prepared)
 
     def _step_aside(self, reason: str) -> None:
-        """Say why, once."""
+        """Warn with the reason, once."""
         if reason not in self._warned:
             self._warned.add(reason)
             message = f"Lookahead steps aside and {type(self._model).__name__} decodes without it: {reason}"
@@ -123,20 +123,20 @@ class Attachment:
 
 
 def attachment_of(model: PreTrainedModel) -> Attachment | None:
-    """Return what is attached to a model, if anything is."""
+    """Return the attachment of a model, or None."""
     method = vars(uncompiled(model)).get(_ATTACHED)
     attached = getattr(method, "__func__", None)
     return attached if isinstance(attached, Attachment) else None
 
 
 def uncompiled(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model in the wrapper that `torch.compile` put around it, which hands `generate` on to it."""
+    """Return the model inside the wrapper of `torch.compile`, which delegates `generate` to it."""
     inner: PreTrainedModel = getattr(model, "_orig_mod", model)
     return inner
 
 
 def detach(model: PreTrainedModel) -> None:
-    """Give a model its own `generate` back; nothing happens where none is attached."""
+    """Restore a model's own `generate`; without an attachment this does nothing."""
     attachment = attachment_of(model)
     if attachment is None:
         return
@@ -148,7 +148,7 @@ def detach(model: PreTrainedModel) -> None:
 
 
 def _other_loop(model: PreTrainedModel, kwargs: dict[str, Any]) -> str | None:
-    """Return why a call is not for the library's loop of one token a step, in words; None where it is."""
+    """Return why a call does not use the one-token loop of transformers; None if it does."""
     for name in _OTHER_LOOPS:
         if kwargs.get(name) not in (None, False):
             return f"{name} was given"
@@ -159,7 +159,7 @@ def _other_loop(model: PreTrainedModel, kwargs: dict[str, Any]) -> str | None:
     config = _merged_config(model, kwargs)
     mode: GenerationMode = config.get_generation_mode()
     reasons = {
-        "processes that share the model's weights have to keep in step": waits_for_other_ranks(model),
+        "processes that share the model's weights must run in lockstep": waits_for_other_ranks(model),
         "token_healing was asked for": config.token_healing,
         f"{mode.value} was asked for, neither greedy search nor sampling": mode not in SERVED_MODES,
     }
@@ -167,7 +167,7 @@ def _other_loop(model: PreTrainedModel, kwargs: dict[str, Any]) -> str | None:
 
 
 def _merged_config(model: PreTrainedModel, kwargs: dict[str, Any]) -> Any:
-    """Return the settings that the library would come to."""
+    """Return the generation settings that transformers would use."""
     merged = copy.copy(model.generation_config)
     given = kwargs.get("generation_config")
     settings = {name: value for name, value in vars(given or merged).items() if value is not None}

@@ -1,4 +1,4 @@
-"""What Lookahead cannot do is refused before anything is generated or learned."""
+"""Checks that refuse unsupported models and calls before anything is generated or learned."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,16 +20,16 @@ from lookahead.hf.compat.layout import AttentionLayout, made_cache
 from lookahead.hf.compat.limits import DraftLimits, rope_switches_at
 
 SERVED_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
-"""What the library's loop of one token a step is for."""
+"""The modes of the one-token loop of transformers."""
 
 _WITHOUT = "or call model.generate without Lookahead"
 
 
 def checked_layout(generate_call: GenerateCall) -> AttentionLayout:
-    """Refuse what cannot be served; return how the model's layers see the past.
+    """Check a call and return how the model's layers see the past.
 
     Raises:
-        LookaheadError: says what, and what to do.
+        LookaheadError: The call cannot be served; the message says why and what to do.
     """
     model, model_kwargs = generate_call.model, generate_call.model_kwargs
     check_model(model)
@@ -41,30 +41,30 @@ def checked_layout(generate_call: GenerateCall) -> AttentionLayout:
 
 
 def check_model(model: PreTrainedModel) -> None:
-    """Refuse models that are not decoder-only, and those that decode in a loop of their own.
+    """Check that a model is decoder-only and uses the decoding loop of transformers.
 
     Raises:
-        UnsupportedModelError: it is an encoder-decoder, or its class has another `_sample`.
+        UnsupportedModelError: It is an encoder-decoder, or its class has its own `_sample`.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         message = (
-            f"{type(model).__name__} is an encoder-decoder; Lookahead decodes decoder-only models: "
+            f"{type(model).__name__} is an encoder-decoder; Lookahead supports decoder-only models: "
             f"choose one, {_WITHOUT}"
         )
         raise UnsupportedModelError(message)
     if has_loop_of_its_own(model):
         message = (
-            f"{type(model).__name__} decodes in a loop of its own, which Lookahead does not know: "
+            f"{type(model).__name__} decodes in a loop of its own, which Lookahead does not support: "
             f"choose another model, {_WITHOUT}"
         )
         raise UnsupportedModelError(message)
 
 
 def check_call(model: PreTrainedModel, generation_config: Any) -> None:
-    """Refuse what a call to `generate` may ask for and Lookahead cannot give.
+    """Check the generation settings of a call.
 
     Raises:
-        UnsupportedGenerationError: names the setting, its value and what is allowed.
+        UnsupportedGenerationError: A setting is not supported; the message names it and what is allowed.
     """
     if (generation_config.num_beams or 1) > 1:
         _refuse("num_beams", generation_config.num_beams, "set num_beams=1 (greedy or sampling)")
@@ -80,14 +80,14 @@ def check_call(model: PreTrainedModel, generation_config: Any) -> None:
         _refuse("cache_implementation", generation_config.cache_implementation, "leave it unset")
     chunk = generation_config.prefill_chunk_size
     if chunk is not None and rope_switches_at(model) is not None:
-        _refuse("prefill_chunk_size", chunk, "leave it unset where RoPE is of the longrope type")
+        _refuse("prefill_chunk_size", chunk, "leave it unset for models with longrope RoPE")
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments of `generate` that it would not hand over, and that ask for another way of decoding.
+    """Check for arguments of `generate` that select another way of decoding.
 
     Raises:
-        UnsupportedGenerationError: names the argument.
+        UnsupportedGenerationError: There is one; the message names it.
     """
     for name in ("assistant_model", "custom_generate"):
         if arguments.get(name) is not None:
@@ -95,10 +95,10 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def check_cache(cache: object) -> None:
-    """Refuse a cache of the caller's that can neither be read nor brought up to date.
+    """Check that Lookahead can read and update the caller's cache.
 
     Raises:
-        UnsupportedGenerationError: names it.
+        UnsupportedGenerationError: It cannot; the message names the cache's class.
     """
     if is_callers(cache) and not can_be_brought_up_to_date(cache):
         _refuse("past_key_values", type(cache).__name__, "give a DynamicCache that is not offloaded, or none")
@@ -110,25 +110,25 @@ def _refuse(setting: str, value: object, remedy: str) -> None:
 
 
 def check_prompt(model: PreTrainedModel, input_ids: Tensor, embeddings: Tensor | None) -> None:
-    """Refuse a prompt, tokens or embeddings, that the model has no positions for.
+    """Check that a prompt, token ids or embeddings, fits the model's context.
 
     Raises:
-        PromptTooLongError: says how long it is and how long it may be.
+        PromptTooLongError: It does not; the message gives both lengths.
     """
-    context = DraftLimits.of(model).context  # dynamic RoPE has no end
+    context = DraftLimits.of(model).context  # None with dynamic RoPE, which has no end
     length = input_ids.shape[1] if embeddings is None else embeddings.shape[1]
     if context is not None and length > context:
         message = (
             f"the prompt has {length} tokens, {type(model).__name__}'s context is {context}; "
-            "shorten the prompt"
+            f"give a prompt of at most {context} tokens"
         )
         raise PromptTooLongError(message)
 
 
 def check_memory(model: PreTrainedModel, memory: DraftMemory) -> None:
-    """Bind a fresh memory to the model's vocabulary; refuse one that holds tokens of another.
+    """Bind a fresh memory to the model's vocabulary.
 
     Raises:
-        VocabularyMismatchError: the memory has learned from a vocabulary of another size.
+        VocabularyMismatchError: The memory holds tokens of a vocabulary of another size.
     """
     memory.bind(vocabulary_size=text_config(model).vocab_size)

@@ -33,6 +33,8 @@ from lookahead.hf.steps.verification import Verification, VerificationMode
 from lookahead.hf.support.model_profile import ModelProfiles
 from lookahead.stats import GenerationStats
 
+OnStats = Callable[[GenerationStats], None]
+
 
 @dataclass(frozen=True)
 class CheckedCall:
@@ -42,11 +44,13 @@ class CheckedCall:
         generate_call: The call.
         layout: How the model's layers see the past.
         memory: What is drafted from.
+        on_stats: Called with the call's counts and times when it ends.
     """
 
     generate_call: GenerateCall
     layout: AttentionLayout
     memory: DraftMemory
+    on_stats: OnStats | None = None
 
 
 class LookaheadMode:
@@ -81,6 +85,7 @@ class LookaheadMode:
         streamer: Any = None,
         namespace: str | Sequence[str] = DEFAULT_NAMESPACE,
         reads: Sequence[str] = (),
+        on_stats: OnStats | None = None,
         **model_kwargs: Any,
     ) -> CheckedCall:
         """Check what `generate` hands over, before anything is generated or learned; see `__call__`.
@@ -102,7 +107,7 @@ class LookaheadMode:
         layout = checked_layout(generate_call)
         memory = self._memory()
         check_memory(model, memory)
-        return CheckedCall(generate_call, layout, memory)
+        return CheckedCall(generate_call, layout, memory, on_stats)
 
     @torch.no_grad()
     def decode(self, checked: CheckedCall) -> Any:
@@ -218,6 +223,8 @@ class LookaheadMode:
             loop.decode(step_model, drafter, states, stats)
         finally:
             with ExitStack() as ending:  # whatever one of them raises, the others are done
+                if checked.on_stats is not None:
+                    ending.callback(checked.on_stats, stats)
                 ending.callback(self._record, stats)
                 ending.callback(step_model.close)
                 ending.callback(drafter.close)

@@ -1,1 +1,1 @@
-"""Devices, dtypes and folders of this machine."""
+"""The machine: devices, dtypes and the cache folder."""

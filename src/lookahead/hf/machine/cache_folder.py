@@ -1,4 +1,4 @@
-"""The user's cache folder: what takes long to make is kept there, and whatever is missing is made again."""
+"""The user's cache folder: it keeps results that take long to compute; deleting it is safe."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from lookahead.files import atomic_write
 
 
 def user_cache_folder() -> Path | None:
-    """Return Lookahead's folder under the user's cache, there yet or not; None where the user has no home."""
+    """Return Lookahead's cache folder, which may not exist yet; None if the user has no home."""
     root = os.environ.get("XDG_CACHE_HOME")
     try:
         base = Path(root) if root else Path.home() / ".cache"
@@ -20,10 +20,10 @@ def user_cache_folder() -> Path | None:
 
 @contextmanager
 def atomic_cache_write(path: Path) -> Iterator[Path]:
-    """Yield where to write a file or folder of the cache, as `atomic_write` does; its folder is made.
+    """Create the parent folder, then write a file or folder as `atomic_write` does.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: It cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:

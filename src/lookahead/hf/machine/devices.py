@@ -1,4 +1,4 @@
-"""What computes: the names of processors, and waiting for them."""
+"""The names of processors."""
 
 import platform
 from pathlib import Path
@@ -7,14 +7,14 @@ import torch
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the processor that a torch device is, as far as it is known."""
+    """Return the name of a device's processor, or the device type if it is unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return cpu_model() if device.type == "cpu" else device.type
 
 
 def cpu_model() -> str:
-    """The processor's name."""
+    """Return the name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The number formats that a model is loaded in, by name."""
+"""The dtypes that models are loaded in, by name."""
 
 import torch
 
@@ -13,10 +13,10 @@ DTYPES = {
 
 
 def resolve_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """The torch dtype of that name; a torch dtype is returned as it is.
+    """Return the torch dtype of that name, or the torch dtype itself.
 
     Raises:
-        ConfigError: the dtype is not one of `DTYPES`.
+        ConfigError: The dtype is not one of `DTYPES`.
     """
     if isinstance(dtype, str) and dtype in DTYPES:
         return DTYPES[dtype]
@@ -27,5 +27,5 @@ def resolve_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The short name of a torch dtype, `bfloat16` say."""
+    """Return the short name of a torch dtype, for example `bfloat16`."""
     return str(dtype).removeprefix("torch.")

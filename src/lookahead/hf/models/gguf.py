@@ -1,4 +1,4 @@
-"""Reading a GGUF file with transformers: unpacked to plain weights, and without noise."""
+"""Reading a GGUF file with transformers: dequantized to plain weights, without log output."""
 
 import contextlib
 import io
@@ -17,21 +17,21 @@ from lookahead.errors import MissingDependencyError
 
 
 def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer in a GGUF file, the weights unpacked to `dtype`, the model in eval mode.
+    """Load a model, in eval mode with its weights dequantized to `dtype`, and its tokenizer.
 
     Raises:
         MissingDependencyError: `gguf` or `accelerate` is not installed.
     """
     source = _source(path)
-    # The bar of the conversion is tqdm's own, which only the stream it writes to can silence.
+    # The conversion draws its own tqdm bar: only redirecting stderr silences it.
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, **_unpacked())
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, **_dequantized())
         tokenizer = AutoTokenizer.from_pretrained(**source)
     return model, tokenizer
 
 
 def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a GGUF file.
+    """Load the tokenizer in a GGUF file.
 
     Raises:
         MissingDependencyError: `gguf` or `accelerate` is not installed.
@@ -62,7 +62,7 @@ def check_gguf_packages() -> None:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hold back transformers' progress bars and warnings while something is loaded."""
+    """Silence transformers' progress bars and warnings within the block."""
     bars = transformers_logging.is_progress_bar_enabled()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
@@ -75,7 +75,7 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _unpacked() -> dict[str, Any]:
-    """The argument that has the weights unpacked; releases without it always unpack them."""
+def _dequantized() -> dict[str, Any]:
+    """Return the argument that dequantizes the weights; releases without it always do."""
     config = getattr(transformers, "GgufConfig", None)
     return {} if config is None else {"quantization_config": config(dequantize=True)}

@@ -1,4 +1,4 @@
-"""Loading a model by what a person names it: the embedded one, a GGUF file, a folder, a hub id."""
+"""Loading a model by name: `embedded`, a GGUF file, a folder or a hub id; encoding a prompt for it."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lookahead.errors import ConfigError, NotFoundError, UnsupportedModelError
+from lookahead.errors import ConfigError, NotFoundError, UnsupportedModelError, first_line
 from lookahead.hf.machine.dtypes import resolve_dtype
 from lookahead.hf.models.embedded import load_embedded, load_embedded_tokenizer
 from lookahead.hf.models.gguf import load_gguf, load_gguf_tokenizer, quiet_transformers
@@ -21,18 +21,18 @@ Read = TypeVar("Read")
 def load_model(
     name: str | None = None, dtype: torch.dtype | str = torch.bfloat16, device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model of that name and its tokenizer, in eval mode.
+    """Load a model, in eval mode, and its tokenizer.
 
     Args:
-        name: None or `"embedded"`; a path to a `.gguf` file; a folder that transformers saved; or a hub id.
-        dtype: a torch dtype or its name.
-        device: where to put it; None takes the first CUDA device where there is one, else the CPU.
+        name: None or `"embedded"`; a path to a `.gguf` file; a folder written by `save_pretrained`; a hub id.
+        dtype: A torch dtype or its name.
+        device: The target device; None takes the first CUDA device, or the CPU if there is none.
 
     Raises:
-        ConfigError: the dtype or the device is not allowed.
-        NotFoundError: nothing of that name is there, or it holds no model.
-        MissingDependencyError: reading it needs a package that is not installed.
-        UnsupportedModelError: it is not a decoder-only language model, or has no tokenizer.
+        ConfigError: The dtype or the device is not allowed.
+        NotFoundError: The name leads to no model.
+        MissingDependencyError: Reading it needs a package that is not installed.
+        UnsupportedModelError: It is not a decoder-only language model, or has no tokenizer.
     """
     torch_dtype = resolve_dtype(dtype)
     target = resolve_device(device)
@@ -48,15 +48,15 @@ def load_model(
 
 
 def load_tokenizer(name: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model of that name, without reading its weights.
+    """Load the tokenizer of a model without its weights.
 
     Args:
-        name: as for `load_model`; a folder needs to hold no more than the tokenizer.
+        name: As for `load_model`; a folder may hold the tokenizer alone.
 
     Raises:
-        NotFoundError: nothing of that name is there.
-        MissingDependencyError: reading it needs a package that is not installed.
-        UnsupportedModelError: it has no tokenizer.
+        NotFoundError: The name leads to no tokenizer.
+        MissingDependencyError: Reading it needs a package that is not installed.
+        UnsupportedModelError: The GGUF file holds no tokenizer that transformers reads.
     """
     if name is None or name == EMBEDDED:
         return load_embedded_tokenizer()
@@ -69,22 +69,43 @@ def load_tokenizer(name: str | None = None) -> PreTrainedTokenizerBase:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else name)
     except (OSError, ValueError, KeyError) as error:
-        message = (
-            f"the tokenizer of {name!r} cannot be loaded ({_first_line(error)}); give a folder or hub id"
-        )
+        message = f"the tokenizer of {name!r} cannot be loaded ({first_line(error)}); give a folder or hub id"
         raise NotFoundError(message) from error
 
 
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, text: str, model: PreTrainedModel, *, raw: bool = False
+) -> dict[str, torch.Tensor]:
+    """Return `input_ids` and `attention_mask` of a prompt, both int64 [1, L], on the model's device.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        text: The message of a user; it is put into the chat template if the tokenizer has one.
+        model: The model that will read the prompt.
+        raw: Use the text as it is, without the chat template.
+    """
+    if raw or tokenizer.chat_template is None:
+        encoded = tokenizer(text, return_tensors="pt")
+    else:
+        encoded = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}],
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+    return {name: encoded[name].to(model.device) for name in ("input_ids", "attention_mask")}
+
+
 def resolve_device(device: str | None) -> torch.device:
-    """The torch device of that name; None is the first CUDA device where there is one, else the CPU.
+    """Return the torch device of that name; None is the first CUDA device, or the CPU if there is none.
 
     Raises:
-        ConfigError: torch knows no such device.
+        ConfigError: Torch does not know the name.
     """
     try:
         return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
-        message = f"device={device!r} is not known to torch; give cpu, cuda, cuda:0, …"
+        message = f"device={device!r} is not allowed; give a device that torch knows: cpu, cuda, cuda:0, …"
         raise ConfigError(message) from None
 
 
@@ -95,7 +116,7 @@ def _read_gguf_file(path: Path, read: Callable[[Path], Read]) -> Read:
     try:
         return read(path)
     except (ValueError, NotImplementedError, KeyError, IndexError) as error:
-        message = f"{path} cannot be read as a GGUF model: {_first_line(error)}"
+        message = f"{path} cannot be read as a GGUF model: {first_line(error)}"
         raise UnsupportedModelError(message) from error
 
 
@@ -109,13 +130,13 @@ def _load_pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
             tokenizer = AutoTokenizer.from_pretrained(source)
     except OSError as error:
         message = (
-            f"model {name!r} cannot be loaded: it is no folder here, and the hub has or gives no such model "
-            f"({_first_line(error)})"
+            f"model {name!r} cannot be loaded: there is no such folder, and the hub does not provide it "
+            f"({first_line(error)}); give a folder, a .gguf file, a hub id, or 'embedded'"
         )
         raise NotFoundError(message) from error
     except (ValueError, KeyError) as error:
         message = (
-            f"model {name!r} cannot be used: {_first_line(error)}; give a decoder-only model that "
+            f"model {name!r} cannot be used: {first_line(error)}; give a decoder-only model that "
             "AutoModelForCausalLM and AutoTokenizer load"
         )
         raise UnsupportedModelError(message) from error
@@ -123,14 +144,14 @@ def _load_pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
 
 
 def _check_folder(name: str, folder: Path) -> None:
-    """Refuse what is plainly a path and holds no model, before the hub is asked for it."""
+    """Refuse a name that can only be a path and holds no model, before asking the hub."""
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             message = f"the folder {name} has no config.json; give a folder written by save_pretrained"
             raise NotFoundError(message)
     elif folder.exists():
         message = (
-            f"{name} is a file, but not a .gguf one; give a .gguf file, a folder, a hub id, or 'embedded'"
+            f"{name} is a file, but not a .gguf file; give a .gguf file, a folder, a hub id, or 'embedded'"
         )
         raise NotFoundError(message)
     elif _looks_like_a_path(name):
@@ -139,18 +160,13 @@ def _check_folder(name: str, folder: Path) -> None:
 
 
 def _looks_like_a_path(name: str) -> bool:
-    """Whether it cannot be a hub id, which is `name` or `owner/name`."""
+    """Return whether a name cannot be a hub id, which is `name` or `owner/name`."""
     return name.startswith((".", "~", "/", os.sep)) or name.count("/") > 1 or "\\" in name
 
 
 def _set_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Name the padding token where the model names none, as `generate` does at every call, warning."""
+    """Set a missing padding token once; `generate` would do so in every call, with a warning."""
     config = model.generation_config
     if config is not None and config.pad_token_id is None:
         end = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
         config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""A model's shape without its weights: real sizes, random numbers, for measuring how long steps take."""
+"""Models of real sizes with random weights, for measuring step times."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from lookahead.errors import ConfigError, NotFoundError, UnsupportedModelError
+from lookahead.errors import ConfigError, NotFoundError, UnsupportedModelError, first_line
 from lookahead.hf.machine.dtypes import resolve_dtype
 from lookahead.hf.models.loading import resolve_device
 
@@ -66,7 +66,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-"""Configurations as their authors published them, the base models'."""
+"""Configurations of base models, as published."""
 
 
 def random_model(
@@ -76,22 +76,22 @@ def random_model(
     *,
     layers: int | None = None,
 ) -> PreTrainedModel:
-    """A model of a shape in eval mode, every time with the same random weights.
+    """Return a model of a shape, in eval mode, always with the same random weights.
 
-    Torch's generator is left alone. The weights are made where and in the format they are wanted, never in
-    float32 first.
+    Torch's generator is left alone. The weights are created on the device in their dtype, never in float32
+    first.
 
     Args:
-        shape: a key of `SHAPES`, or a path to a `config.json` or to a folder with one.
-        dtype: a torch dtype or its name.
-        device: where to put it; None takes the first CUDA device where there is one, else the CPU.
-        layers: make only so many of its layers.
+        shape: A key of `SHAPES`, or a path to a `config.json` or to a folder with one.
+        dtype: A torch dtype or its name.
+        device: The target device; None takes the first CUDA device, or the CPU if there is none.
+        layers: Create only the first N layers; all if None.
 
     Raises:
-        ConfigError: the shape is unknown, or it has fewer layers; the dtype or the device is not allowed.
-        NotFoundError: there is no such file.
-        UnsupportedModelError: the file describes no decoder-only model that the library knows, or there is no
-            memory for it.
+        ConfigError: The shape has fewer layers, a dtype or device is not allowed, or the file is malformed.
+        NotFoundError: There is no such shape or file.
+        UnsupportedModelError: The file does not describe a decoder-only model that transformers knows, or
+            memory does not suffice.
     """
     torch_dtype, target = resolve_dtype(dtype), resolve_device(device)
     config = shape_config(shape, layers=layers)
@@ -99,21 +99,21 @@ def random_model(
         torch.manual_seed(0)
         try:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch_dtype)
-        except Exception as error:  # whatever it is: a wrong kind of model, or no memory for it
+        except Exception as error:  # a wrong kind of model, or too little memory
             raise UnsupportedModelError(_unusable(shape, error)) from error
     model.eval()
     return model
 
 
 def shape_config(shape: str, *, layers: int | None = None) -> PreTrainedConfig:
-    """The configuration of a shape, with fewer layers where that is wanted.
+    """Return the configuration of a shape, cut to its first `layers` layers.
 
     Args:
-        shape: as for `random_model`.
-        layers: as for `random_model`.
+        shape: As for `random_model`.
+        layers: As for `random_model`.
 
     Raises:
-        LookaheadError: as for `random_model`.
+        LookaheadError: As for `random_model`.
     """
     settings = dict(SHAPES[shape] if shape in SHAPES else _read(shape))
     config = _config(shape, settings)
@@ -132,7 +132,7 @@ def shape_config(shape: str, *, layers: int | None = None) -> PreTrainedConfig:
 def _config(shape: str, settings: Mapping[str, Any]) -> PreTrainedConfig:
     try:
         return AutoConfig.for_model(**settings)
-    except Exception as error:  # a configuration's own code says what is wrong with it in errors of all kinds
+    except Exception as error:  # configuration classes raise errors of all kinds
         raise UnsupportedModelError(_unusable(shape, error)) from error
 
 
@@ -141,12 +141,12 @@ def _read(shape: str) -> Mapping[str, Any]:
     if path.is_dir():
         path = path / "config.json"
     if not path.is_file():
-        message = f"{shape!r} is no shape: choose from {', '.join(SHAPES)}, or give the path of a config.json"
+        message = f"shape {shape!r} is unknown; choose {', '.join(SHAPES)}, or give the path of a config.json"
         raise NotFoundError(message)
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        message = f"{path} cannot be read as a model's config.json: {error}"
+        message = f"{path} cannot be read as JSON ({first_line(error)}); give a model's config.json"
         raise ConfigError(message) from error
     if not isinstance(settings, dict) or not isinstance(settings.get("model_type"), str):
         message = f"{path} names no model_type; give a model's config.json"
@@ -157,6 +157,6 @@ def _read(shape: str) -> Mapping[str, Any]:
 def _unusable(shape: str, error: Exception) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
     return (
-        f"{shape!r} cannot be made a model: {reason:.300}; give a decoder-only model's config.json, and "
-        "fewer layers where memory is short"
+        f"cannot create a model of shape {shape!r}: {reason:.300}; give a decoder-only model's config.json, "
+        "or fewer layers if memory is short"
     )

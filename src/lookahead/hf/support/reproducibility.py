@@ -42,20 +42,20 @@ class Reproducibility:
 
     Attributes:
         usual: what the model can be trusted with where text may depend on drafts in its last bits.
-        why_not_fused: why its steps are left to its own code; empty where they are fused.
+        why_not_compiled: why the compiled CPU decoder does not do its steps; empty where it does.
         dependence: how its logits then depend on drafts, in words; empty where they do not.
         way: how text is had that depends on none.
-        shape: tokens of a row in every forward of that way, where all have one shape.
+        width: tokens of a row in every forward pass of that way, where all have one width.
         reason: why that way is plain steps; empty elsewhere.
         of_one: seconds of a step in that way ÷ those of a usual one that verifies one token.
         of_small: the same ÷ those of a usual one that verifies eight.
     """
 
     usual: ProbeResult
-    why_not_fused: str
+    why_not_compiled: str
     dependence: str
     way: Way
-    shape: int | None
+    width: int | None
     reason: str
     of_one: float | None = None
     of_small: float | None = None
@@ -68,15 +68,16 @@ def way_of(verification: Verification) -> Way:
     return Way.COMPILED if verification.is_compiled else Way.ONE_SHAPE
 
 
-def reproducibility(model: PreTrainedModel, width: int) -> Reproducibility:
+def reproducibility(model: PreTrainedModel, width: int, *, tries_compiled: bool = True) -> Reproducibility:
     """Find out what of a model's text depends on drafts; takes some dozens of forwards.
 
     Args:
         model: a decoder-only model.
         width: tokens of a row in every forward pass of fixed width.
+        tries_compiled: whether to try the compiled CPU decoder.
     """
     layout = attention_layout(model, fresh_cache(model))
-    not_compiled = compiled_cpu.unsupported_reason(model)
+    not_compiled = compiled_cpu.unsupported_reason(model) if tries_compiled else "compiled_cpu=False"
     usual = probe(model, layout, tries_compiled=not not_compiled)
     dependence = dependence_on_drafts(model, layout, usual.verification)
     exact = probe(model, layout, tries_compiled=not not_compiled, fixed_width=width)
