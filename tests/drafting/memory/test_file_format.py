@@ -272,10 +272,10 @@ def changed(name, *changes):
         (changed("successors", ((0, 0), -2)), "not all in the vocabulary of 64"),
         (changed("successors", ((0, 1), 2)), "same successor twice"),
         (changed("successors", ((0, 1), -1)), "successors have a gap"),
-        (changed("trust", ((0, 0), np.nan)), "finite trials"),
-        (changed("trust", ((0, 1), 1e9)), "more hits than trials"),
-        (changed("trust", ((0, 0), 0.0)), "more hits than trials"),
-        ({"trust": np.ones((4, 3))}, "finite trials"),
+        (changed("hit_rates", ((0, 0), np.nan)), "finite trials"),
+        (changed("hit_rates", ((0, 1), 1e9)), "more hits than trials"),
+        (changed("hit_rates", ((0, 0), 0.0)), "more hits than trials"),
+        ({"hit_rates": np.ones((4, 3))}, "finite trials"),
         (changed("weights", ((0, 0), np.inf)), "not finite"),
         (changed("weights", ((1, 0), 0.0)), "not finite"),
         (changed("weights", ((0, 0), 1e9)), "beyond 1e"),
@@ -299,13 +299,16 @@ def test_arrays_that_belong_in_no_memory_are_refused_unread(path, array):
         DraftMemory.load(path)
 
 
-def test_beliefs_of_another_release_are_left_out_and_the_text_is_kept(path):
+def test_the_calibration_of_another_release_are_left_out_and_the_text_is_kept(path):
     memory = made()
     memory.save(path)
-    rewritten(path, trust=np.ones((4, 2)), weights=np.ones((2, 3)))
+    rewritten(path, hit_rates=np.ones((4, 2)), weights=np.ones((2, 3)))
     loaded = DraftMemory.load(path)
     assert loaded.namespaces == memory.namespaces
-    assert loaded.contents().snapshot["trust"].tolist() == DraftMemory().contents().snapshot["trust"].tolist()
+    assert (
+        loaded.contents().snapshot["hit_rates"].tolist()
+        == DraftMemory().contents().snapshot["hit_rates"].tolist()
+    )
 
 
 def test_no_torch_is_needed_and_another_process_reads_it(path):
