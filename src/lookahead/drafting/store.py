@@ -67,7 +67,7 @@ class DraftStore(Protocol):
         """Return a draft of at most `decoding_length` nodes, node 0 included, and `branch_length` levels."""
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
-        """Remember the model's most probable next tokens after tokens, whether the text went that way or not.
+        """Remember the model's most probable next tokens after each token, whichever way the text went.
 
         Args:
             request: One that has inserted at least one token.

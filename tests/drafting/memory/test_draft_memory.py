@@ -1,4 +1,4 @@
-"""DraftMemory: warming, namespaces, whose vocabulary, merging, threads."""
+"""DraftMemory: stores, warming, namespaces, vocabularies, merging, threads."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +71,7 @@ def test_special_tokens_are_not_added():
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "said"),
+    ("given", "error", "message"),
     [
         (["a text"], ConfigError, "texts need the model's tokenizer"),
         ([1, 2, 3], ValueError, "one sequence of integers"),
@@ -80,9 +80,9 @@ def test_special_tokens_are_not_added():
         ([[0.5]], ValueError, "one sequence of integers"),
     ],
 )
-def test_what_cannot_be_remembered_is_refused(given, error, said):
+def test_what_cannot_be_remembered_is_refused(given, error, message):
     memory = DraftMemory()
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         memory.warm(given)
     assert memory.namespaces == {}
 

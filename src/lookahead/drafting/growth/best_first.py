@@ -124,7 +124,7 @@ def push(
     if not would_accept(frontier, probability):
         return
     probabilities, order, nodes = frontier.probabilities, frontier.order, frontier.nodes
-    # numba checks each index for being negative; max() tells it that these cannot be
+    # numba checks whether an index is negative; max() shows it that these are not
     begin, index = max(0, frontier.meta[BEGIN]), max(0, frontier.meta[END])
     if index < len(probabilities):
         row = index

@@ -31,7 +31,7 @@ LEARNING_RATE = 0.4
 INITIAL_SQUARES = 10.0
 """Makes the first steps a third as long: the initial weights are better than a guess."""
 MIN_EVIDENCE = 1e-5
-"""The smallest share whose logarithm is taken."""
+"""Smaller shares count as this one, before their logarithm is taken."""
 
 VALUE, SQUARES = 0, 1
 """Rows of the weights: their values, and the sums of their squared gradients."""

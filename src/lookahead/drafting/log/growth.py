@@ -46,23 +46,23 @@ SOURCE = PAYLOAD_0
 
 @lean_kernel
 def select_agreeing(
-    matches: Matches, parents: Int32Array, token: Integer, depth: Integer, listed: Int32Array
+    matches: Matches, above: Int32Array, token: Integer, depth: Integer, listed: Int32Array
 ) -> int:
-    """Write the matches of a new node to `listed`: its parent's that go on with its token, and then further.
+    """Select a new node's matches among its parent's: those that go on with its token, and do not end there.
 
     Args:
         matches: All matches.
-        parents: int32, the parent's matches.
+        above: int32, the parent's matches.
         token: The new node's.
         depth: The new node's.
-        listed: int32, written.
+        listed: int32, the selected ones are written here.
 
     Returns:
         How many there are.
     """
     size = 0
-    for i in range(min(len(parents), len(listed))):
-        match = parents[i]
+    for i in range(min(len(above), len(listed))):
+        match = above[i]
         if next_token(matches, match, depth - 1) == token and next_token(matches, match, depth) != GAP:
             listed[size] = match
             size += 1
@@ -87,7 +87,7 @@ def write_path(tail: Int32Array, tree: GrowingTree, node: Integer, run: Int32Arr
 
 @lean_kernel
 def predict_node(workspace: DraftWorkspace, node: Integer, own: TokenRing, state: CalibrationState) -> None:
-    """Predict what follows a node, whose matches are listed and whose successors have been read."""
+    """Predict what follows a node; its matches are listed and its successors have been read."""
     listed = workspace.listed[workspace.ranges[node, 0] : workspace.ranges[node, 1]]
     depth = workspace.tree.depths[node]
     for i in range(len(listed)):
@@ -136,8 +136,8 @@ def match_node(
     tree, matches, lists = workspace.tree, workspace.matches, workspace.listed
     ranges, run = workspace.ranges, workspace.run
     parent, begin = tree.parents[node], ranges[node - 1, 1]
-    parents = lists[ranges[parent, 0] : ranges[parent, 1]]
-    size = select_agreeing(matches, parents, tree.token_ids[node], tree.depths[node], lists[begin:])
+    above = lists[ranges[parent, 0] : ranges[parent, 1]]
+    size = select_agreeing(matches, above, tree.token_ids[node], tree.depths[node], lists[begin:])
     room = min(len(matches.ranks) - found, len(lists) - begin)
     is_probable = tree.probabilities[node] > MIN_REMATCH_PROBABILITY
     if size < FEW_MATCHES and is_probable and room >= MAX_MATCHES:

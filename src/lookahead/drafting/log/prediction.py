@@ -4,8 +4,8 @@
 2. The model's successors of the node's token join as candidates (`add_successors`).
 3. A softmax over what is known of each candidate gives its probability (`calibration`).
 
-Predictions are kept until the tokens come that the draft was for: they are compared with them, so that
-learning costs no search.
+Predictions are stored until the tokens come that the draft was for, and are compared with them then, so that
+learning needs no search.
 """
 
 import math
@@ -101,7 +101,7 @@ def predict_from_matches(
     hit_rates: Float64Array,
     candidates: Candidates,
 ) -> tuple[int, int, float]:
-    """Share out the probability among the groups of the matches `listed` by rank, whose votes are given.
+    """Share out the probability among the groups of the matches `listed` by rank; `votes` are their tokens.
 
     Returns:
         How many candidates and groups there are, and the probability that remains.
@@ -167,7 +167,7 @@ def read_successors(
 ) -> None:
     """Write a token's successors, from the first of the `readable` owners that has an entry for it.
 
-    Where none has, write those that the vocabulary has for the token alone, if any.
+    If none has, write the vocabulary's successors of the token alone, if there are any.
     """
     found[0] = NO_TOKEN
     for i in range(len(readable) + 1):
@@ -203,7 +203,7 @@ def predict_next(
 ) -> None:
     """Predict what follows a node, from the matches `listed` there and the model's successors of its token.
 
-    Nodes come in order. Where no room is left nothing is predicted.
+    Nodes come in order. Without room in `predictions` nothing is predicted.
     """
     mark_unasked(predictions, node)
     nodes, ends = predictions.nodes, predictions.ends

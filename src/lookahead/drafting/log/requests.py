@@ -54,7 +54,7 @@ class LiveRequest:
         tail: int32 [LONGEST_MATCH], its last tokens, at the end.
         length: Tokens so far.
         recycled_tokens: How many of them recycled logits had drafted.
-        answer: What the shared log gets at the end, in parts.
+        answer: Tokens for the shared log when the request ends, in parts.
     """
 
     owner: int

@@ -14,7 +14,7 @@ walking a chain. Being overwritten is being forgotten.
 Every token has an owner, a number. Runs of different owners never match, so that one ring holds the texts of
 many namespaces and forgets the oldest of them all.
 
-An index counts all tokens ever written. It lies in the ring at its remainder by the capacity, its cell.
+An index counts all tokens ever written; its cell in the ring is the index modulo the capacity.
 """
 
 from typing import NamedTuple
@@ -31,9 +31,9 @@ GAP = -1
 NO_INDEX = -1
 SMALLEST_RING = 64
 MAX_SINGLE_HEADS = 2**17
-"""Heads of single tokens at most: few vocabularies have more tokens, and those use few of them."""
+"""Maximum number of heads for single tokens: few vocabularies have more tokens in use."""
 MAX_INDEX = 2**30
-"""Where a ring's indices are counted anew; they are int32."""
+"""Where a ring's indices start again from 0; they are int32."""
 
 
 class TokenRing(NamedTuple):
@@ -159,7 +159,7 @@ def extended_hash(key: Integer, token: Integer) -> Integer:
 
 @lean_kernel
 def single_head(key: Integer, per_order: int) -> Integer:
-    """Return where the head of a single token with this hash is, in a ring of so many heads per order."""
+    """Return where the head of a single token with this hash is, in a ring of `per_order` heads per order."""
     return np.int64(3 * per_order) + np.int64(key & np.uint64(min(per_order, MAX_SINGLE_HEADS) - 1))
 
 
@@ -167,7 +167,7 @@ def single_head(key: Integer, per_order: int) -> Integer:
 def heads_of_run(
     run: Int32Array, owner: Integer, per_order: int
 ) -> tuple[Integer, Integer, Integer, Integer]:
-    """Return where the heads of an owner's last 6, 4, 2 and 1 tokens are, with so many heads per order.
+    """Return where the heads of an owner's last 6, 4, 2 and 1 tokens are, with `per_order` heads per order.
 
     NO_INDEX where the run is shorter than that, or has a gap within. The hash grows backwards from the last
     token, so that one pass over `run` = … GAP c d e serves all orders:

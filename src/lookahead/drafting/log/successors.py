@@ -1,10 +1,10 @@
 """The model's successors: the most probable next tokens after a token, recycled from its logits.
 
 Each node that a forward pass verifies leaves the model's opinion on what follows that node's token, whether
-the text went that way or not. The most probable successors are kept by token, from the last time only
+the text went that way or not. The most probable successors are stored by token, from the last time only
 ("Token Recycling", arXiv 2408.08696): a weak source, but the only one where nothing was ever repeated.
 
-They are kept in a hash table with open addressing. An entry belongs to an owner and a token, so that nothing
+The table is a hash table with open addressing. An entry belongs to an owner and a token, so that nothing
 crosses from one owner to another. When the table is full, its older half is forgotten.
 """
 
@@ -16,7 +16,7 @@ from lookahead.drafting.arrays import Int32Array, Int64Array, Integer
 from lookahead.jit import kernel, lean_kernel
 
 SUCCESSORS = 8
-"""How many of the most probable next tokens are kept for each token."""
+"""How many successors are stored per token."""
 NO_TOKEN = -1
 EMPTY = -1
 SMALLEST_TABLE = 64

@@ -1,7 +1,7 @@
-"""The workspace of one draft from a log. It is kept until the tokens come that the draft is compared with.
+"""The workspace of one draft from a log. It is stored until the draft is compared with the tokens that come.
 
 It is cut out of two arrays: each array that a compiled function receives costs time, and a workspace that is
-kept need not be allocated for each draft.
+reused need not be allocated for each draft.
 """
 
 from typing import NamedTuple

@@ -239,8 +239,8 @@ class DraftMemory:
         if isinstance(self.store, TokenLog):
             return self.store
         message = (
-            f"a memory whose store is a {type(self.store).__name__} has one namespace, no file and no "
-            "merging; use one whose store is a TokenLog: DraftMemory()"
+            f"a DraftMemory with a {type(self.store).__name__} has one namespace, no file and no merging; "
+            "use one with a TokenLog: DraftMemory()"
         )
         raise UnsupportedMemoryError(message)
 

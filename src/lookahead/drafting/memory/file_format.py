@@ -93,7 +93,7 @@ def read_memory(path: Path) -> SavedMemory:
     try:
         metadata, arrays = _read(path)
     except (SafetensorError, OSError, ValueError) as error:
-        message = f"{path} is no memory file, or a damaged one ({_reason(error)}); make it anew"
+        message = f"{path} is not a memory file, or a damaged one ({_reason(error)}); create it again"
         raise MemoryFileError(message) from error
     _check_format(path, metadata)
     if metadata.get(_CHECKSUM) != _checksum(arrays, metadata):
@@ -126,7 +126,9 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != FORMAT:
-        message = f"{path} is a safetensors file, but no draft memory; give one that DraftMemory.save wrote"
+        message = (
+            f"{path} is a safetensors file, but not a draft memory; give one that DraftMemory.save wrote"
+        )
         raise MemoryFileError(message)
     version = metadata.get("format_version", "")
     if version != str(FORMAT_VERSION):
@@ -135,7 +137,7 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
         message = (
             f"{path} has the format version {version}, written by lookahead "
             f"{metadata.get('lookahead_version', '?'):.20}; this is {__version__} and reads version "
-            f"{FORMAT_VERSION}: use the release that wrote it, or make the file anew"
+            f"{FORMAT_VERSION}: use the release that wrote it, or create the file again"
         )
         raise MemoryFileError(message)
 
@@ -206,7 +208,7 @@ def _checksum(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str
 
 
 def _refuse(path: Path, fault: str) -> NoReturn:
-    message = f"the memory file {path} is damaged: {fault}; make it anew"
+    message = f"the memory file {path} is damaged: {fault}; create it again"
     raise MemoryFileError(message)
 
 

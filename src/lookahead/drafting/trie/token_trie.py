@@ -293,7 +293,7 @@ def _check_is_default(namespace: str, reads: Sequence[str] = ()) -> None:
         if name != DEFAULT_NAMESPACE:
             message = (
                 f"a TokenTrie has the namespace {DEFAULT_NAMESPACE!r} only, not {name!r}; "
-                "use a memory whose store is a TokenLog: DraftMemory()"
+                "use a DraftMemory with a TokenLog: DraftMemory()"
             )
             raise UnsupportedMemoryError(message)
 
