@@ -212,7 +212,7 @@ def test_another_kernels_cache_file_is_not_taken_for_its_own(tmp_path):
 
 
 def test_the_user_is_told_when_compiling_takes_long(monkeypatch, caplog):
-    monkeypatch.setattr(compilation, "_SECONDS_BEFORE_A_WORD", 0.01)
+    monkeypatch.setattr(compilation, "_SLOW_AFTER_S", 0.01)
     with caplog.at_level(logging.WARNING, "lookahead"), compilation.log_if_slow():
         time.sleep(0.2)
     assert "compiling the kernels" in caplog.text

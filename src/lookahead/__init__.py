@@ -12,10 +12,7 @@ from lookahead.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lookahead.config import DraftMode, LookaheadConfig
-    from lookahead.drafting.log.token_log import TokenLog
     from lookahead.drafting.memory.draft_memory import DraftMemory
-    from lookahead.drafting.tree import DraftTree
-    from lookahead.drafting.trie.token_trie import TokenTrie
     from lookahead.errors import LookaheadError
     from lookahead.hf.lookahead import Lookahead
     from lookahead.hf.models.embedded import load_embedded
@@ -26,28 +23,22 @@ if TYPE_CHECKING:
 _HOMES = {
     "DraftMemory": "lookahead.drafting.memory.draft_memory",
     "DraftMode": "lookahead.config",
-    "DraftTree": "lookahead.drafting.tree",
     "GenerationStats": "lookahead.stats",
     "Lookahead": "lookahead.hf.lookahead",
     "LookaheadConfig": "lookahead.config",
     "LookaheadError": "lookahead.errors",
     "SupportReport": "lookahead.hf.support.report",
-    "TokenLog": "lookahead.drafting.log.token_log",
-    "TokenTrie": "lookahead.drafting.trie.token_trie",
     "load_embedded": "lookahead.hf.models.embedded",
 }
 
 __all__ = [
     "DraftMemory",
     "DraftMode",
-    "DraftTree",
     "GenerationStats",
     "Lookahead",
     "LookaheadConfig",
     "LookaheadError",
     "SupportReport",
-    "TokenLog",
-    "TokenTrie",
     "load_embedded",
 ]
 

@@ -1,4 +1,4 @@
-"""Compiling the draft kernels: once, cached on disk where that is possible, in memory where it is not."""
+"""Compile kernels with numba: once, cached on disk if possible, otherwise in memory in each process."""
 
 import hashlib
 import logging
@@ -23,24 +23,24 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 logger = logging.getLogger("lookahead")
 
-_SECONDS_BEFORE_A_WORD = 1.0
-_SIGNS_OF_KERNELS = (b"kernel\n", b"llvmlite", b"IntEnum")
-"""What stands in a module with kernels, with what builds their code, or with constants that go into it."""
+_SLOW_AFTER_S = 1.0
+_KERNEL_MARKERS = (b"kernel\n", b"llvmlite", b"IntEnum")
+"""A module with one of these has kernels, builds code for them, or has constants that go into it."""
 
 
 def kernel(function: Kernel) -> Kernel:
     """Compile a pure function over arrays on first call; it releases the GIL while it runs.
 
     The machine code is cached beside the source or in numba's cache folder. Where neither can be written
-    (a read-only container) it is compiled in memory, at each start of the process.
+    (a read-only container) each process compiles it in memory.
     """
     return _compiled(function, counts_references=True)
 
 
 def lean_kernel(function: Kernel) -> Kernel:
-    """Compile a kernel that allocates nothing, and is called by Python only if it returns no array either.
+    """Compile a kernel that allocates nothing; Python may call it only if it returns no array.
 
-    It counts no references to arrays, which would cost several times what it does.
+    It counts no references to arrays: that would take several times as long as the kernel.
     """
     return _compiled(function, counts_references=False)
 
@@ -51,7 +51,7 @@ def pointer_kernel(function: Kernel) -> Kernel:
 
 
 def shared_kernel(function: Kernel) -> Any:
-    """Compile, when it is defined, a kernel that C calls with one address; its own is in `.address`."""
+    """Compile a kernel at once that C calls with one address; the kernel's own is in `.address`."""
     compiled = CFunc(_named_after_digest(function), normalize_signature("void(voidptr)"), {}, {"_nrt": False})
     _cache_on_disk(compiled, function)
     compiled.compile()
@@ -62,7 +62,7 @@ def _compiled(function: Kernel, *, counts_references: bool) -> Kernel:
     options: dict[str, Any] = {"nogil": True}
     if not counts_references:
         options["_nrt"] = False
-        options["forceinline"] = True  # a call hands over every field of every array, which costs a third
+        options["forceinline"] = True  # a call passes every field of every array, which costs a third
     return _compiled_on_first_call(function, options)
 
 
@@ -73,10 +73,10 @@ def _compiled_on_first_call(function: Kernel, options: dict[str, Any]) -> Kernel
 
 
 def _named_after_digest(function: Kernel) -> Kernel:
-    """Name a kernel, and so its cache files, after the sources of all kernels.
+    """Add a digest of all kernels' sources to a kernel's name, and so to the names of its cache files.
 
-    Cached code holds the code of the kernels it calls, but numba looks for changes in the kernel's own file
-    alone. Without the digest an upgrade would run half of the old version.
+    Cached code contains the code of the kernels it calls, but numba checks the kernel's own file alone for
+    changes. Without the digest an upgrade would run half of the old version.
     """
     function.__qualname__ += f"-{kernels_digest(Path(getfile(function)).parent)}"
     return function
@@ -98,14 +98,14 @@ class _CheckedCache(FunctionCache):
         self._cache_file = _CheckedFiles(files._cache_path, self._impl.filename_base, files._source_stamp)  # noqa: SLF001
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the compiled code of a signature; None where there is none, or none that can be read."""
+        """Return the compiled code of a signature; None if there is none, or it cannot be read."""
         try:
             return super().load_overload(sig, target_context)
         except Exception:  # noqa: BLE001  # unpickling a foreign file may raise anything
-            return None  # what is compiled now takes the file's place
+            return None  # compiled now, and the file is replaced
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Save compiled code; a disk that is full or was made read-only costs the cache, not the kernel."""
+        """Save compiled code; on a full or read-only disk go on without the cache."""
         try:
             super().save_overload(sig, data)
         except OSError as problem:
@@ -113,7 +113,7 @@ class _CheckedCache(FunctionCache):
 
 
 class _CheckedFiles(IndexDataCacheFile):
-    """Cache files that carry a digest of their content and name, so that no other code is ever run."""
+    """Cache files with a digest of their content and name, so that no other code is ever run."""
 
     def _dump(self, obj: object) -> bytes:
         data: bytes = super()._dump(obj)
@@ -139,10 +139,10 @@ class _CheckedFiles(IndexDataCacheFile):
         return dict(overloads) if stamp == self._source_stamp else {}
 
     def _checked(self, data: bytes) -> Any:
-        """Return what `_dump` made bytes of.
+        """Return the object that `_dump` was given.
 
         Raises:
-            ValueError: it is not what was dumped for this kernel. Other damage raises what unpickling raises.
+            ValueError: It was not dumped for this kernel. Other damage raises what unpickling raises.
         """
         digest, dumped = pickle.loads(data)  # noqa: S301  # as above
         if self._digest(dumped) != digest:
@@ -156,7 +156,7 @@ class _CheckedFiles(IndexDataCacheFile):
 
 @cache
 def kernels_digest(folder: Path) -> str:
-    """Return a digest of all modules of the package, and of `folder`, that define kernels or go into them."""
+    """Return a digest of all modules, of the package and of `folder`, that have one of `_KERNEL_MARKERS`."""
     package = Path(__file__).parent
     paths = set(package.rglob("*.py"))
     if not folder.is_relative_to(package):
@@ -164,16 +164,16 @@ def kernels_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
         source = path.read_bytes()
-        if any(sign in source for sign in _SIGNS_OF_KERNELS):
+        if any(marker in source for marker in _KERNEL_MARKERS):
             digest.update(source)
     return digest.hexdigest()[:12]
 
 
 @contextmanager
 def log_if_slow() -> Iterator[None]:
-    """Say what is going on if compiling takes longer than a moment."""
+    """Log a warning if the body takes longer than a second, as compiling does."""
     timer = threading.Timer(
-        _SECONDS_BEFORE_A_WORD,
+        _SLOW_AFTER_S,
         logger.warning,
         ["compiling the kernels; this happens once per installation and takes about half a minute"],
     )
@@ -186,11 +186,11 @@ def log_if_slow() -> Iterator[None]:
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Turn a function that returns a signature, and what builds the code, into one that kernels call."""
+    """Turn a function that returns a signature and a code builder into one that kernels call."""
     return intrinsic(function)
 
 
 def intrinsic_call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[Any]) -> Any:
-    """Call one of LLVM's own functions."""
+    """Call one of LLVM's intrinsic functions."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)

@@ -174,7 +174,7 @@ def test_errors_are_one_line_and_exit_code_2(folder, tmp_path, out, capsys):
     warm = ("memory", "warm")
     target = ("--memory", tmp_path / "new", "--model", folder)
     cases = {
-        "is no memory file": ("memory", "inspect", text),
+        "is not a memory file": ("memory", "inspect", text),
         f"there is no memory file {tmp_path / 'missing'}": ("memory", "inspect", tmp_path / "missing"),
         "two or more": ("memory", "merge", out, "--memory", out),
         "cannot write": (*warm, text, "--memory", tmp_path / "no" / "memory", "--model", folder),

@@ -15,23 +15,23 @@ from lookahead.drafting.log.ring import SMALLEST_RING
 from lookahead.drafting.log.successors import SMALLEST_TABLE
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.store import Origin
-from oracles.naive_log import slots_of
+from oracles.naive_log import heads_of
 
 ALPHABETS = {"one": range(40), "two": range(100, 140), "three": range(200, 240)}
 
 
-def tokens_that_share_a_slot(count):
-    """Tokens whose places lie in one chain, whichever of three owners has them, in rings of up to 256."""
+def tokens_that_share_a_head(count):
+    """Tokens in one chain, whichever of three owners has them, in rings of up to 256."""
     shared = (
         token
         for token in range(1000, 10**6)
-        if len({slots_of([token], owner, 128)[-1] for owner in (1, 2, 3)}) == 1
+        if len({heads_of([token], owner, 128)[-1] for owner in (1, 2, 3)}) == 1
     )
     return list(islice(shared, count))
 
 
-COMMON = tokens_that_share_a_slot(2)
-"""Letters 0 and 1 of all: what was said after them must not cross either."""
+COMMON = tokens_that_share_a_head(2)
+"""Letters 0 and 1 of all: what followed them must not cross either."""
 NAMESPACES = st.sampled_from(sorted(ALPHABETS))
 LETTERS = st.lists(st.integers(0, 5), min_size=1, max_size=30)
 SPREAD = st.lists(st.integers(0, 39), min_size=1, max_size=40)
@@ -81,7 +81,7 @@ class LifeOfTenants(RuleBasedStateMachine):
     @rule(namespace=NAMESPACES)
     def forget_namespace(self, namespace):
         self.log.forget_namespace(namespace)
-        assert self.log.tokens_in(namespace) == 0
+        assert self.log.tokens_by_namespace().get(namespace, 0) == 0
         assert not np.isin(self.log._shared.tokens, ALPHABETS[namespace]).any()
         assert not np.isin(self.log._table.successors, ALPHABETS[namespace]).any()
 
@@ -90,7 +90,7 @@ class LifeOfTenants(RuleBasedStateMachine):
         other = TokenLog(max_bytes=2 * MIN_MEMORY)
         for namespace in reversed(ALPHABETS) if is_other else ():  # known by other numbers there
             other.remember(in_alphabet(namespace, [0, 1, 2, 0, 3]), namespace)
-        self.log.absorb((other if is_other else self.log).snapshot(), beliefs=False)
+        self.log.absorb((other if is_other else self.log).snapshot(), calibration=False)
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
@@ -127,7 +127,7 @@ TEXTS = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=25), min_size=
 @given(TEXTS, TEXTS, st.data())
 def test_a_namespace_drafts_the_same_whether_or_not_another_one_lives_beside_it(texts, others, data):
     # Both speak the same tokens. The others never propose: what is learned of the sources belongs to all.
-    # There is room for all, and slots enough that no chain is walked to its bound.
+    # There is room for all, and enough heads that no chain is walked to its bound.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_log, "_FIRST_RING", 2**14)
         alone, beside = TokenLog(max_bytes=2**23), TokenLog(max_bytes=2**23)

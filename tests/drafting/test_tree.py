@@ -16,12 +16,12 @@ DEPTHS = [0, 1, 1, 2, 2, 2]
 CHANCES = [1.0, 0.6, 0.3, 0.5, 0.3, 0.0]
 
 
-def draft(tokens=TOKENS, parents=PARENTS, depths=DEPTHS, chances=CHANCES):
+def draft(tokens=TOKENS, parents=PARENTS, depths=DEPTHS, probabilities=CHANCES):
     return DraftTree(
         np.array(tokens, np.int32),
         np.array(parents, np.int32),
         np.array(depths, np.int32),
-        np.array(chances, np.float64),
+        np.array(probabilities, np.float64),
     )
 
 
@@ -67,24 +67,27 @@ def test_the_root_alone_is_a_plain_step():
 @pytest.mark.parametrize(
     ("malformed", "message"),
     [
-        ({"tokens": [], "parents": [], "depths": [], "chances": []}, "needs node 0 and arrays of one length"),
+        (
+            {"tokens": [], "parents": [], "depths": [], "probabilities": []},
+            "needs node 0 and arrays of one length",
+        ),
         ({"tokens": [5, 6, 7, 8, 8]}, "arrays of one length"),
         ({"parents": [-1, 0, 0, 1, 2]}, "arrays of one length"),
         ({"depths": [0, 1, 1, 2, 2]}, "arrays of one length"),
-        ({"chances": [1.0, 0.6, 0.3, 0.5, 0.3]}, "arrays of one length"),
+        ({"probabilities": [1.0, 0.6, 0.3, 0.5, 0.3]}, "arrays of one length"),
         ({"parents": [0, 0, 0, 1, 2, 2]}, "node 0 is the current token"),
         ({"depths": [1, 2, 2, 3, 3, 3]}, "node 0 is the current token"),
-        ({"parents": [-1, 0, 0, 4, 2, 2]}, "a parent must stand before its children"),
-        ({"parents": [-1, 1, 0, 1, 2, 2]}, "a parent must stand before its children"),
-        ({"parents": [-1, 0, -1, 1, 2, 2]}, "a parent must stand before its children"),
-        ({"parents": [-1, 0, 0, 1, 2, 6]}, "a parent must stand before its children"),
+        ({"parents": [-1, 0, 0, 4, 2, 2]}, "a parent must come before its children"),
+        ({"parents": [-1, 1, 0, 1, 2, 2]}, "a parent must come before its children"),
+        ({"parents": [-1, 0, -1, 1, 2, 2]}, "a parent must come before its children"),
+        ({"parents": [-1, 0, 0, 1, 2, 6]}, "a parent must come before its children"),
         ({"depths": [0, 1, 1, 2, 3, 2]}, "depth must be its parent's plus one"),
         ({"tokens": [5, 6, 7, 8, -1, 0]}, "token ids must not be negative"),
         ({"tokens": [-1, 6, 7, 8, 8, 0]}, "token ids must not be negative"),
-        ({"chances": [1.0, 0.6, 0.3, 0.61, 0.3, 0.0]}, "at most as probable as its prefix"),
-        ({"chances": [1.0, 0.6, 0.3, 0.5, 0.3, -0.1]}, "never less than impossible"),
-        ({"chances": [1.0, 0.6, 0.3, 0.5, 0.3, float("nan")]}, "at most as probable as its prefix"),
-        ({"chances": [1.1, 0.6, 0.3, 0.5, 0.3, 0.0]}, "at most as probable as its prefix"),
+        ({"probabilities": [1.0, 0.6, 0.3, 0.61, 0.3, 0.0]}, "at most as probable as its prefix"),
+        ({"probabilities": [1.0, 0.6, 0.3, 0.5, 0.3, -0.1]}, "never less than impossible"),
+        ({"probabilities": [1.0, 0.6, 0.3, 0.5, 0.3, float("nan")]}, "at most as probable as its prefix"),
+        ({"probabilities": [1.1, 0.6, 0.3, 0.5, 0.3, 0.0]}, "at most as probable as its prefix"),
     ],
 )
 def test_what_is_no_tree_in_topological_order_is_refused(malformed, message):

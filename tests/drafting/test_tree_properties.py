@@ -12,16 +12,16 @@ from lookahead.drafting.tree import DraftTree
 def draft_trees(draw):
     size = draw(st.integers(1, 40))
     parents = [-1, *(draw(st.integers(0, node - 1)) for node in range(1, size))]
-    depths, chances = [0], [1.0]
+    depths, probabilities = [0], [1.0]
     for parent in parents[1:]:
         depths.append(depths[parent] + 1)
-        chances.append(chances[parent] * draw(st.floats(0, 1)))
+        probabilities.append(probabilities[parent] * draw(st.floats(0, 1)))
     tokens = draw(st.lists(st.integers(0, 3), min_size=len(parents), max_size=len(parents)))
     return DraftTree(
         np.array(tokens, np.int32),
         np.array(parents, np.int32),
         np.array(depths, np.int32),
-        np.array(chances, np.float64),
+        np.array(probabilities, np.float64),
     )
 
 
@@ -59,5 +59,5 @@ def test_a_tree_with_one_node_misplaced_is_refused(tree, data):
     node = data.draw(st.integers(1, len(tree) - 1))
     parents = tree.parents.copy()
     parents[node] = data.draw(st.integers(node, len(tree) + 2))
-    with pytest.raises(ValueError, match="a parent must stand before its children"):
+    with pytest.raises(ValueError, match="a parent must come before its children"):
         DraftTree(tree.token_ids, parents, tree.depths, tree.probabilities)

@@ -22,7 +22,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from fuzz.fuzz_cases import Case
 from helpers.tiny_models import COMPILED, tiny_model, tiny_tokenizer
-from lookahead import DraftMemory, Lookahead, LookaheadConfig, TokenTrie
+from lookahead import DraftMemory, Lookahead, LookaheadConfig
 from lookahead.hf.models.families import VOCABULARY
 
 _WATERMARKS = {
@@ -209,8 +209,8 @@ def _lookahead(case: Case, model: PreTrainedModel) -> Lookahead:
     config = LookaheadConfig(**case.config)
     memories = {
         "prompts": lambda: DraftMemory(max_bytes=config.max_bytes, remember_prompts=True),
-        "trie": lambda: DraftMemory(store=TokenTrie()),
-        "warm trie": lambda: DraftMemory(store=TokenTrie()),
+        "trie": lambda: DraftMemory(store="trie"),
+        "warm trie": lambda: DraftMemory(store="trie"),
     }
     lookahead = Lookahead(config, memory=memories.get(case.memory, lambda: None)())
     if case.memory == "junk":

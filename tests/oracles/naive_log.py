@@ -1,10 +1,10 @@
-"""TokenLog as one would write it on paper: lists, slices and dicts, no chains of links, no places reused.
+"""TokenLog as one would write it on paper: lists, slices and dicts, no chains of links, no cells reused.
 
-A log is a list, cut at its old end to what the ring would hold. Matches are found by looking at every place,
-newest first. All that bounds the search is modelled: matches kept of each source, fresh looks, room in the
-lists, and the places walked in a chain. Which places lie in one chain is the only thing hashed here: each is
-noted with the slots of the runs that end there (`slots_of`), because tokens that share one by chance cost a
-walk, and hide how long ago the other was seen. Arithmetic is done in the kernels' order.
+A log is a list, cut at its old end to what the ring would hold. A search for matches goes over every cell,
+newest first. All bounds of the search are modelled: matches per source, searches per draft, room in lists,
+and the cells walked in a chain. The only thing hashed here is which cells are in one chain: each cell stores
+the heads of the runs that end there (`heads_of`), because a token with the same head by accident lengthens a
+walk, and hides how long ago the other one was seen. Arithmetic is done in the kernels' order.
 """
 
 from collections import Counter
@@ -31,49 +31,49 @@ from lookahead.drafting.log.calibration import (
     UNRANKED,
     initial_weights,
 )
-from lookahead.drafting.log.growth import FEW_MATCHES, WORTH_A_LOOK, WORTH_ASKING
+from lookahead.drafting.log.growth import FEW_MATCHES, MIN_CHILD_RATIO, MIN_REMATCH_PROBABILITY
 from lookahead.drafting.log.matches import (
     AHEAD,
     CROWDS,
     LENGTHS,
     LONGEST_MATCH,
-    MAX_AT_ONCE,
+    MAX_MATCHES,
     MAX_OWN,
     MAX_SHARED,
     MAX_WALKED,
-    MAX_WALKED_IN_A_LOOK,
-    NOBODY,
-    ORDERS_OF_A_LOOK,
+    MAX_WALKED_IN_REMATCH,
+    NO_OWNER,
+    REMATCH_ORDERS,
     VARIETIES,
     VOCABULARY,
-    initial_log_trust,
+    initial_hit_rates,
 )
-from lookahead.drafting.log.prediction import ROOM_A_NODE
+from lookahead.drafting.log.prediction import MAX_NODE_CANDIDATES
 from lookahead.drafting.log.ring import GAP, ORDERS, SMALLEST_RING, ring_bytes
-from lookahead.drafting.log.sizing import affordable_places, affordable_tokens
+from lookahead.drafting.log.sizing import affordable_buckets, affordable_tokens
 from lookahead.drafting.log.successors import SUCCESSORS
 from lookahead.drafting.log.workspace import candidates_for, matches_for
-from lookahead.drafting.store import DEFAULT_NAMESPACE, OF_THE_VOCABULARY, Origin
+from lookahead.drafting.store import DEFAULT_NAMESPACE, VOCABULARY_NAMESPACE, Origin
 from oracles.naive_trie import as_draft_tree, side_by_side
 
 
-def slots_of(run, owner, slots):
-    """The slot of an owner's last 6, 4, 2 and 1 tokens of a run, None where it holds fewer or a gap."""
+def heads_of(run, owner, per_order):
+    """The heads of an owner's last 6, 4, 2 and 1 tokens of a run; None where it is shorter, or has a gap."""
     keys = [owner * 0xD1B54A32D192ED03 % 2**64]
     for token in reversed(run[-ORDERS[0] :]):
         if token == GAP:
             break
         mixed = (keys[-1] ^ (token + 1)) * 0x9E3779B97F4A7C15 % 2**64
         keys.append(mixed ^ (mixed >> 29))
-    of_order = [slots, slots, slots, min(slots, log_ring.MAX_SINGLES)]
-    return [keys[n] % of if n < len(keys) else None for n, of in zip(ORDERS, of_order, strict=True)]
+    counts = [per_order, per_order, per_order, min(per_order, log_ring.MAX_SINGLE_HEADS)]
+    return [keys[n] % count if n < len(keys) else None for n, count in zip(ORDERS, counts, strict=True)]
 
 
 @dataclass
-class Place:
+class Cell:
     token: int
     owner: int
-    slots: list
+    heads: list
 
 
 class Log:
@@ -81,74 +81,74 @@ class Log:
 
     def __init__(self, capacity):
         self.capacity = capacity
-        self.places: list[Place] = []
-        self.written = 0  # ever, or since the places were counted anew
+        self.cells: list[Cell] = []
+        self.written = 0  # ever, or since the indices were counted anew
 
-    def make_room(self, count, most):
+    def make_room(self, count, max_tokens):
         before = self.capacity
-        while self.capacity < self.written + count and 2 * self.capacity <= most:
+        while self.capacity < self.written + count and 2 * self.capacity <= max_tokens:
             self.capacity *= 2
-        if self.capacity > before or self.written + count > log_ring.LATEST_PLACE:
-            held, self.places, self.written = self.places, [], 0
-            for place in held:
-                self.append([place.token], place.owner)
+        if self.capacity > before or self.written + count > log_ring.MAX_INDEX:
+            held, self.cells, self.written = self.cells, [], 0
+            for cell in held:
+                self.append([cell.token], cell.owner)
 
     def append(self, tokens, owner):
         for token in tokens:
-            run = [*(place.token for place in self.places[1 - ORDERS[0] :]), token]
-            self.places.append(Place(token, owner, slots_of(run, owner, self.capacity // 2)))
-            self.places = self.places[-self.capacity :]
+            run = [*(cell.token for cell in self.cells[1 - ORDERS[0] :]), token]
+            self.cells.append(Cell(token, owner, heads_of(run, owner, self.capacity // 2)))
+            self.cells = self.cells[-self.capacity :]
             self.written += 1
 
-    def chain(self, order, slot):
-        """Places whose runs of this order have this slot, newest first."""
-        return [i for i in reversed(range(len(self.places))) if self.places[i].slots[order] == slot]
+    def chain(self, order, head):
+        """Indices of the cells with this head for this order, newest first."""
+        return [i for i in reversed(range(len(self.cells))) if self.cells[i].heads[order] == head]
 
-    def agreement(self, last, run):
-        """How many tokens up to and at the place `last` agree with the end of `run`."""
+    def match_length(self, last, run):
+        """How many tokens, backwards from the index `last`, equal those at the end of `run`."""
         length = 0
-        while length < min(len(run), last + 1) and self.places[last - length].token == run[-1 - length]:
+        while length < min(len(run), last + 1) and self.cells[last - length].token == run[-1 - length]:
             length += 1
         return length
 
-    def find(self, owner, run, most, *, orders, max_walked):
+    def find(self, owner, run, max_matches, *, orders, max_walked):
         """[(the tokens that followed, length of the match)], longest orders and newest first."""
         found = []
-        slots = slots_of(run, owner, self.capacity // 2)
+        heads = heads_of(run, owner, self.capacity // 2)
         for i in range(orders):
-            for last in self.chain(i, slots[i])[:max_walked] if slots[i] is not None else []:
-                length = self.agreement(last, run)
+            for last in self.chain(i, heads[i])[:max_walked] if heads[i] is not None else []:
+                length = self.match_length(last, run)
                 is_new = length >= ORDERS[i] and (i == 0 or length < ORDERS[i - 1])
-                followed = self.followed_by(last)
-                if followed and self.places[last].owner == owner and is_new and len(found) < most:
+                followed = self.continuation(last)
+                if followed and self.cells[last].owner == owner and is_new and len(found) < max_matches:
                     found.append((followed, length))
         return found
 
-    def followed_by(self, last):
-        tokens = [place.token for place in self.places[last + 1 : last + 1 + AHEAD]]
+    def continuation(self, last):
+        tokens = [cell.token for cell in self.cells[last + 1 : last + 1 + AHEAD]]
         return tokens[: tokens.index(GAP)] if GAP in tokens else tokens
 
     def age(self, token):
-        """How long ago a token stood here: 0 never, as far as is known, else 1 (long ago) to 4."""
-        chain = self.chain(len(ORDERS) - 1, slots_of([token], NOBODY, self.capacity // 2)[-1])
-        if not chain or self.places[chain[0]].token != token:
+        """How long ago a token was seen: 0 never, as far as is known, else 1 (long ago) to 4."""
+        chain = self.chain(len(ORDERS) - 1, heads_of([token], NO_OWNER, self.capacity // 2)[-1])
+        if not chain or self.cells[chain[0]].token != token:
             return 0
-        ago = len(self.places) - chain[0]
+        ago = len(self.cells) - chain[0]
         return 4 if ago <= 16 else 3 if ago <= 64 else 2 if ago <= 256 else 1
 
 
 class Successors:
     """The model's successors by (owner, token)."""
 
-    def __init__(self, places, max_places):
-        self.places = places
-        self.max_places = max_places
+    def __init__(self, buckets, max_buckets):
+        self.buckets = buckets
+        self.max_buckets = max_buckets
         self.entries: dict[tuple[int, int], list[int]] = {}  # oldest first
 
     def write(self, owner, token, successors):
-        if 2 * (len(self.entries) + 1) > self.places:
-            if 2 * self.places <= self.max_places:
-                self.places *= 2
+        if 2 * (len(self.entries) + 1) > self.buckets:
+            if 2 * self.buckets <= self.max_buckets:
+                self.buckets *= 2
             else:  # the older half is forgotten
                 for key in list(self.entries)[: len(self.entries) // 2]:
                     del self.entries[key]
@@ -162,7 +162,7 @@ class Successors:
 
 @dataclass
 class Match:
-    """A place in a log, as seen from node 0: at a node of depth d add d to its length."""
+    """An earlier occurrence in a log, seen from node 0: at a node of depth d add d to its length."""
 
     source: int
     followed: list[int]
@@ -183,23 +183,23 @@ class Candidate:
     token: int
     feature: tuple[int, int, int]  # source, rank among the model's successors, age
     evidence: float
-    chance: float = 0.0
+    probability: float = 0.0
 
 
 @dataclass
-class Said:
-    """What was said of a node: the candidates, groups as (their trust, their tokens), and what was left."""
+class Prediction:
+    """A node's candidates, its groups as (counts of the hit rate, tokens), and the evidence of none."""
 
     candidates: list[Candidate] = field(default_factory=list)
     groups: list[tuple[list[float], list[int]]] = field(default_factory=list)
     rest: float = 0.0
 
 
-class Beliefs:
-    """What was learned of the sources; weights are pairs of a value and the sum of its squared gradients."""
+class CalibrationState:
+    """Hit rates as counts, and weights as pairs of a value and the sum of its squared gradients."""
 
     def __init__(self):
-        self.trust = initial_log_trust().reshape(2, LENGTHS, VARIETIES, CROWDS, 2).tolist()
+        self.hit_rates = initial_hit_rates().reshape(2, LENGTHS, VARIETIES, CROWDS, 2).tolist()
         pairs = initial_weights().T
         self.none_bias, self.none_slope = pairs[NONE_BIAS].tolist(), pairs[NONE_SLOPE].tolist()
         self.slopes = pairs[SLOPES:BIASES].tolist()
@@ -212,33 +212,33 @@ class Beliefs:
     def bucket(self, source, length, offered, votes):
         variety = 0 if offered == 1 else 1 if offered == 2 else 2 if offered <= 5 else 3
         crowd = 0 if votes == 1 else 1 if votes <= 3 else 2 if votes <= 9 else 3
-        return self.trust[source][min(length, LONGEST_MATCH)][variety][crowd]
+        return self.hit_rates[source][min(length, LONGEST_MATCH)][variety][crowd]
 
-    def weigh(self, said):
-        none = self.none_bias[0] + self.none_slope[0] * said.rest
+    def softmax(self, prediction):
+        none = self.none_bias[0] + self.none_slope[0] * prediction.rest
         scores = [
             self.slopes[candidate.feature[0]][0] * candidate.evidence + self.bias(candidate.feature)[0]
-            for candidate in said.candidates
+            for candidate in prediction.candidates
         ]
         highest = max([none, *scores])
         total = exp(none - highest)
         for score in scores:
             total += exp(score - highest)
-        for candidate, score in zip(said.candidates, scores, strict=True):
-            candidate.chance = exp(score - highest) / total
+        for candidate, score in zip(prediction.candidates, scores, strict=True):
+            candidate.probability = exp(score - highest) / total
 
-    def learn(self, said, token):
+    def learn(self, prediction, token):
         rest, missed = 1.0, 1.0
-        for candidate in said.candidates:
+        for candidate in prediction.candidates:
             came = 1.0 if candidate.token == token else 0.0
-            rest, missed = rest - candidate.chance, missed - came
-            error = came - candidate.chance
+            rest, missed = rest - candidate.probability, missed - came
+            error = came - candidate.probability
             move(self.slopes[candidate.feature[0]], error * candidate.evidence)
             move(self.bias(candidate.feature), error)
-        if said.candidates:
-            move(self.none_slope, (missed - rest) * said.rest)
+        if prediction.candidates:
+            move(self.none_slope, (missed - rest) * prediction.rest)
             move(self.none_bias, missed - rest)
-        for bucket, tokens in said.groups:
+        for bucket, tokens in prediction.groups:
             bucket[0] += 1.0
             if token in tokens:
                 bucket[1] += 1.0
@@ -256,24 +256,24 @@ class Request:
     readable: list[int]
     own: Log | None = None  # None where the live requests left no room for it
     sequence: list[int] = field(default_factory=list)
-    kept: list[int] = field(default_factory=list)
+    answer: list[int] = field(default_factory=list)
     max_nodes: int = 1  # of all its drafts so far: there is room for as many
-    draft: list[tuple[int, int, float, Said]] = field(default_factory=list)  # token, parent, chance, said
+    draft: list[tuple[int, int, float, Prediction]] = field(default_factory=list)
 
 
 class NaiveLog:
     def __init__(self, *, max_bytes, remember_prompts=False):
         self.max_shared = affordable_tokens(max_bytes // 2 + 8)
-        learned = initial_log_trust().nbytes + initial_weights().nbytes
+        learned = initial_hit_rates().nbytes + initial_weights().nbytes
         self.own_budget = (max_bytes - learned - ring_bytes(self.max_shared)) // 2
-        max_places = affordable_places(self.own_budget)
+        max_buckets = affordable_buckets(self.own_budget)
         self.shared = Log(min(token_log._FIRST_RING, self.max_shared))
-        self.successors = Successors(min(token_log._FIRST_TABLE, max_places), max_places)
+        self.successors = Successors(min(token_log._FIRST_TABLE, max_buckets), max_buckets)
         self.remember_prompts = remember_prompts
-        self.owners: dict[str, int] = {OF_THE_VOCABULARY: VOCABULARY}
+        self.owners: dict[str, int] = {VOCABULARY_NAMESPACE: VOCABULARY}
         self.last_owner = VOCABULARY
         self.requests: dict[object, Request] = {}
-        self.beliefs = Beliefs()
+        self.calibration = CalibrationState()
 
     # what it remembers
 
@@ -298,21 +298,21 @@ class NaiveLog:
             self.learn(request, tokens)
         request.draft = []
         if request.own:
-            request.own.append(tokens, NOBODY)
+            request.own.append(tokens, NO_OWNER)
         request.sequence += tokens
         if origin is Origin.OUTPUT or self.remember_prompts:
-            request.kept += tokens
+            request.answer += tokens
 
     def give_room(self, request, count):
         if request.own and request.own.written + count <= request.own.capacity:
             return
         logs = [other.own for other in self.requests.values() if other is not request and other.own]
         taken = sum(ring_bytes(log.capacity) for log in logs) + ring_bytes(SMALLEST_RING)
-        most = affordable_tokens(self.own_budget - taken)
-        if request.own is None and most > 0:
+        max_tokens = affordable_tokens(self.own_budget - taken)
+        if request.own is None and max_tokens > 0:
             request.own = Log(SMALLEST_RING)
         if request.own:
-            request.own.make_room(count, most)
+            request.own.make_room(count, max_tokens)
 
     def recycle(self, name, tokens, successors):
         for token, row in zip(tokens, successors, strict=True):
@@ -324,8 +324,8 @@ class NaiveLog:
 
     def forget(self, name):
         request = self.requests.pop(name, None)
-        if request and request.kept:
-            self.append_shared(request.kept, request.owner)
+        if request and request.answer:
+            self.append_shared(request.answer, request.owner)
 
     def remember(self, tokens, namespace):
         if tokens:
@@ -337,9 +337,9 @@ class NaiveLog:
 
     def forget_namespace(self, namespace):
         owner = self.owners.get(namespace)
-        for place in self.shared.places:
-            if place.owner == owner:
-                place.token, place.owner = GAP, NOBODY
+        for cell in self.shared.cells:
+            if cell.owner == owner:
+                cell.token, cell.owner = GAP, NO_OWNER
         entries = self.successors.entries
         self.successors.entries = {key: row for key, row in entries.items() if key[0] != owner}
         if all(request.owner != owner for request in self.requests.values()):
@@ -350,7 +350,7 @@ class NaiveLog:
         for token in tokens:
             if node is None:
                 break
-            self.beliefs.learn(request.draft[node][3], token)
+            self.calibration.learn(request.draft[node][3], token)
             below = range(node + 1, len(request.draft))
             node = next((i for i in below if request.draft[i][:2] == (token, node)), None)
 
@@ -359,12 +359,12 @@ class NaiveLog:
     def find(self, request, run, depth):
         """The matches of `run`, which ends at a node of this depth, highest rank first."""
         bounds = (
-            {"orders": ORDERS_OF_A_LOOK, "max_walked": MAX_WALKED_IN_A_LOOK}
+            {"orders": REMATCH_ORDERS, "max_walked": MAX_WALKED_IN_REMATCH}
             if depth
             else {"orders": len(ORDERS), "max_walked": MAX_WALKED}
         )
         run = run[-LONGEST_MATCH:]
-        own = request.own.find(NOBODY, run, MAX_OWN, **bounds) if request.own else []
+        own = request.own.find(NO_OWNER, run, MAX_OWN, **bounds) if request.own else []
         shared = []
         for owner in request.readable:
             shared += self.shared.find(owner, run, MAX_SHARED - len(shared), **bounds)
@@ -376,7 +376,7 @@ class NaiveLog:
         return sorted(matches, key=lambda match: match.rank)
 
     def predict(self, request, matches, depth, last_token):
-        said = Said()
+        prediction = Prediction()
         left = 1.0
         successors = self.successors.read(request.readable, last_token)
         known: set[int] = set()
@@ -388,25 +388,25 @@ class NaiveLog:
             if not votes:
                 continue
             count = sum(votes.values())
-            bucket = self.beliefs.bucket(source, depth - length, len(votes), count)
+            bucket = self.calibration.bucket(source, depth - length, len(votes), count)
             share = left * (bucket[1] / bucket[0])
             left -= share
             known.update(votes)
-            said.groups.append((bucket, list(votes)))
+            prediction.groups.append((bucket, list(votes)))
             for token, vote in votes.items():
                 evidence = log(max(vote * (share / count), MIN_EVIDENCE))
-                said.candidates.append(
-                    Candidate(token, feature_of(source, token, successors, request), evidence)
+                prediction.candidates.append(
+                    Candidate(token, feature_index(source, token, successors, request), evidence)
                 )
-        said.rest = log(max(left, MIN_EVIDENCE))
+        prediction.rest = log(max(left, MIN_EVIDENCE))
         if left > MIN_SHARE:
-            said.candidates += [
-                Candidate(token, feature_of(RECYCLED, token, successors, request), said.rest)
+            prediction.candidates += [
+                Candidate(token, feature_index(RECYCLED, token, successors, request), prediction.rest)
                 for token in dict.fromkeys(successors)
                 if token not in known
             ]
-        self.beliefs.weigh(said)
-        return said
+        self.calibration.softmax(prediction)
+        return prediction
 
     # what it drafts
 
@@ -415,67 +415,67 @@ class NaiveLog:
         request.max_nodes = max(request.max_nodes, decoding_length)
         nodes = [(request.sequence[-1], -1, 0, 1.0)]
         lists = [self.find(request, request.sequence, 0)]
-        all_said = []
+        predictions = []
         found = len(lists[0])
         max_found = matches_for(request.max_nodes)
-        max_said = candidates_for(request.max_nodes) - ROOM_A_NODE
+        max_candidates = candidates_for(request.max_nodes) - MAX_NODE_CANDIDATES
         waiting = Waiting(decoding_length - 1)
         while True:
             node = len(nodes) - 1
-            token, _, depth, chance = nodes[node]
-            said = Said()
-            if depth < branch_length and waiting.may_wait(chance * WORTH_ASKING):
-                if sum(len(before.candidates) for before in all_said) <= max_said:
-                    said = self.predict(request, lists[node], depth, token)
-                likely = said.candidates
+            token, _, depth, probability = nodes[node]
+            prediction = Prediction()
+            if depth < branch_length and waiting.would_accept(probability * MIN_CHILD_RATIO):
+                if sum(len(before.candidates) for before in predictions) <= max_candidates:
+                    prediction = self.predict(request, lists[node], depth, token)
+                likely = prediction.candidates
                 if mode is DraftMode.SINGLE and likely:
-                    likely = [max(likely, key=lambda candidate: candidate.chance)]
+                    likely = [max(likely, key=lambda candidate: candidate.probability)]
                 for candidate in likely:
-                    waiting.push(chance * candidate.chance, node, candidate.token)
-            all_said.append(said)
+                    waiting.push(probability * candidate.probability, node, candidate.token)
+            predictions.append(prediction)
             if len(nodes) == decoding_length or not waiting.nodes:
                 break
-            chance, parent, token = waiting.pop()
+            probability, parent, token = waiting.pop()
             depth = nodes[parent][2] + 1
-            nodes.append((token, parent, depth, chance))
+            nodes.append((token, parent, depth, probability))
             room = 4 * max_found - sum(map(len, lists))
             matches = [
                 match
                 for match in lists[parent]
                 if match.next_token(depth - 1) == token and match.next_token(depth) != GAP
             ][:room]
-            is_roomy = min(max_found - found, room) >= MAX_AT_ONCE
-            if len(matches) < FEW_MATCHES and chance > WORTH_A_LOOK and is_roomy:
+            is_roomy = min(max_found - found, room) >= MAX_MATCHES
+            if len(matches) < FEW_MATCHES and probability > MIN_REMATCH_PROBABILITY and is_roomy:
                 matches = self.find(request, [*request.sequence, *path_to(nodes, len(nodes) - 1)], depth)
                 found += len(matches)
             lists.append(matches)
         request.draft = [
-            (token, parent, chance, said)
-            for (token, parent, _, chance), said in zip(nodes, all_said, strict=True)
+            (token, parent, probability, prediction)
+            for (token, parent, _, probability), prediction in zip(nodes, predictions, strict=True)
         ]
         return as_draft_tree(side_by_side(nodes, decoding_length) if mode is DraftMode.PARALLEL else nodes)
 
 
 class Waiting:
-    """The nodes that wait to be drafted; as many as `places` are drafted at most."""
+    """The nodes that wait to be drafted; at most `capacity` will be."""
 
-    def __init__(self, places):
-        self.places = places
-        self.nodes = []  # (minus its chance, arrival, parent, token)
-        self.ever = []  # minus the chance of each that ever came
+    def __init__(self, capacity):
+        self.capacity = capacity
+        self.nodes = []  # (minus its probability, arrival, parent, token)
+        self.ever = []  # minus the probability of each that ever came
 
-    def may_wait(self, chance):
-        """Whether a node would be among the first `places` of all that came so far."""
-        if chance < MIN_PROBABILITY:
+    def would_accept(self, probability):
+        """Whether a node would be among the first `capacity` of all that came so far."""
+        if probability < MIN_PROBABILITY:
             return False
-        return len(self.ever) < self.places or (
-            self.places > 0 and -chance < sorted(self.ever)[self.places - 1]
+        return len(self.ever) < self.capacity or (
+            self.capacity > 0 and -probability < sorted(self.ever)[self.capacity - 1]
         )
 
-    def push(self, chance, parent, token):
-        if chance >= MIN_PROBABILITY:
-            self.nodes.append((-chance, len(self.ever), parent, token))
-            self.ever.append(-chance)
+    def push(self, probability, parent, token):
+        if probability >= MIN_PROBABILITY:
+            self.nodes.append((-probability, len(self.ever), parent, token))
+            self.ever.append(-probability)
 
     def pop(self):
         best = min(self.nodes)
@@ -483,7 +483,7 @@ class Waiting:
         return -best[0], best[2], best[3]
 
 
-def feature_of(source, token, successors, request):
+def feature_index(source, token, successors, request):
     rank = UNRANKED if successors else NO_SUCCESSORS
     if token in successors:
         rank = successors.index(token)

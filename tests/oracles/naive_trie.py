@@ -15,7 +15,7 @@ from lookahead.drafting.growth.candidates import MAX_CANDIDATES, MIN_SHARE
 from lookahead.drafting.store import Origin
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie.pruning import LATEST_CLOCK
-from lookahead.drafting.trie.retrieval import SCAN
+from lookahead.drafting.trie.retrieval import MAX_CHILDREN
 
 Run = tuple[int, ...]
 OWN, SHARED = 0, 1
@@ -63,7 +63,7 @@ class NaiveTrie:
         self.stop_words = stop_words
         self.shared = Runs()
         self.requests: dict[object, Request] = {}
-        self.trust: dict[tuple[int, int, int], list[float]] = {}
+        self.hit_rates: dict[tuple[int, int, int], list[float]] = {}
         self.clock = 0
         self.disturbed = False
         """Whether counts stopped telling how often a parent was seen: pruned, full, or the clock set back."""
@@ -93,7 +93,7 @@ class NaiveTrie:
 
     def insert_token(self, request, token, *, is_output):
         if is_output:
-            self.learn_trust(request, token)
+            self.learn_hit_rates(request, token)
             request.shared_context = self.extend(self.shared, request.shared_context, token)
         else:
             request.shared_context = ()
@@ -170,20 +170,20 @@ class NaiveTrie:
         return sorted(contexts, key=lambda asked: (-len(asked[2]), asked[0]))
 
     def predict(self, own, own_context, shared_context):
-        """[(trust bucket, {token: chance})] for every context that adds a token."""
+        """[(hit rate's counts, {token: probability})] for every context that adds a token."""
         left = 1.0
         known: set[int] = set()
         stages = []
         for source, trie, run in self.asked_contexts(own, own_context, shared_context):
             if left <= MIN_SHARE or len(known) >= MAX_CANDIDATES:
                 break
-            new = [token for token in trie[run].children[:SCAN] if token not in known]
+            new = [token for token in trie[run].children[:MAX_CHILDREN] if token not in known]
             new = new[: MAX_CANDIDATES - len(known)]
             if not new:
                 continue
             weights = [float(trie[(*run, token)].seen) for token in new]
             variety = 0 if len(new) == 1 else 1 if len(new) == 2 else 2 if len(new) <= 5 else 3
-            bucket = self.trust.setdefault(
+            bucket = self.hit_rates.setdefault(
                 (source, len(run), variety), [10.0, 10.0 * min(0.95, 0.25 + 0.1 * len(run))]
             )
             share = left * (bucket[1] / bucket[0])
@@ -193,10 +193,10 @@ class NaiveTrie:
             stages.append((bucket, dict(zip(new, [weight * scale for weight in weights], strict=True))))
         return stages
 
-    def learn_trust(self, request, token):
-        for bucket, chances in self.predict(request.own, request.own_context, request.shared_context):
+    def learn_hit_rates(self, request, token):
+        for bucket, probabilities in self.predict(request.own, request.own_context, request.shared_context):
             bucket[0] += 1.0
-            if token in chances:
+            if token in probabilities:
                 bucket[1] += 1.0
                 break
 
@@ -206,18 +206,18 @@ class NaiveTrie:
         request = self.requests[name]
         nodes = [(request.last_token, -1, 0, 1.0)]
         contexts = [(request.own_context, request.shared_context)]
-        waiting = []  # (minus its chance, arrival, parent, token)
+        waiting = []  # (minus its probability, arrival, parent, token)
         arrivals = 0
         while True:
             node = len(nodes) - 1
             if nodes[node][2] < branch_length:
                 stages = self.predict(request.own, *contexts[node])
-                chances = [pair for _, stage in stages for pair in stage.items()]
-                if mode is DraftMode.SINGLE and chances:
-                    chances = [max(chances, key=lambda pair: pair[1])]
-                for token, chance in chances:
-                    if nodes[node][3] * chance >= MIN_PROBABILITY:
-                        waiting.append((-(nodes[node][3] * chance), arrivals, node, token))
+                probabilities = [pair for _, stage in stages for pair in stage.items()]
+                if mode is DraftMode.SINGLE and probabilities:
+                    probabilities = [max(probabilities, key=lambda pair: pair[1])]
+                for token, probability in probabilities:
+                    if nodes[node][3] * probability >= MIN_PROBABILITY:
+                        waiting.append((-(nodes[node][3] * probability), arrivals, node, token))
                         arrivals += 1
             if len(nodes) == decoding_length or not waiting:
                 break
@@ -252,10 +252,10 @@ def side_by_side(nodes, max_nodes):
 
 
 def as_draft_tree(nodes):
-    tokens, parents, depths, chances = zip(*nodes, strict=True)
+    tokens, parents, depths, probabilities = zip(*nodes, strict=True)
     return DraftTree(
         np.array(tokens, np.int32),
         np.array(parents, np.int32),
         np.array(depths, np.int32),
-        np.array(chances, np.float64),
+        np.array(probabilities, np.float64),
     )

@@ -1,7 +1,16 @@
 """What must hold in a TokenTrie's node pool between any two calls."""
 
-from lookahead.drafting.trie.insertion import OWN_CONTEXT, OWN_ROOT, SHARED_CONTEXT
-from lookahead.drafting.trie.nodes import CLOCK, FREE_COUNT, FREE_HEAD, NONE, USED, find_child
+from lookahead.drafting.trie.nodes import (
+    CLOCK,
+    FREE_COUNT,
+    FREE_HEAD,
+    NONE,
+    OWN_CONTEXT,
+    OWN_ROOT,
+    SHARED_CONTEXT,
+    USED,
+    find_child,
+)
 
 
 def check_pool(trie, *, counts_are_exact):
@@ -11,9 +20,9 @@ def check_pool(trie, *, counts_are_exact):
     own_roots = {int(row[OWN_ROOT]) for row in trie._requests.values()} - {trie._empty_root}
     tries = {root: runs_of(pool, root) for root in (trie._shared_root, trie._empty_root, *own_roots)}
     reached = [node for runs in tries.values() for node in runs.values()]
-    assert len(reached) == len(set(reached)), "a node hangs in two places"
+    assert len(reached) == len(set(reached)), "a node has two parents"
     assert set(reached) == set(range(int(pool.meta[USED]))) - free, "a node is neither free nor reachable"
-    assert len(tries[trie._empty_root]) == 1, "the trie that is nobody's has nodes"
+    assert len(tries[trie._empty_root]) == 1, "the empty trie has nodes"
     hashed = [int(node) for node in pool.table if node != NONE]
     assert sorted(hashed) == sorted(set(reached) - set(tries)), "hashed nodes are not the nodes with parents"
     for runs in tries.values():
@@ -68,7 +77,7 @@ def check_trie(trie, runs, *, counts_are_exact):
         if suffix:
             assert pool.seen[node] <= pool.seen[runs[suffix]]
             assert pool.stamp[node] <= pool.stamp[runs[suffix]]
-        assert len(run) <= trie._deepest
-        assert len(run) == 1 or run[0] not in trie._stop_words, "something hangs from a stop word alone"
+        assert len(run) <= trie._max_depth
+        assert len(run) == 1 or run[0] not in trie._stop_words, "a stop word alone has a child"
         if counts_are_exact and len(run) > 1:
             assert pool.seen[node] <= pool.seen[runs[run[:-1]]]

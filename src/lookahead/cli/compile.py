@@ -8,12 +8,10 @@ def compile_kernels() -> None:
     from lookahead.backends.cpu.kernels.blocks import BLOCK
     from lookahead.backends.cpu.step import attention_address, step_address
     from lookahead.decoding.attention.slots import slot_table
-    from lookahead.drafting.log.entry_points import compile_log_kernels
+    from lookahead.drafting.memory.draft_memory import compile_kernels as compile_draft_kernels
     from lookahead.drafting.tree import DraftTree
-    from lookahead.drafting.trie.token_trie import compile_kernels as compile_trie_kernels
 
-    compile_trie_kernels()
-    compile_log_kernels()
+    compile_draft_kernels()
     for is_bfloat16 in (False, True):
         step_address(is_bfloat16=is_bfloat16)
         attention_address(is_bfloat16=is_bfloat16)

@@ -11,4 +11,4 @@ Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
 
 Integer = int | np.integer[Any]
-"""A node or a token inside kernels, where arrays give numpy's integers and arguments Python's."""
+"""A node or token inside kernels: arrays give numpy's integers, arguments Python's."""

@@ -1,8 +1,8 @@
-"""What every draft store offers: the protocol between the decoding loop and the memory."""
+"""The protocol of a draft store, and the checks that all stores share."""
 
 from collections.abc import Hashable, Sequence
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,28 +17,29 @@ RequestId = Hashable
 TokenIds = Sequence[int] | Int32Array
 
 DEFAULT_NAMESPACE = "default"
-OF_THE_VOCABULARY = "\0vocabulary"
-"""Where what belongs to no text stands in a snapshot; no namespace may be called so."""
+VOCABULARY_NAMESPACE = "\0vocabulary"
+"""The name in snapshots of what belongs to the vocabulary and no text; no namespace may have this name."""
 _LARGEST_TOKEN = 2**31 - 1
 
 
 class Origin(StrEnum):
-    """Where tokens come from, which decides who may see them."""
+    """Where tokens come from. It decides which requests may draft them."""
 
     PROMPT = "prompt"
-    """The user's: seen by this request alone and forgotten with it."""
+    """The user's: drafted for this request alone and forgotten with it."""
     OUTPUT = "output"
-    """The model's: seen by this request and, through the shared memory, by later ones."""
+    """The model's: drafted for this request and, through the shared memory, for later ones."""
 
 
+@runtime_checkable
 class DraftStore(Protocol):
     """A memory of token sequences that proposes drafts.
 
-    A request is opened by `open`, or in the default namespace by its first `insert`, and closed by `forget`;
-    its tokens are streamed in order, and drafts continue after the last one.
+    `open` opens a request, or its first `insert` does in the default namespace; `forget` closes it. Its
+    tokens are inserted in order, and drafts continue after the last one.
 
     Attributes:
-        recycles: whether it drafts from recycled logits.
+        recycles: Whether it drafts from recycled logits.
     """
 
     recycles: bool
@@ -46,15 +47,15 @@ class DraftStore(Protocol):
     def open(
         self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
     ) -> None:
-        """Open a request in a namespace, from which it drafts and to which its answer will belong.
+        """Open a request in a namespace. It drafts from there, and its answer will belong there.
 
         Args:
-            request: a new one.
-            namespace: the one it belongs to.
-            reads: further namespaces to draft from.
+            request: A new one.
+            namespace: The namespace it belongs to.
+            reads: Further namespaces to draft from.
 
         Raises:
-            UnsupportedMemoryError: the store has the default namespace only.
+            UnsupportedMemoryError: The store has the default namespace only.
         """
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
@@ -66,42 +67,42 @@ class DraftStore(Protocol):
         """Return a draft of at most `decoding_length` nodes, node 0 included, and `branch_length` levels."""
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
-        """Remember what the model itself holds most likely after tokens, whether it went that way or not.
+        """Remember the model's most probable next tokens after each token, whichever way the text went.
 
         Args:
-            request: one that has inserted at least one token.
+            request: One that has inserted at least one token.
             token_ids: m tokens that the model has just read.
-            successors: int32 [m, k], the likeliest next tokens after each, likeliest first.
+            successors: int32 [m, k], the most probable next tokens after each, best first.
         """
 
     def learn_vocabulary(self, successors: Int32Array) -> None:
-        """Remember what the model holds most likely after each token of its vocabulary, int32 [V, k]."""
+        """Remember the model's most probable next tokens after each token of its vocabulary, int32 [V, k]."""
 
     def recycled_tokens(self, request: RequestId) -> int:
-        """Return how many tokens of a request came as recycled logits had drafted them."""
+        """Return how many tokens of a request were accepted from recycled logits."""
 
     def forget(self, request: RequestId) -> None:
-        """Close a request, ended or aborted: its prompt is gone. Forgetting an unknown one does nothing."""
+        """Close a request, ended or aborted, and forget its prompt. Do nothing if it is unknown."""
 
     def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
         """Remember a text as if it had been an answer in a namespace.
 
         Raises:
-            UnsupportedMemoryError: the store has the default namespace only.
+            UnsupportedMemoryError: The store has the default namespace only.
         """
 
     def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return copies of what outlives requests, by name."""
+        """Return copies of the arrays that outlive requests, by name."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes the memory takes."""
+        """Bytes of the memory."""
 
 
 @kernel
 def are_tokens(tokens: npt.NDArray[Any]) -> bool:
-    """Return whether all are token ids."""
-    for i in range(len(tokens)):  # noqa: SIM110  # compiled, a plain loop is what is fast
+    """Return whether all numbers are token ids."""
+    for i in range(len(tokens)):  # noqa: SIM110  # compiled, a plain loop is fastest
         if not 0 <= tokens[i] <= _LARGEST_TOKEN:
             return False
     return True
@@ -119,10 +120,10 @@ def check_decoding_length(decoding_length: int) -> None:
 
 
 def check_namespaces(namespace: str, reads: Sequence[str] = ()) -> None:
-    """Refuse what cannot name a namespace.
+    """Refuse names that no namespace can have.
 
     Raises:
-        ConfigError: a name is no string, or empty, or has NUL in it; or `reads` is one name, not several.
+        ConfigError: A name is not a string, or empty, or has NUL in it; or `reads` is one name, not several.
     """
     if isinstance(reads, str):
         message = f"reads={reads!r} is one name; give a sequence of names: ({reads!r},)"
@@ -134,10 +135,10 @@ def check_namespaces(namespace: str, reads: Sequence[str] = ()) -> None:
 
 
 def checked_tokens(token_ids: TokenIds) -> Int32Array:
-    """Return token ids as an int32 array of one dimension, a new one: callers may write to theirs.
+    """Return token ids as a new int32 array of one dimension; the caller may change its own.
 
     Raises:
-        ValueError: one is negative, no integer, or does not fit 31 bits.
+        ValueError: A token id is negative, not an integer, or exceeds 31 bits.
     """
     tokens = np.asarray(token_ids)
     if tokens.ndim != 1 or (len(tokens) and tokens.dtype.kind not in "iu"):
@@ -146,4 +147,6 @@ def checked_tokens(token_ids: TokenIds) -> Int32Array:
     if len(tokens) and not are_tokens(tokens):
         message = f"token ids must be from 0 to {_LARGEST_TOKEN}; got {tokens.min()} to {tokens.max()}"
         raise ValueError(message)
-    return np.array(tokens, np.int32)  # kernels would be compiled anew for one with gaps, or read-only
+    return np.array(
+        tokens, np.int32
+    )  # kernels would be compiled again for a read-only array, or one with gaps

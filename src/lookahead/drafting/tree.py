@@ -1,4 +1,4 @@
-"""The draft tree: the only currency between drafting and verification."""
+"""The draft tree: what drafting hands to verification."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _NO_FAULT = -1
 _FAULTS = (
     "a draft tree needs node 0 and arrays of one length",
     "node 0 is the current token: parent -1, depth 0",
-    "a parent must stand before its children",
+    "a parent must come before its children",
     "a node's depth must be its parent's plus one",
     "token ids must not be negative",
     "a path is at most as probable as its prefix, and never less than impossible",
@@ -24,7 +24,7 @@ _FAULTS = (
 def find_fault(
     token_ids: Int32Array, parents: Int32Array, depths: Int32Array, probabilities: Float64Array
 ) -> int:
-    """Return the place in `_FAULTS` of what is wrong with a draft tree's columns, or `_NO_FAULT`."""
+    """Return the index in `_FAULTS` of what is wrong with a draft tree's columns, or `_NO_FAULT`."""
     size = len(token_ids)
     if size == 0 or not size == len(parents) == len(depths) == len(probabilities):
         return 0
@@ -46,7 +46,7 @@ def find_fault(
 
 @kernel
 def ancestor_relation(parents: Int32Array) -> BoolArray:
-    """Return bool [n, n]: True at (i, j) where j is i itself or above it."""
+    """Return bool [n, n]: True at (i, j) where j is i or an ancestor of i."""
     size = len(parents)
     above = np.zeros((size, size), np.bool_)
     for node in range(size):
@@ -60,16 +60,22 @@ def ancestor_relation(parents: Int32Array) -> BoolArray:
 class DraftTree:
     """Candidate tokens under the current token, which is node 0.
 
-    Nodes are in topological order: a parent stands before its children. Validated here, trusted elsewhere.
+    Nodes are in topological order: a parent comes before its children. The constructor checks this, so that
+    others need not:
+
+        token_ids     the  cat  dog  sat         the ─┬─ cat ── sat
+        parents        -1    0    0    1              └─ dog
+        depths          0    1    1    2
+        probabilities 1.0  0.6  0.3  0.36
 
     Attributes:
         token_ids: int32 [n], the token of each node.
         parents: int32 [n], the index of each node's parent; -1 for node 0.
         depths: int32 [n], edges from node 0.
-        probabilities: float64 [n], the estimated chance that the model takes the whole path to the node.
+        probabilities: float64 [n], the estimated probability that the model takes the whole path to the node.
 
     Raises:
-        ValueError: the arrays do not describe a tree in topological order.
+        ValueError: The arrays do not describe a tree in topological order.
     """
 
     token_ids: Int32Array
@@ -78,23 +84,23 @@ class DraftTree:
     probabilities: Float64Array
 
     def __post_init__(self) -> None:
-        ids, parents, depths, chances = self.token_ids, self.parents, self.depths, self.probabilities
-        dtypes = (ids.dtype, parents.dtype, depths.dtype, chances.dtype)  # no loop: each step makes a tree
-        if dtypes != _DTYPES or not ids.ndim == parents.ndim == depths.ndim == chances.ndim == 1:
+        ids, parents, depths, probs = self.token_ids, self.parents, self.depths, self.probabilities
+        dtypes = (ids.dtype, parents.dtype, depths.dtype, probs.dtype)  # no loop: each step makes a tree
+        if dtypes != _DTYPES or not ids.ndim == parents.ndim == depths.ndim == probs.ndim == 1:
             message = "a draft tree's columns are int32, int32, int32 and float64, each of one dimension"
             raise ValueError(message)
-        fault = find_fault(ids, parents, depths, chances)
+        fault = find_fault(ids, parents, depths, probs)
         if fault != _NO_FAULT:
             raise ValueError(_FAULTS[fault])
 
     @classmethod
     def root_only(cls, token_id: int) -> "DraftTree":
-        """Return the tree that drafts nothing: a plain step."""
+        """Return the tree of node 0 alone, for a plain step."""
         return cls.chain([token_id])
 
     @classmethod
     def chain(cls, tokens: Sequence[int] | Int32Array, probability: float = 1.0) -> "DraftTree":
-        """Return the tree of one branch: the tokens one below the other, each with the same chance."""
+        """Return the tree of one branch; each token has this probability, given the tokens before it."""
         size = len(tokens)
         return cls(
             np.array(tokens, np.int32),
@@ -107,10 +113,10 @@ class DraftTree:
         return len(self.token_ids)
 
     def first(self, size: int) -> "DraftTree":
-        """Return the tree of the first `size` nodes: of a tree drafted best first, the best of that size.
+        """Return the tree of the first `size` nodes. If it was built best first, it is the best of that size.
 
         Raises:
-            ValueError: the size is below 1 or above the tree's.
+            ValueError: The size is below 1 or above the tree's.
         """
         if not 1 <= size <= len(self):
             message = f"size={size} is not allowed; this tree has 1 to {len(self)} nodes to keep"
@@ -120,7 +126,7 @@ class DraftTree:
         )
 
     def ancestors(self) -> BoolArray:
-        """Return bool [n, n]: True at (i, j) where j is i itself or above it."""
+        """Return bool [n, n]: True at (i, j) where j is i or an ancestor of i."""
         return ancestor_relation(self.parents)
 
     def children_with_token(self, nodes: list[int], token_id: int) -> list[int]:

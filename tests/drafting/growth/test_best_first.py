@@ -10,13 +10,13 @@ from lookahead.config import DraftMode
 from lookahead.drafting.growth.best_first import (
     MIN_PROBABILITY,
     TOKEN,
-    draft_best,
-    emptied,
-    is_waiting,
-    may_wait,
+    has_next,
     new_frontier,
-    new_growth,
+    new_tree,
+    pop_best,
     push,
+    reset_frontier,
+    would_accept,
 )
 from lookahead.drafting.store import Origin
 
@@ -76,9 +76,9 @@ def test_nodes_come_best_first():
     random = np.random.default_rng(5)
     trie = memory_of(random.integers(0, 6, 500))
     trie.insert("now", [0, 1], OUTPUT)
-    chances = propose(trie, length=64).probabilities
-    assert (np.diff(chances) <= 0).all()
-    assert chances[0] == 1.0
+    probabilities = propose(trie, length=64).probabilities
+    assert (np.diff(probabilities) <= 0).all()
+    assert probabilities[0] == 1.0
 
 
 def test_what_may_follow_is_never_more_than_certain():
@@ -97,8 +97,8 @@ MAX_NODES = st.integers(1, 8)
 
 
 def drafted(frontier, tree):
-    """The next node of the frontier, its chance and its token."""
-    row = draft_best(frontier, tree, 1)
+    """The next node of the frontier, its probability and its token."""
+    row = pop_best(frontier, tree, 1)
     assert frontier.nodes[row, TOKEN] == tree.token_ids[1]
     return float(tree.probabilities[1]), int(tree.token_ids[1])
 
@@ -106,16 +106,16 @@ def drafted(frontier, tree):
 @given(MAX_NODES, st.integers(0, 5), st.lists(st.lists(CHANCES, max_size=10), max_size=10))
 def test_the_frontier_gives_what_a_sorted_list_of_all_would_give(max_nodes, spare, rounds):
     # After each round one node is drafted; what comes later is never more probable, as a child never is.
-    frontier, tree = emptied.py_func(new_frontier(max_nodes + spare), max_nodes), new_growth(2, 0)
+    frontier, tree = reset_frontier.py_func(new_frontier(max_nodes + spare), max_nodes), new_tree(2, 0)
     waiting, token, best = [], 0, 1.0
-    for chances in [[], *rounds][:max_nodes]:
-        for chance in chances:
-            push(frontier, best * chance, 0, token, 0, 0)
-            if best * chance >= MIN_PROBABILITY:
-                waiting.append((-best * chance, token))
+    for probabilities in [[], *rounds][:max_nodes]:
+        for probability in probabilities:
+            push(frontier, best * probability, 0, token, 0, 0)
+            if best * probability >= MIN_PROBABILITY:
+                waiting.append((-best * probability, token))
             token += 1
-        assert is_waiting(frontier) == bool(waiting and max_nodes > 1)
-        if not is_waiting(frontier):
+        assert has_next(frontier) == bool(waiting and max_nodes > 1)
+        if not has_next(frontier):
             break
         first = min(waiting)
         waiting.remove(first)
@@ -124,25 +124,25 @@ def test_the_frontier_gives_what_a_sorted_list_of_all_would_give(max_nodes, spar
 
 
 @given(MAX_NODES, st.lists(CHANCES, max_size=20), CHANCES)
-def test_a_node_may_wait_if_it_would_ever_be_drafted(max_nodes, chances, last):
-    frontier, tree = new_frontier(max_nodes), new_growth(2, 0)
-    for token, chance in enumerate(chances):
-        push(frontier, chance, 0, token, 0, 0)
-    may = may_wait(frontier, last)
+def test_a_node_may_wait_if_it_would_ever_be_drafted(max_nodes, probabilities, last):
+    frontier, tree = new_frontier(max_nodes), new_tree(2, 0)
+    for token, probability in enumerate(probabilities):
+        push(frontier, probability, 0, token, 0, 0)
+    may = would_accept(frontier, last)
     push(frontier, last, 0, 99, 0, 0)
     tokens = []
-    while is_waiting(frontier):
+    while has_next(frontier):
         tokens.append(drafted(frontier, tree)[1])
     assert len(tokens) <= max_nodes - 1
     assert may == (99 in tokens)
 
 
 def test_an_emptied_frontier_forgets_what_waited():
-    frontier, tree = new_frontier(4), new_growth(2, 0)
+    frontier, tree = new_frontier(4), new_tree(2, 0)
     push(frontier, 0.9, 0, 1, 0, 0)
-    frontier = emptied.py_func(frontier, 3)  # Python gets no arrays of lean kernels
-    assert not is_waiting(frontier)
-    for token, chance in [(2, 0.1), (3, 0.3), (4, 0.2), (5, 0.3)]:
-        push(frontier, chance, 0, token, 0, 0)
+    frontier = reset_frontier.py_func(frontier, 3)  # Python gets no arrays of lean kernels
+    assert not has_next(frontier)
+    for token, probability in [(2, 0.1), (3, 0.3), (4, 0.2), (5, 0.3)]:
+        push(frontier, probability, 0, token, 0, 0)
     assert [drafted(frontier, tree), drafted(frontier, tree)] == [(0.3, 3), (0.3, 5)]  # then first come
-    assert not is_waiting(frontier)
+    assert not has_next(frontier)

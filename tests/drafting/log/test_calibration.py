@@ -1,4 +1,4 @@
-"""Weighing: what the weights say at first, that they add up, and that they learn."""
+"""Calibration: the initial probabilities, that they add up, and that the weights learn."""
 
 import math
 
@@ -21,26 +21,28 @@ from lookahead.drafting.log.calibration import (
     SQUARES,
     UNRANKED,
     VALUE,
-    feature_of,
+    feature_index,
     initial_weights,
-    learn_weights,
-    source_of,
-    weigh,
+    softmax_with_none,
+    source_of_feature,
+    update_weights,
 )
 from lookahead.drafting.log.successors import SUCCESSORS
 
 
 def weighed(features, evidence, none, weights):
-    chances = np.empty(len(features))
-    weigh(np.array(features, np.int32), np.array(evidence, np.float64), none, weights, chances)
-    return chances
+    probabilities = np.empty(len(features))
+    softmax_with_none(
+        np.array(features, np.int32), np.array(evidence, np.float64), none, weights, probabilities
+    )
+    return probabilities
 
 
 def test_each_feature_has_a_number_of_its_own_and_tells_its_source():
     features = [(s, r, a) for s in range(SOURCES) for r in range(RANKS) for a in range(AGES)]
-    numbers = [feature_of(*feature) for feature in features]
+    numbers = [feature_index(*feature) for feature in features]
     assert sorted(numbers) == list(range(FEATURES))
-    assert [source_of(number) for number in numbers] == [source for source, _, _ in features]
+    assert [source_of_feature(number) for number in numbers] == [source for source, _, _ in features]
 
 
 @pytest.mark.parametrize(
@@ -54,21 +56,21 @@ def test_each_feature_has_a_number_of_its_own_and_tells_its_source():
     ],
 )
 def test_at_first_a_candidate_has_the_documented_score(feature, evidence, score):
-    (chance,) = weighed([feature_of(*feature)], [evidence], math.log(0.3), initial_weights())
-    assert chance == pytest.approx(math.exp(score) / (0.3 + math.exp(score)))
+    (probability,) = weighed([feature_index(*feature)], [evidence], math.log(0.3), initial_weights())
+    assert probability == pytest.approx(math.exp(score) / (0.3 + math.exp(score)))
 
 
-def test_at_first_what_was_seen_lately_and_what_the_model_likes_is_believed_more():
+def test_at_first_what_was_seen_lately_and_what_the_model_likes_is_more_probable():
     biases = initial_weights()[VALUE, BIASES:].reshape(SOURCES, RANKS, AGES)
     assert (np.diff(biases, axis=2) > 0).all()
     assert (np.diff(biases[:, :NO_SUCCESSORS], axis=1) < 0).all()
 
 
-def test_at_first_the_models_likelier_successors_are_believed_more():
-    features = [feature_of(RECYCLED, rank, 0) for rank in range(SUCCESSORS)]
-    chances = weighed(features, np.full(SUCCESSORS, math.log(0.9)), math.log(0.9), initial_weights())
-    assert (np.diff(chances) < 0).all()
-    assert 0 < chances.sum() < 1
+def test_at_first_the_models_better_successors_are_more_probable():
+    features = [feature_index(RECYCLED, rank, 0) for rank in range(SUCCESSORS)]
+    probabilities = weighed(features, np.full(SUCCESSORS, math.log(0.9)), math.log(0.9), initial_weights())
+    assert (np.diff(probabilities) < 0).all()
+    assert 0 < probabilities.sum() < 1
 
 
 FINITE = st.floats(-30, 30)
@@ -81,46 +83,51 @@ CANDIDATE = st.tuples(st.integers(0, FEATURES - 1), st.floats(math.log(MIN_EVIDE
     st.lists(FINITE, min_size=BIASES, max_size=BIASES),
     st.integers(0, 2**32 - 1),
 )
-def test_chances_are_probabilities_that_leave_something_to_none_of_them(candidates, none, first, seed):
+def test_probabilities_are_probabilities_that_leave_something_to_none_of_them(candidates, none, first, seed):
     weights = initial_weights()
     weights[VALUE, :BIASES] = first
     weights[VALUE, BIASES:] = np.random.default_rng(seed).normal(0, 10, FEATURES)
-    chances = weighed([f for f, _ in candidates], [e for _, e in candidates], none, weights)
-    assert np.isfinite(chances).all()
-    assert (chances >= 0).all()
-    assert chances.sum() <= 1 + 1e-12
+    probabilities = weighed([f for f, _ in candidates], [e for _, e in candidates], none, weights)
+    assert np.isfinite(probabilities).all()
+    assert (probabilities >= 0).all()
+    assert probabilities.sum() <= 1 + 1e-12
     scores = [weights[VALUE, NONE_BIAS] + weights[VALUE, NONE_SLOPE] * none]
-    scores += [weights[VALUE, 2 + source_of(f)] * e + weights[VALUE, BIASES + f] for f, e in candidates]
+    scores += [
+        weights[VALUE, 2 + source_of_feature(f)] * e + weights[VALUE, BIASES + f] for f, e in candidates
+    ]
     exact = np.exp(scores - np.max(scores))
-    np.testing.assert_allclose(chances, exact[1:] / exact.sum(), atol=1e-12)
+    np.testing.assert_allclose(probabilities, exact[1:] / exact.sum(), atol=1e-12)
 
 
 def learn_often(tokens, features, evidence, none, coming):
     weights = initial_weights()
     features, evidence = np.array(features, np.int32), np.log(evidence)
     for token in coming:
-        chances = weighed(features, evidence, none, weights)
-        learn_weights(np.array(tokens, np.int32), features, evidence, none, chances, weights, token)
+        probabilities = weighed(features, evidence, none, weights)
+        update_weights(np.array(tokens, np.int32), features, evidence, none, probabilities, weights, token)
     return weighed(features, evidence, none, weights), weights
 
 
 @pytest.mark.parametrize("often", [0.1, 0.5, 0.9])
 def test_the_weights_learn_a_biased_coin_that_its_source_got_wrong(often):
     coming = np.where(np.random.default_rng(0).random(4000) < often, 7, 8)
-    feature = [feature_of(SHARED, UNRANKED, 0)]
-    chances, _ = learn_often([7], feature, [0.4], math.log(0.6), coming)
-    assert chances[0] == pytest.approx(often, abs=0.05)
+    feature = [feature_index(SHARED, UNRANKED, 0)]
+    probabilities, _ = learn_often([7], feature, [0.4], math.log(0.6), coming)
+    assert probabilities[0] == pytest.approx(often, abs=0.05)
 
 
 def test_the_weights_learn_which_of_two_kinds_of_candidates_comes():
     coming = np.random.default_rng(1).choice([7, 8, 9], 4000, p=[0.6, 0.3, 0.1])
-    features = [feature_of(OWN, UNRANKED, 1), feature_of(OWN, 0, 1)]  # the sources hold the first likelier
-    chances, _ = learn_often([8, 7], features, [0.7, 0.2], math.log(0.1), coming)
-    np.testing.assert_allclose(chances, [0.3, 0.6], atol=0.06)
+    features = [
+        feature_index(OWN, UNRANKED, 1),
+        feature_index(OWN, 0, 1),
+    ]  # the sources give the first one more
+    probabilities, _ = learn_often([8, 7], features, [0.7, 0.2], math.log(0.1), coming)
+    np.testing.assert_allclose(probabilities, [0.3, 0.6], atol=0.06)
 
 
 def test_what_was_not_asked_learns_nothing():
-    feature = feature_of(OWN, 3, 2)
+    feature = feature_index(OWN, 3, 2)
     _, weights = learn_often([7], [feature], [0.5], math.log(0.5), [7] * 10)
     moved = np.flatnonzero(weights[VALUE] != initial_weights()[VALUE])
     assert moved.tolist() == [NONE_BIAS, NONE_SLOPE, 2 + OWN, BIASES + feature]
@@ -128,18 +135,22 @@ def test_what_was_not_asked_learns_nothing():
 
 
 def test_a_step_follows_the_gradient_of_the_log_loss():
-    features, evidence, none = [feature_of(OWN, 1, 1), feature_of(RECYCLED, 2, 0)], [0.3, 0.5], math.log(0.4)
+    features, evidence, none = (
+        [feature_index(OWN, 1, 1), feature_index(RECYCLED, 2, 0)],
+        [0.3, 0.5],
+        math.log(0.4),
+    )
     before = initial_weights()
 
     def loss(weights, token):
-        chances = weighed(features, np.log(evidence), none, weights)
-        return -math.log({7: chances[0], 8: chances[1]}.get(token, 1 - chances.sum()))
+        probabilities = weighed(features, np.log(evidence), none, weights)
+        return -math.log({7: probabilities[0], 8: probabilities[1]}.get(token, 1 - probabilities.sum()))
 
     for token in (7, 8, 9):
         _, after = learn_often([7, 8], features, evidence, none, [token])
-        for place in np.flatnonzero(after[SQUARES] != before[SQUARES]):
+        for index in np.flatnonzero(after[SQUARES] != before[SQUARES]):
             nudged = before.copy()
-            nudged[VALUE, place] += 1e-6
+            nudged[VALUE, index] += 1e-6
             slope = (loss(nudged, token) - loss(before, token)) / 1e-6
-            assert after[SQUARES, place] - before[SQUARES, place] == pytest.approx(slope**2, rel=1e-3)
-            assert np.sign(after[VALUE, place] - before[VALUE, place]) == -np.sign(slope)
+            assert after[SQUARES, index] - before[SQUARES, index] == pytest.approx(slope**2, rel=1e-3)
+            assert np.sign(after[VALUE, index] - before[VALUE, index]) == -np.sign(slope)

@@ -10,7 +10,7 @@ from lookahead.drafting.log import token_log
 from lookahead.drafting.log.ring import GAP
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.store import Origin
-from oracles.naive_log import slots_of
+from oracles.naive_log import heads_of
 
 PROMPT, OUTPUT = Origin.PROMPT, Origin.OUTPUT
 
@@ -31,8 +31,7 @@ def test_an_answer_is_drafted_in_its_own_namespace_alone():
     log.insert("default", [1], PROMPT)
     assert branches(propose(log, "same")) == [[2, 3]]
     assert branches(propose(log, "other")) == branches(propose(log, "default")) == []
-    assert log.namespaces == ("tenant", "other", "default")
-    assert [log.tokens_in(name) for name in ("tenant", "other", "unknown")] == [3, 0, 0]
+    assert list(log.tokens_by_namespace().items()) == [("tenant", 3), ("other", 0), ("default", 0)]
 
 
 def test_a_request_drafts_from_what_it_reads_too_and_leaves_nothing_there():
@@ -42,10 +41,10 @@ def test_a_request_drafts_from_what_it_reads_too_and_leaves_nothing_there():
     assert branches(propose(log)) == [[2, 3]]
     log.insert("now", [2, 4, 5], OUTPUT)
     log.forget("now")
-    assert (log.tokens_in("library"), log.tokens_in("tenant")) == (3, 3)
+    assert log.tokens_by_namespace() == {"library": 3, "tenant": 3}  # reading makes none
     opened(log, "reader", "library", [4])
     assert branches(propose(log, "reader")) == []
-    assert log.namespaces == ("library", "tenant")  # reading makes none
+    assert list(log.tokens_by_namespace()) == ["library", "tenant"]
 
 
 def test_longer_matches_of_what_is_read_go_before_the_namespaces_own():
@@ -56,10 +55,10 @@ def test_longer_matches_of_what_is_read_go_before_the_namespaces_own():
     assert first_tokens(propose(log, depth=1)) == [6, 5]
 
 
-def test_namespaces_whose_tokens_share_a_hash_slot_are_told_apart():
-    slots = token_log._FIRST_RING // 2
+def test_namespaces_whose_tokens_share_a_head_are_told_apart():
+    heads = token_log._FIRST_RING // 2
     twin = next(
-        token for token in range(10**6) if len({slots_of([token], o, slots)[-1] for o in (1, 2)}) == 1
+        token for token in range(10**6) if len({heads_of([token], o, heads)[-1] for o in (1, 2)}) == 1
     )
     log = TokenLog()
     for _ in range(3):
@@ -78,11 +77,11 @@ def test_a_forgotten_namespace_is_gone_and_no_other_one():
         log.recycle(namespace, [7, 1], [[40], [41]])
     log.forget_namespace("gone")
     log.forget_namespace("unknown")
-    assert (log.tokens_in("gone"), log.tokens_in("kept")) == (0, 3)
+    assert log.tokens_by_namespace() == {"gone": 0, "kept": 3}
     assert first_tokens(propose(log, "gone")) == [8]
     assert set(first_tokens(propose(log, "kept"))) == {8, 40}
     log.insert("gone", [1], OUTPUT)
-    assert branches(propose(log, "gone")) == []  # its request lives on, with what it said itself
+    assert branches(propose(log, "gone")) == []  # its request lives on, with its own answer
     log.insert("gone", [5], OUTPUT)
     log.forget("gone")
     opened(log, "later", "gone", [1])
@@ -96,7 +95,7 @@ def test_recycled_successors_are_drafted_where_nothing_matches():
     log = TokenLog()
     log.insert("now", [1], PROMPT)
     log.recycle("now", [1, 2], np.array([[2, 3], [4, 5]]))
-    assert propose(log, depth=1).token_ids.tolist() == [1, 2, 3]  # likeliest first
+    assert propose(log, depth=1).token_ids.tolist() == [1, 2, 3]  # most probable first
     assert [2, 4] in branches(propose(log))
     log.recycle("now", [1], [[6]])
     assert first_tokens(propose(log)) == [6]  # the last time counts
@@ -165,7 +164,7 @@ def test_successors_that_do_not_fit_their_tokens_are_refused_and_nothing_remembe
 
 
 def test_the_table_of_successors_forgets_its_older_half_at_its_cap():
-    log = TokenLog(max_bytes=MIN_MEMORY)  # 64 places, 32 entries
+    log = TokenLog(max_bytes=MIN_MEMORY)  # 64 buckets, 32 entries
     log.insert("now", [0], PROMPT)
     for token in range(33):
         log.recycle("now", [token], [[token + 100]])
@@ -218,7 +217,7 @@ def lived_log(**settings):
 def test_a_snapshot_absorbed_by_an_empty_log_is_the_same_memory():
     log, other = lived_log(), TokenLog()
     snapshot = log.snapshot()
-    other.absorb(snapshot, beliefs=True)
+    other.absorb(snapshot, calibration=True)
     for name, array in other.snapshot().items():
         np.testing.assert_array_equal(array, snapshot[name], err_msg=name)
     for memory in (log, other):
@@ -237,26 +236,26 @@ def test_snapshots_merge_by_the_names_of_namespaces():
         opened(memory, "earlier", namespace, [9])
         memory.recycle("earlier", [8], [[successor]])
         memory.forget("earlier")
-    trust = log.snapshot()["trust"]
-    other._trust += 1
-    log.absorb(other.snapshot(), beliefs=False)
-    assert [(log.tokens_in(name)) for name in ("one", "two")] == [4, 2]
-    assert (log.snapshot()["trust"] == trust).all()
+    hit_rates = log.snapshot()["hit_rates"]
+    other._hit_rates += 1
+    log.absorb(other.snapshot(), calibration=False)
+    assert log.tokens_by_namespace() == {"one": 4, "two": 2}
+    assert (log.snapshot()["hit_rates"] == hit_rates).all()
     for namespace, prompt, drafted in [("one", 3, [4]), ("one", 5, [6]), ("two", 1, [2]), ("two", 8, [71])]:
         opened(log, prompt, namespace, [prompt])
         assert first_tokens(propose(log, prompt)) == drafted
     opened(log, "stranger", "one", [1])
     assert branches(propose(log, "stranger")) == []
-    log.absorb(other.snapshot(), beliefs=True)
-    assert (log.snapshot()["trust"] == trust + 1).all()
+    log.absorb(other.snapshot(), calibration=True)
+    assert (log.snapshot()["hit_rates"] == hit_rates + 1).all()
 
 
 def test_a_snapshot_larger_than_the_memory_leaves_its_newest_part():
     log, large = TokenLog(max_bytes=MIN_MEMORY), lived_log()
-    log.absorb(large.snapshot(), beliefs=False)
+    log.absorb(large.snapshot(), calibration=False)
     assert log.nbytes <= MIN_MEMORY
     assert log.snapshot()["tokens"].tolist() == large.snapshot()["tokens"].tolist()[-256:]
-    log.absorb(TokenLog().snapshot(), beliefs=False)
+    log.absorb(TokenLog().snapshot(), calibration=False)
     assert len(log.snapshot()["tokens"]) == 256
 
 
@@ -285,9 +284,10 @@ def test_what_is_read_of_a_memory_may_be_read_while_others_write():
         lives = [pool.submit(live, name) for name in range(3)]
         while not all(life.done() for life in lives):
             assert log.nbytes <= 2**22
-            assert log.tokens_in("tenant 1") <= 150 * 60
-            assert len(log.namespaces) <= 3
+            held = log.tokens_by_namespace()
+            assert held.get("tenant 1", 0) <= 150 * 60
+            assert len(held) <= 3
             log.snapshot()
         for life in lives:
             life.result()
-    assert [log.tokens_in(f"tenant {name}") for name in range(3)] == [100 * 60] * 3
+    assert sorted(log.tokens_by_namespace().items()) == [(f"tenant {name}", 100 * 60) for name in range(3)]

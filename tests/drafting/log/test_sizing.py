@@ -3,22 +3,22 @@
 import numpy as np
 import pytest
 
-from lookahead import TokenLog
 from lookahead.config import MIN_MEMORY_BYTES
 from lookahead.drafting.log.ring import SMALLEST_RING, ring_bytes
 from lookahead.drafting.log.sizing import divided
 from lookahead.drafting.log.successors import SMALLEST_TABLE, table_bytes
+from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.store import Origin
 
 
 @pytest.mark.parametrize("learned_bytes", [0, 3000, 11184])
 def test_every_part_has_room_in_every_memory(learned_bytes):
     for max_bytes in [*range(MIN_MEMORY_BYTES, 2**18, 999), 2**18, 2**20, 2**28]:
-        own_bytes, shared_tokens, places = divided(max_bytes, learned_bytes=learned_bytes)
+        own_bytes, shared_tokens, buckets = divided(max_bytes, learned_bytes=learned_bytes)
         assert own_bytes >= 2 * ring_bytes(SMALLEST_RING)
         assert shared_tokens >= SMALLEST_RING
-        assert places >= SMALLEST_TABLE
-        total = learned_bytes + own_bytes + ring_bytes(shared_tokens) + table_bytes(places)
+        assert buckets >= SMALLEST_TABLE
+        total = learned_bytes + own_bytes + ring_bytes(shared_tokens) + table_bytes(buckets)
         assert total <= max_bytes
 
 

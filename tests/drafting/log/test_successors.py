@@ -12,10 +12,10 @@ from lookahead.drafting.log.successors import (
     SMALLEST_TABLE,
     SUCCESSORS,
     WRITES,
+    bucket_of,
     copy_since,
     key_of,
     new_table,
-    place_of,
     table_bytes,
     with_room,
     without_owner,
@@ -31,7 +31,7 @@ def write(table, owner, tokens, successors):
 
 
 def read(table, owner, token):
-    row = table.successors[place_of(table.keys, key_of(owner, token))].tolist()
+    row = table.successors[bucket_of(table.keys, key_of(owner, token))].tolist()
     return row[: row.index(NO_TOKEN)] if NO_TOKEN in row else row
 
 
@@ -40,8 +40,8 @@ def content(table):
     used = used[np.argsort(table.stamps[used])]
     keys = [(int(key) >> 31, int(key) & LARGEST_TOKEN) for key in table.keys[used]]
     return [
-        (key, [token for token in table.successors[place].tolist() if token != NO_TOKEN])
-        for key, place in zip(keys, used, strict=True)
+        (key, [token for token in table.successors[bucket].tolist() if token != NO_TOKEN])
+        for key, bucket in zip(keys, used, strict=True)
     ]
 
 
@@ -63,7 +63,7 @@ def test_the_last_time_counts():
     assert table.meta[WRITES] == 3
 
 
-def test_only_the_likeliest_are_kept():
+def test_only_the_most_probable_are_kept():
     table = new_table(SMALLEST_TABLE)
     write(table, 1, [5], [list(range(20))])
     assert read(table, 1, 5) == list(range(SUCCESSORS))
@@ -78,7 +78,7 @@ def test_owners_have_successors_of_their_own():
     assert content(table) == [((1, 5), [7]), ((2, 5), [8])]  # the old one is as it was
 
 
-def test_at_max_half_of_the_places_are_used():
+def test_at_max_half_of_the_buckets_are_used():
     table = new_table(SMALLEST_TABLE)
     tokens = np.arange(100)
     assert write(table, 1, tokens, tokens[:, None]) == SMALLEST_TABLE // 2
@@ -100,7 +100,7 @@ def test_a_full_table_at_its_cap_forgets_its_older_half():
     table = new_table(SMALLEST_TABLE)
     tokens = np.arange(SMALLEST_TABLE // 2)
     write(table, 1, tokens, tokens[:, None])
-    table.stamps[place_of(table.keys, key_of(1, 0))] = table.meta[WRITES] = 1000  # 0 was written again
+    table.stamps[bucket_of(table.keys, key_of(1, 0))] = table.meta[WRITES] = 1000  # 0 was written again
     kept = with_room(table, 2 * SMALLEST_TABLE - 1)
     assert len(kept.keys) == SMALLEST_TABLE
     assert [token for (_, token), _ in content(kept)] == [*range(17, 32), 0]
@@ -115,9 +115,9 @@ def test_copying_since_a_stamp_keeps_the_stamps():
     assert sorted(other.stamps[other.keys != EMPTY].tolist()) == [2, 3]
 
 
-@pytest.mark.parametrize("places", [64, 1024])
-def test_a_tables_bytes(places):
-    assert sum(array.nbytes for array in new_table(places)) == table_bytes(places)
+@pytest.mark.parametrize("buckets", [64, 1024])
+def test_a_tables_bytes(buckets):
+    assert sum(array.nbytes for array in new_table(buckets)) == table_bytes(buckets)
 
 
 ROWS = st.tuples(
@@ -127,15 +127,15 @@ ROWS = st.tuples(
 
 @settings(max_examples=100)
 @given(st.lists(st.lists(ROWS, max_size=60), max_size=12), st.sampled_from([64, 128]), st.integers(1, 3))
-def test_random_writes_equal_a_dict(parts, max_places, forgotten):
-    table, naive = new_table(SMALLEST_TABLE), Successors(SMALLEST_TABLE, max_places)
+def test_random_writes_equal_a_dict(parts, max_buckets, forgotten):
+    table, naive = new_table(SMALLEST_TABLE), Successors(SMALLEST_TABLE, max_buckets)
     for part in parts:
         for owner, token, successor in part:
             while not write(table, owner, [token], [[successor]]):
-                table = with_room(table, max_places)
+                table = with_room(table, max_buckets)
             naive.write(owner, token, [successor])
     assert content(table) == list(naive.entries.items())
-    assert len(table.keys) == naive.places
+    assert len(table.keys) == naive.buckets
     for key, row in naive.entries.items():
         assert read(table, *key) == row
     others = [(key, row) for key, row in naive.entries.items() if key[0] != forgotten]

@@ -9,21 +9,21 @@ from helpers.drafts import MIN_MEMORY, branches, first_tokens, log_of, propose
 from lookahead.config import DraftMode
 from lookahead.drafting.log import ring as log_ring
 from lookahead.drafting.log import token_log
-from lookahead.drafting.log.matches import LONGEST_MATCH, NOBODY, initial_log_trust
+from lookahead.drafting.log.matches import LONGEST_MATCH, NO_OWNER, initial_hit_rates
 from lookahead.drafting.log.ring import (
     GAP,
-    MAX_SINGLES,
-    NOWHERE,
+    MAX_SINGLE_HEADS,
+    NO_INDEX,
     SMALLEST_RING,
-    RingMemory,
-    newest_of_token,
+    RingBuffer,
+    newest_index,
     ring_bytes,
-    ring_in,
+    ring_view,
 )
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.store import Origin
 from lookahead.errors import ConfigError
-from oracles.naive_log import slots_of
+from oracles.naive_log import heads_of
 
 PROMPT, OUTPUT = Origin.PROMPT, Origin.OUTPUT
 
@@ -135,14 +135,14 @@ def test_no_draft_leads_from_one_answer_into_the_next():
 # Matches, and what they say.
 
 
-def same_slot_as(token, slots, owner=1):
-    """Another token whose hash falls into the same slot of the chains of order 1."""
-    slot = slots_of([token], owner, slots)[-1]
-    return next(other for other in range(token + 1, 10**6) if slots_of([other], owner, slots)[-1] == slot)
+def same_head_as(token, heads, owner=1):
+    """Another token with the same head in the chains of order 1."""
+    head = heads_of([token], owner, heads)[-1]
+    return next(other for other in range(token + 1, 10**6) if heads_of([other], owner, heads)[-1] == head)
 
 
-def test_tokens_that_share_a_hash_slot_are_told_apart():
-    twin = same_slot_as(1, slots=token_log._FIRST_RING // 2)
+def test_tokens_that_share_a_head_are_told_apart():
+    twin = same_head_as(1, heads=token_log._FIRST_RING // 2)
     log = log_of([1, 7], [twin, 8], [1, 9], [twin, 8])
     log.insert("now", [1], OUTPUT)
     assert first_tokens(propose(log)) == [9, 7]
@@ -150,31 +150,31 @@ def test_tokens_that_share_a_hash_slot_are_told_apart():
     assert first_tokens(propose(log)) == [8]
 
 
-def test_how_long_ago_a_token_stood_is_forgotten_once_another_one_takes_its_slot():
-    ring = RingMemory(SMALLEST_RING)
-    view = ring_in.py_func(ring.cells, ring.heads, ring.end)
-    twin = same_slot_as(1, slots=SMALLEST_RING // 2, owner=NOBODY)
-    ring.append(np.array([1, 2], np.int32), NOBODY)
-    assert newest_of_token(view, NOBODY, 1) == 0
-    assert newest_of_token(view, NOBODY, twin) == NOWHERE
-    ring.append(np.array([twin], np.int32), NOBODY)
-    assert newest_of_token(view, NOBODY, twin) == 2
-    assert newest_of_token(view, NOBODY, 1) == NOWHERE
-    ring.append(np.full(SMALLEST_RING, 2, np.int32), NOBODY)
-    assert newest_of_token(view, NOBODY, twin) == NOWHERE  # overwritten
+def test_how_long_ago_a_token_stood_is_forgotten_once_another_one_takes_its_head():
+    ring = RingBuffer(SMALLEST_RING)
+    view = ring_view.py_func(ring.cells, ring.heads, ring.end)
+    twin = same_head_as(1, heads=SMALLEST_RING // 2, owner=NO_OWNER)
+    ring.append(np.array([1, 2], np.int32), NO_OWNER)
+    assert newest_index(view, NO_OWNER, 1) == 0
+    assert newest_index(view, NO_OWNER, twin) == NO_INDEX
+    ring.append(np.array([twin], np.int32), NO_OWNER)
+    assert newest_index(view, NO_OWNER, twin) == 2
+    assert newest_index(view, NO_OWNER, 1) == NO_INDEX
+    ring.append(np.full(SMALLEST_RING, 2, np.int32), NO_OWNER)
+    assert newest_index(view, NO_OWNER, twin) == NO_INDEX  # overwritten
 
 
 def test_single_tokens_have_no_more_heads_than_a_vocabulary_has_tokens():
-    ring = RingMemory(4 * MAX_SINGLES)
+    ring = RingBuffer(4 * MAX_SINGLE_HEADS)
     assert ring.nbytes == ring_bytes(ring.capacity) == 31 * ring.capacity + 8
-    view = ring_in.py_func(ring.cells, ring.heads, ring.end)
-    twin = same_slot_as(1, slots=MAX_SINGLES, owner=NOBODY)
-    ring.append(np.array([1, 2], np.int32), NOBODY)
-    assert newest_of_token(view, NOBODY, 1) == 0
-    ring.append(np.array([twin], np.int32), NOBODY)
-    assert newest_of_token(view, NOBODY, twin) == 2
-    assert newest_of_token(view, NOBODY, 1) == NOWHERE
-    assert newest_of_token(view, NOBODY, 2) == 1
+    view = ring_view.py_func(ring.cells, ring.heads, ring.end)
+    twin = same_head_as(1, heads=MAX_SINGLE_HEADS, owner=NO_OWNER)
+    ring.append(np.array([1, 2], np.int32), NO_OWNER)
+    assert newest_index(view, NO_OWNER, 1) == 0
+    ring.append(np.array([twin], np.int32), NO_OWNER)
+    assert newest_index(view, NO_OWNER, twin) == 2
+    assert newest_index(view, NO_OWNER, 1) == NO_INDEX
+    assert newest_index(view, NO_OWNER, 2) == 1
 
 
 def test_a_shorter_match_adds_to_a_longer_one_and_overwrites_nothing():
@@ -216,7 +216,7 @@ def test_what_was_seen_more_often_comes_first():
 
 def test_few_matches_are_joined_by_those_of_shorter_runs_on_the_way():
     #  now: 8 7 6 1 ─ 2 ─ 3 ─┬─ 5      8 7 6 1 2 3 5 was asked
-    #                        └─ 4      and 2 3 4 said elsewhere, which no match of 8 7 6 1 leads to
+    #                        └─ 4      and 2 3 4 seen elsewhere, which no match of 8 7 6 1 leads to
     log = log_of([9, 2, 3, 4])
     log.insert("now", [8, 7, 6, 1, 2, 3, 5], PROMPT)
     log.insert("now", [8, 7, 6, 1], OUTPUT)
@@ -224,18 +224,18 @@ def test_few_matches_are_joined_by_those_of_shorter_runs_on_the_way():
 
 
 def streamed(log, tokens):
-    """The chances of the first drafted token before each of the tokens came."""
+    """The probabilities of the first drafted token before each of the tokens came."""
     for token in tokens:
         yield propose(log, depth=1).probabilities[1:].tolist()[:1]
         log.insert("now", [token], OUTPUT)
 
 
-def test_trust_in_a_kind_of_match_is_learned_from_drafts():
+def test_the_hit_rate_of_a_kind_of_match_is_learned_from_drafts():
     # What follows 5 is the same again and again, what follows 6 another one each time.
     log = log_of([5, 7])
     log.insert("now", [1], OUTPUT)
-    chances = [list(streamed(log, [5, 7, other, 6, other + 100])) for other in range(20, 80)]
-    first, last = chances[1], chances[-1]
+    probabilities = [list(streamed(log, [5, 7, other, 6, other + 100])) for other in range(20, 80)]
+    first, last = probabilities[1], probabilities[-1]
     assert last[1][0] > 0.9 > 1.5 * first[1][0]
     assert sum(last[4]) < 0.25
 
@@ -249,7 +249,7 @@ def test_nothing_is_learned_where_no_draft_was_proposed():
     log.insert("now", [5], PROMPT)  # nor from what the user says
     log.insert("now", [7], OUTPUT)  # which the draft did not follow
     after = log.snapshot()
-    np.testing.assert_array_equal(before["trust"], after["trust"])
+    np.testing.assert_array_equal(before["hit_rates"], after["hit_rates"])
     np.testing.assert_array_equal(before["weights"], after["weights"])
 
 
@@ -257,15 +257,15 @@ def test_a_draft_is_learned_from_once_and_by_its_own_request_alone():
     log = log_of([5, 7])
     log.insert("now", [5], OUTPUT)
     log.insert("beside", [5], OUTPUT)
-    before = log.snapshot()["trust"]
+    before = log.snapshot()["hit_rates"]
     propose(log)
     log.insert("beside", [7], OUTPUT)
-    assert (log.snapshot()["trust"] == before).all()
+    assert (log.snapshot()["hit_rates"] == before).all()
     log.insert("now", [7], OUTPUT)
-    learned = log.snapshot()["trust"]
+    learned = log.snapshot()["hit_rates"]
     assert (learned - before).sum(axis=0).tolist() == [1, 1]
     log.insert("now", [5], OUTPUT)
-    assert (log.snapshot()["trust"] == learned).all()
+    assert (log.snapshot()["hit_rates"] == learned).all()
 
 
 # The draft's shape.
@@ -325,7 +325,7 @@ def test_the_oldest_answers_are_overwritten_first():
         log.insert("earlier", answer, OUTPUT)
         log.forget("earlier")
         assert log.nbytes <= MIN_MEMORY
-        #  256 places: the last six answers of 39 tokens and a gap, and the last 15 tokens of the one before
+        #  256 cells: the last six answers of 39 tokens and a gap, and the last 15 tokens of the one before
         log.insert("now", [answer[20]], PROMPT)
         assert branches(propose(log, depth=2)) == [[answer[21], answer[22]]]
         for older, gone in [(i - 5, False), (i - 6, True)]:
@@ -357,9 +357,9 @@ def test_growth_loses_nothing(monkeypatch):
     assert branches(propose(log, "long", depth=3)) == [[10_018, 10_019, 10_020]]
 
 
-def test_places_counted_anew_change_no_draft(monkeypatch):
-    def drafts(latest_place):
-        monkeypatch.setattr(log_ring, "LATEST_PLACE", latest_place)
+def test_indices_counted_anew_change_no_draft(monkeypatch):
+    def drafts(max_index):
+        monkeypatch.setattr(log_ring, "MAX_INDEX", max_index)
         log = TokenLog(max_bytes=4 * MIN_MEMORY)
         random = np.random.default_rng(0)
         for name in range(30):
@@ -368,7 +368,7 @@ def test_places_counted_anew_change_no_draft(monkeypatch):
                 draft = propose(log, request)
                 yield [draft.token_ids.tolist(), draft.parents.tolist(), draft.probabilities.tolist()]
             log.forget(name)
-            assert max(log._shared.written, log._requests["long"].own.written) <= latest_place
+            assert max(log._shared.written, log._requests["long"].own.written) <= max_index
 
     assert list(drafts(1500)) == list(drafts(2**30))
 
@@ -422,12 +422,12 @@ def test_a_snapshot_is_a_copy_of_what_outlives_requests():
     log.insert("now", [77, 78], PROMPT)
     snapshot = log.snapshot()
     assert snapshot["tokens"].tolist() == [1, 2, 3, GAP, 4, GAP]
-    assert snapshot["trust"].shape == initial_log_trust().shape
+    assert snapshot["hit_rates"].shape == initial_hit_rates().shape
     for array in snapshot.values():
         array[...] = 0
     log.insert("now", [1], OUTPUT)
     assert branches(propose(log)) == [[2, 3]]
-    assert (log.snapshot()["trust"] > 0).all()
+    assert (log.snapshot()["hit_rates"] > 0).all()
 
 
 # Errors.

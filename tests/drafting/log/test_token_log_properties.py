@@ -22,7 +22,7 @@ TOKENS = st.lists(st.integers(0, 4), min_size=1, max_size=9)
 REQUESTS = st.sampled_from("abc")
 NAMESPACES = st.sampled_from([DEFAULT_NAMESPACE, "tenant", "other"])
 READS = st.lists(st.sampled_from([DEFAULT_NAMESPACE, "tenant", "other", "unknown"]), max_size=3)
-LATEST_PLACE = log_ring.LATEST_PLACE
+MAX_INDEX = log_ring.MAX_INDEX
 
 
 def assert_same_draft(log, naive, request, decoding_length, branch_length, mode):
@@ -38,15 +38,20 @@ def assert_same_draft(log, naive, request, decoding_length, branch_length, mode)
 def assert_same_memory(log, naive):
     snapshot = log.snapshot()
     assert dict(zip(snapshot["names"], snapshot["owners_named"], strict=True)) == naive.owners
-    held = naive.shared.places
-    assert snapshot["tokens"].tolist() == [place.token for place in held]
-    assert snapshot["owners"].tolist() == [place.owner for place in held]
+    held = naive.shared.cells
+    assert snapshot["tokens"].tolist() == [cell.token for cell in held]
+    assert snapshot["owners"].tolist() == [cell.owner for cell in held]
     pairs = [(int(key) >> 31, int(key) & (2**31 - 1)) for key in snapshot["keys"]]
     rows = [[token for token in row.tolist() if token != NO_TOKEN] for row in snapshot["successors"]]
     assert list(zip(pairs, rows, strict=True)) == list(naive.successors.entries.items())
-    beliefs = naive.beliefs
-    np.testing.assert_allclose(snapshot["trust"], np.reshape(beliefs.trust, (-1, 2)), rtol=1e-12)
-    pairs = [beliefs.none_bias, beliefs.none_slope, *beliefs.slopes, *np.reshape(beliefs.biases, (-1, 2))]
+    calibration = naive.calibration
+    np.testing.assert_allclose(snapshot["hit_rates"], np.reshape(calibration.hit_rates, (-1, 2)), rtol=1e-12)
+    pairs = [
+        calibration.none_bias,
+        calibration.none_slope,
+        *calibration.slopes,
+        *np.reshape(calibration.biases, (-1, 2)),
+    ]
     np.testing.assert_allclose(snapshot["weights"], np.transpose(pairs), rtol=0, atol=1e-9)
 
 
@@ -54,7 +59,7 @@ class LifeOfALog(RuleBasedStateMachine):
     """Requests come, stream their tokens, propose now and then, end or are aborted."""
 
     memories = st.just(2**20)
-    latest_places = st.just(LATEST_PLACE)
+    max_indices = st.just(MAX_INDEX)
     max_times = 6
     successor_tokens = st.integers(0, 6)
 
@@ -62,7 +67,7 @@ class LifeOfALog(RuleBasedStateMachine):
     def begin(self, data, remember_prompts, known):
         settings = {"max_bytes": data.draw(self.memories), "remember_prompts": remember_prompts}
         self.max_bytes = settings["max_bytes"]
-        log_ring.LATEST_PLACE = data.draw(self.latest_places)
+        log_ring.MAX_INDEX = data.draw(self.max_indices)
         self.log, self.naive = TokenLog(**settings), NaiveLog(**settings)
         for namespace in known:
             self.do("remember", [0, 1, 0], namespace)
@@ -133,7 +138,7 @@ class LifeOfATinyLog(LifeOfALog):
     """The rings wrap around, live requests fill their part, the table forgets: all that is modelled, too."""
 
     memories = st.sampled_from([MIN_MEMORY, MIN_MEMORY + 9000, 2 * MIN_MEMORY, 3 * MIN_MEMORY])
-    latest_places = st.sampled_from([LATEST_PLACE, 300])
+    max_indices = st.sampled_from([MAX_INDEX, 300])
     max_times = 30
     successor_tokens = st.integers(0, 60)
 
@@ -143,7 +148,7 @@ def _rings_that_grow():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_log, "_FIRST_RING", SMALLEST_RING)
         patch.setattr(token_log, "_FIRST_TABLE", SMALLEST_TABLE)
-        patch.setattr(log_ring, "LATEST_PLACE", LATEST_PLACE)  # each life draws its own
+        patch.setattr(log_ring, "MAX_INDEX", MAX_INDEX)  # each life draws its own
         yield
 
 

@@ -1,4 +1,4 @@
-"""DraftMemory: warming, namespaces, whose vocabulary, merging, threads."""
+"""DraftMemory: stores, warming, namespaces, vocabularies, merging, threads."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +8,13 @@ import pytest
 
 from helpers import tiny_models
 from helpers.drafts import propose
-from lookahead import DraftMemory, TokenLog, TokenTrie
+from lookahead import DraftMemory
 from lookahead.config import MIN_MEMORY_BYTES
 from lookahead.drafting.log.ring import GAP
+from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.memory.tokenizing import fingerprint
 from lookahead.drafting.store import Origin
+from lookahead.drafting.trie.token_trie import TokenTrie
 from lookahead.errors import ConfigError, UnsupportedMemoryError, VocabularyMismatchError
 
 
@@ -69,7 +71,7 @@ def test_special_tokens_are_not_added():
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "said"),
+    ("given", "error", "message"),
     [
         (["a text"], ConfigError, "texts need the model's tokenizer"),
         ([1, 2, 3], ValueError, "one sequence of integers"),
@@ -78,9 +80,9 @@ def test_special_tokens_are_not_added():
         ([[0.5]], ValueError, "one sequence of integers"),
     ],
 )
-def test_what_cannot_be_remembered_is_refused(given, error, said):
+def test_what_cannot_be_remembered_is_refused(given, error, message):
     memory = DraftMemory()
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         memory.warm(given)
     assert memory.namespaces == {}
 
@@ -170,8 +172,30 @@ def test_a_stores_own_settings_are_given_to_the_store():
             DraftMemory(store=TokenLog(), **settings)
 
 
+def test_a_string_selects_the_store_with_the_memorys_cap():
+    assert isinstance(DraftMemory(store="log").store, TokenLog)
+    assert isinstance(DraftMemory(store="trie").store, TokenTrie)
+    assert DraftMemory(store="trie", max_bytes=2**20).store.max_nodes == TokenTrie(max_bytes=2**20).max_nodes
+    trie = TokenTrie()
+    assert DraftMemory(store=trie).store is trie
+    assert DraftMemory(store="trie", max_bytes=MIN_MEMORY_BYTES).nbytes <= MIN_MEMORY_BYTES
+
+
+@pytest.mark.parametrize("store", ["tree", "", None, 3])
+def test_what_is_no_store_is_refused(store):
+    with pytest.raises(ConfigError, match=r'store=.* is not allowed; give "log", "trie" or a draft store'):
+        DraftMemory(store=store)
+
+
+def test_a_trie_remembers_no_prompts():
+    with pytest.raises(ConfigError, match='remember_prompts=True needs store="log"'):
+        DraftMemory(store="trie", remember_prompts=True)
+    with pytest.raises(ConfigError, match="max_bytes=0 is not allowed"):
+        DraftMemory(store="trie", max_bytes=0)
+
+
 def test_a_trie_is_warmed_but_has_neither_namespaces_nor_a_file(tmp_path):
-    memory = DraftMemory(store=TokenTrie())
+    memory = DraftMemory(store="trie")
     assert memory.warm([[1, 2, 3]]) == 3
     memory.store.insert("request", [1, 2], Origin.OUTPUT)
     assert propose(memory.store, "request").token_ids.tolist() == [2, 3]
@@ -210,7 +234,7 @@ def test_tokens_beyond_the_vocabulary_are_refused_whenever_it_is_bound():
     memory.bind(vocabulary_size=64)
     with pytest.raises(VocabularyMismatchError, match="token 64 is beyond a vocabulary of 64"):
         memory.warm([[63, 64]])
-    for warmed in (DraftMemory(), DraftMemory(store=TokenTrie())):
+    for warmed in (DraftMemory(), DraftMemory(store="trie")):
         warmed.warm([[63, 64]])
         with pytest.raises(VocabularyMismatchError, match="token 64 is beyond a vocabulary of 64"):
             warmed.bind(vocabulary_size=64)
@@ -244,7 +268,7 @@ def test_merging_keeps_namespaces_apart_and_the_other_as_it_is():
     assert drafted(one, [1, 2], "a") == {30, 40}
     assert drafted(one, [5, 6], "b") == {7, 60, 61}
     assert drafted(one, [1, 2], "b") == set()
-    assert one.store.namespaces == ("a", "b")
+    assert list(one.store.tokens_by_namespace()) == ["a", "b"]
 
 
 def test_merging_with_itself_changes_nothing():

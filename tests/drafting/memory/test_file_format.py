@@ -1,4 +1,4 @@
-"""A memory's file: what is written is read again; whatever is wrong with it is said, and never believed."""
+"""A memory's file: what is written is read again, and every fault is reported with an error."""
 
 import json
 import os
@@ -54,12 +54,12 @@ def rewritten(path, *, metadata=None, checksum=True, **arrays):
     """The file at `path` with other metadata or arrays, its checksum made to fit."""
     with safe_open(path, framework="np") as file:
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        said = file.metadata()
+        whole = file.metadata()
     held = {name: array for name, array in {**held, **arrays}.items() if array is not None}
-    said = {name: value for name, value in {**said, **(metadata or {})}.items() if value is not None}
+    whole = {name: value for name, value in {**whole, **(metadata or {})}.items() if value is not None}
     if checksum:
-        said["sha256"] = persistence._checksum(held, said)
-    save_file({name: np.ascontiguousarray(array) for name, array in held.items()}, path, said)
+        whole["sha256"] = persistence._checksum(held, whole)
+    save_file({name: np.ascontiguousarray(array) for name, array in held.items()}, path, whole)
 
 
 def test_what_is_saved_is_loaded(path):
@@ -176,13 +176,13 @@ def test_there_must_be_a_folder_and_a_file(tmp_path):
 )
 def test_what_is_no_memory_file_is_refused(path, content):
     path.write_bytes(content)
-    with pytest.raises(MemoryFileError, match=rf"{path} is (no memory file|a safetensors file, but)"):
+    with pytest.raises(MemoryFileError, match=rf"{path} is (not a memory file|a safetensors file, but)"):
         DraftMemory.load(path)
 
 
 def test_another_safetensors_file_is_refused(path):
     save_file({"weight": np.zeros(3, np.float16)}, path)
-    with pytest.raises(MemoryFileError, match="is a safetensors file, but no draft memory"):
+    with pytest.raises(MemoryFileError, match="is a safetensors file, but not a draft memory"):
         DraftMemory.load(path)
 
 
@@ -208,7 +208,7 @@ def test_a_wrong_checksum_is_refused(path):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "said"),
+    ("metadata", "fault"),
     [
         ({"store": "TokenTrie"}, "of a 'TokenTrie'"),
         ({"store": None}, "of a None"),
@@ -232,10 +232,10 @@ def test_a_wrong_checksum_is_refused(path):
         ({"namespaces": "oops"}, "namespaces cannot be read"),
     ],
 )
-def test_metadata_is_not_believed(path, metadata, said):
+def test_metadata_is_checked(path, metadata, fault):
     made().save(path)
     rewritten(path, metadata=metadata)
-    with pytest.raises(MemoryFileError, match=rf"{path} is damaged: .*{said}.*make it anew"):
+    with pytest.raises(MemoryFileError, match=rf"{path} is damaged: .*{fault}.*create it again"):
         DraftMemory.load(path)
 
 
@@ -250,7 +250,7 @@ def changed(name, *changes):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "fault"),
     [
         ({"tokens": None}, "lacks tokens"),
         ({"tokens": HELD["tokens"].astype(np.int64)}, "tokens is int64"),
@@ -272,22 +272,22 @@ def changed(name, *changes):
         (changed("successors", ((0, 0), -2)), "not all in the vocabulary of 64"),
         (changed("successors", ((0, 1), 2)), "same successor twice"),
         (changed("successors", ((0, 1), -1)), "successors have a gap"),
-        (changed("trust", ((0, 0), np.nan)), "finite trials"),
-        (changed("trust", ((0, 1), 1e9)), "more hits than trials"),
-        (changed("trust", ((0, 0), 0.0)), "more hits than trials"),
-        ({"trust": np.ones((4, 3))}, "finite trials"),
+        (changed("hit_rates", ((0, 0), np.nan)), "finite trials"),
+        (changed("hit_rates", ((0, 1), 1e9)), "more hits than trials"),
+        (changed("hit_rates", ((0, 0), 0.0)), "more hits than trials"),
+        ({"hit_rates": np.ones((4, 3))}, "finite trials"),
         (changed("weights", ((0, 0), np.inf)), "not finite"),
         (changed("weights", ((1, 0), 0.0)), "not finite"),
         (changed("weights", ((0, 0), 1e9)), "beyond 1e"),
         ({"weights": np.ones((3, 3))}, "not finite"),
     ],
 )
-def test_arrays_are_not_believed(path, arrays, said):
+def test_arrays_are_checked(path, arrays, fault):
     memory = made()
     memory.bind(vocabulary_size=64)
     memory.save(path)
     rewritten(path, **arrays)
-    with pytest.raises(MemoryFileError, match=rf"{path} is damaged: .*{said}.*make it anew"):
+    with pytest.raises(MemoryFileError, match=rf"{path} is damaged: .*{fault}.*create it again"):
         DraftMemory.load(path)
 
 
@@ -295,17 +295,20 @@ def test_arrays_are_not_believed(path, arrays, said):
 def test_arrays_that_belong_in_no_memory_are_refused_unread(path, array):
     made().save(path)
     rewritten(path, **array)
-    with pytest.raises(MemoryFileError, match="no memory file, or a damaged one"):
+    with pytest.raises(MemoryFileError, match="not a memory file, or a damaged one"):
         DraftMemory.load(path)
 
 
-def test_beliefs_of_another_release_are_left_out_and_the_text_is_kept(path):
+def test_the_calibration_of_another_release_are_left_out_and_the_text_is_kept(path):
     memory = made()
     memory.save(path)
-    rewritten(path, trust=np.ones((4, 2)), weights=np.ones((2, 3)))
+    rewritten(path, hit_rates=np.ones((4, 2)), weights=np.ones((2, 3)))
     loaded = DraftMemory.load(path)
     assert loaded.namespaces == memory.namespaces
-    assert loaded.contents().snapshot["trust"].tolist() == DraftMemory().contents().snapshot["trust"].tolist()
+    assert (
+        loaded.contents().snapshot["hit_rates"].tolist()
+        == DraftMemory().contents().snapshot["hit_rates"].tolist()
+    )
 
 
 def test_no_torch_is_needed_and_another_process_reads_it(path):

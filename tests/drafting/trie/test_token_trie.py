@@ -146,7 +146,7 @@ def test_nothing_hangs_from_a_stop_word_alone():
     assert branches(propose(trie)) == [[5]]
 
 
-def test_trust_in_a_kind_of_context_is_learned():
+def test_the_hit_rate_of_a_kind_of_context_is_learned():
     # What follows 5 is the same again and again, what follows 6 another one each time.
     trie = TokenTrie(context_length=1)
     for other in range(20, 80):

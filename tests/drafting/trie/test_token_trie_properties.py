@@ -18,7 +18,7 @@ from oracles.pool_invariants import check_pool
 SHAPES = ((1, 4), (2, 1), (5, 3), (12, 5), (40, 9))
 """(decoding length, branch length) asked for, one after the other."""
 OUTPUT_TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=9)
-PROMPT_TOKENS = st.lists(st.integers(0, 5), min_size=1, max_size=9)  # 4 and 5 are never anybody's output
+PROMPT_TOKENS = st.lists(st.integers(0, 5), min_size=1, max_size=9)  # 4 and 5 are never output
 REQUESTS = st.sampled_from("abc")
 
 
@@ -43,7 +43,7 @@ class LifeOfAMemory(RuleBasedStateMachine):
     )
     def begin(self, context_length, spare_nodes, stop_words):
         max_nodes = 4 * (context_length + 1) + spare_nodes
-        fixed = token_trie.initial_trust().nbytes + 4 * len(stop_words)
+        fixed = token_trie.initial_hit_rates().nbytes + 4 * len(stop_words)
         self.max_bytes = fixed + pool_bytes(max_nodes)
         self.trie = TokenTrie(context_length=context_length, max_bytes=self.max_bytes, stop_words=stop_words)
         assert self.trie.max_nodes >= max_nodes
@@ -97,7 +97,7 @@ class LifeOfAMemory(RuleBasedStateMachine):
             for mode in DraftMode:
                 shape = SHAPES[self.steps % len(SHAPES)]
                 draft = assert_same_draft(self.trie, self.naive, request, *shape, mode)
-                assert set(draft.token_ids[1:]) <= may_show, "somebody else's prompt shows"
+                assert set(draft.token_ids[1:]) <= may_show, "another request's prompt shows"
 
     def teardown(self):
         if not hasattr(self, "trie"):

@@ -12,7 +12,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from helpers.tiny_models import prompt, tiny_model, tiny_tokenizer
-from lookahead import DraftMemory, DraftMode, Lookahead, LookaheadConfig, TokenTrie
+from lookahead import DraftMemory, DraftMode, Lookahead, LookaheadConfig
 from lookahead.decoding.sampling.choice import StepNoise
 from lookahead.errors import ConfigError
 from lookahead.hf.models.families import FAMILIES, is_installed
@@ -63,7 +63,7 @@ def test_the_text_of_generate(family, rows, ends, sampling):
 def test_every_draft_mode_and_a_trie(mode):
     model = tiny_model("llama")
     token_ids, mask = padded_batch()
-    for memory in (None, DraftMemory(store=TokenTrie())):
+    for memory in (None, DraftMemory(store="trie")):
         lookahead = Lookahead(LookaheadConfig(decoding_length=64, draft_mode=mode), memory=memory)
         for ends in (None, ENDS):
             for settings in ({"do_sample": False}, SAMPLING):

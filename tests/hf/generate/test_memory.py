@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from helpers.tiny_models import prompt, tiny_model, tiny_tokenizer
-from lookahead import DraftMemory, Lookahead, LookaheadConfig, TokenLog, TokenTrie
+from lookahead import DraftMemory, Lookahead, LookaheadConfig
 from lookahead.drafting import drafter
 from lookahead.drafting.budget.controller import BudgetController
+from lookahead.drafting.log.token_log import TokenLog
 from lookahead.errors import ConfigError, UnsupportedMemoryError, VocabularyMismatchError
 
 GREEDY = {"max_new_tokens": 40, "do_sample": False}
@@ -116,7 +117,7 @@ def test_namespaces_that_cannot_be_are_refused_before_anything_is_generated(mode
         lookahead.generate(model, PROMPT, reads="public", **GREEDY)
     with pytest.raises(ConfigError, match="namespace '' is not allowed"):
         lookahead.for_namespace("")
-    trie = Lookahead(memory=DraftMemory(store=TokenTrie()))
+    trie = Lookahead(memory=DraftMemory(store="trie"))
     with pytest.raises(UnsupportedMemoryError, match="'default' only, not 'a'"):
         trie.generate(model, PROMPT, namespace="a", **GREEDY)
     assert lookahead.stats.tokens == trie.stats.tokens == 0

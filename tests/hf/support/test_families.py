@@ -9,7 +9,7 @@ import torch
 from helpers.memories import STATES, prepared
 from helpers.same_text import GREEDY, PLAIN, SAMPLING, assert_same_text
 from helpers.tiny_models import MAIN_FAMILIES, prompt, tiny_model
-from lookahead import DraftMemory, DraftMode, Lookahead, LookaheadConfig, TokenTrie
+from lookahead import DraftMemory, DraftMode, Lookahead, LookaheadConfig
 from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.budget.policy import BudgetPolicy
 from lookahead.hf.models.families import FAMILIES, is_installed
@@ -107,7 +107,7 @@ def test_same_text(family, mode, state):
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_same_text_with_a_token_trie(family, mode):
     model = tiny_model(family)
-    memory = DraftMemory(store=TokenTrie())
+    memory = DraftMemory(store="trie")
     lookahead = Lookahead(LookaheadConfig(decoding_length=16, draft_mode=mode), memory=memory)
     for _ in ("cold", "warm"):
         for token_ids in PROMPTS:

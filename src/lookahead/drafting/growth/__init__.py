@@ -1,1 +1,1 @@
-"""Growing a draft tree: best first, from candidates with probabilities."""
+"""Building a draft tree best first from candidates with probabilities, whichever store they come from."""

@@ -1,7 +1,13 @@
-"""Drafting best first: the next node is always the most probable one not yet drafted.
+"""Building a draft tree best first: the next node is always the most probable one not yet drafted.
 
 For given probabilities no tree of the same size expects more accepted tokens: the expectation is one plus
-the sum of the nodes' path probabilities, and a node is never more probable than its parent.
+the sum of the nodes' path probabilities, and a node is never more probable than its parent. Here "cat" has
+probability 0.6 after node 0, and "sat" 0.6 after "cat":
+
+    step   drafted      frontier afterwards, most probable first
+    0      node 0       cat 0.60      dog 0.30
+    1      cat          cat sat 0.36  dog 0.30      cat ran 0.18
+    2      cat sat      dog 0.30      cat ran 0.18
 """
 
 from typing import NamedTuple
@@ -13,34 +19,35 @@ from lookahead.drafting.growth.candidates import Candidates
 from lookahead.jit import kernel, lean_kernel
 
 MIN_PROBABILITY = 1e-4
-"""A node less probable than this is not worth a place in the frontier."""
+"""A node less probable than this is never drafted."""
 BEGIN, END = 0, 1
 
 
 class Frontier(NamedTuple):
-    """The nodes that wait to be drafted, most probable first, then first come.
+    """A priority queue of nodes to draft: most probable first, then first come.
 
-    There are places for as many as will be drafted: a node that as many others go before never will be, so
-    that it is refused, or loses its place to a better one.
+    Its capacity is the number of nodes still to draft. A node behind that many better ones would never be
+    drafted, so a full frontier refuses it, or drops its last node for a better one.
 
     Attributes:
-        chances: float64 [places], sorted.
-        order: int32 [places], where each one's row of `nodes` is.
-        nodes: int32 [places, 4]: the draft node above, the token, and two numbers that a store keeps of it.
-        meta: int32 [2], the places where those that wait begin and end; before them are those drafted.
+        probabilities: float64 [capacity], sorted.
+        order: int32 [capacity], the row of `nodes` that belongs to each probability.
+        nodes: int32 [capacity, 4]: the parent in the draft, the token, and two numbers for the store.
+        meta: int32 [2], where the waiting nodes begin and end; those before the begin have been drafted.
     """
 
-    chances: Float64Array
+    probabilities: Float64Array
     order: Int32Array
     nodes: Int32Array
     meta: Int32Array
 
 
-PARENT, TOKEN, OWN_CONTEXT, SHARED_CONTEXT = 0, 1, 2, 3
+PARENT, TOKEN, PAYLOAD_0, PAYLOAD_1 = 0, 1, 2, 3
+"""Columns of `Frontier.nodes`."""
 
 
-class Growth(NamedTuple):
-    """A draft tree under construction; the columns of a `DraftTree`, longer than needed."""
+class GrowingTree(NamedTuple):
+    """A draft tree under construction: the columns of a `DraftTree`, longer than needed."""
 
     token_ids: Int32Array
     parents: Int32Array
@@ -49,9 +56,9 @@ class Growth(NamedTuple):
 
 
 @kernel
-def new_growth(max_nodes: int, token: Integer) -> Growth:
+def new_tree(max_nodes: int, token: Integer) -> GrowingTree:
     """Return a tree of node 0 alone, with room for `max_nodes`."""
-    tree = Growth(
+    tree = GrowingTree(
         np.empty(max_nodes, np.int32),
         np.empty(max_nodes, np.int32),
         np.empty(max_nodes, np.int32),
@@ -62,66 +69,75 @@ def new_growth(max_nodes: int, token: Integer) -> Growth:
 
 
 @kernel
-def first_nodes(tree: Growth, size: int) -> Growth:
+def first_nodes(tree: GrowingTree, size: int) -> GrowingTree:
     """Return the tree's first `size` nodes."""
-    return Growth(tree.token_ids[:size], tree.parents[:size], tree.depths[:size], tree.probabilities[:size])
+    return GrowingTree(
+        tree.token_ids[:size], tree.parents[:size], tree.depths[:size], tree.probabilities[:size]
+    )
 
 
 @kernel
 def new_frontier(max_nodes: int) -> Frontier:
     """Return an empty frontier for a tree of `max_nodes`, node 0 included."""
-    places = max_nodes - 1
+    capacity = max_nodes - 1
     return Frontier(
-        np.empty(places, np.float64),
-        np.empty(places, np.int32),
-        np.empty((places, 4), np.int32),
+        np.empty(capacity, np.float64),
+        np.empty(capacity, np.int32),
+        np.empty((capacity, 4), np.int32),
         np.zeros(2, np.int32),
     )
 
 
 @lean_kernel
-def emptied(frontier: Frontier, max_nodes: int) -> Frontier:
-    """Return a frontier without what waited there, for a tree of at most as many nodes as it was made for."""
+def reset_frontier(frontier: Frontier, max_nodes: int) -> Frontier:
+    """Return the frontier emptied, for a tree of at most as many nodes as it was made for."""
     frontier.meta[BEGIN] = frontier.meta[END] = 0
-    return Frontier(frontier.chances[: max_nodes - 1], frontier.order, frontier.nodes, frontier.meta)
+    return Frontier(frontier.probabilities[: max_nodes - 1], frontier.order, frontier.nodes, frontier.meta)
 
 
 @lean_kernel
-def is_waiting(frontier: Frontier) -> bool:
+def has_next(frontier: Frontier) -> bool:
     """Return whether there is a node to draft."""
     return bool(frontier.meta[BEGIN] < frontier.meta[END])
 
 
 @lean_kernel
-def may_wait(frontier: Frontier, chance: float) -> bool:
-    """Return whether a node of this probability would be given a place now."""
-    chances = frontier.chances
-    is_full = frontier.meta[END] == len(chances)
-    return chance >= MIN_PROBABILITY and not (is_full and (len(chances) == 0 or chance <= chances[-1]))
+def would_accept(frontier: Frontier, probability: float) -> bool:
+    """Return whether the frontier would take a node of this probability now."""
+    probabilities = frontier.probabilities
+    is_full = frontier.meta[END] == len(probabilities)
+    return probability >= MIN_PROBABILITY and not (
+        is_full and (len(probabilities) == 0 or probability <= probabilities[-1])
+    )
 
 
 @lean_kernel
 def push(
-    frontier: Frontier, chance: float, parent: Integer, token: Integer, own: Integer, shared: Integer
+    frontier: Frontier,
+    probability: float,
+    parent: Integer,
+    token: Integer,
+    payload_0: Integer,
+    payload_1: Integer,
 ) -> None:
-    """Add a node, if it is worth it."""
-    if not may_wait(frontier, chance):
+    """Insert a node by its probability, unless the frontier refuses it."""
+    if not would_accept(frontier, probability):
         return
-    chances, order, nodes = frontier.chances, frontier.order, frontier.nodes
-    # numba lets an index be negative, and looks at each; max() tells it that these cannot be
-    begin, place = max(0, frontier.meta[BEGIN]), max(0, frontier.meta[END])
-    if place < len(chances):
-        row = place
+    probabilities, order, nodes = frontier.probabilities, frontier.order, frontier.nodes
+    # numba checks whether an index is negative; max() shows it that these are not
+    begin, index = max(0, frontier.meta[BEGIN]), max(0, frontier.meta[END])
+    if index < len(probabilities):
+        row = index
         frontier.meta[END] += 1
     else:
-        place -= 1
-        row = np.int64(order[place])  # of the one that loses its place
+        index -= 1
+        row = np.int64(order[index])  # reuse the row of the node that is dropped
     nodes[row, PARENT], nodes[row, TOKEN] = parent, token
-    nodes[row, OWN_CONTEXT], nodes[row, SHARED_CONTEXT] = own, shared
-    while place > begin and chances[place - 1] < chance:
-        chances[place], order[place] = chances[place - 1], order[place - 1]
-        place -= 1
-    chances[place], order[place] = chance, row
+    nodes[row, PAYLOAD_0], nodes[row, PAYLOAD_1] = payload_0, payload_1
+    while index > begin and probabilities[index - 1] < probability:
+        probabilities[index], order[index] = probabilities[index - 1], order[index - 1]
+        index -= 1
+    probabilities[index], order[index] = probability, row
 
 
 @lean_kernel
@@ -129,29 +145,30 @@ def push_candidates(
     frontier: Frontier,
     candidates: Candidates,
     size: int,
-    widest: int,
-    chance: float,
+    is_single: bool,
+    probability: float,
     parent: Integer,
-    own: Integer,
-    shared: Integer,
+    payload_0: Integer,
+    payload_1: Integer,
 ) -> None:
-    """Push what may follow a draft node of probability `chance`; only the best one where `widest` is 1."""
-    if widest == 1 and size > 1:
-        best = np.argmax(candidates.chances[:size])
-        push(frontier, chance * candidates.chances[best], parent, candidates.tokens[best], own, shared)
+    """Push the candidates after a node of path probability `probability`; the best alone if `is_single`."""
+    tokens, probabilities = candidates.tokens, candidates.probabilities
+    if is_single and size > 1:
+        best = np.argmax(probabilities[:size])
+        push(frontier, probability * probabilities[best], parent, tokens[best], payload_0, payload_1)
         return
     for i in range(size):
-        push(frontier, chance * candidates.chances[i], parent, candidates.tokens[i], own, shared)
+        push(frontier, probability * probabilities[i], parent, tokens[i], payload_0, payload_1)
 
 
 @lean_kernel
-def draft_best(frontier: Frontier, tree: Growth, node: Integer) -> Integer:
-    """Write the most probable waiting node to the tree's place `node`; return its row of the frontier."""
-    place = frontier.meta[BEGIN]
+def pop_best(frontier: Frontier, tree: GrowingTree, node: Integer) -> Integer:
+    """Move the most probable waiting node to the tree as number `node`; return its row in the frontier."""
+    index = frontier.meta[BEGIN]
     frontier.meta[BEGIN] += 1
-    row = frontier.order[place]
+    row = frontier.order[index]
     parent = frontier.nodes[row, PARENT]
     tree.token_ids[node], tree.parents[node] = frontier.nodes[row, TOKEN], parent
     tree.depths[node] = tree.depths[parent] + 1
-    tree.probabilities[node] = frontier.chances[place]
+    tree.probabilities[node] = frontier.probabilities[index]
     return np.int64(row)

@@ -1,4 +1,15 @@
-"""What may come next, as probabilities, and how the sources that say so earn their trust."""
+"""Candidates for the next token with their probabilities, and the hit rates that these come from.
+
+The sources are asked one after the other, the most reliable first. Each distributes a share of the remaining
+probability over the candidates it adds (prediction by partial matching, PPM); the share is its hit rate, as
+counted so far. With hit rates of 3/4 and 1/2:
+
+    source          adds        share of the rest     probabilities      rest
+    longest match   cat cat dog   3/4 of 1            cat 0.50 dog 0.25    0.25
+    shorter match   cow           1/2 of 0.25         cow 0.125            0.125
+
+If "cow" comes, the first source had a trial without a hit, the second one with a hit.
+"""
 
 from typing import NamedTuple
 
@@ -8,44 +19,45 @@ from lookahead.drafting.arrays import Float64Array, Int32Array, Integer
 from lookahead.jit import kernel, lean_kernel
 
 OWN, SHARED, RECYCLED = 0, 1, 2
-"""Sources: the request itself, the memory that requests share, and the model's own recycled logits."""
+"""Sources: the request's own text, the memory that requests share, the model's own recycled logits."""
 MAX_CANDIDATES = 64
-MAX_ASKED = 64
+MAX_GROUPS = 64
 MIN_SHARE = 0.005
-"""Probability left at which weaker sources are no longer asked."""
+"""Stop asking weaker sources when this much probability remains."""
 TRIALS, HITS = 0, 1
+"""Columns of hit rates."""
 
 
 class Candidates(NamedTuple):
-    """Scratch space of one prediction.
+    """Workspace of one prediction. A group is what one source added.
 
     Attributes:
-        tokens: int32 [MAX_CANDIDATES], the tokens that may follow.
-        chances: float64 [MAX_CANDIDATES], the probability of each.
-        buckets: int32 [MAX_ASKED], the trust bucket of each source that was asked, in order.
-        ends: int32 [MAX_ASKED], how many candidates there were once it had been asked.
+        tokens: int32 [MAX_CANDIDATES], candidates for the next token.
+        probabilities: float64 [MAX_CANDIDATES], the probability of each.
+        buckets: int32 [MAX_GROUPS], the hit rate's bucket of each group, in the order they were asked.
+        ends: int32 [MAX_GROUPS], where each group's candidates end.
     """
 
     tokens: Int32Array
-    chances: Float64Array
+    probabilities: Float64Array
     buckets: Int32Array
     ends: Int32Array
 
 
 @kernel
 def new_candidates() -> Candidates:
-    """Return empty scratch space."""
+    """Return an empty workspace."""
     return Candidates(
         np.empty(MAX_CANDIDATES, np.int32),
         np.empty(MAX_CANDIDATES, np.float64),
-        np.empty(MAX_ASKED, np.int32),
-        np.empty(MAX_ASKED, np.int32),
+        np.empty(MAX_GROUPS, np.int32),
+        np.empty(MAX_GROUPS, np.int32),
     )
 
 
 @lean_kernel
-def holds(tokens: Int32Array, begin: Integer, end: Integer, token: Integer) -> bool:
-    """Return whether a token is among those from `begin` to `end`."""
+def is_among(tokens: Int32Array, begin: Integer, end: Integer, token: Integer) -> bool:
+    """Return whether `tokens[begin:end]` holds a token."""
     for i in range(begin, end):  # noqa: SIM110  # lean kernels have no generators
         if tokens[i] == token:
             return True
@@ -53,55 +65,55 @@ def holds(tokens: Int32Array, begin: Integer, end: Integer, token: Integer) -> b
 
 
 @lean_kernel
-def spend(
+def distribute_share(
     candidates: Candidates,
     begin: int,
     end: int,
     total: float,
     bucket: Integer,
-    trust: Float64Array,
-    left: float,
-    asked: int,
+    hit_rates: Float64Array,
+    remaining: float,
+    groups: int,
 ) -> float:
-    """Spend a source's share of the probability that is left on the candidates it added.
+    """Distribute a source's share of the remaining probability over the candidates it added.
 
     Args:
-        candidates: those from `begin` to `end` are new; their chances are weights so far.
-        begin: the first one added.
-        end: how many there are now.
-        total: the sum of the added weights.
-        bucket: the source's trust bucket.
-        trust: Beta counts (trials, hits) [buckets, 2].
-        left: the probability that was left.
-        asked: how many sources were asked before this one.
+        candidates: Those from `begin` to `end` are new; their probabilities are weights so far.
+        begin: The first new candidate.
+        end: The number of candidates now.
+        total: The sum of the new weights.
+        bucket: The bucket of the source's hit rate.
+        hit_rates: Beta counts (trials, hits) [buckets, 2].
+        remaining: The probability that remained.
+        groups: How many groups came before this one.
 
     Returns:
-        The probability that is left now.
+        The probability that remains now.
     """
-    chances = candidates.chances
-    share = left * (trust[bucket, HITS] / trust[bucket, TRIALS])
+    probabilities = candidates.probabilities
+    share = remaining * (hit_rates[bucket, HITS] / hit_rates[bucket, TRIALS])
     for i in range(begin, end):
-        chances[i] *= share / total
-    candidates.buckets[asked] = bucket
-    candidates.ends[asked] = end
-    return float(left - share)
+        probabilities[i] *= share / total
+    candidates.buckets[groups] = bucket
+    candidates.ends[groups] = end
+    return float(remaining - share)
 
 
 @lean_kernel
-def credit(candidates: Candidates, asked: int, trust: Float64Array, token: Integer) -> None:
-    """Compare a prediction with the `token` that came, source by source down to the first that had it.
+def update_hit_rates(candidates: Candidates, groups: int, hit_rates: Float64Array, token: Integer) -> None:
+    """Count a trial for each group down to the first that had the `token` that came, and its hit.
 
     Args:
-        candidates: the prediction.
-        asked: how many sources it asked.
-        trust: Beta counts (trials, hits) [buckets, 2], brought up to date.
-        token: what came.
+        candidates: The prediction.
+        groups: How many groups it has.
+        hit_rates: Beta counts (trials, hits) [buckets, 2], updated in place.
+        token: The token that came.
     """
     begin = 0
-    for i in range(asked):
+    for i in range(groups):
         bucket = candidates.buckets[i]
-        trust[bucket, TRIALS] += 1.0
-        if holds(candidates.tokens, begin, candidates.ends[i], token):
-            trust[bucket, HITS] += 1.0
+        hit_rates[bucket, TRIALS] += 1.0
+        if is_among(candidates.tokens, begin, candidates.ends[i], token):
+            hit_rates[bucket, HITS] += 1.0
             break
         begin = candidates.ends[i]

@@ -1,1 +1,1 @@
-"""The default draft store: a ring of tokens with hash chains."""
+"""TokenLog, the default draft store: a ring of tokens with hash chains, and the model's successors."""

@@ -1,13 +1,14 @@
-"""Weighing the evidence: from what the sources say to probabilities that hold what they promise.
+"""Calibration: turn what the sources say into probabilities that come true as often as they promise.
 
-Each candidate comes with the logarithm of the share that the sources gave it, and with what else is known of
-it: its source, whether the model itself named it the last time it read the token before (its rank there), and
-how long ago this request saw it. A softmax over the candidates, and "none of them", turns that into
-probabilities; its few weights are learned from every token that comes (stochastic gradient descent on the
-log loss, with AdaGrad's step sizes), so that they stay calibrated while running.
+Each candidate has evidence, the logarithm of the share that the sources gave it, and a feature: its source,
+its rank among the model's successors of the token before, and how long ago this request saw it. A softmax
+over the candidates and "none of them" turns these into probabilities. Its weights are learned from every
+token that comes (stochastic gradient descent on the log loss with AdaGrad's step sizes), so that they stay
+calibrated while running.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,30 +25,41 @@ FEATURES = SOURCES * RANKS * AGES
 
 NONE_BIAS, NONE_SLOPE, SLOPES = 0, 1, 2
 BIASES = SLOPES + SOURCES
+"""Columns of the weights: bias and slope of "none of them", a slope per source, a bias per feature."""
 
 LEARNING_RATE = 0.4
-SQUARES_AT_FIRST = 10.0
-"""With as much the first steps are a third as long: what the weights begin with is better than a guess."""
+INITIAL_SQUARES = 10.0
+"""Makes the first steps a third as long: the initial weights are better than a guess."""
 MIN_EVIDENCE = 1e-5
-
+"""Smaller shares count as this one, before their logarithm is taken."""
 
 VALUE, SQUARES = 0, 1
+"""Rows of the weights: their values, and the sums of their squared gradients."""
+
+
+class CalibrationState(NamedTuple):
+    """What a log has learned about its sources.
+
+    Attributes:
+        hit_rates: float64 [buckets, 2], Beta counts (trials, hits) of the groups, see `candidates`.
+        weights: float64 [2, 5 + FEATURES], see `initial_weights`.
+    """
+
+    hit_rates: Float64Array
+    weights: Float64Array
 
 
 def initial_weights() -> Float64Array:
-    """Return the weights to begin with.
+    """Return the initial weights: float64 [2, 5 + FEATURES], values and sums of squared gradients.
 
-    float64 [2, 5 + FEATURES]: bias and slope of "none of them", a slope a source, a bias a feature; below
-    them the sums of their squared gradients.
-
-    What recorded answers taught, rounded (research/fit_beliefs.py). Of a candidate with evidence e, rank r
-    counted from 1 (not among the model's successors: 9) and age a, the score is
+    Fitted on recorded answers and rounded (research/fit_calibration.py). A candidate with evidence e, rank r
+    counted from 1 (9 if it is not among the model's successors) and age a has the score
 
         own         e     + 0.7 - 0.3 ln r + 0.1 a
         shared      0.7 e - 0.1 - 0.5 ln r + 0.4 a
         recycled    0.6 e - 2.0 - 0.9 ln r + 0.4 a
 
-    and 0.75 less, instead of the term in r, where no successors are known.
+    Where no successors are known, the term in r is -0.75.
     """
     slopes, bases = np.array([1.0, 0.7, 0.6]), np.array([0.7, -0.1, -2.0])
     by_rank, by_age = np.array([0.3, 0.5, 0.9]), np.array([0.1, 0.4, 0.4])
@@ -58,77 +70,88 @@ def initial_weights() -> Float64Array:
     biases += bases[:, None, None] + by_age[:, None, None] * np.arange(AGES)
     biases[:, :NO_SUCCESSORS] -= (by_rank[:, None] * ranks[:NO_SUCCESSORS])[:, :, None]
     biases[:, NO_SUCCESSORS] -= 0.75
-    weights[SQUARES] = SQUARES_AT_FIRST
+    weights[SQUARES] = INITIAL_SQUARES
     return weights
 
 
 @lean_kernel
-def feature_of(source: Integer, rank: Integer, age: Integer) -> Integer:
+def feature_index(source: Integer, rank: Integer, age: Integer) -> Integer:
     """Return the number of a feature."""
     return (source * RANKS + rank) * AGES + age
 
 
 @lean_kernel
-def source_of(feature: Integer) -> Integer:
+def source_of_feature(feature: Integer) -> Integer:
     """Return the source of a candidate with this feature."""
     return feature // (RANKS * AGES)
 
 
 @lean_kernel
-def weigh(
-    features: Int32Array, evidence: Float64Array, none: float, weights: Float64Array, chances: Float64Array
+def softmax_with_none(
+    features: Int32Array,
+    evidence: Float64Array,
+    none_evidence: float,
+    weights: Float64Array,
+    probabilities: Float64Array,
 ) -> None:
-    """Write the probability of each candidate.
+    """Write the probability of each candidate: a softmax over the candidates and "none of them".
+
+    With the evidence ln 0.5 and ln 0.2, slopes of 1 and biases of 0.7 and 0:
+
+        candidate   score             exp(score)   probability
+        cat         ln 0.5 + 0.7      1.0          1.0 / 1.5 = 0.67
+        dog         ln 0.2            0.2          0.2 / 1.5 = 0.13
+        none        ln 0.3            0.3          (the rest, 0.20)
 
     Args:
         features: int32 [n].
         evidence: float64 [n], the logarithms of the shares.
-        none: the logarithm of the share that is left.
-        weights: as learned so far.
-        chances: float64 [n], written.
+        none_evidence: The logarithm of the share that remains.
+        weights: See `initial_weights`.
+        probabilities: float64 [n], written.
     """
     values = weights[VALUE]
-    none_score = values[NONE_BIAS] + values[NONE_SLOPE] * none
+    none_score = values[NONE_BIAS] + values[NONE_SLOPE] * none_evidence
     highest = none_score
     for i in range(len(features)):
         feature = features[i]
-        score = values[SLOPES + source_of(feature)] * evidence[i] + values[BIASES + feature]
-        chances[i] = score
+        score = values[SLOPES + source_of_feature(feature)] * evidence[i] + values[BIASES + feature]
+        probabilities[i] = score
         highest = max(highest, score)
     total = math.exp(none_score - highest)
     for i in range(len(features)):
-        chances[i] = math.exp(chances[i] - highest)
-        total += chances[i]
+        probabilities[i] = math.exp(probabilities[i] - highest)
+        total += probabilities[i]
     for i in range(len(features)):
-        chances[i] /= total
+        probabilities[i] /= total
 
 
 @lean_kernel
-def step(weights: Float64Array, place: Integer, gradient: float) -> None:
-    """Move a weight."""
-    weights[SQUARES, place] += gradient * gradient
-    weights[VALUE, place] += LEARNING_RATE * gradient / math.sqrt(weights[SQUARES, place])
+def adagrad_step(weights: Float64Array, index: Integer, gradient: float) -> None:
+    """Move one weight."""
+    weights[SQUARES, index] += gradient * gradient
+    weights[VALUE, index] += LEARNING_RATE * gradient / math.sqrt(weights[SQUARES, index])
 
 
 @lean_kernel
-def learn_weights(
+def update_weights(
     tokens: Int32Array,
     features: Int32Array,
     evidence: Float64Array,
-    none: float,
-    chances: Float64Array,
+    none_evidence: float,
+    probabilities: Float64Array,
     weights: Float64Array,
     token: Integer,
 ) -> None:
-    """Move the weights towards having predicted the `token` that came; `chances` as they were weighed."""
-    rest, missed = 1.0, 1.0
+    """Move the weights towards having predicted the `token` that came; `probabilities` as they were then."""
+    none_probability, missed = 1.0, 1.0
     for i in range(len(tokens)):
-        rest -= chances[i]
+        none_probability -= probabilities[i]
         came = 1.0 if tokens[i] == token else 0.0
         missed -= came
-        error = came - chances[i]
-        step(weights, SLOPES + source_of(features[i]), error * evidence[i])
-        step(weights, BIASES + features[i], error)
-    error = missed - rest
-    step(weights, NONE_SLOPE, error * none)
-    step(weights, NONE_BIAS, error)
+        error = came - probabilities[i]
+        adagrad_step(weights, SLOPES + source_of_feature(features[i]), error * evidence[i])
+        adagrad_step(weights, BIASES + features[i], error)
+    error = missed - none_probability
+    adagrad_step(weights, NONE_SLOPE, error * none_evidence)
+    adagrad_step(weights, NONE_BIAS, error)

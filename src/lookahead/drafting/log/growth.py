@@ -1,125 +1,151 @@
-"""Growing a draft tree out of the logs' matches, best first, and only as far as it is needed."""
+"""Building a draft tree out of the log's matches, best first, and only as far as it is needed."""
 
 import numpy as np
 
 from lookahead.drafting.arrays import Int32Array, Int64Array, Integer
 from lookahead.drafting.growth.best_first import (
-    OWN_CONTEXT,
+    PAYLOAD_0,
     Frontier,
-    Growth,
-    draft_best,
-    emptied,
-    is_waiting,
-    may_wait,
+    GrowingTree,
+    has_next,
+    pop_best,
     push,
+    reset_frontier,
+    would_accept,
 )
 from lookahead.drafting.growth.candidates import RECYCLED
-from lookahead.drafting.log.calibration import source_of
-from lookahead.drafting.log.matches import MAX_AT_ONCE, Matches, find_all, following_at, list_by_rank
+from lookahead.drafting.log.calibration import CalibrationState, source_of_feature
+from lookahead.drafting.log.matches import (
+    MAX_MATCHES,
+    Matches,
+    find_all_matches,
+    next_token,
+    sort_by_rank,
+)
 from lookahead.drafting.log.prediction import (
     CANDIDATES_BEGIN,
     CANDIDATES_END,
-    Beliefs,
-    learn_at,
-    predict_at,
-    said_nothing,
-    successors_of,
+    learn_at_node,
+    mark_unasked,
+    predict_next,
+    read_successors,
 )
 from lookahead.drafting.log.ring import GAP, TokenRing
-from lookahead.drafting.log.workspace import Sketch
+from lookahead.drafting.log.workspace import DraftWorkspace
 from lookahead.jit import lean_kernel
 
 FEW_MATCHES = 4
-"""Where fewer than so many matches are left, shorter runs that end in the drafted path are looked for."""
-WORTH_A_LOOK = 0.3
-"""… if the node is at least so probable: looking costs as much as drafting several nodes."""
-WORTH_ASKING = 0.25
-"""What follows a node is asked only where a token a quarter as probable as it would still be drafted."""
+"""Search again, for matches of the drafted path, where fewer matches than this agree with it …"""
+MIN_REMATCH_PROBABILITY = 0.3
+"""… and the node is more probable than this: a search costs as much as drafting several nodes."""
+MIN_CHILD_RATIO = 0.25
+"""Predict what follows a node only if a token with this part of its probability would still be drafted."""
+SOURCE = PAYLOAD_0
+"""The frontier's column for where a node comes from: OWN, SHARED or RECYCLED."""
 
 
 @lean_kernel
-def matches_that_agree(
+def select_agreeing(
     matches: Matches, above: Int32Array, token: Integer, depth: Integer, listed: Int32Array
 ) -> int:
-    """Write those of the parent's matches that go on with `token`, and then with another, to `listed`.
+    """Select a new node's matches among its parent's: those that go on with its token, and do not end there.
 
-    `depth` is the new node's. Returns how many there are.
+    Args:
+        matches: All matches.
+        above: int32, the parent's matches.
+        token: The new node's.
+        depth: The new node's.
+        listed: int32, the selected ones are written here.
+
+    Returns:
+        How many there are.
     """
     size = 0
     for i in range(min(len(above), len(listed))):
         match = above[i]
-        if following_at(matches, match, depth - 1) == token and following_at(matches, match, depth) != GAP:
+        if next_token(matches, match, depth - 1) == token and next_token(matches, match, depth) != GAP:
             listed[size] = match
             size += 1
     return size
 
 
 @lean_kernel
-def run_to(tail: Int32Array, tree: Growth, node: Integer, run: Int32Array) -> int:
-    """Write the last tokens before and on the path to `node` to the end of `run`; return how many."""
-    place, at = len(run), np.int64(node)
-    while at > 0 and place > 0:
-        place -= 1
-        run[place] = tree.token_ids[at]
-        at = np.int64(tree.parents[at])
+def write_path(tail: Int32Array, tree: GrowingTree, node: Integer, run: Int32Array) -> int:
+    """Write the request's last tokens and the path to `node` to the end of `run`; return how many."""
+    begin, above = len(run), np.int64(node)
+    while above > 0 and begin > 0:
+        begin -= 1
+        run[begin] = tree.token_ids[above]
+        above = np.int64(tree.parents[above])
     before = len(tail)
-    while before > 0 and place > 0:
-        place -= 1
+    while before > 0 and begin > 0:
+        begin -= 1
         before -= 1
-        run[place] = tail[before]
-    return len(run) - place
+        run[begin] = tail[before]
+    return len(run) - begin
 
 
 @lean_kernel
-def ask_at(sketch: Sketch, node: Integer, own: TokenRing, beliefs: Beliefs) -> None:
-    """Ask what may follow a node, whose matches are listed and whose successors are at hand."""
-    listed = sketch.listed[sketch.ranges[node, 0] : sketch.ranges[node, 1]]
-    depth = sketch.tree.depths[node]
+def predict_node(workspace: DraftWorkspace, node: Integer, own: TokenRing, state: CalibrationState) -> None:
+    """Predict what follows a node; its matches are listed and its successors have been read."""
+    listed = workspace.listed[workspace.ranges[node, 0] : workspace.ranges[node, 1]]
+    depth = workspace.tree.depths[node]
     for i in range(len(listed)):
-        sketch.following[i] = following_at(sketch.matches, listed[i], depth)
-    predict_at(
-        sketch.said, node, own, sketch.matches, listed, sketch.following, sketch.successors, depth, beliefs
+        workspace.votes[i] = next_token(workspace.matches, listed[i], depth)
+    predict_next(
+        workspace.predictions,
+        node,
+        own,
+        workspace.matches,
+        listed,
+        workspace.votes,
+        workspace.successors,
+        depth,
+        state,
     )
 
 
 @lean_kernel
-def push_said(frontier: Frontier, sketch: Sketch, node: Integer, widest: int) -> None:
-    """Push what may follow a node; only the best of it where `widest` is 1."""
-    said, chance = sketch.said, sketch.tree.probabilities[node]
-    begin, end = said.nodes[node, CANDIDATES_BEGIN], said.nodes[node, CANDIDATES_END]
-    tokens, features, chances = said.tokens, said.features, said.chances
-    if widest == 1 and end > begin:
-        begin += np.argmax(chances[begin:end])
+def push_predictions(frontier: Frontier, workspace: DraftWorkspace, node: Integer, is_single: bool) -> None:
+    """Push the candidates that were predicted at a node; the best alone if `is_single`."""
+    predictions, probability = workspace.predictions, workspace.tree.probabilities[node]
+    begin, end = predictions.nodes[node, CANDIDATES_BEGIN], predictions.nodes[node, CANDIDATES_END]
+    tokens, features, probabilities = predictions.tokens, predictions.features, predictions.probabilities
+    if is_single and end > begin:
+        begin += np.argmax(probabilities[begin:end])
         end = begin + 1
     for i in range(begin, end):
-        push(frontier, chance * chances[i], node, tokens[i], source_of(features[i]), 0)
+        source = source_of_feature(features[i])
+        push(frontier, probability * probabilities[i], node, tokens[i], source, 0)
 
 
 @lean_kernel
-def match_again(
+def match_node(
     own: TokenRing,
     shared: TokenRing,
     readable: Int32Array,
     tail: Int32Array,
-    sketch: Sketch,
+    workspace: DraftWorkspace,
     node: Integer,
     found: int,
 ) -> int:
-    """List a new node's matches: its parent's that agree, or fresh ones where they are few.
+    """List a new node's matches: its parent's that agree, or those of a new search where they are few.
 
     Returns how many matches there are in all.
     """
-    tree, matches, lists, ranges, run = sketch.tree, sketch.matches, sketch.listed, sketch.ranges, sketch.run
+    tree, matches, lists = workspace.tree, workspace.matches, workspace.listed
+    ranges, run = workspace.ranges, workspace.run
     parent, begin = tree.parents[node], ranges[node - 1, 1]
     above = lists[ranges[parent, 0] : ranges[parent, 1]]
-    size = matches_that_agree(matches, above, tree.token_ids[node], tree.depths[node], lists[begin:])
+    size = select_agreeing(matches, above, tree.token_ids[node], tree.depths[node], lists[begin:])
     room = min(len(matches.ranks) - found, len(lists) - begin)
-    if size < FEW_MATCHES and tree.probabilities[node] > WORTH_A_LOOK and room >= MAX_AT_ONCE:
-        length = run_to(tail, tree, node, run)
-        seen, depth = found, int(tree.depths[node])
-        found = find_all(own, shared, readable, run[len(run) - length :], depth, matches, found)
-        list_by_rank(matches, seen, found, lists[begin:])
-        size = found - seen
+    is_probable = tree.probabilities[node] > MIN_REMATCH_PROBABILITY
+    if size < FEW_MATCHES and is_probable and room >= MAX_MATCHES:
+        length = write_path(tail, tree, node, run)
+        before, depth = found, int(tree.depths[node])
+        found = find_all_matches(own, shared, readable, run[len(run) - length :], depth, matches, found)
+        sort_by_rank(matches, before, found, lists[begin:])
+        size = found - before
     ranges[node, 0], ranges[node, 1] = begin, begin + size
     return found
 
@@ -132,70 +158,70 @@ def grow_from_log(
     successors: Int32Array,
     readable: Int32Array,
     tail: Int32Array,
-    beliefs: Beliefs,
-    sketch: Sketch,
+    state: CalibrationState,
+    workspace: DraftWorkspace,
     max_nodes: int,
-    deepest_draft: int,
-    widest: int,
+    branch_length: int,
+    is_single: bool,
 ) -> int:
-    """Draw the tree under the last of the tokens `tail`; return its size.
+    """Build the draft tree under the last of the tokens `tail`; return its size.
 
     Args:
-        own: the request's own log.
-        shared: the log of all owners.
-        keys: int64 [places], those of the model's recycled successors, see `SuccessorTable`.
-        successors: int32 [places, SUCCESSORS].
+        own: The request's own log.
+        shared: The log of all owners.
+        keys: int64 [buckets], the keys of the model's successors, see `SuccessorTable`.
+        successors: int32 [buckets, SUCCESSORS].
         readable: int32 [m], the owners that the request may read, its own first.
         tail: int32 [LONGEST_MATCH], the request's last tokens; GAPs before them where it has fewer.
-        beliefs: what was learned of the sources.
-        sketch: written; it has room for `max_nodes`.
-        max_nodes: the most nodes, node 0 included.
-        deepest_draft: the most levels below node 0.
-        widest: 1 for a single branch, 0 for a tree.
+        state: What was learned about the sources.
+        workspace: Written; it has room for `max_nodes`.
+        max_nodes: The maximum size, node 0 included.
+        branch_length: The maximum number of levels below node 0.
+        is_single: Whether to draft a single branch.
     """
-    tree, frontier = sketch.tree, emptied(sketch.frontier, max_nodes)
+    tree, frontier = workspace.tree, reset_frontier(workspace.frontier, max_nodes)
     tree.token_ids[0], tree.parents[0], tree.depths[0], tree.probabilities[0] = tail[-1], -1, 0, 1.0
-    found = find_all(own, shared, readable, tail, 0, sketch.matches, 0)
-    list_by_rank(sketch.matches, 0, found, sketch.listed)
-    sketch.ranges[0, 0], sketch.ranges[0, 1] = 0, found
+    found = find_all_matches(own, shared, readable, tail, 0, workspace.matches, 0)
+    sort_by_rank(workspace.matches, 0, found, workspace.listed)
+    workspace.ranges[0, 0], workspace.ranges[0, 1] = 0, found
     node = 0
     while True:
         depth = tree.depths[node]
-        if depth < deepest_draft and may_wait(frontier, tree.probabilities[node] * WORTH_ASKING):
-            successors_of(keys, successors, readable, tree.token_ids[node], sketch.successors)
-            ask_at(sketch, node, own, beliefs)
-            push_said(frontier, sketch, node, widest)
+        if depth < branch_length and would_accept(frontier, tree.probabilities[node] * MIN_CHILD_RATIO):
+            read_successors(keys, successors, readable, tree.token_ids[node], workspace.successors)
+            predict_node(workspace, node, own, state)
+            push_predictions(frontier, workspace, node, is_single)
         else:
-            said_nothing(sketch.said, node)
+            mark_unasked(workspace.predictions, node)
         node += 1
-        if node >= max_nodes or not is_waiting(frontier):
+        if node >= max_nodes or not has_next(frontier):
             break
-        row = draft_best(frontier, tree, node)
-        sketch.sources[node] = frontier.nodes[row, OWN_CONTEXT]
-        found = match_again(own, shared, readable, tail, sketch, node, found)
-    sketch.size[0] = node
+        row = pop_best(frontier, tree, node)
+        workspace.sources[node] = frontier.nodes[row, SOURCE]
+        found = match_node(own, shared, readable, tail, workspace, node, found)
+    workspace.size[0] = node
     return node
 
 
 @lean_kernel
-def learn_from_draft(sketch: Sketch, tokens: Int32Array, beliefs: Beliefs) -> int:
-    """Compare the last draft with the tokens that came, as far as it went with them.
+def learn_from_draft(workspace: DraftWorkspace, tokens: Int32Array, state: CalibrationState) -> int:
+    """Compare the last draft with the tokens that came, as far as it agrees with them.
 
     Returns how many of those before the last were drafted from recycled logits.
     """
-    tree = sketch.tree
+    tree = workspace.tree
     node, recycled = np.int64(0), 0
     for i in range(len(tokens)):
-        if node >= sketch.size[0]:
+        if node >= workspace.size[0]:
             break
-        learn_at(sketch.said, node, tokens[i], beliefs)
-        below = node + 1
-        while below < sketch.size[0] and not (
-            tree.parents[below] == node and tree.token_ids[below] == tokens[i]
+        learn_at_node(workspace.predictions, node, tokens[i], state)
+        child = node + 1
+        while child < workspace.size[0] and not (
+            tree.parents[child] == node and tree.token_ids[child] == tokens[i]
         ):
-            below += 1
-        node = below
+            child += 1
+        node = child
         is_bonus = i + 1 == len(tokens)  # chosen after all that was accepted
-        if node < sketch.size[0] and not is_bonus and sketch.sources[node] == RECYCLED:
+        if node < workspace.size[0] and not is_bonus and workspace.sources[node] == RECYCLED:
             recycled += 1
     return recycled

@@ -1,9 +1,9 @@
-"""Where the last tokens stood before, and what that says about the next one.
+"""Matches: earlier occurrences of the last tokens, and what followed them.
 
-The matches' continuations *are* the trie: a draft node holds those matches that agree with its path, and
-its children are the tokens they go on with. Longer matches are asked first, a request's own before the
-shared ones at equal length; each length spends a share of the probability that is left on the tokens that
-no longer match has named, and how large a share is learned while running (see `candidates.credit`).
+The matches' continuations *are* the trie: a draft node holds the matches that agree with its path, and its
+children are their next tokens. Matches of one length and source form a group. Longer groups come first, the
+request's own before the shared one at equal length. Each adds the tokens that no better group has named, and
+takes a share of the remaining probability by its hit rate (see `candidates`).
 """
 
 from typing import NamedTuple
@@ -12,51 +12,53 @@ import numpy as np
 
 from lookahead.drafting.arrays import Float64Array, Int32Array, Integer
 from lookahead.drafting.growth.candidates import MAX_CANDIDATES, OWN, SHARED
-from lookahead.drafting.log.ring import GAP, NOWHERE, ORDERS, TokenRing, oldest_place, slots_of_run
+from lookahead.drafting.log.ring import GAP, NO_INDEX, ORDERS, TokenRing, heads_of_run, oldest_index
 from lookahead.jit import lean_kernel
 
 LONGEST_MATCH = 16
-"""Tokens that a match is verified backwards at most."""
+"""How many tokens backwards a match is verified."""
 MAX_OWN, MAX_SHARED = 16, 16
-"""Matches kept from a request's own log and from the shared one, longest orders and newest first."""
-ORDERS_OF_A_LOOK = 3
-MAX_WALKED_IN_A_LOOK = 12
-MAX_AT_ONCE = MAX_OWN + MAX_SHARED
+"""Matches of one search in a request's own log and in the shared one, longest orders and newest first."""
+MAX_MATCHES = MAX_OWN + MAX_SHARED
 MAX_WALKED = 24
-"""Places looked at in one chain."""
+"""How far a chain is walked."""
+REMATCH_ORDERS = 3
+MAX_WALKED_IN_REMATCH = 12
+"""Narrower bounds for the searches at drafted nodes: the three longest orders only, half as far."""
 
 AHEAD = 24
-"""Tokens copied from behind a match; a draft that goes deeper looks afresh."""
-NOBODY, VOCABULARY = 0, 1
-"""The owner of all tokens in a request's own log, and that of successors which are no text's."""
+"""Tokens copied from behind a match; a draft that goes deeper needs a new search."""
+NO_OWNER, VOCABULARY = 0, 1
+"""The owner of all tokens in a request's own log, and the owner of the vocabulary's successors."""
 
 LENGTHS = LONGEST_MATCH + 1
 VARIETIES = 4
 CROWDS = 4
-BUCKETS_A_SOURCE = LENGTHS * VARIETIES * CROWDS
-TRIALS_AT_FIRST = 10.0
-"""What trust begins with counts as much as so many trials."""
+"""Hit rates are counted by source, length, variety (how many new tokens are offered) and crowd (votes)."""
+BUCKETS_PER_SOURCE = LENGTHS * VARIETIES * CROWDS
+INITIAL_TRIALS = 10.0
+"""How many trials the initial hit rates count as."""
 
 
 class Matches(NamedTuple):
-    """Matches found so far, as seen from node 0: at a node of depth d add d to lengths.
+    """All matches found for a draft, seen from node 0: at a node of depth d their lengths are d more.
 
-    What followed each is copied out of the log, so that growing a draft touches the log no more.
+    What followed each is copied out of the log, so that growing a draft reads the log no more.
 
     Attributes:
-        following: int32 [most, AHEAD], the tokens that followed; after a GAP there is nothing.
-        ranks: int32 [most], see `rank_of`: how many tokens before them agree, and whose they are.
-        origins: int32 [most], the depth of the node that each was found for.
+        continuations: int32 [room, AHEAD], the tokens that followed; those behind a GAP mean nothing.
+        ranks: int32 [room], source and length in one number, see `rank_of`.
+        origins: int32 [room], the depth of the node that each was found for.
     """
 
-    following: Int32Array
+    continuations: Int32Array
     ranks: Int32Array
     origins: Int32Array
 
 
 @lean_kernel
 def rank_of(source: Integer, length: Integer) -> Integer:
-    """Return one number for a match's source and length: higher for longer ones, and for own ones."""
+    """Return one number for a match's source and length: higher for longer ones, then for own ones."""
     return 2 * length - source
 
 
@@ -68,43 +70,43 @@ def source_of_rank(rank: Integer) -> Integer:
 
 @lean_kernel
 def length_of_rank(rank: Integer) -> Integer:
-    """Return the length of matches of this rank, as seen from node 0."""
+    """Return the length of matches of this rank, seen from node 0."""
     return (rank + 1) >> 1
 
 
 @lean_kernel
-def following_at(matches: Matches, match: Integer, depth: Integer) -> int:
-    """Return the token that a match goes on with at a node of this depth; GAP where it ends."""
+def next_token(matches: Matches, match: Integer, depth: Integer) -> int:
+    """Return the token that follows a match at a node of this depth; GAP where it ends."""
     ahead = depth - matches.origins[match]
-    return int(matches.following[match, ahead]) if ahead < AHEAD else GAP
+    return int(matches.continuations[match, ahead]) if ahead < AHEAD else GAP
 
 
-def initial_log_trust() -> Float64Array:
+def initial_hit_rates() -> Float64Array:
     """Return Beta counts (trials, hits) [buckets, 2] worth ten trials.
 
-    What recorded answers taught, rounded (research/fit_beliefs.py): the odds of a group are 0.6 times its
-    length, or 0.12 times if it is shared; twice that a crowd more, and 0.6 times a variety more.
+    Fitted on recorded answers and rounded (research/fit_calibration.py): a group's odds are 0.6 times its
+    length, or 0.12 times if it is shared; times 2 per level of crowd, times 0.6 per level of variety.
     """
     source, length, variety, crowd = np.indices((2, LENGTHS, VARIETIES, CROWDS)).reshape(4, -1)
     odds = np.where(source == OWN, 0.6, 0.12) * np.maximum(length, 1) * 2.0**crowd * 0.6**variety
-    return TRIALS_AT_FIRST * np.stack([np.ones(len(odds)), odds / (1 + odds)], axis=1)
+    return INITIAL_TRIALS * np.stack([np.ones(len(odds)), odds / (1 + odds)], axis=1)
 
 
 @lean_kernel
-def match_bucket(source: Integer, length: Integer, offered: int, votes: float) -> int:
-    """Return the trust bucket of matches: their source, length, how many new tokens they offer, how many."""
+def group_bucket(source: Integer, length: Integer, offered: int, votes: float) -> int:
+    """Return the bucket of a group's hit rate, from its length, how many new tokens it offers, its votes."""
     variety = offered - 1 if offered <= 2 else 2 if offered <= 5 else 3
     crowd = 0 if votes < 2 else 1 if votes < 4 else 2 if votes < 10 else 3
     return int(((source * LENGTHS + min(length, LONGEST_MATCH)) * VARIETIES + variety) * CROWDS + crowd)
 
 
 @lean_kernel
-def agreement(tokens: Int32Array, last: Integer, oldest: Integer, run: Int32Array, most: int) -> int:
-    """Return how many of a ring's tokens before and at the place `last`, `most` at most, end `run` too."""
+def match_length(tokens: Int32Array, last: Integer, oldest: Integer, run: Int32Array, max_length: int) -> int:
+    """Return how many tokens of a ring, backwards from the index `last`, equal those at the end of `run`."""
     mask = len(tokens) - 1
-    most = min(len(run), most, int(last - oldest + 1))
+    max_length = min(len(run), max_length, int(last - oldest + 1))
     length = 0
-    while length < most:
+    while length < max_length:
         token = tokens[(last - length) & mask]
         if token == GAP or token != run[len(run) - 1 - length]:
             break
@@ -112,23 +114,23 @@ def agreement(tokens: Int32Array, last: Integer, oldest: Integer, run: Int32Arra
     return length
 
 
-# In the loops below arrays are taken out of their tuples first: compiled, each access through a tuple would
-# count references, which costs several times what the loop does.
+# The loops below take arrays out of their tuples first: compiled, each access through a tuple would count
+# references, which costs several times what the loop does.
 
 
 @lean_kernel
-def copy_ahead(tokens: Int32Array, place: Integer, end: Integer, ahead: Int32Array) -> None:
-    """Copy the tokens from a place on, a GAP where the ring ends; what stands behind a GAP means nothing."""
+def copy_continuation(tokens: Int32Array, index: Integer, end: Integer, continuation: Int32Array) -> None:
+    """Copy the tokens from an index on, and a GAP where the ring ends; those behind a GAP mean nothing."""
     mask = len(tokens) - 1
-    at, most = np.int64(place & mask), np.int64(min(AHEAD, end - place))
-    if at + AHEAD <= len(tokens):  # as nearly always: a loop of fixed length takes a few instructions
+    cell, count = np.int64(index & mask), np.int64(min(AHEAD, end - index))
+    if cell + AHEAD <= len(tokens):  # as nearly always: a loop of fixed length takes a few instructions
         for i in range(AHEAD):
-            ahead[i] = tokens[at + i]
+            continuation[i] = tokens[cell + i]
     else:
-        for i in range(most):
-            ahead[i] = tokens[(at + i) & mask]
-    if most < AHEAD:
-        ahead[most] = GAP
+        for i in range(count):
+            continuation[i] = tokens[(cell + i) & mask]
+    if count < AHEAD:
+        continuation[count] = GAP
 
 
 @lean_kernel
@@ -138,41 +140,49 @@ def find_matches(
     run: Int32Array,
     source: int,
     depth: int,
-    most: int,
+    max_matches: int,
     matches: Matches,
     size: int,
 ) -> int:
-    """Add places of `ring` that follow the end of an owner's `run`, `most` at most; return their number.
+    """Add up to `max_matches` matches of an owner's `run` in a ring; return how many matches there are.
 
-    Each place is found in the chain of the longest order that it matches, and passed over in the others.
+    Each match is found in the chain of the longest order that it reaches, and skipped in the other chains.
+    For run = … d a b, where the chain of order 2 leads to 6 and 1:
+
+        index   0    1    2    3    4    5    6    7
+        token   a    b    c    GAP  d    a    b    e        index 6: d a b agree, length 3, goes on with e
+                     └ 1                      └ 6           index 1:   a b agree, length 2, goes on with c
+
+    Order 1 finds 6 and 1 again, but their length is at least 2: order 2 had them. A token whose hash falls on
+    the same head is in the chain, too, but its length is below the order.
     """
     tokens, owners, previous, heads, ends = ring
-    following, ranks, origins = matches
-    mask, end, oldest = len(tokens) - 1, ends[0], oldest_place(ring)
-    enough = min(size + most, len(ranks))
-    slots = slots_of_run(run, owner, len(tokens) // 2)
-    for i in range(len(ORDERS) if depth == 0 else ORDERS_OF_A_LOOK):
-        place = np.int64(heads[slots[i]] if slots[i] != NOWHERE else NOWHERE)
-        # what agrees further was found in the chain before
+    continuations, ranks, origins = matches
+    mask, end, oldest = len(tokens) - 1, ends[0], oldest_index(ring)
+    max_size = min(size + max_matches, len(ranks))
+    run_heads = heads_of_run(run, owner, len(tokens) // 2)
+    for i in range(len(ORDERS) if depth == 0 else REMATCH_ORDERS):
+        index = np.int64(heads[run_heads[i]] if run_heads[i] != NO_INDEX else NO_INDEX)
+        # a longer match was found in the chain before
         longest = LONGEST_MATCH if i == 0 else ORDERS[i - 1]
-        for _ in range(MAX_WALKED if depth == 0 else MAX_WALKED_IN_A_LOOK):
-            if place < oldest or size >= enough:  # NOWHERE is older than all
+        for _ in range(MAX_WALKED if depth == 0 else MAX_WALKED_IN_REMATCH):
+            if index < oldest or size >= max_size:  # NO_INDEX is older than all
                 break
-            at = place & mask
-            older = np.int64(previous[i, at])  # first of all: the walk waits for nothing but it
-            length = agreement(tokens, place, oldest, run, longest)
+            cell = index & mask
+            older = np.int64(previous[i, cell])  # read first: the walk waits for nothing else
+            length = match_length(tokens, index, oldest, run, longest)
             is_new = length >= ORDERS[i] and (i == 0 or length < longest)
-            goes_on = place + 1 < end and tokens[(place + 1) & mask] != GAP
-            if is_new and goes_on and owners[at] == owner:
-                copy_ahead(tokens, place + 1, end, following[size])
+            goes_on = index + 1 < end and tokens[(index + 1) & mask] != GAP
+            if is_new and goes_on and owners[cell] == owner:
+                copy_continuation(tokens, index + 1, end, continuations[size])
                 ranks[size], origins[size] = rank_of(source, length - depth), depth
                 size += 1
-            place = older
+            index = older
     return size
 
 
 @lean_kernel
-def find_all(
+def find_all_matches(
     own: TokenRing,
     shared: TokenRing,
     readable: Int32Array,
@@ -181,48 +191,55 @@ def find_all(
     matches: Matches,
     size: int,
 ) -> int:
-    """Add the matches of `run` in the request's own log, and in the shared one those of `readable` owners.
+    """Add the matches of `run` in the request's own log and, of the `readable` owners, in the shared one.
 
     Returns how many matches there are.
     """
-    size = find_matches(own, NOBODY, run, OWN, depth, MAX_OWN, matches, size)
-    most = size + MAX_SHARED
+    size = find_matches(own, NO_OWNER, run, OWN, depth, MAX_OWN, matches, size)
+    max_size = size + MAX_SHARED
     for i in range(len(readable)):
-        size = find_matches(shared, np.int64(readable[i]), run, SHARED, depth, most - size, matches, size)
+        owner = np.int64(readable[i])
+        size = find_matches(shared, owner, run, SHARED, depth, max_size - size, matches, size)
     return size
 
 
 @lean_kernel
-def list_by_rank(matches: Matches, begin: int, end: int, listed: Int32Array) -> None:
-    """Write the matches from `begin` to `end` to `listed`: longest first, and own before shared ones."""
+def sort_by_rank(matches: Matches, begin: int, end: int, listed: Int32Array) -> None:
+    """Write the matches from `begin` to `end` to `listed`, highest rank first (a stable insertion sort)."""
     ranks = matches.ranks
     for i in range(begin, end):
-        place, rank = i - begin, ranks[i]
-        while place > 0 and ranks[listed[place - 1]] < rank:
-            listed[place] = listed[place - 1]
-            place -= 1
-        listed[place] = i
+        index, rank = i - begin, ranks[i]
+        while index > 0 and ranks[listed[index - 1]] < rank:
+            listed[index] = listed[index - 1]
+            index -= 1
+        listed[index] = i
 
 
 @lean_kernel
 def count_votes(
-    following: Int32Array, begin: int, end: int, tokens: Int32Array, chances: Float64Array, size: int
+    votes: Int32Array, begin: int, end: int, tokens: Int32Array, counts: Float64Array, size: int
 ) -> tuple[int, float]:
-    """Count the votes `following[begin:end]` of matches of one rank.
+    """Count the votes of a group: the next tokens `votes[begin:end]` of its matches.
 
-    A vote for a candidate that a higher rank has named counts for nothing; others make or strengthen
-    candidates behind the first `size`. Returns the number of candidates and of votes that counted.
+    A vote for a candidate that a better group has named does not count. Others make or strengthen candidates
+    behind the first `size`. With "cat" named before, the votes dog cat dog cow:
+
+        tokens  cat │ dog  cow
+        counts      │ 2    1        returns 3 candidates, 3 votes
+
+    Returns:
+        The number of candidates, and of votes that counted.
     """
-    before, votes = size, 0.0
+    before, counted = size, 0.0
     for i in range(begin, end):
-        token, candidate = following[i], 0
+        token, candidate = votes[i], 0
         while candidate < size and tokens[candidate] != token:
             candidate += 1
         if candidate < before or candidate == MAX_CANDIDATES:
             continue
         if candidate == size:
-            tokens[size], chances[size] = token, 0.0
+            tokens[size], counts[size] = token, 0.0
             size += 1
-        chances[candidate] += 1.0
-        votes += 1.0
-    return size, votes
+        counts[candidate] += 1.0
+        counted += 1.0
+    return size, counted

@@ -1,12 +1,11 @@
-"""What may come next at a draft node: the logs' matches and the model's recycled logits, weighed together.
+"""The next token's candidates at a draft node, from the log's matches and the model's recycled logits.
 
-Matches of one length and source vote. Longer ones are asked first, a request's own before the shared ones at
-equal length; each such group spends a share of the probability that is left on the tokens that no better
-group has named, and how large a share is learned while running (`candidates.credit`). Then the model's own
-successors of the token are added; what is left is the evidence of each. The evidence is weighed with what
-else is known of each candidate (`weighing`).
+1. Groups of matches share out the probability, the best group first (`predict_from_matches`).
+2. The model's successors of the node's token join as candidates (`add_successors`).
+3. A softmax over what is known of each candidate gives its probability (`calibration`).
 
-Everything said is kept until the next draft: what came is compared with it, so that learning costs no search.
+Predictions are stored until the tokens come that the draft was for, and are compared with them then, so that
+learning needs no search.
 """
 
 import math
@@ -16,135 +15,134 @@ import numpy as np
 
 from lookahead.drafting.arrays import Float64Array, Int32Array, Int64Array, Integer
 from lookahead.drafting.growth.candidates import (
-    MAX_ASKED,
     MAX_CANDIDATES,
+    MAX_GROUPS,
     MIN_SHARE,
     RECYCLED,
     Candidates,
-    credit,
-    holds,
-    spend,
+    distribute_share,
+    is_among,
+    update_hit_rates,
 )
 from lookahead.drafting.log.calibration import (
     MIN_EVIDENCE,
     NO_SUCCESSORS,
     UNRANKED,
-    feature_of,
-    learn_weights,
-    weigh,
+    CalibrationState,
+    feature_index,
+    softmax_with_none,
+    update_weights,
 )
 from lookahead.drafting.log.matches import (
-    BUCKETS_A_SOURCE,
-    NOBODY,
+    BUCKETS_PER_SOURCE,
+    NO_OWNER,
     VOCABULARY,
     Matches,
     count_votes,
+    group_bucket,
     length_of_rank,
-    match_bucket,
     source_of_rank,
 )
-from lookahead.drafting.log.ring import NOWHERE, TokenRing, newest_of_token
-from lookahead.drafting.log.successors import NO_TOKEN, SUCCESSORS, key_of, place_of
+from lookahead.drafting.log.ring import NO_INDEX, TokenRing, newest_index
+from lookahead.drafting.log.successors import NO_TOKEN, SUCCESSORS, bucket_of, key_of
 from lookahead.jit import lean_kernel
 
-ROOM_A_NODE = MAX_CANDIDATES + SUCCESSORS
+MAX_NODE_CANDIDATES = MAX_CANDIDATES + SUCCESSORS
 
 CANDIDATES_BEGIN, CANDIDATES_END, GROUPS_BEGIN, GROUPS_END = 0, 1, 2, 3
-
-
-class Beliefs(NamedTuple):
-    """What a namespace has learned of its sources.
-
-    Attributes:
-        trust: float64 [buckets, 2], Beta counts (trials, hits): how often a group had the token that came.
-        weights: float64, see `weighing.initial_weights`.
-    """
-
-    trust: Float64Array
-    weights: Float64Array
+"""Columns of `Predictions.nodes`."""
 
 
 class Predictions(NamedTuple):
-    """What was said at each node of a draft.
+    """The predictions at each node of a draft, node after node.
 
     Attributes:
-        tokens: int32 [room], candidates, node after node.
-        features: int32 [room], what is known of each, see `weighing`.
+        tokens: int32 [room], candidates.
+        features: int32 [room], what is known of each, see `calibration`.
         evidence: float64 [room], the logarithm of its share.
-        chances: float64 [room], its probability.
-        buckets: int32 [room], the trust bucket of each group that was asked, node after node.
+        probabilities: float64 [room].
+        buckets: int32 [room], the hit rate's bucket of each group.
         ends: int32 [room], where the group's candidates end, counted from the node's first.
         nodes: int32 [nodes, 4], where each node's candidates begin and end, and its groups; empty where
-            nothing was said.
-        rests: float64 [nodes], the logarithm of the share that was left.
+            nothing was predicted.
+        none_evidence: float64 [nodes], the logarithm of the share that remained.
     """
 
     tokens: Int32Array
     features: Int32Array
     evidence: Float64Array
-    chances: Float64Array
+    probabilities: Float64Array
     buckets: Int32Array
     ends: Int32Array
     nodes: Int32Array
-    rests: Float64Array
+    none_evidence: Float64Array
 
 
 @lean_kernel
-def at_node(said: Predictions, node: Integer) -> Candidates:
-    """Return a view of the candidates and groups of a node."""
-    these = slice(said.nodes[node, CANDIDATES_BEGIN], said.nodes[node, CANDIDATES_END])
-    groups = slice(said.nodes[node, GROUPS_BEGIN], said.nodes[node, GROUPS_END])
-    return Candidates(said.tokens[these], said.evidence[these], said.buckets[groups], said.ends[groups])
+def candidates_at(predictions: Predictions, node: Integer) -> Candidates:
+    """Return a view of a node's candidates, with their evidence in place of probabilities, and groups."""
+    nodes = predictions.nodes
+    these = slice(nodes[node, CANDIDATES_BEGIN], nodes[node, CANDIDATES_END])
+    groups = slice(nodes[node, GROUPS_BEGIN], nodes[node, GROUPS_END])
+    return Candidates(
+        predictions.tokens[these],
+        predictions.evidence[these],
+        predictions.buckets[groups],
+        predictions.ends[groups],
+    )
 
 
 @lean_kernel
-def ask_matches(
+def predict_from_matches(
     matches: Matches,
     listed: Int32Array,
     depth: Integer,
-    following: Int32Array,
-    trust: Float64Array,
+    votes: Int32Array,
+    hit_rates: Float64Array,
     candidates: Candidates,
 ) -> tuple[int, int, float]:
-    """Ask the matches `listed` by rank, which go on with `following`.
+    """Share out the probability among the groups of the matches `listed` by rank; `votes` are their tokens.
 
-    Returns how many candidates and groups there are, and what probability is left.
+    Returns:
+        How many candidates and groups there are, and the probability that remains.
     """
     ranks = matches.ranks
-    tokens, chances = candidates.tokens, candidates.chances
-    left, size, asked, end = 1.0, 0, 0, 0
-    while end < len(listed) and left > MIN_SHARE and asked < MAX_ASKED:
+    tokens, shares = candidates.tokens, candidates.probabilities
+    remaining, size, groups, end = 1.0, 0, 0, 0
+    while end < len(listed) and remaining > MIN_SHARE and groups < MAX_GROUPS:
         before, begin, rank = size, end, ranks[listed[end]]
         while end < len(listed) and ranks[listed[end]] == rank:
             end += 1
-        size, votes = count_votes(following, begin, end, tokens, chances, size)
+        size, counted = count_votes(votes, begin, end, tokens, shares, size)
         if size > before:
             length = length_of_rank(rank) + depth
-            bucket = match_bucket(source_of_rank(rank), length, size - before, votes)
-            left = spend(candidates, before, size, votes, bucket, trust, left, asked)
-            asked += 1
-    return size, asked, left
+            bucket = group_bucket(source_of_rank(rank), length, size - before, counted)
+            remaining = distribute_share(
+                candidates, before, size, counted, bucket, hit_rates, remaining, groups
+            )
+            groups += 1
+    return size, groups, remaining
 
 
 @lean_kernel
 def add_successors(successors: Int32Array, tokens: Int32Array, size: int) -> int:
     """Add the model's successors that no match has named as candidates; return how many candidates there are.
 
-    What each rank is worth is in the weights, so that it spends nothing of what is left.
+    They take no share: the weights know what each rank is worth.
     """
     for rank in range(len(successors)):
         token = successors[rank]
         if token == NO_TOKEN:
             break
-        if not holds(tokens, 0, size, token):
+        if not is_among(tokens, 0, size, token):
             tokens[size] = token
             size += 1
     return size
 
 
 @lean_kernel
-def rank_among(successors: Int32Array, token: Integer) -> int:
-    """Return a token's rank among the model's successors, where there are any."""
+def successor_rank(successors: Int32Array, token: Integer) -> int:
+    """Return a token's rank among the model's successors, or UNRANKED, or NO_SUCCESSORS."""
     if successors[0] == NO_TOKEN:
         return NO_SUCCESSORS
     for rank in range(len(successors)):
@@ -154,123 +152,131 @@ def rank_among(successors: Int32Array, token: Integer) -> int:
 
 
 @lean_kernel
-def age_of(own: TokenRing, token: Integer) -> int:
+def token_age(own: TokenRing, token: Integer) -> int:
     """Return how long ago the request saw a token: 0 never, as far as is known, else 1 (long ago) to 4."""
-    place = newest_of_token(own, NOBODY, token)
-    if place == NOWHERE:
+    index = newest_index(own, NO_OWNER, token)
+    if index == NO_INDEX:
         return 0
-    age = own.end[0] - place
+    age = own.end[0] - index
     return 1 + int(age <= 16) + int(age <= 64) + int(age <= 256)
 
 
 @lean_kernel
-def successors_of(
+def read_successors(
     keys: Int64Array, successors: Int32Array, readable: Int32Array, token: Integer, found: Int32Array
 ) -> None:
-    """Write the successors of a token that the first of the `readable` owners to know any holds.
+    """Write a token's successors, from the first of the `readable` owners that has an entry for it.
 
-    Where none knows any, what the model holds likely after the token alone is written, if that is known.
+    If none has, write the vocabulary's successors of the token alone, if there are any.
     """
     found[0] = NO_TOKEN
     for i in range(len(readable) + 1):
         owner = readable[i] if i < len(readable) else VOCABULARY
-        place = place_of(keys, key_of(owner, token))
+        bucket = bucket_of(keys, key_of(owner, token))
         for rank in range(SUCCESSORS):
-            found[rank] = successors[place, rank]  # NO_TOKEN in an empty place
+            found[rank] = successors[bucket, rank]  # NO_TOKEN in an empty bucket
         if found[0] != NO_TOKEN:
             return
 
 
 @lean_kernel
-def said_nothing(said: Predictions, node: Integer) -> None:
-    """Note that a node was not asked; nodes are asked in order."""
-    candidates = said.nodes[node - 1, CANDIDATES_END] if node else np.int32(0)
-    groups = said.nodes[node - 1, GROUPS_END] if node else np.int32(0)
-    said.nodes[node, CANDIDATES_BEGIN] = said.nodes[node, CANDIDATES_END] = candidates
-    said.nodes[node, GROUPS_BEGIN] = said.nodes[node, GROUPS_END] = groups
+def mark_unasked(predictions: Predictions, node: Integer) -> None:
+    """Note that nothing was predicted at a node; nodes come in order."""
+    nodes = predictions.nodes
+    candidates = nodes[node - 1, CANDIDATES_END] if node else np.int32(0)
+    groups = nodes[node - 1, GROUPS_END] if node else np.int32(0)
+    nodes[node, CANDIDATES_BEGIN] = nodes[node, CANDIDATES_END] = candidates
+    nodes[node, GROUPS_BEGIN] = nodes[node, GROUPS_END] = groups
 
 
 @lean_kernel
-def predict_at(
-    said: Predictions,
+def predict_next(
+    predictions: Predictions,
     node: Integer,
     own: TokenRing,
     matches: Matches,
     listed: Int32Array,
-    following: Int32Array,
+    votes: Int32Array,
     successors: Int32Array,
     depth: Integer,
-    beliefs: Beliefs,
+    state: CalibrationState,
 ) -> None:
-    """Estimate what follows a node from the matches `listed` there and the model's successors of its token.
+    """Predict what follows a node, from the matches `listed` there and the model's successors of its token.
 
-    Nodes are asked in order; where no room is left nothing is said.
+    Nodes come in order. Without room in `predictions` nothing is predicted.
     """
-    said_nothing(said, node)
-    begin, groups_begin = said.nodes[node, CANDIDATES_BEGIN], said.nodes[node, GROUPS_BEGIN]
-    if begin + ROOM_A_NODE > len(said.tokens) or groups_begin + MAX_ASKED > len(said.ends):
+    mark_unasked(predictions, node)
+    nodes, ends = predictions.nodes, predictions.ends
+    begin, groups_begin = nodes[node, CANDIDATES_BEGIN], nodes[node, GROUPS_BEGIN]
+    if begin + MAX_NODE_CANDIDATES > len(predictions.tokens) or groups_begin + MAX_GROUPS > len(ends):
         return
     candidates = Candidates(
-        said.tokens[begin : begin + ROOM_A_NODE],
-        said.evidence[begin : begin + ROOM_A_NODE],
-        said.buckets[groups_begin:],
-        said.ends[groups_begin:],
+        predictions.tokens[begin : begin + MAX_NODE_CANDIDATES],
+        predictions.evidence[begin : begin + MAX_NODE_CANDIDATES],
+        predictions.buckets[groups_begin:],
+        ends[groups_begin:],
     )
-    size, asked, left = ask_matches(matches, listed, depth, following, beliefs.trust, candidates)
+    size, groups, remaining = predict_from_matches(matches, listed, depth, votes, state.hit_rates, candidates)
     matched = size
-    if left > MIN_SHARE:
+    if remaining > MIN_SHARE:
         size = add_successors(successors, candidates.tokens, size)
-    said.nodes[node, CANDIDATES_END], said.nodes[node, GROUPS_END] = begin + size, groups_begin + asked
-    said.rests[node] = math.log(max(left, MIN_EVIDENCE))
-    describe(said, node, own, successors)
-    describe_successors(said, node, begin + matched, own, successors)
+    nodes[node, CANDIDATES_END], nodes[node, GROUPS_END] = begin + size, groups_begin + groups
+    predictions.none_evidence[node] = math.log(max(remaining, MIN_EVIDENCE))
+    describe_matched(predictions, node, own, successors)
+    describe_recycled(predictions, node, begin + matched, own, successors)
     these = slice(begin, begin + size)
-    weigh(said.features[these], said.evidence[these], said.rests[node], beliefs.weights, said.chances[these])
+    softmax_with_none(
+        predictions.features[these],
+        predictions.evidence[these],
+        predictions.none_evidence[node],
+        state.weights,
+        predictions.probabilities[these],
+    )
 
 
 @lean_kernel
-def describe(said: Predictions, node: Integer, own: TokenRing, successors: Int32Array) -> None:
+def describe_matched(predictions: Predictions, node: Integer, own: TokenRing, successors: Int32Array) -> None:
     """Write the features of the candidates that matches named, and turn their shares into evidence."""
-    begin = candidate = said.nodes[node, CANDIDATES_BEGIN]
-    tokens, features, evidence = said.tokens, said.features, said.evidence
-    for i in range(said.nodes[node, GROUPS_BEGIN], said.nodes[node, GROUPS_END]):
-        source = said.buckets[i] // BUCKETS_A_SOURCE
-        while candidate < begin + said.ends[i]:
+    begin = candidate = predictions.nodes[node, CANDIDATES_BEGIN]
+    tokens, features, evidence = predictions.tokens, predictions.features, predictions.evidence
+    for i in range(predictions.nodes[node, GROUPS_BEGIN], predictions.nodes[node, GROUPS_END]):
+        source = predictions.buckets[i] // BUCKETS_PER_SOURCE
+        while candidate < begin + predictions.ends[i]:
             token = tokens[candidate]
-            rank, age = rank_among(successors, token), age_of(own, token)
-            features[candidate] = feature_of(source, rank, age)
+            rank, age = successor_rank(successors, token), token_age(own, token)
+            features[candidate] = feature_index(source, rank, age)
             evidence[candidate] = math.log(max(evidence[candidate], MIN_EVIDENCE))
             candidate += 1
 
 
 @lean_kernel
-def describe_successors(
-    said: Predictions, node: Integer, begin: Integer, own: TokenRing, successors: Int32Array
+def describe_recycled(
+    predictions: Predictions, node: Integer, begin: Integer, own: TokenRing, successors: Int32Array
 ) -> None:
-    """Write the features of the candidates that only the model named; their evidence is what is left."""
-    tokens, features, evidence = said.tokens, said.features, said.evidence
+    """Write the features of the candidates that only the model named; their evidence is what remained."""
+    tokens, features, evidence = predictions.tokens, predictions.features, predictions.evidence
     rank = 0
-    for candidate in range(begin, said.nodes[node, CANDIDATES_END]):
+    for candidate in range(begin, predictions.nodes[node, CANDIDATES_END]):
         while successors[rank] != tokens[candidate]:
             rank += 1
-        features[candidate] = feature_of(RECYCLED, rank, age_of(own, tokens[candidate]))
-        evidence[candidate] = said.rests[node]
+        features[candidate] = feature_index(RECYCLED, rank, token_age(own, tokens[candidate]))
+        evidence[candidate] = predictions.none_evidence[node]
 
 
 @lean_kernel
-def learn_at(said: Predictions, node: Integer, token: Integer, beliefs: Beliefs) -> None:
-    """Compare what was said at a node, if anything was, with the `token` that came."""
-    begin, end = said.nodes[node, CANDIDATES_BEGIN], said.nodes[node, CANDIDATES_END]
+def learn_at_node(predictions: Predictions, node: Integer, token: Integer, state: CalibrationState) -> None:
+    """Compare the predictions at a node, if there are any, with the `token` that came."""
+    begin, end = predictions.nodes[node, CANDIDATES_BEGIN], predictions.nodes[node, CANDIDATES_END]
     if begin == end:
         return
-    candidates = at_node(said, node)
-    learn_weights(
+    candidates = candidates_at(predictions, node)
+    update_weights(
         candidates.tokens,
-        said.features[begin:end],
-        candidates.chances,
-        said.rests[node],
-        said.chances[begin:end],
-        beliefs.weights,
+        predictions.features[begin:end],
+        candidates.probabilities,
+        predictions.none_evidence[node],
+        predictions.probabilities[begin:end],
+        state.weights,
         token,
     )
-    credit(candidates, len(candidates.buckets), beliefs.trust, token)
+    update_hit_rates(candidates, len(candidates.buckets), state.hit_rates, token)

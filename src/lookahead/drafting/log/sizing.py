@@ -1,4 +1,4 @@
-"""How large a log's parts may be in a given number of bytes."""
+"""How a log's bytes are divided among its parts."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,50 +9,50 @@ from lookahead.errors import ConfigError
 
 
 class Parts(NamedTuple):
-    """What the parts of a log's memory may take.
+    """How large the parts of a log may be.
 
     Attributes:
-        own_bytes: bytes of the logs of live requests.
-        shared_tokens: tokens of the shared log.
-        table_places: places of the table of successors.
+        own_bytes: Bytes of the logs of live requests.
+        shared_tokens: Tokens of the shared log.
+        table_buckets: Buckets of the table of successors.
     """
 
     own_bytes: int
     shared_tokens: int
-    table_places: int
+    table_buckets: int
 
 
 def divided(max_bytes: int, *, learned_bytes: int) -> Parts:
     """Divide a memory: half for the shared log, the rest in equal parts for live requests and the table.
 
-    The shared log's half is taken of the whole, so that a power of two of bytes holds one of tokens; it is
-    smaller where the half would leave the others no room.
+    The shared log gets half of the whole, so that a power of two of bytes holds a power of two of tokens. It
+    gets less where the half would leave no room for the others.
 
     Args:
-        max_bytes: the cap.
-        learned_bytes: what the log has learned of its sources takes.
+        max_bytes: The cap.
+        learned_bytes: Bytes of the calibration state.
 
     Raises:
-        ConfigError: the cap leaves no room.
+        ConfigError: The cap leaves no room.
     """
     min_rest = max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
-    least = learned_bytes + 4 * min_rest
-    if max_bytes < least:
-        message = f"max_bytes={max_bytes} leaves no room for a log; give at least {least}"
+    min_bytes = learned_bytes + 4 * min_rest
+    if max_bytes < min_bytes:
+        message = f"max_bytes={max_bytes} leaves no room for a log; give at least {min_bytes}"
         raise ConfigError(message)
     max_shared = min(max_bytes // 2 + ring_bytes(0), max_bytes - learned_bytes - 2 * min_rest)
     shared_tokens = affordable_tokens(max_shared)
     rest = (max_bytes - learned_bytes - ring_bytes(shared_tokens)) // 2
-    return Parts(rest, shared_tokens, affordable_places(rest))
+    return Parts(rest, shared_tokens, affordable_buckets(rest))
 
 
 def affordable_tokens(budget: int) -> int:
-    """Return the largest power of two of tokens whose ring fits `budget` bytes; 0 where none does."""
+    """Return the largest power of two of tokens whose ring fits `budget` bytes; 0 if none does."""
     return _largest(SMALLEST_RING, budget, ring_bytes)
 
 
-def affordable_places(budget: int) -> int:
-    """Return the largest power of two of places whose table of successors fits `budget` bytes; 0 if none."""
+def affordable_buckets(budget: int) -> int:
+    """Return the largest power of two of buckets whose table fits `budget` bytes; 0 if none does."""
     return _largest(SMALLEST_TABLE, budget, table_bytes)
 
 

@@ -1,57 +1,57 @@
-"""What the model itself holds most likely after a token: its own logits, recycled.
+"""The model's successors: the most probable next tokens after a token, recycled from its logits.
 
-Each node that a forward verifies leaves the model's opinion on what follows that node's token, whether the
-text went that way or not. The likeliest successors are kept by token, the last time's only ("Token
-Recycling", arXiv 2408.08696): a weak source, but one that knows something where nothing was ever repeated.
+Each node that a forward pass verifies leaves the model's opinion on what follows that node's token, whether
+the text went that way or not. The most probable successors are stored by token, from the last time only
+("Token Recycling", arXiv 2408.08696): a weak source, but the only one where nothing was ever repeated.
 
-A table of open addressing. An entry belongs to an owner and a token, so that nothing crosses from one owner
-to another; when the table is full, its older half is forgotten.
+The table is a hash table with open addressing. An entry belongs to an owner and a token, so that nothing
+crosses from one owner to another. When the table is full, its older half is forgotten.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from lookahead.drafting.arrays import Int32Array, Integer
+from lookahead.drafting.arrays import Int32Array, Int64Array, Integer
 from lookahead.jit import kernel, lean_kernel
 
 SUCCESSORS = 8
-"""Likeliest tokens kept for each token."""
+"""How many successors are stored per token."""
 NO_TOKEN = -1
 EMPTY = -1
 SMALLEST_TABLE = 64
 
 ENTRIES, WRITES = 0, 1
+"""Indices of `SuccessorTable.meta`."""
 
 
 class SuccessorTable(NamedTuple):
-    """Successors by owner and token; at most half of the places are in use.
+    """Successors by owner and token; at most half of the buckets are in use.
 
     Attributes:
-        keys: int64 [places], the owner's number, 31 bits of the token, or EMPTY; places is a power of two.
-        successors: int32 [places, SUCCESSORS], likeliest first, NO_TOKEN where there are fewer.
-        stamps: int64 [places], when each was written: a count of writes.
-        meta: int64 [2], entries and writes so far.
+        keys: int64 [buckets], 2³¹ * owner + token, or EMPTY; buckets is a power of two.
+        successors: int32 [buckets, SUCCESSORS], most probable first, NO_TOKEN where there are fewer.
+        stamps: int64 [buckets], the number of writes when the entry was written.
+        meta: int64 [2], how many entries there are, and how many writes there were.
     """
 
-    keys: npt.NDArray[np.int64]
+    keys: Int64Array
     successors: Int32Array
-    stamps: npt.NDArray[np.int64]
-    meta: npt.NDArray[np.int64]
+    stamps: Int64Array
+    meta: Int64Array
 
 
-def table_bytes(places: int) -> int:
+def table_bytes(buckets: int) -> int:
     """Return the bytes of a table."""
-    return places * (8 + 4 * SUCCESSORS + 8) + 16
+    return buckets * (8 + 4 * SUCCESSORS + 8) + 16
 
 
-def new_table(places: int) -> SuccessorTable:
-    """Return an empty table, `places` a power of two."""
+def new_table(buckets: int) -> SuccessorTable:
+    """Return an empty table; `buckets` is a power of two."""
     return SuccessorTable(
-        np.full(places, EMPTY, np.int64),
-        np.full((places, SUCCESSORS), NO_TOKEN, np.int32),
-        np.zeros(places, np.int64),
+        np.full(buckets, EMPTY, np.int64),
+        np.full((buckets, SUCCESSORS), NO_TOKEN, np.int32),
+        np.zeros(buckets, np.int64),
         np.zeros(2, np.int64),
     )
 
@@ -63,26 +63,26 @@ def key_of(owner: Integer, token: Integer) -> Integer:
 
 
 @lean_kernel
-def place_of(keys: npt.NDArray[np.int64], key: Integer) -> Integer:
-    """Return the place of a key, or the empty one where it belongs."""
+def bucket_of(keys: Int64Array, key: Integer) -> Integer:
+    """Return the bucket of a key, or the empty one where it belongs."""
     mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
     mask = np.int64(len(keys) - 1)
-    place = np.int64(mixed >> np.uint64(32)) & mask
-    while keys[place] not in (EMPTY, key):
-        place = (place + 1) & mask
-    return place
+    bucket = np.int64(mixed >> np.uint64(32)) & mask
+    while keys[bucket] not in (EMPTY, key):
+        bucket = (bucket + 1) & mask
+    return bucket
 
 
 @lean_kernel
 def write_successors(table: SuccessorTable, key: Integer, successors: Int32Array, stamp: Integer) -> None:
-    """Write one entry; there is room."""
-    place = place_of(table.keys, key)
-    if table.keys[place] == EMPTY:
-        table.keys[place] = key
+    """Write one entry; the table has room for it."""
+    bucket = bucket_of(table.keys, key)
+    if table.keys[bucket] == EMPTY:
+        table.keys[bucket] = key
         table.meta[ENTRIES] += 1
     for rank in range(SUCCESSORS):
-        table.successors[place, rank] = successors[rank] if rank < len(successors) else NO_TOKEN
-    table.stamps[place] = stamp
+        table.successors[bucket, rank] = successors[rank] if rank < len(successors) else NO_TOKEN
+    table.stamps[bucket] = stamp
 
 
 @kernel
@@ -99,19 +99,19 @@ def write_all(table: SuccessorTable, owner: Integer, tokens: Int32Array, success
 @kernel
 def copy_since(table: SuccessorTable, oldest: Integer, other: SuccessorTable) -> None:
     """Copy the entries written since the stamp `oldest` to another table, which has room for them."""
-    for place in range(len(table.keys)):
-        if table.keys[place] != EMPTY and table.stamps[place] >= oldest:
-            write_successors(other, table.keys[place], table.successors[place], table.stamps[place])
+    for bucket in range(len(table.keys)):
+        if table.keys[bucket] != EMPTY and table.stamps[bucket] >= oldest:
+            write_successors(other, table.keys[bucket], table.successors[bucket], table.stamps[bucket])
     other.meta[WRITES] = table.meta[WRITES]
 
 
-def with_room(table: SuccessorTable, max_places: int) -> SuccessorTable:
+def with_room(table: SuccessorTable, max_buckets: int) -> SuccessorTable:
     """Return a table with room for one more entry: twice as large, or at the cap without its older half."""
-    places = len(table.keys)
-    if 2 * (int(table.meta[ENTRIES]) + 1) <= places:
+    buckets = len(table.keys)
+    if 2 * (int(table.meta[ENTRIES]) + 1) <= buckets:
         return table
-    is_at_cap = 2 * places > max_places
-    roomier = new_table(places if is_at_cap else 2 * places)
+    is_at_cap = 2 * buckets > max_buckets
+    roomier = new_table(buckets if is_at_cap else 2 * buckets)
     stamps = table.stamps[table.keys != EMPTY]
     copy_since(table, int(np.median(stamps)) + 1 if is_at_cap else 0, roomier)
     return roomier
@@ -119,8 +119,8 @@ def with_room(table: SuccessorTable, max_places: int) -> SuccessorTable:
 
 def without_owner(table: SuccessorTable, owner: int) -> SuccessorTable:
     """Return the table without the entries of an owner."""
-    kept = new_table(len(table.keys))
-    for place in np.flatnonzero((table.keys != EMPTY) & (table.keys >> 31 != owner)):
-        write_successors(kept, table.keys[place], table.successors[place], table.stamps[place])
-    kept.meta[WRITES] = table.meta[WRITES]
-    return kept
+    rest = new_table(len(table.keys))
+    for bucket in np.flatnonzero((table.keys != EMPTY) & (table.keys >> 31 != owner)):
+        write_successors(rest, table.keys[bucket], table.successors[bucket], table.stamps[bucket])
+    rest.meta[WRITES] = table.meta[WRITES]
+    return rest

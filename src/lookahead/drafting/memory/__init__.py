@@ -1,1 +1,1 @@
-"""The draft memory: what outlives a request, saved and loaded."""
+"""DraftMemory, the public draft memory, and its file."""

@@ -1,18 +1,20 @@
-"""DraftMemory: what outlives a request. A draft store, what it may be used with, its file."""
+"""DraftMemory: the memory that outlives requests: a draft store, the vocabulary it belongs to, its file."""
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from lookahead.config import DEFAULT_MEMORY_BYTES, MAX_MEMORY_BYTES, MIN_MEMORY_BYTES
 from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.log.entry_points import compile_log_kernels
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.memory.file_format import SavedMemory, read_memory, write_memory
-from lookahead.drafting.memory.snapshots import compacted, has_our_beliefs, largest_token
+from lookahead.drafting.memory.snapshots import compacted, has_our_calibration, largest_token
 from lookahead.drafting.memory.tokenizing import Tokenizer, fingerprint, tokenized
 from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, TokenIds, check_namespaces, checked_tokens
+from lookahead.drafting.trie.token_trie import TokenTrie, compile_trie_kernels
 from lookahead.errors import (
     ConfigError,
     MemoryFileError,
@@ -24,7 +26,7 @@ _BATCH = 256
 
 
 class DraftMemory:
-    """What outlives a request: earlier answers, of bounded size, by namespace; safe under threads.
+    """Earlier answers, of bounded size, by namespace; safe under threads.
 
     >>> memory = DraftMemory()
     >>> memory.warm([[5, 6, 7]], namespace="public")
@@ -32,32 +34,31 @@ class DraftMemory:
     >>> memory.namespaces
     {'public': 3}
 
-    It serves one vocabulary: the size is bound when a model first uses it, the tokenizer when one is first
-    given to `bind`, `warm`, `save` or `load`; another one is refused from then on.
+    A memory belongs to one vocabulary. The first model that uses it sets the size; the first tokenizer given
+    to `bind`, `warm`, `save` or `load` sets the tokenizer. Others are refused from then on.
 
     Args:
-        max_bytes: hard cap, 256 MiB unless told otherwise; beyond it the oldest tokens go.
-        remember_prompts: keep prompts as well as answers. They may then be drafted for other
-            requests of their namespace, and those that read it.
-        store: the structure, instead of a `TokenLog` with the two settings above. With a `TokenTrie` there is
-            one namespace and no file.
+        max_bytes: Hard cap, 256 MiB by default; beyond it the oldest tokens are forgotten.
+        remember_prompts: Remember prompts as well as answers. They may then be drafted for other requests of
+            their namespace, and of those that read it. "log" only.
+        store: "log" for a `TokenLog`; "trie" for the paper's `TokenTrie`, which has one namespace and no
+            file; or a store of your own, with its own settings.
 
     Raises:
-        ConfigError: a setting is out of range, or given beside a store, which has its own.
+        ConfigError: A setting is out of range, or the store does not have it.
 
     Attributes:
-        store: the structure.
+        store: The draft store.
     """
 
     def __init__(
-        self, *, max_bytes: int | None = None, remember_prompts: bool = False, store: DraftStore | None = None
+        self,
+        *,
+        max_bytes: int | None = None,
+        remember_prompts: bool = False,
+        store: DraftStore | Literal["log", "trie"] = "log",
     ) -> None:
-        if store is not None and (max_bytes is not None or remember_prompts):
-            message = "max_bytes and remember_prompts are the store's own settings; give them to the store"
-            raise ConfigError(message)
-        if store is None:
-            store = TokenLog(max_bytes=_checked_cap(max_bytes), remember_prompts=remember_prompts)
-        self.store: DraftStore = store
+        self.store: DraftStore = _made_store(store, max_bytes, remember_prompts=remember_prompts)
         self._lock = threading.Lock()  # taken before the store's own
         self._vocabulary_size: int | None = None
         self._tokenizer: str | None = None
@@ -75,22 +76,22 @@ class DraftMemory:
         """Return the memory in a file, which stays as it is.
 
         Args:
-            path: a file that `save` wrote.
-            tokenizer: refuse the file of another one.
-            vocabulary_size: refuse the file of another one.
-            max_bytes: the cap, instead of the one it had; the newest tokens that it has room for are kept.
-            remember_prompts: as for a new memory; what is in the file does not matter.
+            path: A file that `save` wrote.
+            tokenizer: Refuse a file of another tokenizer.
+            vocabulary_size: Refuse a file of another vocabulary size.
+            max_bytes: A new cap instead of the file's; the newest tokens that fit are loaded.
+            remember_prompts: As for a new memory, whatever is in the file.
 
         Raises:
-            ConfigError: the cap is out of range.
-            MemoryFileError: there is no such file, or it is no memory file, damaged, too new, or of another
-                tokenizer or vocabulary size; the message says which.
+            ConfigError: The cap is out of range.
+            MemoryFileError: The file is missing, not a memory file, damaged, too new, or of another tokenizer
+                or vocabulary size; the message says which.
         """
         path = Path(path)
         saved = read_memory(path)
         cap = max(saved.max_bytes, MIN_MEMORY_BYTES) if max_bytes is None else max_bytes
         memory = cls(max_bytes=cap, remember_prompts=remember_prompts)
-        memory._log().absorb(saved.snapshot, beliefs=has_our_beliefs(saved.snapshot))
+        memory._log().absorb(saved.snapshot, calibration=has_our_calibration(saved.snapshot))
         memory._vocabulary_size, memory._tokenizer = saved.vocabulary_size, saved.tokenizer
         try:
             memory.bind(vocabulary_size=vocabulary_size, tokenizer=tokenizer)
@@ -100,29 +101,31 @@ class DraftMemory:
         return memory
 
     def learn_vocabulary(self, successors: Int32Array) -> None:
-        """Remember what the model holds likely after each token of its vocabulary, for all namespaces.
+        """Remember the model's most probable next tokens after each token of its vocabulary.
+
+        Requests of all namespaces draft from them.
 
         Args:
-            successors: int32 [V, k], the likeliest next tokens after each, likeliest first.
+            successors: int32 [V, k], the most probable next tokens after each, best first.
 
         Raises:
-            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
+            ValueError: A token id is negative, not an integer, or exceeds 31 bits; nothing is remembered.
         """
         self.store.learn_vocabulary(successors)
 
     def save(self, path: str | Path, *, tokenizer: Tokenizer | None = None) -> None:
         """Write the memory to a file, whole or not at all; requests may go on meanwhile.
 
-        What live requests have not finished is not in it.
+        Answers of live requests are not in it.
 
         Args:
-            path: the file; its folder exists.
-            tokenizer: bound first, so that the file is refused for another one.
+            path: The file; its folder exists.
+            tokenizer: Bound first, so that the file is refused for another one.
 
         Raises:
-            UnsupportedMemoryError: the store is no `TokenLog`.
-            VocabularyMismatchError: the memory is of another tokenizer.
-            MemoryFileError: the file cannot be written.
+            UnsupportedMemoryError: The store is not a `TokenLog`.
+            VocabularyMismatchError: The memory belongs to another tokenizer.
+            MemoryFileError: The file cannot be written.
         """
         self.bind(tokenizer=tokenizer)
         write_memory(Path(path), self.contents())
@@ -131,7 +134,7 @@ class DraftMemory:
         """Return a copy of all that `save` writes.
 
         Raises:
-            UnsupportedMemoryError: the store is no `TokenLog`.
+            UnsupportedMemoryError: The store is not a `TokenLog`.
         """
         log = self._log()
         with self._lock:
@@ -144,10 +147,10 @@ class DraftMemory:
         )
 
     def bind(self, *, vocabulary_size: int | None = None, tokenizer: Tokenizer | None = None) -> None:
-        """Say which vocabulary the memory's tokens belong to; once said, it holds.
+        """Bind the memory to a vocabulary, once and for all.
 
         Raises:
-            VocabularyMismatchError: the memory is bound to another one, or holds tokens beyond it.
+            VocabularyMismatchError: The memory is bound to another one, or holds tokens beyond it.
         """
         given = None if tokenizer is None else fingerprint(tokenizer)
         with self._lock:
@@ -160,19 +163,20 @@ class DraftMemory:
         tokenizer: Tokenizer | None = None,
         namespace: str = DEFAULT_NAMESPACE,
     ) -> int:
-        """Remember texts as if they had been answers, the later ones as newer; return how many tokens.
+        """Remember texts as if they had been answers, in order; return how many tokens.
 
         Args:
-            texts_or_token_ids: texts, or lists of token ids; one of them at a time is read.
-            tokenizer: of the model that the memory serves; texts need it. No special tokens are added.
-            namespace: the one they belong to.
+            texts_or_token_ids: Texts or lists of token ids; an iterator is read in batches.
+            tokenizer: The model's; texts need it. No special tokens are added.
+            namespace: The namespace they belong to.
 
         Raises:
-            ConfigError: a text without a tokenizer; or the namespace's name is not allowed.
-            UnsupportedMemoryError: the store is a `TokenTrie`, the namespace not the default one.
-            VocabularyMismatchError: the memory is of another tokenizer, or a token id beyond its vocabulary.
-            ValueError: a token id is negative, no integer, or does not fit 31 bits; what came before it is
-                kept.
+            ConfigError: A text without a tokenizer; or the namespace's name is not allowed.
+            UnsupportedMemoryError: The store is a `TokenTrie` and the namespace not the default one.
+            VocabularyMismatchError: The memory belongs to another tokenizer, or a token id is beyond its
+                vocabulary.
+            ValueError: A token id is negative, not an integer, or exceeds 31 bits; the texts before it
+                are remembered.
         """
         check_namespaces(namespace)
         self.bind(tokenizer=tokenizer)
@@ -180,13 +184,13 @@ class DraftMemory:
         return sum(self._remember(token_ids, namespace) for token_ids in _as_token_ids(given, tokenizer))
 
     def merge(self, other: "DraftMemory") -> None:
-        """Take in what another memory holds, namespace by namespace, as newer than what is here.
+        """Add the content of another memory, namespace by namespace, as newer than what is here.
 
-        The other one stays as it is. A memory merged with itself stays as it is, too.
+        The other one does not change. Merging a memory with itself does nothing.
 
         Raises:
-            UnsupportedMemoryError: one of the stores is no `TokenLog`.
-            VocabularyMismatchError: they are of different vocabularies or tokenizers.
+            UnsupportedMemoryError: One of the stores is not a `TokenLog`.
+            VocabularyMismatchError: They belong to different vocabularies or tokenizers.
         """
         log, held = self._log(), other.contents()
         if other.store is log:
@@ -194,49 +198,49 @@ class DraftMemory:
         with self._lock:
             self._bind(held.vocabulary_size, held.tokenizer)
             self._check_within(largest_token(held.snapshot))
-            log.absorb(held.snapshot, beliefs=False)
+            log.absorb(held.snapshot, calibration=False)
 
     def forget_namespace(self, namespace: str) -> None:
-        """Forget all that a namespace holds; an unknown one is nothing to forget.
+        """Forget all that a namespace holds. Do nothing if it is unknown.
 
-        Its live requests go on, and what they answer is remembered as it ends.
+        Its live requests go on, and their answers are remembered when they end.
 
         Raises:
-            UnsupportedMemoryError: the store is no `TokenLog`.
+            UnsupportedMemoryError: The store is not a `TokenLog`.
         """
         self._log().forget_namespace(namespace)
 
     @property
     def namespaces(self) -> dict[str, int]:
-        """How many tokens each namespace holds; those that hold none are left out.
+        """How many tokens each namespace holds, empty ones left out.
 
         Raises:
-            UnsupportedMemoryError: the store is no `TokenLog`.
+            UnsupportedMemoryError: The store is not a `TokenLog`.
         """
         held = self._log().tokens_by_namespace()
         return {name: count for name, count in held.items() if count}
 
     @property
     def nbytes(self) -> int:
-        """Bytes the memory takes now, live requests included."""
+        """Bytes of the memory now, live requests included."""
         return self.store.nbytes
 
     @property
     def vocabulary_size(self) -> int | None:
-        """The model's that it serves; None until one has used it."""
+        """The vocabulary size of its model; None until a model has used it."""
         return self._vocabulary_size
 
     @property
     def tokenizer_fingerprint(self) -> str | None:
-        """SHA-256 of its tokenizer's vocabulary; None until one is given."""
+        """SHA-256 of its tokenizer's vocabulary; None until a tokenizer is given."""
         return self._tokenizer
 
     def _log(self) -> TokenLog:
         if isinstance(self.store, TokenLog):
             return self.store
         message = (
-            f"a memory whose store is a {type(self.store).__name__} has one namespace, no file and no "
-            "merging; use one whose store is a TokenLog: DraftMemory()"
+            f"a DraftMemory with a {type(self.store).__name__} has one namespace, no file and no merging; "
+            "use one with a TokenLog: DraftMemory()"
         )
         raise UnsupportedMemoryError(message)
 
@@ -249,12 +253,12 @@ class DraftMemory:
         return len(tokens)
 
     def _bind(self, vocabulary_size: int | None, tokenizer: str | None) -> None:
-        """Bind both or neither; the lock is held."""
-        mine = self._tokenizer
-        if tokenizer is not None and mine is not None and tokenizer != mine:
+        """Bind both or neither; the caller holds the lock."""
+        bound = self._tokenizer
+        if tokenizer is not None and bound is not None and tokenizer != bound:
             message = (
-                f"this draft memory holds tokens of the tokenizer {mine[:12]}, not of the one given "
-                f"({tokenizer[:12]}); use a memory of its own for each tokenizer"
+                f"this draft memory holds tokens of the tokenizer {bound[:12]}, not of the one given "
+                f"({tokenizer[:12]}); use a separate memory for each tokenizer"
             )
             raise VocabularyMismatchError(message)
         if vocabulary_size is not None and self._vocabulary_size is None:
@@ -262,19 +266,44 @@ class DraftMemory:
         if vocabulary_size is not None and self._vocabulary_size not in (None, vocabulary_size):
             message = (
                 f"this draft memory holds tokens of a vocabulary of {self._vocabulary_size}, not of "
-                f"{vocabulary_size}; use a memory of its own for each vocabulary"
+                f"{vocabulary_size}; use a separate memory for each vocabulary"
             )
             raise VocabularyMismatchError(message)
-        self._tokenizer = mine or tokenizer
+        self._tokenizer = bound or tokenizer
         self._vocabulary_size = self._vocabulary_size or vocabulary_size
 
     def _check_within(self, token: int, vocabulary_size: int | None = None) -> None:
         size = vocabulary_size or self._vocabulary_size
         if size is not None and token >= size:
             message = (
-                f"token {token} is beyond a vocabulary of {size}; use a memory of its own for each vocabulary"
+                f"token {token} is beyond a vocabulary of {size}; use a separate memory for each vocabulary"
             )
             raise VocabularyMismatchError(message)
+
+
+def compile_kernels() -> None:
+    """Compile the kernels of both stores."""
+    compile_log_kernels()
+    compile_trie_kernels()
+
+
+def _made_store(store: object, max_bytes: int | None, *, remember_prompts: bool) -> DraftStore:
+    if store == "log":
+        return TokenLog(max_bytes=_checked_cap(max_bytes), remember_prompts=remember_prompts)
+    if store == "trie":
+        if remember_prompts:
+            message = (
+                'remember_prompts=True needs store="log"; a trie forgets prompts when their requests end'
+            )
+            raise ConfigError(message)
+        return TokenTrie(max_bytes=_checked_cap(max_bytes))
+    if not isinstance(store, DraftStore):
+        message = f'store={store!r} is not allowed; give "log", "trie" or a draft store'
+        raise ConfigError(message)
+    if max_bytes is not None or remember_prompts:
+        message = "max_bytes and remember_prompts are the store's own settings; give them to the store"
+        raise ConfigError(message)
+    return store
 
 
 def _checked_cap(max_bytes: int | None) -> int:
@@ -293,7 +322,7 @@ def _checked_cap(max_bytes: int | None) -> int:
 def _as_token_ids(
     given: Iterable[str | TokenIds], tokenizer: Tokenizer | None
 ) -> Iterator[Sequence[int] | TokenIds]:
-    """Yield the token ids of each text or list of them, in order, tokenizing many texts at once."""
+    """Yield the token ids of each text or list, in order; texts are tokenized in batches."""
     left = iter(given)
     while batch := list(islice(left, _BATCH)):
         texts = [item for item in batch if isinstance(item, str)]

@@ -1,4 +1,4 @@
-"""A draft memory's file: safetensors (no pickle), versioned, checksummed, written whole, never trusted.
+"""A draft memory's file: safetensors (no pickle), versioned, with a checksum, written atomically.
 
 The arrays are a TokenLog's snapshot; everything else is in the metadata. See docs/concepts/memory.md.
 """
@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from lookahead.config import MAX_MEMORY_BYTES
 from lookahead.drafting.memory.snapshots import ARRAYS, Snapshot, fault_in
-from lookahead.drafting.store import OF_THE_VOCABULARY
+from lookahead.drafting.store import VOCABULARY_NAMESPACE
 from lookahead.errors import MemoryFileError
 from lookahead.files import atomic_write
 from lookahead.version import __version__
@@ -28,20 +28,20 @@ FORMAT_VERSION = 1
 _STORE = "TokenLog"
 _CHECKSUM = "sha256"
 _DTYPES = {"I32": np.dtype(np.int32), "I64": np.dtype(np.int64), "F64": np.dtype(np.float64)}
-_MODE = 0o600  # what people asked and were answered is its owner's business
+_MODE = 0o600  # answers may be private
 _LARGEST_VOCABULARY = 2**31
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SavedMemory:
-    """What a memory file holds.
+    """The content of a memory file.
 
     Attributes:
-        snapshot: of a TokenLog, compacted.
-        vocabulary_size: of the model that the memory has served; None if it has served none.
-        tokenizer: fingerprint of its tokenizer; None if it was never given one.
-        max_bytes: the cap it had.
-        lookahead_version: the release that wrote it.
+        snapshot: Of a TokenLog, compacted.
+        vocabulary_size: Of the model that the memory has served; None if it has served none.
+        tokenizer: Fingerprint of its tokenizer; None if it was never given one.
+        max_bytes: The cap it had.
+        lookahead_version: The release that wrote it.
     """
 
     snapshot: Snapshot
@@ -55,7 +55,7 @@ def write_memory(path: Path, saved: SavedMemory) -> None:
     """Write a memory file, whole or not at all.
 
     Raises:
-        MemoryFileError: it cannot be written.
+        MemoryFileError: It cannot be written.
     """
     arrays = {name: np.ascontiguousarray(saved.snapshot[name]) for name in ARRAYS}
     metadata = {
@@ -80,10 +80,10 @@ def write_memory(path: Path, saved: SavedMemory) -> None:
 
 
 def read_memory(path: Path) -> SavedMemory:
-    """Return what a memory file holds, every array checked.
+    """Return the content of a memory file, every array checked.
 
     Raises:
-        MemoryFileError: there is no such file, it is none of ours, newer than this release, or damaged.
+        MemoryFileError: The file is missing, not a memory file, newer than this release, or damaged.
     """
     if not path.is_file():
         message = (
@@ -93,7 +93,7 @@ def read_memory(path: Path) -> SavedMemory:
     try:
         metadata, arrays = _read(path)
     except (SafetensorError, OSError, ValueError) as error:
-        message = f"{path} is no memory file, or a damaged one ({_reason(error)}); make it anew"
+        message = f"{path} is not a memory file, or a damaged one ({_reason(error)}); create it again"
         raise MemoryFileError(message) from error
     _check_format(path, metadata)
     if metadata.get(_CHECKSUM) != _checksum(arrays, metadata):
@@ -102,11 +102,11 @@ def read_memory(path: Path) -> SavedMemory:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
-    """Return the metadata and those arrays that belong in a memory file, whatever their shapes.
+    """Return the metadata and the arrays of a memory file, their shapes unchecked.
 
     Raises:
-        SafetensorError: the file is not in the format, or cut off.
-        ValueError: it has other arrays or dtypes.
+        SafetensorError: The file is not in the format, or cut off.
+        ValueError: It has other arrays or dtypes.
     """
     with safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
@@ -115,7 +115,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
         if metadata.get("format_version") != str(FORMAT_VERSION):
             return metadata, {}
         arrays = {}
-        for name in file.keys():  # noqa: SIM118  it is no mapping
+        for name in file.keys():  # noqa: SIM118  it is not a mapping
             dtype = file.get_slice(name).get_dtype()
             if name not in ARRAYS or dtype not in _DTYPES:
                 message = f"it has an array {name!r:.40} of {dtype}"
@@ -126,7 +126,9 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
 
 def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != FORMAT:
-        message = f"{path} is a safetensors file, but no draft memory; give one that DraftMemory.save wrote"
+        message = (
+            f"{path} is a safetensors file, but not a draft memory; give one that DraftMemory.save wrote"
+        )
         raise MemoryFileError(message)
     version = metadata.get("format_version", "")
     if version != str(FORMAT_VERSION):
@@ -135,13 +137,13 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
         message = (
             f"{path} has the format version {version}, written by lookahead "
             f"{metadata.get('lookahead_version', '?'):.20}; this is {__version__} and reads version "
-            f"{FORMAT_VERSION}: use the release that wrote it, or make the file anew"
+            f"{FORMAT_VERSION}: use the release that wrote it, or create the file again"
         )
         raise MemoryFileError(message)
 
 
 def _checked(path: Path, metadata: Mapping[str, str], arrays: dict[str, npt.NDArray[Any]]) -> SavedMemory:
-    """Return the memory of a file whose checksum is right, which by itself proves nothing."""
+    """Return the content of a file whose checksum is right; that alone proves nothing."""
     if metadata.get("store") != _STORE:
         _refuse(path, f"it is of a {metadata.get('store')!r:.40}, not of a {_STORE}")
     vocabulary_size = _parsed(path, metadata, "vocabulary_size")
@@ -177,7 +179,7 @@ def _are_names(names: Any) -> bool:
     return (
         isinstance(names, list)
         and all(
-            isinstance(name, str) and name and ("\0" not in name or name == OF_THE_VOCABULARY)
+            isinstance(name, str) and name and ("\0" not in name or name == VOCABULARY_NAMESPACE)
             for name in names
         )
         and len(set(names)) == len(names)
@@ -196,17 +198,17 @@ def _parsed(path: Path, metadata: Mapping[str, str], name: str) -> Any:
 
 
 def _checksum(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> str:
-    """Return the SHA-256 over the metadata and all arrays: names, dtypes, shapes and bytes."""
+    """Return the SHA-256 of the metadata and all arrays: names, dtypes, shapes and bytes."""
     described = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
-    said = {name: value for name, value in metadata.items() if name != _CHECKSUM}
-    digest = hashlib.sha256(json.dumps([said, described], sort_keys=True).encode())
+    checked = {name: value for name, value in metadata.items() if name != _CHECKSUM}
+    digest = hashlib.sha256(json.dumps([checked, described], sort_keys=True).encode())
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).data)
     return digest.hexdigest()
 
 
 def _refuse(path: Path, fault: str) -> NoReturn:
-    message = f"the memory file {path} is damaged: {fault}; make it anew"
+    message = f"the memory file {path} is damaged: {fault}; create it again"
     raise MemoryFileError(message)
 
 

@@ -1,7 +1,7 @@
-"""A TokenLog's snapshot: put in order for others, and refused where it could mislead a kernel.
+"""A TokenLog's snapshot: compact it for a file, and check one that comes from a file.
 
-Nothing that comes from a file is trusted: a token out of range would read beyond the model's embeddings, an
-answer that runs on into another namespace's would be drafted there.
+Nothing in a file is trusted: a token out of range would read beyond the model's embeddings, and an answer
+without an end would be drafted in the next one's namespace.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.drafting.log.calibration import initial_weights
-from lookahead.drafting.log.matches import initial_log_trust
+from lookahead.drafting.log.matches import initial_hit_rates
 from lookahead.drafting.log.ring import GAP
 from lookahead.drafting.log.successors import NO_TOKEN, SUCCESSORS
-from lookahead.drafting.store import OF_THE_VOCABULARY
+from lookahead.drafting.store import VOCABULARY_NAMESPACE
 
 Snapshot = dict[str, npt.NDArray[np.generic]]
 
@@ -23,10 +23,10 @@ ARRAYS = {
     "owners": (np.int32, 1),
     "keys": (np.int64, 1),
     "successors": (np.int32, 2),
-    "trust": (np.float64, 2),
+    "hit_rates": (np.float64, 2),
     "weights": (np.float64, 2),
 }
-"""Names of a snapshot's arrays beside the namespaces', with their dtype and number of axes."""
+"""A snapshot's arrays except the namespaces' two, with their dtype and number of axes."""
 
 _TOKEN_BITS = 31
 _LARGEST_TOKEN = 2**_TOKEN_BITS - 1
@@ -34,12 +34,12 @@ _LARGEST_WEIGHT = 1e6
 
 
 def compacted(snapshot: Snapshot) -> Snapshot:
-    """Return a snapshot without what was forgotten: empty namespaces are gone, the others numbered from 1."""
+    """Return a snapshot without forgotten text and empty namespaces; the others are numbered from 1."""
     tokens, owners, keys = snapshot["tokens"], snapshot["owners"], snapshot["keys"].astype(np.int64)
     is_gap = tokens == GAP
-    kept = ~is_gap
-    kept[1:] |= ~is_gap[:-1]  # the first gap after each answer
-    tokens, owners = tokens[kept], owners[kept]
+    is_text = ~is_gap
+    is_text[1:] |= ~is_gap[:-1]  # the first gap after each answer, too
+    tokens, owners = tokens[is_text], owners[is_text]
     used = np.unique(np.concatenate([owners, keys >> _TOKEN_BITS]))
     names = dict(zip(snapshot["owners_named"].tolist(), snapshot["names"].tolist(), strict=True))
     numbered = np.searchsorted(used, keys >> _TOKEN_BITS) + 1
@@ -59,7 +59,7 @@ def tokens_by_namespace(snapshot: Snapshot) -> dict[str, int]:
         snapshot["owners"][snapshot["tokens"] != GAP].astype(np.int64), minlength=len(snapshot["names"]) + 1
     )
     counted = zip(snapshot["names"].tolist(), held[1:].tolist(), strict=True)
-    return {name: count for name, count in counted if name != OF_THE_VOCABULARY}
+    return {name: count for name, count in counted if name != VOCABULARY_NAMESPACE}
 
 
 def largest_token(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
@@ -74,21 +74,21 @@ def largest_token(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
 
 
 def fault_in(snapshot: Snapshot, vocabulary_size: int | None) -> str | None:
-    """Return in words what is wrong with a compacted snapshot; None where a log can take it in."""
+    """Return what is wrong with a compacted snapshot, in words; None where a log can absorb it."""
     arrays: dict[str, npt.NDArray[Any]] = {**snapshot}
     max_tokens = vocabulary_size or 2**_TOKEN_BITS
     return (
         _fault_in_forms(arrays)
         or _fault_in_text(arrays, max_tokens)
         or _fault_in_successors(arrays, max_tokens)
-        or _fault_in_beliefs(arrays["trust"], arrays["weights"])
+        or _fault_in_calibration(arrays["hit_rates"], arrays["weights"])
     )
 
 
-def has_our_beliefs(snapshot: Snapshot) -> bool:
-    """Return whether what a snapshot learned of its sources has this release's shapes."""
-    ours = (initial_log_trust().shape, initial_weights().shape)
-    return (snapshot["trust"].shape, snapshot["weights"].shape) == ours
+def has_our_calibration(snapshot: Snapshot) -> bool:
+    """Return whether a snapshot's calibration state has this release's shapes."""
+    ours = (initial_hit_rates().shape, initial_weights().shape)
+    return (snapshot["hit_rates"].shape, snapshot["weights"].shape) == ours
 
 
 def _fault_in_forms(arrays: Mapping[str, npt.NDArray[Any]]) -> str | None:
@@ -116,7 +116,7 @@ def _fault_in_text(arrays: Mapping[str, npt.NDArray[Any]], max_tokens: int) -> s
         return f"its owners are from {owners.min()} to {owners.max()}, there are {namespaces} namespaces"
     if tokens[-1] != GAP or (tokens[:-1][owners[:-1] != owners[1:]] != GAP).any():
         return "an answer has no end"
-    if (arrays["names"][owners - 1] == OF_THE_VOCABULARY).any():
+    if (arrays["names"][owners - 1] == VOCABULARY_NAMESPACE).any():
         return "a text belongs to no namespace"
     return None
 
@@ -138,12 +138,12 @@ def _fault_in_successors(arrays: Mapping[str, npt.NDArray[Any]], max_tokens: int
     return None
 
 
-def _fault_in_beliefs(trust: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> str | None:
-    if trust.shape[1] != 2 or not np.isfinite(trust).all():
-        return "its trust is not a list of finite trials and hits"
-    trials, hits = trust.T
+def _fault_in_calibration(hit_rates: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> str | None:
+    if hit_rates.shape[1] != 2 or not np.isfinite(hit_rates).all():
+        return "its hit rates are not a list of finite trials and hits"
+    trials, hits = hit_rates.T
     if not ((trials > 0) & (hits >= 0) & (hits <= trials)).all():
-        return "its trust has more hits than trials"
+        return "its hit rates have more hits than trials"
     if len(weights) != 2 or not np.isfinite(weights).all() or not (weights[1] > 0).all():
         return "its weights are not finite"
     if np.abs(weights[0]).max(initial=0) > _LARGEST_WEIGHT:

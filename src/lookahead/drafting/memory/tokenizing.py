@@ -1,4 +1,4 @@
-"""What a draft memory asks of a tokenizer: tokens for texts, a fingerprint of what its ids stand for."""
+"""Token ids of texts, and a fingerprint of a tokenizer's vocabulary."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class Tokenizer(Protocol):
-    """What a memory asks of a tokenizer of transformers, or of another one."""
+    """The part of a tokenizer that a memory uses; those of transformers have it."""
 
     def get_vocab(self) -> dict[str, int]:
         """Return the id of every token."""
@@ -23,9 +23,9 @@ def tokenized(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """Return the SHA-256, in hexadecimal, of what token ids stand for: the vocabulary and which are special.
+    """Return the SHA-256, in hexadecimal, of the vocabulary and of which tokens are special.
 
-    Which of them serves as padding or end does not matter: that is set by callers as they like.
+    Which token is used for padding or as the end does not matter: callers set that as they like.
     """
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
     added = getattr(tokenizer, "added_tokens_decoder", {})

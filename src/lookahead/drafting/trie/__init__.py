@@ -1,1 +1,1 @@
-"""The paper's draft store: insertion, retrieval, pruning (sections 4.2.1 to 4.2.3)."""
+"""TokenTrie, the paper's draft store (arXiv 2312.12728, section 4.2): insertion, pruning, retrieval."""

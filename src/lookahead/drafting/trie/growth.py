@@ -1,23 +1,31 @@
-"""Growing a draft tree out of the tries, best first."""
+"""Building a draft tree out of the tries (paper, section 4.2.3): retrieve at each node, draft best first."""
 
 import numpy as np
 
 from lookahead.drafting.arrays import Float64Array, Int32Array, Integer
 from lookahead.drafting.growth.best_first import (
-    OWN_CONTEXT,
-    SHARED_CONTEXT,
+    PAYLOAD_0,
+    PAYLOAD_1,
     TOKEN,
-    Growth,
-    draft_best,
+    GrowingTree,
     first_nodes,
-    is_waiting,
+    has_next,
     new_frontier,
-    new_growth,
+    new_tree,
+    pop_best,
     push_candidates,
 )
 from lookahead.drafting.growth.candidates import new_candidates
-from lookahead.drafting.trie.nodes import NodePool, advance
-from lookahead.drafting.trie.retrieval import predict
+from lookahead.drafting.trie.nodes import (
+    LAST_TOKEN,
+    OWN_CONTEXT,
+    OWN_ROOT,
+    SHARED_CONTEXT,
+    SHARED_ROOT,
+    NodePool,
+    advance,
+)
+from lookahead.drafting.trie.retrieval import retrieve
 from lookahead.jit import kernel
 
 
@@ -25,33 +33,36 @@ from lookahead.jit import kernel
 def grow_tree(
     pool: NodePool,
     request: Int32Array,
-    deepest: int,
+    max_depth: int,
     stop_words: Int32Array,
-    trust: Float64Array,
+    hit_rates: Float64Array,
     max_nodes: int,
-    deepest_draft: int,
-    widest: int,
-) -> Growth:
-    """Return the tree under a request's last token: at most `max_nodes` nodes, node 0 included.
+    branch_length: int,
+    is_single: bool,
+) -> GrowingTree:
+    """Return the draft tree under a request's last token: at most `max_nodes` nodes, node 0 included.
 
-    `request` is [own root, own context, shared root, shared context, last token].
+    A waiting node carries its parent's contexts in the two tries as its payload. When it is drafted, both
+    move on by its token, so that a branch can grow deeper than the trie is.
     """
-    tree = new_growth(max_nodes, request[4])
-    own_root, shared_root = np.int64(request[0]), np.int64(request[2])
-    own: Integer = np.int64(request[1])
-    shared: Integer = np.int64(request[3])
+    tree = new_tree(max_nodes, request[LAST_TOKEN])
+    own_root, shared_root = np.int64(request[OWN_ROOT]), np.int64(request[SHARED_ROOT])
+    own: Integer = np.int64(request[OWN_CONTEXT])
+    shared: Integer = np.int64(request[SHARED_CONTEXT])
     frontier = new_frontier(max_nodes)
     candidates = new_candidates()
     node = 0
     while True:
-        if tree.depths[node] < deepest_draft and node + 1 < max_nodes:
-            size, _ = predict(pool, own, shared, deepest, stop_words, trust, candidates)
-            push_candidates(frontier, candidates, size, widest, tree.probabilities[node], node, own, shared)
+        if tree.depths[node] < branch_length and node + 1 < max_nodes:
+            size, _ = retrieve(pool, own, shared, max_depth, stop_words, hit_rates, candidates)
+            push_candidates(
+                frontier, candidates, size, is_single, tree.probabilities[node], node, own, shared
+            )
         node += 1
-        if node >= max_nodes or not is_waiting(frontier):
+        if node >= max_nodes or not has_next(frontier):
             break
-        drafted = frontier.nodes[draft_best(frontier, tree, node)]
+        drafted = frontier.nodes[pop_best(frontier, tree, node)]
         token = drafted[TOKEN]
-        own = advance(pool, own_root, np.int64(drafted[OWN_CONTEXT]), token, deepest, stop_words)
-        shared = advance(pool, shared_root, np.int64(drafted[SHARED_CONTEXT]), token, deepest, stop_words)
+        own = advance(pool, own_root, np.int64(drafted[PAYLOAD_0]), token, max_depth, stop_words)
+        shared = advance(pool, shared_root, np.int64(drafted[PAYLOAD_1]), token, max_depth, stop_words)
     return first_nodes(tree, node)

@@ -1,4 +1,15 @@
-"""Trie insertion (paper, section 4.2.1): a token goes under every context that it follows."""
+"""Trie insertion (paper, section 4.2.1): a token becomes a child of every context that it follows.
+
+The context is the longest run that the request's tokens end with; its suffix links lead to all shorter ones.
+Inserting c after … a b visits three nodes, without a search:
+
+    root ─┬─ a ── b ── c ◄── 1.  child c of the context a b
+          ├─ b ── c      ◄── 2.  child c of its suffix b
+          └─ c           ◄── 3.  child c of the root         then  a b c ─suffix─► b c ─suffix─► c ─► root
+
+The paper inserts a prompt's branches and an answer's into one trie. Here a prompt goes into the request's own
+trie alone, and an answer into that and the shared one.
+"""
 
 import numpy as np
 
@@ -6,7 +17,12 @@ from lookahead.drafting.arrays import Float64Array, Int32Array, Integer
 from lookahead.drafting.growth.candidates import Candidates, new_candidates
 from lookahead.drafting.trie.nodes import (
     CLOCK,
+    LAST_TOKEN,
     NONE,
+    OWN_CONTEXT,
+    OWN_ROOT,
+    SHARED_CONTEXT,
+    SHARED_ROOT,
     NodePool,
     advance,
     available,
@@ -17,11 +33,8 @@ from lookahead.drafting.trie.nodes import (
     take_node,
     unlink,
 )
-from lookahead.drafting.trie.retrieval import learn_trust
+from lookahead.drafting.trie.retrieval import learn_hit_rates
 from lookahead.jit import kernel
-
-OWN_ROOT, OWN_CONTEXT, SHARED_ROOT, SHARED_CONTEXT, LAST_TOKEN = 0, 1, 2, 3, 4
-"""What a request's row of five int32 holds."""
 
 
 @kernel
@@ -30,19 +43,19 @@ def insert_tokens(
     request: Int32Array,
     tokens: Int32Array,
     is_output: bool,
-    deepest: int,
+    max_depth: int,
     stop_words: Int32Array,
-    trust: Float64Array,
+    hit_rates: Float64Array,
 ) -> int:
-    """Insert tokens while nodes last; return how many were inserted.
+    """Insert tokens while nodes are available; return how many were inserted.
 
     Prompts go into the request's own trie alone, outputs into both.
     """
     candidates = new_candidates()
     for i in range(len(tokens)):
-        if available(pool) < 2 * deepest:
+        if available(pool) < 2 * max_depth:
             return i
-        insert_token(pool, request, tokens[i], is_output, deepest, stop_words, trust, candidates)
+        insert_token(pool, request, tokens[i], is_output, max_depth, stop_words, hit_rates, candidates)
     return len(tokens)
 
 
@@ -52,40 +65,73 @@ def insert_token(
     request: Int32Array,
     token: Integer,
     is_output: bool,
-    deepest: int,
+    max_depth: int,
     stop_words: Int32Array,
-    trust: Float64Array,
+    hit_rates: Float64Array,
     candidates: Candidates,
 ) -> None:
-    """Insert one token; there are nodes enough."""
+    """Insert one token; the caller has checked that enough nodes are available."""
     own, shared = np.int64(request[OWN_CONTEXT]), np.int64(request[SHARED_CONTEXT])
     own_root, shared_root = np.int64(request[OWN_ROOT]), np.int64(request[SHARED_ROOT])
     if is_output:
-        learn_trust(pool, own, shared, deepest, stop_words, trust, candidates, token)
-        request[SHARED_CONTEXT] = extend(pool, shared_root, shared, token, deepest, stop_words)
+        learn_hit_rates(pool, own, shared, max_depth, stop_words, hit_rates, candidates, token)
+        request[SHARED_CONTEXT] = insert_after_context(
+            pool, shared_root, shared, token, max_depth, stop_words
+        )
     else:
-        request[SHARED_CONTEXT] = shared_root  # what a user wrote is no context in what others may see
-    request[OWN_CONTEXT] = extend(pool, own_root, own, token, deepest, stop_words)
+        request[SHARED_CONTEXT] = shared_root  # a prompt is never a context in the shared trie
+    request[OWN_CONTEXT] = insert_after_context(pool, own_root, own, token, max_depth, stop_words)
     request[LAST_TOKEN] = token
 
 
 @kernel
 def follow_token(
-    pool: NodePool, request: Int32Array, token: Integer, is_output: bool, deepest: int, stop_words: Int32Array
+    pool: NodePool,
+    request: Int32Array,
+    token: Integer,
+    is_output: bool,
+    max_depth: int,
+    stop_words: Int32Array,
 ) -> None:
-    """Lead the request's contexts on without inserting: the memory is full."""
+    """Advance the request's contexts without inserting the token: the memory is full."""
     own_root, shared_root = np.int64(request[OWN_ROOT]), np.int64(request[SHARED_ROOT])
     own, shared = np.int64(request[OWN_CONTEXT]), np.int64(request[SHARED_CONTEXT])
-    request[OWN_CONTEXT] = advance(pool, own_root, own, token, deepest, stop_words)
+    request[OWN_CONTEXT] = advance(pool, own_root, own, token, max_depth, stop_words)
     request[SHARED_CONTEXT] = (
-        advance(pool, shared_root, shared, token, deepest, stop_words) if is_output else shared_root
+        advance(pool, shared_root, shared, token, max_depth, stop_words) if is_output else shared_root
     )
     request[LAST_TOKEN] = token
 
 
 @kernel
+def insert_after_context(
+    pool: NodePool, root: Integer, context: Integer, token: Integer, max_depth: int, stop_words: Int32Array
+) -> Integer:
+    """Insert `token` after a context and all its suffixes; return the new longest context.
+
+    Takes at most `max_depth` nodes.
+    """
+    pool.meta[CLOCK] += 1
+    longest: Integer = NONE
+    longer: Integer = NONE
+    while True:
+        if is_context(pool, context, max_depth, stop_words):
+            node = visit_child(pool, context, token)
+            if longer == NONE:
+                longest = node
+            else:
+                pool.suffix[longer] = node
+            longer = node
+        if context == root:
+            break
+        context = pool.suffix[context]
+    pool.suffix[longer] = root
+    return longest
+
+
+@kernel
 def visit_child(pool: NodePool, parent: Integer, token: Integer) -> Integer:
-    """Count one more `token` after `parent`: find or make the child and put it in front."""
+    """Count one more `token` after `parent`: find or make the child and make it the first of its siblings."""
     node = find_child(pool, parent, token)
     if node == NONE:
         node = take_node(pool)
@@ -100,30 +146,3 @@ def visit_child(pool: NodePool, parent: Integer, token: Integer) -> Integer:
     pool.seen[node] += 1
     pool.stamp[node] = pool.meta[CLOCK]
     return node
-
-
-@kernel
-def extend(
-    pool: NodePool, root: Integer, tip: Integer, token: Integer, deepest: int, stop_words: Int32Array
-) -> Integer:
-    """Insert `token` after the context `tip` and all its suffixes; return the new longest context.
-
-    Takes at most `deepest` nodes.
-    """
-    pool.meta[CLOCK] += 1
-    longest: Integer = NONE
-    longer: Integer = NONE
-    context = tip
-    while True:
-        if is_context(pool, context, deepest, stop_words):
-            node = visit_child(pool, context, token)
-            if longer == NONE:
-                longest = node
-            else:
-                pool.suffix[longer] = node
-            longer = node
-        if context == root:
-            break
-        context = pool.suffix[context]
-    pool.suffix[longer] = root
-    return longest

@@ -1,9 +1,9 @@
-"""Kernels over the trie's node pool: flat arrays, children found by hash, freed nodes used again.
+"""The trie's nodes: a pool of flat arrays, children found by hash, freed nodes used again.
 
 One pool holds every trie: the shared one (outputs) and one for each live request (its prompt and its own
 output). A trie is named by its root, a node of depth 0. Siblings are linked most recently seen first.
-Each node's `suffix` is the longest node of the same sequence without its first tokens (one of them, unless
-stop words are in the way), so that a context leads to all shorter ones by single hops, as in a suffix tree.
+Each node's `suffix` is the node of the same run without its first token (or more, where a stop word is in the
+way), so that a context leads to all shorter ones by single hops, as in a suffix tree.
 """
 
 from typing import NamedTuple
@@ -15,17 +15,34 @@ from lookahead.drafting.arrays import Int32Array, Integer
 from lookahead.jit import kernel
 
 NONE = -1
-# Places in `meta`.
+# Indices of `NodePool.meta`.
 USED = 0
-"""Nodes ever taken from the pool: those beyond were never touched."""
+"""Nodes ever taken from the pool; those beyond were never used."""
 FREE_HEAD = 1
 FREE_COUNT = 2
 CLOCK = 3
 """Tokens inserted so far: the time that `stamp` counts in."""
 
+OWN_ROOT, OWN_CONTEXT, SHARED_ROOT, SHARED_CONTEXT, LAST_TOKEN = 0, 1, 2, 3, 4
+"""Columns of a request's row, five int32: where it is in its own trie and in the shared one."""
+
 
 class NodePool(NamedTuple):
-    """Arrays of one length, the capacity in nodes, but for `table` (hash slots) and `meta`."""
+    """The columns of all nodes, the hash table of children, and counters.
+
+    Attributes:
+        token: int32 [capacity].
+        parent: int32 [capacity].
+        suffix: int32 [capacity], see above.
+        first_child: int32 [capacity], the most recently seen child.
+        next_sibling: int32 [capacity], the next child of the same parent; of a free node the next free one.
+        previous_sibling: int32 [capacity].
+        seen: int32 [capacity], how often the run was seen.
+        stamp: int32 [capacity], when it was last seen, by the clock.
+        depth: int8 [capacity], the length of the run.
+        table: int32 [buckets], nodes by the hash of (parent, token).
+        meta: int64 [4], see USED, FREE_HEAD, FREE_COUNT and CLOCK.
+    """
 
     token: Int32Array
     parent: Int32Array
@@ -44,7 +61,7 @@ META_SIZE = 4
 
 
 def table_size(capacity: int) -> int:
-    """Return the number of hash slots for `capacity` nodes: a power of two, at most two thirds taken."""
+    """Return the number of buckets for `capacity` nodes: a power of two, at most two thirds in use."""
     return 1 << (capacity * 3 // 2).bit_length()
 
 
@@ -82,8 +99,8 @@ def grown_pool(pool: NodePool, capacity: int) -> NodePool:
 
 
 @kernel
-def slot_of(pool: NodePool, parent: Integer, token: Integer) -> Integer:
-    """Return the hash slot where the search for (parent, token) begins."""
+def bucket_of(pool: NodePool, parent: Integer, token: Integer) -> Integer:
+    """Return the bucket where the search for (parent, token) begins."""
     key = np.uint64(parent) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(token) * np.uint64(0xC2B2AE3D27D4EB4F)
     key ^= key >> np.uint64(29)
     key *= np.uint64(0xBF58476D1CE4E5B9)
@@ -95,43 +112,52 @@ def slot_of(pool: NodePool, parent: Integer, token: Integer) -> Integer:
 def find_child(pool: NodePool, parent: Integer, token: Integer) -> Integer:
     """Return the child of `parent` that carries `token`, or NONE."""
     mask = len(pool.table) - 1
-    slot = slot_of(pool, parent, token)
+    bucket = bucket_of(pool, parent, token)
     while True:
-        node = pool.table[slot]
+        node = pool.table[bucket]
         if node == NONE:
             return NONE
         if pool.parent[node] == parent and pool.token[node] == token:
             return np.int64(node)
-        slot = (slot + 1) & mask
+        bucket = (bucket + 1) & mask
 
 
 @kernel
 def hash_node(pool: NodePool, node: Integer) -> None:
     """Put `node` into the hash table."""
     mask = len(pool.table) - 1
-    slot = slot_of(pool, pool.parent[node], pool.token[node])
-    while pool.table[slot] != NONE:
-        slot = (slot + 1) & mask
-    pool.table[slot] = node
+    bucket = bucket_of(pool, pool.parent[node], pool.token[node])
+    while pool.table[bucket] != NONE:
+        bucket = (bucket + 1) & mask
+    pool.table[bucket] = node
 
 
 @kernel
 def unhash_node(pool: NodePool, node: Integer) -> None:
-    """Take `node` out of the hash table, moving later entries back so that no gap hides them."""
+    """Take `node` out of the hash table, moving later entries back so that no gap hides them.
+
+    A search goes from an entry's home bucket to the next empty one. Taking out B leaves a gap at 3. C, whose
+    home is 2, would be hidden behind it and moves there; D (home 5) stays; E (home 3) moves to C's gap:
+
+        bucket     2  3  4  5  6  7                   2  3  4  5  6  7
+        before     A  B  C  D  E  -        after      A  C  E  D  -  -
+
+    An entry moves if its home is not between the gap and itself, around the end of the table.
+    """
     mask = len(pool.table) - 1
-    slot = slot_of(pool, pool.parent[node], pool.token[node])
-    while pool.table[slot] != node:
-        slot = (slot + 1) & mask
-    gap = slot
+    bucket = bucket_of(pool, pool.parent[node], pool.token[node])
+    while pool.table[bucket] != node:
+        bucket = (bucket + 1) & mask
+    gap = bucket
     while True:
-        slot = (slot + 1) & mask
-        other = pool.table[slot]
+        bucket = (bucket + 1) & mask
+        other = pool.table[bucket]
         if other == NONE:
             break
-        home = slot_of(pool, pool.parent[other], pool.token[other])
-        if ((slot - home) & mask) >= ((slot - gap) & mask):
+        home = bucket_of(pool, pool.parent[other], pool.token[other])
+        if ((bucket - home) & mask) >= ((bucket - gap) & mask):
             pool.table[gap] = other
-            gap = slot
+            gap = bucket
     pool.table[gap] = NONE
 
 
@@ -151,7 +177,7 @@ def available(pool: NodePool) -> int:
 
 @kernel
 def take_node(pool: NodePool) -> Integer:
-    """Return a fresh node; the caller has made sure that one is available."""
+    """Return an unused node; the caller has checked that one is available."""
     node: Integer = pool.meta[FREE_HEAD]
     if node != NONE:
         pool.meta[FREE_HEAD] = pool.next_sibling[node]
@@ -173,7 +199,7 @@ def take_node(pool: NodePool) -> Integer:
 
 @kernel
 def release_node(pool: NodePool, node: Integer) -> None:
-    """Give a node back, its token wiped; it must no longer be hashed or linked."""
+    """Give a node back and erase its token; it must no longer be hashed or linked."""
     pool.token[node] = NONE
     pool.parent[node] = NONE
     pool.next_sibling[node] = pool.meta[FREE_HEAD]
@@ -183,7 +209,7 @@ def release_node(pool: NodePool, node: Integer) -> None:
 
 @kernel
 def link_first(pool: NodePool, node: Integer) -> None:
-    """Put `node` in front of its siblings."""
+    """Make `node` the first of its siblings."""
     parent = pool.parent[node]
     head = pool.first_child[parent]
     pool.previous_sibling[node] = NONE
@@ -209,27 +235,26 @@ def unlink(pool: NodePool, node: Integer) -> None:
 @kernel
 def contains(sorted_words: Int32Array, token: Integer) -> bool:
     """Return whether a sorted array holds `token`."""
-    place = np.searchsorted(sorted_words, token)
-    return bool(place < len(sorted_words) and sorted_words[place] == token)
+    index = np.searchsorted(sorted_words, token)
+    return bool(index < len(sorted_words) and sorted_words[index] == token)
 
 
 @kernel
-def is_context(pool: NodePool, node: Integer, deepest: int, stop_words: Int32Array) -> bool:
-    """Return whether branches hang from `node`: not too deep, and not a stop word alone."""
+def is_context(pool: NodePool, node: Integer, max_depth: int, stop_words: Int32Array) -> bool:
+    """Return whether `node` may have children: it is not too deep, and not a stop word alone."""
     depth = pool.depth[node]
-    if depth >= deepest:
+    if depth >= max_depth:
         return False
     return depth != 1 or len(stop_words) == 0 or not contains(stop_words, pool.token[node])
 
 
 @kernel
 def advance(
-    pool: NodePool, root: Integer, tip: Integer, token: Integer, deepest: int, stop_words: Int32Array
+    pool: NodePool, root: Integer, context: Integer, token: Integer, max_depth: int, stop_words: Int32Array
 ) -> Integer:
-    """Return the longest context that the trie knows after `tip` and `token`; nothing is inserted."""
-    context = tip
+    """Return the longest context that the trie has after `context` and `token`; nothing is inserted."""
     while True:
-        if is_context(pool, context, deepest, stop_words):
+        if is_context(pool, context, max_depth, stop_words):
             node = find_child(pool, context, token)
             if node != NONE:
                 return node
@@ -240,7 +265,10 @@ def advance(
 
 @kernel
 def release_trie(pool: NodePool, root: Integer) -> int:
-    """Free a whole trie, its root included; return how many nodes came back."""
+    """Branch elimination (paper, section 4.2.2): free a whole trie; return how many nodes that frees.
+
+    Children go before their parents: walk down to a leaf, free it, go on with its parent.
+    """
     released = 0
     node = root
     while True:

@@ -1,11 +1,16 @@
-"""What may follow a context: both tries' matches, longest first, as probabilities (paper, section 4.2.2).
+"""Trie retrieval (paper, section 4.2.3): the tokens that followed the matched contexts, with probabilities.
 
-Two tries speak: the request's own (its prompt and its answer so far) and the shared one (all answers).
-Contexts are asked longest first, the request's own before the shared one at equal length. Each spends a
-share of the probability that is left on the tokens it has seen and its betters have not: a shorter match
-adds to a longer one's tokens, never overwrites them ("multi-stage retrieval"). How large a share is
-learned while running: of the times when a context of this source, length and variety was asked, how often
-was the next token among those it added? This is prediction by partial matching with adaptive escapes.
+There are two tries: the request's own (its prompt and its answer so far) and the shared one (all answers).
+Contexts are asked longest first, the request's own before the shared one at equal length. A shorter match
+only adds tokens to those of a longer one ("multi-stage retrieval"). Here for the context a b:
+
+    context      children      adds      share of the rest
+    own a b      c:2           c         hit rate of own contexts of length 2 that add one token
+    shared a b   c:1, d:3      d         hit rate of shared contexts of length 2 that add one token
+    own b        c:3           nothing   -
+
+A hit rate says how often the next token was among those that such a context added. It is learned while
+running; this is prediction by partial matching (PPM) with adaptive escapes.
 """
 
 import numpy as np
@@ -17,32 +22,32 @@ from lookahead.drafting.growth.candidates import (
     OWN,
     SHARED,
     Candidates,
-    credit,
-    holds,
-    spend,
+    distribute_share,
+    is_among,
+    update_hit_rates,
 )
 from lookahead.drafting.trie.nodes import NONE, NodePool, is_context
 from lookahead.jit import kernel
 
-DEEPEST_TRIE = 16
-"""The most levels a trie may have: contexts of up to 15 tokens."""
-SCAN = 24
-"""Children looked at in one context, the most recently seen first."""
+MAX_TRIE_DEPTH = 16
+"""The maximum depth of a trie: contexts of up to 15 tokens."""
+MAX_CHILDREN = 24
+"""Children read in one context, the most recently seen first."""
 VARIETIES = 4
 
 
-def initial_trust() -> Float64Array:
-    """Return Beta counts (trials, hits) [buckets, 2] worth ten trials: longer matches are believed more."""
-    depths = np.repeat(np.tile(np.arange(DEEPEST_TRIE), 2), VARIETIES)
+def initial_hit_rates() -> Float64Array:
+    """Return Beta counts (trials, hits) [buckets, 2] worth ten trials: higher rates for longer contexts."""
+    depths = np.repeat(np.tile(np.arange(MAX_TRIE_DEPTH), 2), VARIETIES)
     trials = 10.0
     return np.stack([np.full(len(depths), trials), trials * np.minimum(0.95, 0.25 + 0.1 * depths)], axis=1)
 
 
 @kernel
-def trust_bucket(source: int, depth: int, offered: int) -> int:
-    """Return the bucket of a context: its source, its length, and how many new tokens it offers."""
+def context_bucket(source: int, depth: int, offered: int) -> int:
+    """Return the bucket of a context's hit rate, from its source, length, and how many tokens it adds."""
     variety = offered - 1 if offered <= 2 else 2 if offered <= 5 else 3
-    return (source * DEEPEST_TRIE + depth) * VARIETIES + variety
+    return (source * MAX_TRIE_DEPTH + depth) * VARIETIES + variety
 
 
 @kernel
@@ -54,13 +59,13 @@ def add_children(pool: NodePool, context: Integer, candidates: Candidates, size:
     known = size
     total = 0.0
     child = pool.first_child[context]
-    for _ in range(SCAN):
+    for _ in range(MAX_CHILDREN):
         if child == NONE or size == MAX_CANDIDATES:
             break
         token = pool.token[child]
-        if not holds(candidates.tokens, 0, known, token):
+        if not is_among(candidates.tokens, 0, known, token):
             candidates.tokens[size] = token
-            candidates.chances[size] = pool.seen[child]
+            candidates.probabilities[size] = pool.seen[child]
             total += pool.seen[child]
             size += 1
         child = pool.next_sibling[child]
@@ -68,23 +73,23 @@ def add_children(pool: NodePool, context: Integer, candidates: Candidates, size:
 
 
 @kernel
-def predict(
+def retrieve(
     pool: NodePool,
     own: Integer,
     shared: Integer,
-    deepest: int,
+    max_depth: int,
     stop_words: Int32Array,
-    trust: Float64Array,
+    hit_rates: Float64Array,
     candidates: Candidates,
 ) -> tuple[int, int]:
-    """Estimate the next token after the contexts `own` and `shared` (nodes of the two tries).
+    """Fill `candidates` with what may follow the contexts `own` and `shared`, nodes of the two tries.
 
-    Fills `candidates`; returns how many there are and how many contexts were asked.
+    Returns how many candidates there are, and how many contexts added some.
     """
-    left = 1.0
+    remaining = 1.0
     size = 0
-    asked = 0
-    while left > MIN_SHARE and size < MAX_CANDIDATES:
+    groups = 0
+    while remaining > MIN_SHARE and size < MAX_CANDIDATES:
         own_is_next = pool.depth[own] >= pool.depth[shared]
         context = own if own_is_next else shared
         if pool.depth[context] == 0:
@@ -93,29 +98,29 @@ def predict(
             own = np.int64(pool.suffix[own])
         else:
             shared = np.int64(pool.suffix[shared])
-        if not is_context(pool, context, deepest, stop_words):
+        if not is_context(pool, context, max_depth, stop_words):
             continue
         before = size
         size, total = add_children(pool, context, candidates, size)
         if size == before:
             continue
-        bucket = trust_bucket(OWN if own_is_next else SHARED, pool.depth[context], size - before)
-        left = spend(candidates, before, size, total, bucket, trust, left, asked)
-        asked += 1
-    return size, asked
+        bucket = context_bucket(OWN if own_is_next else SHARED, pool.depth[context], size - before)
+        remaining = distribute_share(candidates, before, size, total, bucket, hit_rates, remaining, groups)
+        groups += 1
+    return size, groups
 
 
 @kernel
-def learn_trust(
+def learn_hit_rates(
     pool: NodePool,
     own: Integer,
     shared: Integer,
-    deepest: int,
+    max_depth: int,
     stop_words: Int32Array,
-    trust: Float64Array,
+    hit_rates: Float64Array,
     candidates: Candidates,
     token: Integer,
 ) -> None:
-    """Compare what would be predicted with the `token` that came, context by context to the first hit."""
-    _, asked = predict(pool, own, shared, deepest, stop_words, trust, candidates)
-    credit(candidates, asked, trust, token)
+    """Compare what retrieval gives with the `token` that came, and update the hit rates."""
+    _, groups = retrieve(pool, own, shared, max_depth, stop_words, hit_rates, candidates)
+    update_hit_rates(candidates, groups, hit_rates, token)

@@ -1,9 +1,11 @@
-"""TokenTrie: the paper's draft memory, a trie of token sequences (arXiv 2312.12728, section 4.2).
+"""TokenTrie: the paper's draft store, a trie of token sequences (arXiv 2312.12728, section 4.2).
 
-Every sequence is inserted at each of its positions: a node is a run of up to `context_length + 1` tokens
-that was seen, with how often and how lately. Suffix links join a run to the same run without its first
-token, so that inserting a token and matching a context need no search, and a draft may go deeper than the
-trie (docs/design/token-trie.md says where this departs from the paper, and what it gives).
+`insertion`, `pruning` and `retrieval` are the paper's operations; `growth` builds drafts with them.
+
+A node is a run of up to `context_length + 1` tokens, with how often it was seen and when last. Suffix links
+join a run to the same run without its first token, so that inserting a token and matching a context need no
+search, and a draft may be deeper than the trie. docs/design/token-trie.md says where this departs from the
+paper, and what that gives.
 """
 
 import threading
@@ -27,17 +29,14 @@ from lookahead.drafting.store import (
 )
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie.growth import grow_tree
-from lookahead.drafting.trie.insertion import (
-    OWN_CONTEXT,
-    OWN_ROOT,
-    SHARED_CONTEXT,
-    follow_token,
-    insert_tokens,
-)
+from lookahead.drafting.trie.insertion import follow_token, insert_tokens
 from lookahead.drafting.trie.nodes import (
     CLOCK,
     FREE_COUNT,
     NONE,
+    OWN_CONTEXT,
+    OWN_ROOT,
+    SHARED_CONTEXT,
     USED,
     available,
     grown_pool,
@@ -47,7 +46,7 @@ from lookahead.drafting.trie.nodes import (
     take_node,
 )
 from lookahead.drafting.trie.pruning import LATEST_CLOCK, collect_trie, prune, rebase_clock
-from lookahead.drafting.trie.retrieval import DEEPEST_TRIE, initial_trust
+from lookahead.drafting.trie.retrieval import MAX_TRIE_DEPTH, initial_hit_rates
 from lookahead.errors import ConfigError, UnsupportedMemoryError
 from lookahead.jit import log_if_slow
 
@@ -56,18 +55,18 @@ _PRUNED_SHARE = 0.25
 
 
 class TokenTrie:
-    """A draft memory of bounded size, safe under threads; the requests' prompts stay their own.
+    """A draft store of bounded size, safe under threads; a prompt is drafted for its own request alone.
 
     Args:
-        context_length: the longest run of tokens matched, 1 to 15. Longer ones cost memory and gain little.
-        max_nodes: hard cap in nodes, if any, those of live requests included. Where they fill it alone,
-            further tokens are matched but not remembered.
-        max_bytes: hard cap in bytes; the smaller of the two holds.
-        stop_words: token ids (from 0 to 2³¹ - 1) that alone are no context: nothing hangs from them, nothing
-            is drafted after them unless the tokens before them match as well.
+        context_length: The longest run of tokens matched, 1 to 15. Longer ones cost memory and gain little.
+        max_nodes: Hard cap in nodes, if any, those of live requests included. If live requests fill it alone,
+            their further tokens are matched but not remembered.
+        max_bytes: Hard cap in bytes; the smaller of the two holds.
+        stop_words: Token ids (from 0 to 2³¹ - 1) that are no context by themselves: nothing is drafted after
+            them unless the tokens before them match as well.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: A value is out of range.
     """
 
     recycles = False
@@ -80,33 +79,33 @@ class TokenTrie:
         max_bytes: int = DEFAULT_MEMORY_BYTES,
         stop_words: Iterable[int] = frozenset(),
     ) -> None:
-        if not 1 <= context_length < DEEPEST_TRIE:
-            message = f"context_length={context_length!r} is not allowed; give 1 to {DEEPEST_TRIE - 1}"
+        if not 1 <= context_length < MAX_TRIE_DEPTH:
+            message = f"context_length={context_length!r} is not allowed; give 1 to {MAX_TRIE_DEPTH - 1}"
             raise ConfigError(message)
-        self._deepest = context_length + 1
+        self._max_depth = context_length + 1
         self._stop_words = _checked_stop_words(stop_words)
-        self._trust = initial_trust()
+        self._hit_rates = initial_hit_rates()
         self._max_nodes = _affordable_nodes(
             max_bytes if max_nodes is None else max_nodes,  # a node takes more than a byte
             max_bytes,
-            fixed_bytes=self._trust.nbytes + self._stop_words.nbytes,
-            least=4 * self._deepest,
+            fixed_bytes=self._hit_rates.nbytes + self._stop_words.nbytes,
+            min_nodes=4 * self._max_depth,
         )
         self._lock = threading.Lock()
         self._requests: dict[RequestId, Int32Array] = {}
         with log_if_slow():
-            compile_kernels()
+            compile_trie_kernels()
         self._pool = new_pool(min(_SMALLEST_POOL, self._max_nodes))
         self._shared_root = take_node(self._pool)
-        self._empty_root = take_node(self._pool)  # of requests that found no room for a trie of their own
+        self._empty_root = take_node(self._pool)  # of requests for which no node was available
 
     def open(
         self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
     ) -> None:
-        """Open a request: its first tokens will do it.
+        """Check the namespace; the request's first tokens open it.
 
         Raises:
-            UnsupportedMemoryError: another namespace than the default one is asked for.
+            UnsupportedMemoryError: A namespace is not the default one.
         """
         del request
         _check_is_default(namespace, reads)
@@ -115,7 +114,7 @@ class TokenTrie:
         """Append tokens to a request's sequence; the first ones open the request.
 
         Raises:
-            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is inserted.
+            ValueError: A token id is negative, not an integer, or exceeds 31 bits; nothing is inserted.
         """
         tokens = checked_tokens(token_ids)
         if len(tokens) == 0:
@@ -128,10 +127,16 @@ class TokenTrie:
             done = 0
             while done < len(tokens):
                 done += insert_tokens(
-                    self._pool, row, tokens[done:], is_output, self._deepest, self._stop_words, self._trust
+                    self._pool,
+                    row,
+                    tokens[done:],
+                    is_output,
+                    self._max_depth,
+                    self._stop_words,
+                    self._hit_rates,
                 )
                 if done < len(tokens) and not self._make_room():
-                    follow_token(self._pool, row, tokens[done], is_output, self._deepest, self._stop_words)
+                    follow_token(self._pool, row, tokens[done], is_output, self._max_depth, self._stop_words)
                     done += 1
 
     def propose(
@@ -140,46 +145,45 @@ class TokenTrie:
         """Return the most probable draft after a request's last token.
 
         Args:
-            request: one that has inserted at least one token.
-            decoding_length: the most nodes, node 0 (the last token) included; 1 or more.
-            branch_length: the most levels below node 0.
-            mode: how the draft is laid out.
+            request: One that has inserted at least one token.
+            decoding_length: The maximum number of nodes, node 0 (the last token) included; 1 or more.
+            branch_length: The maximum number of levels below node 0.
+            mode: The layout of the draft.
 
         Raises:
-            KeyError: the request is unknown, or has been forgotten.
+            KeyError: The request is unknown, or has been forgotten.
             ValueError: `decoding_length` is less than 1.
         """
         check_decoding_length(decoding_length)
-        widest = 1 if mode is DraftMode.SINGLE else 0
         with self._lock:
             tree = grow_tree(
                 self._pool,
                 self._requests[request],
-                self._deepest,
+                self._max_depth,
                 self._stop_words,
-                self._trust,
+                self._hit_rates,
                 decoding_length,
                 branch_length,
-                widest,
+                mode is DraftMode.SINGLE,
             )
         return as_draft_tree(tree, decoding_length, mode)
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
-        """Remember nothing: this store drafts from tokens that came."""
+        """Do nothing: this store drafts from seen tokens alone."""
 
     def learn_vocabulary(self, successors: Int32Array) -> None:
-        """Remember nothing: this store drafts from tokens that came."""
+        """Do nothing: this store drafts from seen tokens alone."""
 
     def recycled_tokens(self, request: RequestId) -> int:  # noqa: ARG002
-        """Return 0: no draft came of recycled logits."""
+        """Return 0: this store recycles no logits."""
         return 0
 
     def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
         """Remember a text as if it had been an answer.
 
         Raises:
-            UnsupportedMemoryError: another namespace than the default one is asked for.
-            ValueError: a token id is negative, no integer, or does not fit 31 bits; nothing is remembered.
+            UnsupportedMemoryError: The namespace is not the default one.
+            ValueError: A token id is negative, not an integer, or exceeds 31 bits; nothing is remembered.
         """
         _check_is_default(namespace)
         request = object()
@@ -189,14 +193,14 @@ class TokenTrie:
             self.forget(request)
 
     def forget(self, request: RequestId) -> None:
-        """Close a request: its own trie (prompt and answer) is freed, what the shared trie learned stays."""
+        """Close a request: free its own trie, prompt and answer; its answer stays in the shared trie."""
         with self._lock:
             row = self._requests.pop(request, None)
             if row is not None and row[OWN_ROOT] != self._empty_root:
                 release_trie(self._pool, np.int64(row[OWN_ROOT]))
 
     def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the shared trie and the learned trust as copies; nothing of live requests' own tries.
+        """Return copies of the shared trie and the hit rates; nothing of live requests' own tries.
 
         Node 0 is the root; the others follow parents first, siblings the most recently seen first.
         """
@@ -213,23 +217,23 @@ class TokenTrie:
                 "parent": parents,
                 "seen": pool.seen[nodes],
                 "stamp": pool.stamp[nodes],
-                "trust": self._trust.copy(),
+                "hit_rates": self._hit_rates.copy(),
             }
 
     @property
     def node_count(self) -> int:
-        """Nodes in use: shared, and of live requests."""
+        """Nodes in use, those of live requests included."""
         return int(self._pool.meta[USED] - self._pool.meta[FREE_COUNT])
 
     @property
     def max_nodes(self) -> int:
-        """The cap in nodes that both settings leave."""
+        """The cap in nodes that follows from both settings."""
         return self._max_nodes
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays, the unused part included."""
-        return sum(array.nbytes for array in (*self._pool, self._trust, self._stop_words))
+        """Bytes of all arrays, unused room included."""
+        return sum(array.nbytes for array in (*self._pool, self._hit_rates, self._stop_words))
 
     def _opened(self, request: RequestId) -> Int32Array:
         row = self._requests.get(request)
@@ -241,8 +245,8 @@ class TokenTrie:
         return row
 
     def _make_room(self) -> bool:
-        """Grow, and at the cap prune, until a token can be inserted; return whether that is so."""
-        while available(self._pool) < 2 * self._deepest:
+        """Grow the pool, or prune at the cap, until a token can be inserted; return whether it can."""
+        while available(self._pool) < 2 * self._max_depth:
             capacity = len(self._pool.token)
             if capacity < self._max_nodes:
                 self._pool = grown_pool(self._pool, min(2 * capacity, self._max_nodes))
@@ -251,10 +255,10 @@ class TokenTrie:
         return True
 
     def _pruned_nodes(self) -> int:
-        """Prune the shared trie; return how many nodes that freed."""
+        """Prune the shared trie; return how many nodes that frees."""
         rows = list(self._requests.values())
         contexts = np.array([row[SHARED_CONTEXT] for row in rows], np.int32)
-        for row in rows:  # should Ctrl-C come before the end, no context may hang on a freed node
+        for row in rows:  # if Ctrl-C comes before the end, no context may be a freed node
             row[SHARED_CONTEXT] = self._shared_root
         freed = prune(self._pool, self._shared_root, _PRUNED_SHARE, contexts)
         for row, context in zip(rows, contexts, strict=True):
@@ -263,17 +267,17 @@ class TokenTrie:
 
 
 @cache
-def compile_kernels() -> None:
-    """Run every kernel once on a pool of its own, so that no request waits for the compiler."""
+def compile_trie_kernels() -> None:
+    """Run every kernel once on a small pool, so that no request waits for the compiler."""
     pool = new_pool(64)
-    trust, stop_words, no_words = initial_trust(), np.array([3], np.int32), np.zeros(0, np.int32)
+    hit_rates, stop_words, no_words = initial_hit_rates(), np.array([3], np.int32), np.zeros(0, np.int32)
     shared_root, root = take_node(pool), take_node(pool)
     request = np.array([root, root, shared_root, shared_root, -1], np.int32)
     tokens = np.array([1, 2, 1, 2], np.int32)
     for words in (stop_words, no_words):
-        insert_tokens(pool, request, tokens, True, 2, words, trust)
+        insert_tokens(pool, request, tokens, True, 2, words, hit_rates)
         follow_token(pool, request, tokens[0], True, 2, words)
-    side_by_side(grow_tree(pool, request, 2, no_words, trust, 4, 2, 0), 4)
+    side_by_side(grow_tree(pool, request, 2, no_words, hit_rates, 4, 2, False), 4)
     pool = grown_pool(pool, 128)
     collect_trie(pool, shared_root, np.empty(64, np.int32))
     prune(pool, shared_root, 0.5, np.array([request[SHARED_CONTEXT]], np.int32))
@@ -289,7 +293,7 @@ def _check_is_default(namespace: str, reads: Sequence[str] = ()) -> None:
         if name != DEFAULT_NAMESPACE:
             message = (
                 f"a TokenTrie has the namespace {DEFAULT_NAMESPACE!r} only, not {name!r}; "
-                "use a memory whose store is a TokenLog: DraftMemory()"
+                "use a DraftMemory with a TokenLog: DraftMemory()"
             )
             raise UnsupportedMemoryError(message)
 
@@ -306,8 +310,8 @@ def _checked_stop_words(stop_words: Iterable[int]) -> Int32Array:
     return np.array(sorted(set(words)), np.int32)
 
 
-def _affordable_nodes(max_nodes: int, max_bytes: int, *, fixed_bytes: int, least: int) -> int:
-    """Return the most nodes, up to `max_nodes`, whose arrays fit `max_bytes` beside `fixed_bytes`."""
+def _affordable_nodes(max_nodes: int, max_bytes: int, *, fixed_bytes: int, min_nodes: int) -> int:
+    """Return the largest capacity up to `max_nodes` that fits `max_bytes` beside `fixed_bytes`."""
     low, high = 0, max_nodes
     while low < high:
         middle = (low + high + 1) // 2
@@ -315,10 +319,10 @@ def _affordable_nodes(max_nodes: int, max_bytes: int, *, fixed_bytes: int, least
             low = middle
         else:
             high = middle - 1
-    if low < least:
+    if low < min_nodes:
         message = (
             f"max_nodes={max_nodes} and max_bytes={max_bytes} leave room for {low} nodes; "
-            f"at least {least} are needed"
+            f"at least {min_nodes} are needed"
         )
         raise ConfigError(message)
     return low

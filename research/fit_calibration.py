@@ -1,10 +1,9 @@
-"""Fit what a TokenLog believes before it has seen anything, on recorded answers.
+"""Fit a TokenLog's initial state state on recorded answers.
 
-    python research/fit_beliefs.py TRACES.jsonl.gz
+    python research/fit_calibration.py TRACES.jsonl.gz
 
-Fitted on the requests at even places, on those at odd ones and on all: the numbers in `initial_log_trust` and
-`initial_weights` are the last, rounded. Each half's are judged on the other half, beside those in use, which
-were fitted on both.
+Fits on the even requests, on the odd ones and on all: `initial_hit_rates` and `initial_weights` have the
+numbers of the last fit, rounded. Each half's fit is judged on the other half, beside the one in use.
 """
 
 import argparse
@@ -23,75 +22,77 @@ from lookahead.drafting.arrays import Float64Array, Int32Array
 from lookahead.drafting.log.calibration import (
     AGES,
     BIASES,
+    INITIAL_SQUARES,
     NO_SUCCESSORS,
     NONE_SLOPE,
     RANKS,
     SLOPES,
     SOURCES,
-    SQUARES_AT_FIRST,
     VALUE,
     initial_weights,
 )
 from lookahead.drafting.log.matches import (
     CROWDS,
+    INITIAL_TRIALS,
     LENGTHS,
-    TRIALS_AT_FIRST,
     VARIETIES,
-    initial_log_trust,
+    initial_hit_rates,
 )
 from lookahead.drafting.log.token_log import TokenLog
 
-Beliefs = tuple[Float64Array, Float64Array]
-Said = tuple[Int32Array, Float64Array, float, int]  # features, evidence, that of none, which came (-1: none)
+State = tuple[Float64Array, Float64Array]
+"""Hit rates and weights."""
+Prediction = tuple[Int32Array, Float64Array, float, int]
+"""Features, evidence, evidence of none, and the index of the candidate that came (-1: none)."""
 
 MEMORY_BYTES = 2**26
 FEW_REQUESTS = 20
-"""Beliefs are fitted for a memory that is nearly empty: it begins anew after so many requests."""
+"""The state is fitted for a nearly empty memory: begin with an empty one after this many requests."""
 STARTS = (1, 5, 20)
 
 
-class NotingDrafter(StoreDrafter):
-    """A log with some beliefs, which notes what it said before each token that came, and the token."""
+class RecordingDrafter(StoreDrafter):
+    """A log with a given state, which records the prediction for each token that came, and the token."""
 
-    def __init__(self, beliefs: Beliefs) -> None:
+    def __init__(self, state: State) -> None:
         self.log = TokenLog(max_bytes=MEMORY_BYTES)
-        self.log._trust[:], self.log._weights[:] = beliefs  # noqa: SLF001  # no user's business
-        self.said: list[Said] = []
+        self.log._hit_rates[:], self.log._weights[:] = state  # noqa: SLF001
+        self.predictions: list[Prediction] = []
         super().__init__(self.log, LookaheadConfig())
 
     def learn(self, token_ids: Int32Array) -> None:
-        """Note what was said along the accepted path, as the log itself will learn from it."""
+        """Record the predictions along the accepted path, as the log itself learns from them."""
         (request,) = self.log._requests.values()  # noqa: SLF001
-        sketch, node = request.memory.sketch, 0
+        tree, predictions = request.draft.workspace.tree, request.draft.workspace.predictions
+        node, size = 0, int(request.draft.workspace.size[0])
         for token in token_ids:
-            if node >= sketch.size[0]:
+            if node >= size:
                 break
-            begin, end = sketch.said.nodes[node, :2]
+            begin, end = predictions.nodes[node, :2]
             if end > begin:
-                hit = np.flatnonzero(sketch.said.tokens[begin:end] == token)
+                hit = np.flatnonzero(predictions.tokens[begin:end] == token)
+                came = int(hit[0]) if len(hit) else -1
                 features, evidence = (
-                    x[begin:end].copy() for x in (sketch.said.features, sketch.said.evidence)
+                    x[begin:end].copy() for x in (predictions.features, predictions.evidence)
                 )
-                self.said.append(
-                    (features, evidence, sketch.said.rests[node], int(hit[0]) if len(hit) else -1)
-                )
-            below = slice(node + 1, sketch.size[0])
-            is_next = (sketch.tree.parents[below] == node) & (sketch.tree.token_ids[below] == token)
-            node = node + 1 + int(np.argmax(is_next)) if is_next.any() else int(sketch.size[0])
+                self.predictions.append((features, evidence, predictions.none_evidence[node], came))
+            below = slice(node + 1, size)
+            is_next = (tree.parents[below] == node) & (tree.token_ids[below] == token)
+            node = node + 1 + int(np.argmax(is_next)) if is_next.any() else size
         super().learn(token_ids)
 
 
 def replayed_anew(
-    traces: Sequence[Trace], beliefs: Beliefs, *, draft_tokens: int, recycling: bool = True
-) -> tuple[list[Said], Float64Array]:
-    """Replay with a memory that begins anew every few requests; return what was said, and trials and hits."""
-    said, counts = [], np.zeros_like(beliefs[0])
+    traces: Sequence[Trace], state: State, *, draft_tokens: int, recycling: bool = True
+) -> tuple[list[Prediction], Float64Array]:
+    """Replay with a new memory every few requests; return the predictions, and trials and hits."""
+    predictions, counts = [], np.zeros_like(state[0])
     for begin in range(0, len(traces), FEW_REQUESTS):
-        drafter = NotingDrafter(beliefs)
+        drafter = RecordingDrafter(state)
         replay(drafter, traces[begin : begin + FEW_REQUESTS], draft_tokens=draft_tokens, recycling=recycling)
-        said += drafter.said
-        counts += drafter.log.snapshot()["trust"] - beliefs[0]
-    return said, counts
+        predictions += drafter.predictions
+        counts += drafter.log.snapshot()["hit_rates"] - state[0]
+    return predictions, counts
 
 
 def minimised(loss: Callable[[torch.Tensor], torch.Tensor], size: int) -> torch.Tensor:
@@ -109,8 +110,8 @@ def minimised(loss: Callable[[torch.Tensor], torch.Tensor], size: int) -> torch.
     return parameters.detach()
 
 
-def fit_trust(counts: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Return the odds' factors (own, shared, a crowd more, a variety more), and the trust they make."""
+def fit_hit_rates(counts: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return the factors of the odds (own, shared, per crowd, per variety), and the hit rates they make."""
     source, length, variety, crowd = np.indices((2, LENGTHS, VARIETIES, CROWDS)).reshape(4, -1)
     design = torch.tensor(np.stack([source == 0, source == 1, crowd, variety], axis=1).astype(np.float64))
     offset = torch.tensor(np.log(np.maximum(length, 1)))
@@ -121,12 +122,14 @@ def fit_trust(counts: Float64Array) -> tuple[Float64Array, Float64Array]:
         return (trials * torch.nn.functional.softplus(logits) - hits * logits).sum() / trials.sum()
 
     parameters = minimised(loss, 4)
-    chance = torch.sigmoid(offset + design @ parameters).numpy()
-    return parameters.exp().numpy(), TRIALS_AT_FIRST * np.stack([np.ones(len(chance)), chance], axis=1)
+    probability = torch.sigmoid(offset + design @ parameters).numpy()
+    return parameters.exp().numpy(), INITIAL_TRIALS * np.stack(
+        [np.ones(len(probability)), probability], axis=1
+    )
 
 
 def weight_design() -> torch.Tensor:
-    """Return what each weight is made of: float64 [weights, parameters], in the order they are printed."""
+    """Return the design matrix of the weights: float64 [weights, parameters], parameters as printed."""
     source, rank, age = np.indices((SOURCES, RANKS, AGES)).reshape(3, -1)
     by_rank = np.where(rank == NO_SUCCESSORS, 0.0, np.log(rank + 1.0))
     features = [
@@ -142,16 +145,16 @@ def weight_design() -> torch.Tensor:
     return torch.tensor(design)
 
 
-def fit_weights(said: list[Said]) -> tuple[Float64Array, Float64Array]:
+def fit_weights(predictions: list[Prediction]) -> tuple[Float64Array, Float64Array]:
     """Return the parameters of the softmax, and the weights they make."""
-    widest = max(len(features) for features, _, _, _ in said)
-    features = torch.zeros((len(said), widest), dtype=torch.int64)
-    evidence = torch.full((len(said), widest), -torch.inf, dtype=torch.float64)
-    for row, (its_features, its_evidence, _, _) in enumerate(said):
+    widest = max(len(features) for features, _, _, _ in predictions)
+    features = torch.zeros((len(predictions), widest), dtype=torch.int64)
+    evidence = torch.full((len(predictions), widest), -torch.inf, dtype=torch.float64)
+    for row, (its_features, its_evidence, _, _) in enumerate(predictions):
         features[row, : len(its_features)] = torch.tensor(its_features)
         evidence[row, : len(its_features)] = torch.tensor(its_evidence)
-    none = torch.tensor([rest for _, _, rest, _ in said], dtype=torch.float64)[:, None]
-    came = torch.tensor([hit if hit >= 0 else widest for _, _, _, hit in said])
+    none = torch.tensor([rest for _, _, rest, _ in predictions], dtype=torch.float64)[:, None]
+    came = torch.tensor([hit if hit >= 0 else widest for _, _, _, hit in predictions])
     is_none, sources = torch.isinf(evidence), features // (RANKS * AGES)
     evidence[is_none] = 0.0
     base = torch.zeros(initial_weights().shape[1], dtype=torch.float64)
@@ -165,38 +168,38 @@ def fit_weights(said: list[Said]) -> tuple[Float64Array, Float64Array]:
         return torch.nn.functional.cross_entropy(torch.cat([scores, none], dim=1), came)
 
     parameters = minimised(loss, design.shape[1])
-    weights = np.full((2, len(base)), SQUARES_AT_FIRST)
+    weights = np.full((2, len(base)), INITIAL_SQUARES)
     weights[VALUE] = (base + design @ parameters).numpy()
     return parameters.numpy(), weights
 
 
-def fitted(traces: Sequence[Trace]) -> Beliefs:
-    """Return beliefs fitted on traces, and print what they are made of."""
+def fitted(traces: Sequence[Trace]) -> State:
+    """Return the state fitted on traces, and print its parameters."""
     mixed = [traces[i] for i in np.random.default_rng(0).permutation(len(traces))]
-    beliefs = initial_log_trust(), initial_weights()
-    _, counts = replayed_anew(mixed, beliefs, draft_tokens=64)
-    factors, trust = fit_trust(counts)
-    print(f"odds of trust: {np.round(factors, 2)}")
-    said: list[Said] = []
+    state = initial_hit_rates(), initial_weights()
+    _, counts = replayed_anew(mixed, state, draft_tokens=64)
+    factors, hit_rates = fit_hit_rates(counts)
+    print(f"factors of the odds: {np.round(factors, 2)}")
+    predictions: list[Prediction] = []
     for draft_tokens, recycling in ((16, True), (64, True), (64, False)):
-        seen, _ = replayed_anew(mixed, (trust, beliefs[1]), draft_tokens=draft_tokens, recycling=recycling)
-        said += seen if recycling else seen[::4]
-    parameters, weights = fit_weights(said)
+        seen, _ = replayed_anew(mixed, (hit_rates, state[1]), draft_tokens=draft_tokens, recycling=recycling)
+        predictions += seen if recycling else seen[::4]
+    parameters, weights = fit_weights(predictions)
     print(f"weights: {np.round(parameters, 2)}")
-    return trust, weights
+    return hit_rates, weights
 
 
-def judge(name: str, judged: Sequence[tuple[Beliefs, Sequence[Trace]]], draft_tokens: int) -> None:
-    """Print how beliefs do in whole replays, and in the first requests of a memory that begins at each."""
-    results = [replay(NotingDrafter(b), traces, draft_tokens=draft_tokens) for b, traces in judged]
+def judge(name: str, judged: Sequence[tuple[State, Sequence[Trace]]], draft_tokens: int) -> None:
+    """Print the results of whole replays, and of the first requests of a memory that begins at each."""
+    results = [replay(RecordingDrafter(b), traces, draft_tokens=draft_tokens) for b, traces in judged]
     line = f"{name} at {draft_tokens}: {summary(results)}"
-    for most in STARTS:
+    for count in STARTS:
         firsts = [
-            replay(NotingDrafter(b), (traces[i:] + traces[:i])[:most], draft_tokens=draft_tokens)
+            replay(RecordingDrafter(b), (traces[i:] + traces[:i])[:count], draft_tokens=draft_tokens)
             for b, traces in ((b, list(traces)) for b, traces in judged)
-            for i in range(0, len(traces), max(1, most // 5))
+            for i in range(0, len(traces), max(1, count // 5))
         ]
-        line += f"; first {most}: {summary(firsts)}"
+        line += f"; first {count}: {summary(firsts)}"
     print(line)
 
 
@@ -220,7 +223,7 @@ def main() -> None:
     halves = traces[0::2], traces[1::2]
     crosswise = [(fitted(halves[1]), halves[0]), (fitted(halves[0]), halves[1])]
     fitted(traces)
-    in_use = [((initial_log_trust(), initial_weights()), half) for half in halves]
+    in_use = [((initial_hit_rates(), initial_weights()), half) for half in halves]
     for draft_tokens in (16, 64):
         judge("in use", in_use, draft_tokens)
         judge("fitted on the other half", crosswise, draft_tokens)
