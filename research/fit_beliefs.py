@@ -10,6 +10,7 @@ were fitted on both.
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,12 +70,10 @@ class NotingDrafter(StoreDrafter):
             begin, end = sketch.said.nodes[node, :2]
             if end > begin:
                 hit = np.flatnonzero(sketch.said.tokens[begin:end] == token)
-                features, evidence = (
-                    x[begin:end].copy() for x in (sketch.said.features, sketch.said.evidence)
-                )
-                self.said.append(
-                    (features, evidence, sketch.said.rests[node], int(hit[0]) if len(hit) else -1)
-                )
+                features = sketch.said.features[begin:end].copy()
+                evidence = sketch.said.evidence[begin:end].copy()
+                came = int(hit[0]) if len(hit) else -1
+                self.said.append((features, evidence, sketch.said.rests[node], came))
             below = slice(node + 1, sketch.size[0])
             is_next = (sketch.tree.parents[below] == node) & (sketch.tree.token_ids[below] == token)
             node = node + 1 + int(np.argmax(is_next)) if is_next.any() else int(sketch.size[0])
@@ -85,25 +84,27 @@ def replayed_anew(
     traces: Sequence[Trace], beliefs: Beliefs, *, draft_tokens: int, recycling: bool = True
 ) -> tuple[list[Said], Float64Array]:
     """Replay with a memory that begins anew every few requests; return what was said, and trials and hits."""
-    said, counts = [], np.zeros_like(beliefs[0])
+    said: list[Said] = []
+    counts: Float64Array = np.zeros_like(beliefs[0])
     for begin in range(0, len(traces), FEW_REQUESTS):
         drafter = NotingDrafter(beliefs)
         replay(drafter, traces[begin : begin + FEW_REQUESTS], draft_tokens=draft_tokens, recycling=recycling)
         said += drafter.said
-        counts += drafter.log.snapshot()["trust"] - beliefs[0]
+        trust = np.asarray(drafter.log.snapshot()["trust"], np.float64)
+        counts += trust - beliefs[0]
     return said, counts
 
 
 def minimised(loss: Callable[[torch.Tensor], torch.Tensor], size: int) -> torch.Tensor:
     """Return the parameters that minimise a convex loss."""
     parameters = torch.zeros(size, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
+    optimiser: Any = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
-        value = loss(parameters) + 1e-5 * (parameters**2).sum()
+        value: Any = loss(parameters) + 1e-5 * (parameters**2).sum()
         value.backward()
-        return value
+        return torch.as_tensor(value)
 
     optimiser.step(closure)
     return parameters.detach()
@@ -204,12 +205,14 @@ def summary(results: Sequence[ReplayResult]) -> str:
     """Return the mean acceptance length and the calibration error of several replays together."""
     tally, together = Tally(), Calibration()
     for result in results:
+        assert result.calibration is not None  # noqa: S101  # a log's drafts are calibrated
         tally.tokens += result.overall.tokens
         tally.steps += result.overall.steps
         together.predicted += result.calibration.predicted
         together.came += result.calibration.came
         together.count += result.calibration.count
-    return f"{tally.mean_acceptance_length:.3f} {together.summary()['expected_calibration_error']:.2%}"
+    judged = together.summary() or {}
+    return f"{tally.mean_acceptance_length:.3f} {judged['expected_calibration_error']:.2%}"
 
 
 def main() -> None:

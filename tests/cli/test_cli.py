@@ -13,7 +13,6 @@ from helpers import tiny_models
 from lookahead.bench.methods.registry import METHODS, USUAL
 from lookahead.cli import app, main
 from lookahead.cli.demo import QUESTIONS
-from lookahead.hf.models import families, family_table
 
 COMMANDS = ("demo", "generate", "bench", "compare", "replay", "memory", "check", "profile")
 CONTEXT = 4096
@@ -264,34 +263,3 @@ def test_check_shows_what_the_probe_decides_for_a_model(folder, tmp_path):
     assert written["reproducible"]["way"] == "one shape"
     assert written["reproducible"]["tokens_a_forward"] == 16
     assert written["reproducible"]["step_times_that_of_1_token"] > 0
-
-
-def test_check_families_lists_them_all(tmp_path, monkeypatch):
-    chosen = {name: families.FAMILIES[name] for name in ("llama", "bloom", "jamba")}
-    unknown = {
-        "unheard-of": families.Family("unheard_of"),
-        "broken": families.Family("llama", {"num_hidden_layers": "no"}),
-    }
-    monkeypatch.setattr(family_table, "FAMILIES", chosen | unknown)
-    monkeypatch.setattr(families, "FAMILIES", chosen | unknown)
-    out = tmp_path / "families.json"
-    result = invoke("check", "--families", "--json", out)
-    assert result.exit_code == 0
-    assert "| bloom  | tree " in result.stdout
-    assert "2 tree, 0 chain, 1 plain; reproducible: 1 one shape, 2 plain" in result.stdout
-    assert "bloom: plain where reproducible, its attention cannot be had" in result.stdout
-    assert "jamba: plain, it has layers of type 'linear_attention'" in result.stdout
-    written = json.loads(out.read_text())
-    assert [(row["family"], row["mode"]) for row in written["families"]] == [
-        ("bloom", "tree"),
-        ("jamba", "plain"),
-        ("llama", "tree"),
-    ]
-    assert {row["family"] for row in written["skipped"]} == {"unheard-of", "broken"}
-
-
-def test_check_takes_a_model_or_the_families_not_both(folder, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["check", folder, "--families"])
-    assert ended.value.code == 2
-    assert "give one of them" in capsys.readouterr().err

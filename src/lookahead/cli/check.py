@@ -1,6 +1,5 @@
 """`lookahead check`: can a model's drafts be trees, chains, or is every step a plain one?"""
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,30 +11,19 @@ from rich.table import Table
 from lookahead.cli import options
 from lookahead.cli.setup import check_can_write, describe_call, notices, prepare_model
 from lookahead.config import LookaheadConfig
-from lookahead.errors import ConfigError
 from lookahead.files import write_json
 
 if TYPE_CHECKING:
-    from lookahead.hf.models.family_table import FamilyRow
     from lookahead.hf.support.probe import ProbeResult
     from lookahead.hf.support.reproducibility import Reproducibility
 
 
 def check(
     model: Annotated[
-        str | None,
-        typer.Argument(
-            help="'embedded', a hub id, a folder or a .gguf file.", show_default="embedded, or --families"
-        ),
-    ] = None,
-    families: Annotated[
-        bool, typer.Option("--families", help="Ask about a tiny random model of every family instead.")
-    ] = False,
+        str, typer.Argument(help="'embedded', a hub id, a folder or a .gguf file.")
+    ] = "embedded",
     json: Annotated[Path | None, typer.Option(help="Write the answer to this file as well.")] = None,
-    dtype: Annotated[
-        options.DtypeName | None,
-        typer.Option(help="Number format of the weights.", show_default="bfloat16, families float32"),
-    ] = None,
+    dtype: options.Dtype = options.DtypeName.BFLOAT16,
     device: options.Device = None,
     threads: options.Threads = None,
 ) -> None:
@@ -44,20 +32,17 @@ def check(
     Compares the logits of a small draft in one forward with those of single steps, as is done when a model is
     first used; and, bit by bit, a branch's in a tree, in a chain and alone.
     """
-    if families and model is not None:
-        message = f"both a model, {model!r}, and --families were given; give one of them"
-        raise ConfigError(message)
     if json is not None:
         check_can_write(json)
-    answer = _check_families(dtype) if families else _check_model(model or "embedded", dtype, device, threads)
+    answer = _check_model(model, dtype, device, threads)
     if json is not None:
         write_json(json, {**describe_call(), **answer})
 
 
 def _check_model(
-    name: str, dtype: options.DtypeName | None, device: str | None, threads: int | None
+    name: str, dtype: options.DtypeName, device: str | None, threads: int | None
 ) -> dict[str, Any]:
-    loaded, _ = prepare_model(name, (dtype or options.DtypeName.BFLOAT16).value, device, threads)
+    loaded, _ = prepare_model(name, dtype.value, device, threads)
 
     from lookahead.hf.generate.checks import check_model
     from lookahead.hf.machine.dtypes import dtype_name
@@ -119,61 +104,6 @@ _IN_WORDS = {
     "chain": "drafts have one branch",
     "plain": "one token a step, no drafts",
 }
-
-
-def _check_families(dtype: options.DtypeName | None) -> dict[str, Any]:
-    with notices.status("asking the probe about every family"):
-        import transformers
-
-        from lookahead.hf.machine.dtypes import resolve_dtype
-        from lookahead.hf.models.family_table import family_rows
-        from lookahead.hf.models.gguf import quiet_transformers
-
-        name = (dtype or options.DtypeName.FLOAT32).value
-        with quiet_transformers():
-            rows = list(family_rows(resolve_dtype(name)))
-    asked = [row for row in rows if row.result is not None]
-    counts = Counter(row.result.mode.value for row in asked if row.result is not None)
-    summary = ", ".join(f"{counts[mode]} {mode}" for mode in _IN_WORDS)
-    shaped = Counter(row.reproducible.value for row in asked)
-    summary += f"; reproducible: {', '.join(f'{count} {way}' for way, count in sorted(shaped.items()))}"
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(_family_table(asked))
-    console.print(f"{len(asked)} families, transformers {transformers.__version__}, {name}: {summary}.\n")
-    for reason, names in _by_reason(rows).items():
-        console.print(f"- {', '.join(names)}: {reason}")
-    return {
-        "transformers": transformers.__version__,
-        "dtype": name,
-        "counts": dict(counts),
-        "families": [row.as_dict() for row in asked],
-        "skipped": [row.as_dict() for row in rows if row.result is None],
-    }
-
-
-def _family_table(rows: "list[FamilyRow]") -> Table:
-    table = Table(box=box.MARKDOWN)
-    table.add_column("family", no_wrap=True)
-    table.add_column("mode", no_wrap=True)
-    table.add_column("reproducible", no_wrap=True)
-    table.add_column("worst logit difference, of their spread", justify="right", no_wrap=True)
-    for row in rows:
-        if row.result is not None:
-            table.add_row(row.family, row.result.mode.value, row.reproducible.value, _difference(row.result))
-    return table
-
-
-def _by_reason(rows: "list[FamilyRow]") -> dict[str, list[str]]:
-    """The families that are not verified in trees or not reproducibly, by why they are not."""
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        if row.result is None:
-            found.setdefault(f"skipped, {row.skipped}", []).append(row.family)
-        elif row.result.reason:
-            found.setdefault(f"{row.result.mode.value}, {row.result.reason}", []).append(row.family)
-        elif row.why_plain:
-            found.setdefault(f"plain where reproducible, {row.why_plain}", []).append(row.family)
-    return found
 
 
 def _difference(result: "ProbeResult") -> str:
