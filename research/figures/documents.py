@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lookahead.bench.plotting.pictures import pictures_of, replay_pictures_of
-from lookahead.bench.plotting.plots import plot_speedups
+from lookahead.bench.plotting.speedups import plot_speedups
 from lookahead.errors import NotFoundError
 from lookahead.files import atomic_write
 from research.figures import findings, readme
 from research.figures.records import Figures, Read, records_in
+from research.plotting.pictures import draw_grid, replay_pictures_of
 
 DOCUMENTS: dict[Path, Figures] = {
     Path("README.md"): readme.FIGURES,
@@ -24,7 +24,7 @@ DOCUMENTS: dict[Path, Figures] = {
 _IMAGES = Path("docs/images")
 PICTURES: dict[Path, Callable[[Read, Path], None]] = {
     _IMAGES / "speedup.svg": lambda read, path: plot_speedups(read(readme.SPEC_BENCH), path),
-    _IMAGES / "grid.svg": lambda read, path: pictures_of(read(findings.GRID))["grid"](path),
+    _IMAGES / "grid.svg": lambda read, path: draw_grid(read(findings.GRID), path),
     _IMAGES / "ablation.svg": lambda read, path: _replayed(read, "ablation", path),
     _IMAGES / "warm-up.svg": lambda read, path: _replayed(read, "warm-up", path),
 }

@@ -13,7 +13,7 @@ from lookahead.bench.profile.generation import (
     profile_first_token,
     profile_memory,
 )
-from lookahead.bench.profile.peak_memory import highest_sum, peak_bytes
+from lookahead.bench.run.peak_memory import highest_sum, peak_tensor_bytes
 from lookahead.stats import GenerationStats
 
 PROMPT = prompt(0, 24)[0].tolist()
@@ -90,7 +90,7 @@ def test_peak_memory_is_what_lives_at_once_temporary_tensors_too():
         kept.append(torch.ones(500, dtype=torch.float32))
         torch.ones(2000, dtype=torch.float32)
 
-    assert peak_bytes(action, torch.device("cpu")) == (500 + 2000) * 4
+    assert peak_tensor_bytes(action, torch.device("cpu")) == (500 + 2000) * 4
 
 
 def test_memory_is_reported_with_and_without_the_weights():

@@ -7,12 +7,12 @@ import torch
 from helpers import tiny_models
 from lookahead.bench.data.datasets import Row
 from lookahead.bench.methods.method import Output
-from lookahead.bench.report.figure_table import FigureTable
+from lookahead.bench.report.tables import FigureTable
 from lookahead.bench.report.uncertainty import Amount, speed, speed_ratio_interval
 from lookahead.bench.run.cases import cases_of
 from lookahead.bench.run.differences import Verdict, first_difference, judge_difference, rounding_step
 from lookahead.bench.run.measuring import TimingStreamer, greedy, measure
-from lookahead.bench.run.memory_meter import CudaMeter, NoMeter, ResidentSetMeter, memory_meter
+from lookahead.bench.run.peak_memory import CudaMeter, MemoryMeter, ResidentSetMeter, memory_meter
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_the_resident_sets_high_water_mark_is_reset_and_read(tmp_path):
 
 def test_the_meter_fits_the_device(monkeypatch):
     assert isinstance(memory_meter(torch.device("cuda")), CudaMeter)
-    assert isinstance(memory_meter(torch.device("meta")), NoMeter)
+    assert type(memory_meter(torch.device("meta"))) is MemoryMeter
     monkeypatch.setattr(ResidentSetMeter, "works", lambda _: False)
     assert memory_meter(torch.device("cpu")).peak_bytes() is None
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from lookahead.bench.profile.peak_memory import peak_bytes
 from lookahead.bench.profile.steps import interleaved_medians
+from lookahead.bench.run.peak_memory import peak_tensor_bytes
 from lookahead.config import LookaheadConfig
 from lookahead.hf.compat.traits import text_config
 from lookahead.hf.lookahead import Lookahead
@@ -106,8 +106,10 @@ def profile_memory(
     weights = model.get_memory_footprint()
     lookahead = _probed(model, prompt, config)
     working = {
-        "generate": peak_bytes(_generate(model, prompt, new_tokens), model.device),
-        "lookahead": peak_bytes(lambda: _run(lookahead.generate, model, prompt, new_tokens), model.device),
+        "generate": peak_tensor_bytes(_generate(model, prompt, new_tokens), model.device),
+        "lookahead": peak_tensor_bytes(
+            lambda: _run(lookahead.generate, model, prompt, new_tokens), model.device
+        ),
     }
     peaks = {f"{name}_peak_bytes": weights + found for name, found in working.items()}
     return {

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from lookahead.bench.methods.registry import BASELINE, NOISE
-from lookahead.bench.report.figure_table import NOTHING, FigureTable, interval, number, times
+from lookahead.bench.report.tables import NOTHING, FigureTable, interval, number, times
 from lookahead.bench.report.uncertainty import Amount, Side, speed, speed_ratio_interval
 from lookahead.errors import ConfigError, DataFormatError
 

@@ -64,7 +64,7 @@ def _about_the_run(benchmark: BenchmarkResult) -> dict[str, Any]:
         "resumed_prompts": benchmark.resumed_prompts,
         "skipped": benchmark.skipped,
         "failed": [asdict(failure) for failure in benchmark.failed],
-        "trials": {name: trial.as_dict() for name, trial in benchmark.trials.items()},
+        "trials": benchmark.trials,
     }
 
 

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from lookahead.bench.methods.method import Method, Output
-from lookahead.bench.run.memory_meter import MemoryMeter, NoMeter
+from lookahead.bench.run.peak_memory import MemoryMeter
 
 Clock = Callable[[], float]
 
-_NO_METER = NoMeter()
+_NO_METER = MemoryMeter()
 
 
 class Listener(Protocol):

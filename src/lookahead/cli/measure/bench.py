@@ -322,12 +322,12 @@ def _run_with_progress(
 def _print_tables(summary: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from lookahead.bench.report.tables import tables_of, words_about
+    from lookahead.bench.report.figures import benchmark_tables, words_about
 
     console = Console()
     for words in words_about(summary):
         notices.print(words, style="yellow")
     if summary["prompts"]["overall"]:
-        for table in tables_of(summary):
-            console.print(table)
+        for table in benchmark_tables(summary):
+            console.print(table.as_rich())
             console.print()

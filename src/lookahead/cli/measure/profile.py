@@ -72,7 +72,7 @@ def profile(
     _check_choice(model, random_weights, layers)
     listed = options.integers_in("--sizes", sizes)
 
-    from lookahead.bench.plotting.plot_style import check_can_draw
+    from lookahead.bench.plotting.kit import check_can_draw
     from lookahead.bench.profile.profiling import ProfilePlan, profile_model
     from lookahead.bench.run.environment import describe_environment, load_average
 
@@ -164,9 +164,9 @@ def _print(report: dict[str, Any]) -> None:
     )
     for context in report["contexts"]:
         console.print()
-        console.print(step_table(context))
+        console.print(step_table(context).as_rich())
         console.print()
         console.print(critical_length_line(context, allowance=report["cdl_allowance"]))
         for table in (share_table(context), summary_table(context)):
             console.print()
-            console.print(table)
+            console.print(table.as_rich())

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CompileConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.generation import utils as generation_utils
 from transformers.utils.generic import ModelOutput
 
@@ -163,11 +163,3 @@ def extra_inputs(model: PreTrainedModel, prefix_length: int, tokens: int) -> dic
     if is_the_librarys(model) or "cache_position" not in signature(model.forward).parameters:
         return {}
     return {"cache_position": torch.arange(prefix_length, prefix_length + tokens, device=model.device)}
-
-
-def compiled_on_any_device() -> CompileConfig:
-    """Return what has `generate` compile its steps on the CPU as well; the library's own choice is GPUs."""
-    config = CompileConfig(fullgraph=False, mode="default")
-    private: Any = config
-    private._compile_all_devices = True  # noqa: SLF001
-    return config

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from lookahead.bench.replay.peers.peer import Peer, chain_tree
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
+from research.peers.peer import Peer, chain_tree
 
 
 class PromptLookup(Peer):

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from lookahead.bench.replay.peers.peer import Peer, tree_of
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
 from lookahead.errors import MissingDependencyError
+from research.peers.peer import Peer, tree_of
 
 _DEEPEST = 64
 INSTALL = "pip install --no-deps arctic-inference"

@@ -13,9 +13,9 @@ What it does, and TokenTrie does not:
 One fault cannot show in replay: token id 0 taken for "none" in node 0.
 """
 
-from lookahead.bench.replay.peers.peer import Peer, measured_bytes, tree_of
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
+from research.peers.peer import Peer, measured_bytes, tree_of
 
 _OUTPUT_WEIGHT = 1e-4
 _MAX_NODES = 65536

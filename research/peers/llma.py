@@ -7,9 +7,9 @@ documents are, and, as in the paper's cache-assisted use, earlier answers, the n
 
 import numpy as np
 
-from lookahead.bench.replay.peers.peer import Peer, chain_tree, measured_bytes
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
+from research.peers.peer import Peer, chain_tree, measured_bytes
 
 Gram = tuple[int, ...]
 
