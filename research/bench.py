@@ -8,8 +8,8 @@ import sys
 
 from lookahead.bench.methods.registry import LOOKAHEAD, METHODS
 from lookahead.bench.plotting.pictures import PICTURES
-from lookahead.bench.report.figures import TABLES, Summary, overall
-from lookahead.bench.report.tables import FigureTable, number, times
+from lookahead.bench.report.table_maker import FigureTable, number, times
+from lookahead.bench.report.tables import TABLES, Summary, overall
 from lookahead.bench.run.experiments import EXPERIMENTS, Experiment
 from lookahead.cli import main as lookahead
 from research.ablations import ABLATED_METHODS

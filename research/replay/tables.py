@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lookahead.bench.replay.tables import cost_table
-from lookahead.bench.report.tables import FigureTable, number
+from lookahead.bench.report.table_maker import FigureTable, number
 
 _FULL_COSTS = {
     "draft_tokens": "draft\ntokens",

@@ -10,7 +10,7 @@ from helpers import tiny_models
 from lookahead.bench.data.datasets import Row
 from lookahead.bench.methods.registry import BASELINE, METHODS, Ingredients, make_methods
 from lookahead.bench.plotting.pictures import PICTURES
-from lookahead.bench.report.figures import TABLES
+from lookahead.bench.report.tables import TABLES
 from lookahead.bench.run.experiments import EXPERIMENTS
 from lookahead.bench.run.measuring import greedy, measure
 from lookahead.bench.run.runner import Plan, run_benchmark

@@ -94,7 +94,7 @@ def _answer(
 def _table(results: "list[PromptResult]") -> Table:
     from lookahead.bench.methods.registry import BASELINE
     from lookahead.bench.report.summary import identical_prompts, mean_acceptance_length, tokens_per_second
-    from lookahead.bench.report.tables import NOTHING, figure_table, number, times
+    from lookahead.bench.report.table_maker import NOTHING, figure_table, number, times
 
     headings = ("method", "tokens", "seconds", "tokens/s", "speedup", "mean acceptance\nlength", "identical")
     rows = []

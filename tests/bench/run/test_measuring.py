@@ -7,7 +7,7 @@ import torch
 from helpers import tiny_models
 from lookahead.bench.data.datasets import Row
 from lookahead.bench.methods.method import Output
-from lookahead.bench.report.tables import FigureTable
+from lookahead.bench.report.table_maker import FigureTable
 from lookahead.bench.report.uncertainty import Amount, speed, speed_ratio_interval
 from lookahead.bench.run.cases import cases_of
 from lookahead.bench.run.differences import Verdict, first_difference, judge_difference, rounding_step

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lookahead.bench.report.tables import NOTHING, FigureTable, figure_table, number, times
+from lookahead.bench.report.table_maker import NOTHING, FigureTable, figure_table, number, times
 
 PARTS_IN_WORDS = {
     "model_s": "forward, its inputs and mask included",

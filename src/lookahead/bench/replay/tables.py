@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lookahead.bench.report.tables import NOTHING, FigureTable, figure_table, number
+from lookahead.bench.report.table_maker import NOTHING, FigureTable, figure_table, number
 
 _COSTS = {
     "draft_tokens": "draft\ntokens",

@@ -1,8 +1,8 @@
-"""Two reports side by side: what changed, and whether that is more than noise.
+"""Compare two reports: is a change significant?
 
-Speeds are compared through the baseline that each run measured beside them, so that a machine that was slower
-on one day says nothing. Prompts are paired; the interval is a bootstrap over them. A change counts where its
-interval leaves out "no change", and where it is larger than how far `transformers`, measured twice, moved.
+Speeds are relative to the baseline of each run, so a slower machine does not matter. Prompts are paired, and
+the interval is a bootstrap over them. A change is significant if its interval excludes "no change" and if it
+is larger than the change of `transformers` measured a second time.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from lookahead.bench.methods.registry import BASELINE, NOISE
-from lookahead.bench.report.tables import NOTHING, FigureTable, interval, number, times
+from lookahead.bench.report.table_maker import NOTHING, FigureTable, interval, number, times
 from lookahead.bench.report.uncertainty import Amount, Side, speed, speed_ratio_interval
 from lookahead.errors import ConfigError, DataFormatError
 
@@ -20,7 +20,7 @@ _NEEDED = ("per_prompt", "settings", "environment")
 
 
 class Change(StrEnum):
-    """What became of a method's speedup."""
+    """The change of a method's speedup."""
 
     FASTER = "faster"
     SLOWER = "slower"
@@ -33,12 +33,12 @@ class Compared:
     """One method in two reports, on the prompts that both have.
 
     Attributes:
-        method: its name.
-        speedups: over the baseline, end to end, in the first report and in the second.
-        ratio: the second speedup ÷ the first.
-        bounds: the 95% interval of that; None where there are too few prompts.
-        acceptance: mean acceptance length in each.
-        change: what that is.
+        method: Its name.
+        speedups: Speedups over the baseline, end to end, in the first report and in the second.
+        ratio: The second speedup ÷ the first.
+        bounds: The 95% interval of the ratio; None with too few prompts.
+        acceptance: Mean acceptance length in each report.
+        change: The kind of the change.
     """
 
     method: str
@@ -50,11 +50,11 @@ class Compared:
 
 
 def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> list[Compared]:
-    """Return each method that both reports have, compared.
+    """Compare each method that both reports have.
 
     Raises:
-        DataFormatError: one of them is no report of `lookahead bench`.
-        ConfigError: they have no prompt, or no method beside the baseline, in common.
+        DataFormatError: One of them is not a report of `lookahead bench`.
+        ConfigError: They have no prompt, or no method except the baseline, in common.
     """
     pairs = _paired(first, second)
     methods = [name for name in pairs[0][0]["runs"] if name != BASELINE and name in pairs[0][1]["runs"]]
@@ -66,8 +66,8 @@ def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> list[Compa
 
 
 def compared_table(compared: Sequence[Compared], prompts: int) -> FigureTable:
-    """One line a method."""
-    headings = ("method", "A", "B", "B ÷ A", "95%", "tokens a\nforward A", "B", "")
+    """Return one line per method."""
+    headings = ("method", "A", "B", "B ÷ A", "95%", "mean acc.\nlength A", "B", "")
     rows = tuple(
         (
             one.method,
@@ -83,12 +83,12 @@ def compared_table(compared: Sequence[Compared], prompts: int) -> FigureTable:
 
 
 def prompts_in_common(first: dict[str, Any], second: dict[str, Any]) -> int:
-    """Return how many prompts both reports have."""
+    """Return the number of prompts that both reports have."""
     return len(_paired(first, second))
 
 
 def different_settings(first: dict[str, Any], second: dict[str, Any]) -> FigureTable:
-    """What the two runs did not have in common, beside the load and the commit."""
+    """Return the settings and the parts of the environment that differ, without the load."""
     rows = []
     for part in ("settings", "environment"):
         for name in dict.fromkeys([*first[part], *second[part]]):

@@ -7,8 +7,8 @@ from typing import Any
 
 from lookahead.bench.plotting.kit import check_can_draw
 from lookahead.bench.plotting.pictures import Draw, pictures_of
-from lookahead.bench.report.figures import benchmark_tables, words_about
-from lookahead.bench.report.tables import FigureTable
+from lookahead.bench.report.table_maker import FigureTable
+from lookahead.bench.report.tables import benchmark_tables, words_about
 from lookahead.errors import NotFoundError
 from lookahead.files import atomic_write, write_json
 
