@@ -1,10 +1,10 @@
-"""Fit what a TokenLog believes before it has seen anything, on recorded answers.
+"""Fit the initial calibration of a TokenLog on recorded answers.
 
     python research/fit_beliefs.py TRACES.jsonl.gz
 
-Fitted on the requests at even places, on those at odd ones and on all: the numbers in `initial_log_trust` and
-`initial_weights` are the last, rounded. Each half's are judged on the other half, beside those in use, which
-were fitted on both.
+The fit is done on the requests at even positions, on those at odd positions and on all. The numbers in
+`initial_log_trust` and `initial_weights` are the last fit, rounded. The fit of each half is judged on the
+other half, next to the numbers in use, which were fitted on both.
 """
 
 import argparse
@@ -47,21 +47,21 @@ Said = tuple[Int32Array, Float64Array, float, int]  # features, evidence, that o
 
 MEMORY_BYTES = 2**26
 FEW_REQUESTS = 20
-"""Beliefs are fitted for a memory that is nearly empty: it begins anew after so many requests."""
+"""The fit is for a memory that is nearly empty, so it starts empty again after so many requests."""
 STARTS = (1, 5, 20)
 
 
 class NotingDrafter(StoreDrafter):
-    """A log with some beliefs, which notes what it said before each token that came, and the token."""
+    """A log with given beliefs. It records its predictions before each token, and the token."""
 
     def __init__(self, beliefs: Beliefs) -> None:
         self.log = TokenLog(max_bytes=MEMORY_BYTES)
-        self.log._trust[:], self.log._weights[:] = beliefs  # noqa: SLF001  # no user's business
+        self.log._trust[:], self.log._weights[:] = beliefs  # noqa: SLF001
         self.said: list[Said] = []
         super().__init__(self.log, LookaheadConfig())
 
     def learn(self, token_ids: Int32Array) -> None:
-        """Note what was said along the accepted path, as the log itself will learn from it."""
+        """Record the predictions along the accepted path, as the log itself will learn from them."""
         (request,) = self.log._requests.values()  # noqa: SLF001
         sketch, node = request.memory.sketch, 0
         for token in token_ids:
@@ -83,7 +83,7 @@ class NotingDrafter(StoreDrafter):
 def replayed_anew(
     traces: Sequence[Trace], beliefs: Beliefs, *, draft_tokens: int, recycling: bool = True
 ) -> tuple[list[Said], Float64Array]:
-    """Replay with a memory that begins anew every few requests; return what was said, and trials and hits."""
+    """Replay with a memory emptied every few requests; return the predictions, and trials and hits."""
     said: list[Said] = []
     counts: Float64Array = np.zeros_like(beliefs[0])
     for begin in range(0, len(traces), FEW_REQUESTS):
@@ -111,7 +111,7 @@ def minimised(loss: Callable[[torch.Tensor], torch.Tensor], size: int) -> torch.
 
 
 def fit_trust(counts: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Return the odds' factors (own, shared, a crowd more, a variety more), and the trust they make."""
+    """Return the factors of the odds (own, shared, per crowd, per variety), and the trust they give."""
     source, length, variety, crowd = np.indices((2, LENGTHS, VARIETIES, CROWDS)).reshape(4, -1)
     design = torch.tensor(np.stack([source == 0, source == 1, crowd, variety], axis=1).astype(np.float64))
     offset = torch.tensor(np.log(np.maximum(length, 1)))
@@ -127,7 +127,7 @@ def fit_trust(counts: Float64Array) -> tuple[Float64Array, Float64Array]:
 
 
 def weight_design() -> torch.Tensor:
-    """Return what each weight is made of: float64 [weights, parameters], in the order they are printed."""
+    """Return the design matrix of the weights: float64 [weights, parameters], in the printed order."""
     source, rank, age = np.indices((SOURCES, RANKS, AGES)).reshape(3, -1)
     by_rank = np.where(rank == NO_SUCCESSORS, 0.0, np.log(rank + 1.0))
     features = [
@@ -144,7 +144,7 @@ def weight_design() -> torch.Tensor:
 
 
 def fit_weights(said: list[Said]) -> tuple[Float64Array, Float64Array]:
-    """Return the parameters of the softmax, and the weights they make."""
+    """Return the parameters of the softmax, and the weights they give."""
     widest = max(len(features) for features, _, _, _ in said)
     features = torch.zeros((len(said), widest), dtype=torch.int64)
     evidence = torch.full((len(said), widest), -torch.inf, dtype=torch.float64)
@@ -156,7 +156,7 @@ def fit_weights(said: list[Said]) -> tuple[Float64Array, Float64Array]:
     is_none, sources = torch.isinf(evidence), features // (RANKS * AGES)
     evidence[is_none] = 0.0
     base = torch.zeros(initial_weights().shape[1], dtype=torch.float64)
-    base[NONE_SLOPE] = base[SLOPES] = 1.0  # the slope of "none" and of the request's own are given
+    base[NONE_SLOPE] = base[SLOPES] = 1.0  # these two slopes are fixed at 1
     design = weight_design()
 
     def loss(parameters: torch.Tensor) -> torch.Tensor:
@@ -172,7 +172,7 @@ def fit_weights(said: list[Said]) -> tuple[Float64Array, Float64Array]:
 
 
 def fitted(traces: Sequence[Trace]) -> Beliefs:
-    """Return beliefs fitted on traces, and print what they are made of."""
+    """Return beliefs fitted on traces, and print their parameters."""
     mixed = [traces[i] for i in np.random.default_rng(0).permutation(len(traces))]
     beliefs = initial_log_trust(), initial_weights()
     _, counts = replayed_anew(mixed, beliefs, draft_tokens=64)
@@ -188,7 +188,7 @@ def fitted(traces: Sequence[Trace]) -> Beliefs:
 
 
 def judge(name: str, judged: Sequence[tuple[Beliefs, Sequence[Trace]]], draft_tokens: int) -> None:
-    """Print how beliefs do in whole replays, and in the first requests of a memory that begins at each."""
+    """Print the results of beliefs in whole replays, and in the first requests of an empty memory."""
     results = [replay(NotingDrafter(b), traces, draft_tokens=draft_tokens) for b, traces in judged]
     line = f"{name} at {draft_tokens}: {summary(results)}"
     for most in STARTS:
@@ -202,7 +202,7 @@ def judge(name: str, judged: Sequence[tuple[Beliefs, Sequence[Trace]]], draft_to
 
 
 def summary(results: Sequence[ReplayResult]) -> str:
-    """Return the mean acceptance length and the calibration error of several replays together."""
+    """Return the mean acceptance length and the calibration error over several replays."""
     tally, together = Tally(), Calibration()
     for result in results:
         assert result.calibration is not None  # noqa: S101  # a log's drafts are calibrated
@@ -216,7 +216,7 @@ def summary(results: Sequence[ReplayResult]) -> str:
 
 
 def main() -> None:
-    """Fit, and judge each half's on the other."""
+    """Fit, and judge the fit of each half on the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("traces", type=Path)
     traces = read_traces(parser.parse_args().traces)

@@ -1,8 +1,8 @@
-"""The figures in README and docs/findings.md, written from recorded runs, so that they cannot drift apart.
+"""Write the figures of README and docs/findings.md from recorded runs, so that they always agree.
 
-`python -m research.figures.documents FOLDER` rewrites what stands between `<!-- figures: NAME -->` and
+`python -m research.figures.documents FOLDER` rewrites the text between `<!-- figures: NAME -->` and
 `<!-- end of figures -->` in FOLDER's documents from FOLDER/benchmarks, and draws their pictures.
-To add figures: write what makes them of the records, and give it a line in that document's `FIGURES`.
+To add figures: write a function of the records, and add a line to the document's `FIGURES`.
 """
 
 import re
@@ -32,15 +32,15 @@ _MARKED = re.compile(r"(<!-- figures: ([a-z0-9-]+) -->)(.*?)(<!-- end of figures
 
 
 def with_figures(text: str, figures: Figures, read: Read) -> str:
-    """Return a document with its figures as the records have them.
+    """Return a document with the figures of the records.
 
     Args:
-        text: what it says now.
-        figures: those it may ask for.
-        read: returns a record.
+        text: The document.
+        figures: The figures it may contain.
+        read: Returns a record.
 
     Raises:
-        NotFoundError: it asks for figures of a name that is unknown, or a record is missing.
+        NotFoundError: The document contains unknown figures, or a record is missing.
     """
 
     def written(matched: re.Match[str]) -> str:

@@ -1,8 +1,8 @@
-"""LLMA (arXiv 2304.04487): one branch, copied from a reference text after what the answer says last.
+"""LLMA (arXiv 2304.04487): one branch, copied from a reference text after the answer's last tokens.
 
-As its published code has it: the last n tokens of the *answer* are looked for in the references, n from 5
-down to 1, and what follows the first place is copied. The references are the prompt, where the retrieved
-documents are, and, as in the paper's cache-assisted use, earlier answers, the newest first.
+As in its published code: look up the last n tokens of the *answer* in the references, n from 5 down to 1,
+and copy what follows the first occurrence. The references are the prompt, with its retrieved documents, and,
+as in the paper's cache-assisted use, earlier answers, the newest first.
 """
 
 import numpy as np
@@ -15,10 +15,10 @@ Gram = tuple[int, ...]
 
 
 class LLMA(Peer):
-    """LLMA's copying; the copy is as long as the draft may be.
+    """LLMA; the copy is as long as the draft may be.
 
     Args:
-        longest_match: n-grams of so many tokens are looked for first, then shorter ones.
+        longest_match: Tokens of the longest n-gram to match; shorter ones are tried after it.
     """
 
     def __init__(self, longest_match: int = 5) -> None:
@@ -32,7 +32,7 @@ class LLMA(Peer):
     def begin(self, prompt_ids: Int32Array) -> None:
         """Open a request."""
         self._prompt, self._answer = prompt_ids.tolist(), []
-        self._in_prompt = self._first_places(self._prompt)
+        self._in_prompt = self._first_ends(self._prompt)
 
     def propose(self, draft_tokens: int, max_depth: int) -> DraftTree:
         """Return a chain."""
@@ -44,10 +44,10 @@ class LLMA(Peer):
         self._answer += token_ids.tolist()
 
     def end(self) -> None:
-        """Forget the prompt; the answer is a reference from now on."""
+        """Forget the prompt, and make the answer a reference."""
         number = len(self._answers)
         self._answers.append(self._answer)
-        places = self._first_places(self._answer)
+        places = self._first_ends(self._answer)
         self._in_answers.update({gram: (number, place) for gram, place in places.items()})
         self._prompt, self._answer, self._in_prompt = [], [], {}
 
@@ -56,7 +56,7 @@ class LLMA(Peer):
         """Bytes of earlier answers and of the index over them."""
         return measured_bytes([self._answers, self._in_answers])
 
-    def _first_places(self, tokens: list[int]) -> dict[Gram, int]:
+    def _first_ends(self, tokens: list[int]) -> dict[Gram, int]:
         """Return where each n-gram's first occurrence ends."""
         places: dict[Gram, int] = {}
         for size in range(1, self._longest_match + 1):

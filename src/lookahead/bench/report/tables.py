@@ -28,7 +28,7 @@ def method_table(summary: Summary) -> FigureTable:
         "speedup",
         "95%",
         "decoding\nspeedup",
-        "over prompt\nlookup",
+        "over\nprompt\nlookup",
         "mean acc.\nlength",
     )
     rows = tuple(
