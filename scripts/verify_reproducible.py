@@ -2,11 +2,11 @@
 
     python scripts/verify_reproducible.py ROWS.jsonl --no-compiled-cpu --json benchmarks/reproducible.json
 
-Greedy, and sampling with a seed, it compares decoding lengths 8 and 16, and memories that are warm (with these
-same answers) and full of junk, with decoding length 1 and an empty memory. Without `reproducible`, greedy, it
-compares a warm memory with an empty one, and `generate` with Lookahead and with itself in batches of two. At
-the first difference of greedy answers it records the margin: the lead of the first answer's token over the
-other's. A large margin cannot come from rounding.
+Greedy, and sampling with a seed, it compares decoding lengths 8 and 16, and memories that are warm (with
+these same answers) and full of junk, with decoding length 1 and an empty memory. Without `reproducible`,
+greedy, it compares a warm memory with an empty one, and `generate` with Lookahead and with itself in batches
+of two. At the first difference of greedy answers it records the margin: the lead of the first answer's token
+over the other's. A large margin cannot come from rounding.
 """
 
 import argparse

@@ -39,7 +39,7 @@ class FamilyRow:
         result: The probe's result; None if the family was skipped.
         skipped: Why the family was skipped; empty otherwise.
         reproducible: How steps are done with `reproducible=True`.
-        why_plain: Why those steps are plain although drafts can be verified; empty otherwise.
+        why_plain: Why these steps are plain although drafts can be verified; empty otherwise.
     """
 
     family: str

@@ -47,8 +47,8 @@ class LLMA(Peer):
         """Forget the prompt, and make the answer a reference."""
         number = len(self._answers)
         self._answers.append(self._answer)
-        places = self._first_ends(self._answer)
-        self._in_answers.update({gram: (number, place) for gram, place in places.items()})
+        ends = self._first_ends(self._answer)
+        self._in_answers.update({gram: (number, end) for gram, end in ends.items()})
         self._prompt, self._answer, self._in_prompt = [], [], {}
 
     @property
@@ -57,20 +57,20 @@ class LLMA(Peer):
         return measured_bytes([self._answers, self._in_answers])
 
     def _first_ends(self, tokens: list[int]) -> dict[Gram, int]:
-        """Return where each n-gram's first occurrence ends."""
-        places: dict[Gram, int] = {}
+        """Return the end of each n-gram's first occurrence."""
+        ends: dict[Gram, int] = {}
         for size in range(1, self._longest_match + 1):
             for end in range(size, len(tokens) + 1):
-                places.setdefault(tuple(tokens[end - size : end]), end)
-        return places
+                ends.setdefault(tuple(tokens[end - size : end]), end)
+        return ends
 
     def _copied(self, length: int) -> list[int]:
         for size in range(min(self._longest_match, len(self._answer)), 0, -1):
             gram = tuple(self._answer[-size:])
             if gram in self._in_prompt:
-                place = self._in_prompt[gram]
-                return self._prompt[place : place + length]
+                end = self._in_prompt[gram]
+                return self._prompt[end : end + length]
             if gram in self._in_answers:
-                number, place = self._in_answers[gram]
-                return self._answers[number][place : place + length]
+                number, end = self._in_answers[gram]
+                return self._answers[number][end : end + length]
         return []

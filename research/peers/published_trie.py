@@ -103,11 +103,11 @@ class PublishedTrie(Peer):
         levels = min(self._branch_length, max_depth)
         drafted: tuple[list[int], list[int]] = ([self._context[-1]], [-1])
         if levels > 0:
-            for place, token in enumerate(self._context):
+            for index, token in enumerate(self._context):
                 subtree = self._subtrees.get(token)
                 if subtree is None:
                     continue
-                children = _followed(subtree.children, self._context[place + 1 :])
+                children = _followed(subtree.children, self._context[index + 1 :])
                 drafted = _drafted(self._context[-1], children, draft_tokens + 1, levels)
                 if len(drafted[0]) >= levels:
                     break
@@ -138,13 +138,13 @@ class PublishedTrie(Peer):
 
     def _learn_all_but(self, last: int) -> None:
         learned = max(0, len(self._unlearned) - last)
-        for place in range(learned):
-            self._touched.add(self._insert(self._unlearned, place, is_output=True))
+        for start in range(learned):
+            self._touched.add(self._insert(self._unlearned, start, is_output=True))
         self._unlearned = self._unlearned[learned:]
 
-    def _insert(self, tokens: list[int], place: int, *, is_output: bool) -> _Subtree:
-        subtree = self._subtrees.setdefault(tokens[place], _Subtree())
-        subtree.insert(tokens[place + 1 : place + 2 + self._branch_length], is_output=is_output)
+    def _insert(self, tokens: list[int], start: int, *, is_output: bool) -> _Subtree:
+        subtree = self._subtrees.setdefault(tokens[start], _Subtree())
+        subtree.insert(tokens[start + 1 : start + 2 + self._branch_length], is_output=is_output)
         return subtree
 
     def _before_eos(self, tokens: list[int]) -> list[int]:

@@ -174,18 +174,18 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _parse(
-    line: bytes, place: str, convert: Callable[[dict[str, Any]], Record | str], expected: str
+    line: bytes, where: str, convert: Callable[[dict[str, Any]], Record | str], expected: str
 ) -> Record:
     try:
         parsed = json.loads(line)
     except ValueError as error:  # malformed JSON, or not UTF-8
-        message = f"{place}: not JSON ({error}); {expected}"
+        message = f"{where}: not JSON ({error}); {expected}"
         raise DataFormatError(message) from error
     converted = (
         convert(parsed) if isinstance(parsed, dict) else f"a JSON object is wanted, not {parsed!r:.40}"
     )
     if isinstance(converted, str):
-        message = f"{place}: {converted}; {expected}"
+        message = f"{where}: {converted}; {expected}"
         raise DataFormatError(message)
     return converted
 

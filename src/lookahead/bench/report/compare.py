@@ -12,10 +12,13 @@ from typing import Any
 
 from lookahead.bench.methods.registry import BASELINE, NOISE
 from lookahead.bench.report.table_maker import NOTHING, FigureTable, interval, number, times
-from lookahead.bench.report.uncertainty import Amount, Side, speed, speed_ratio_interval
+from lookahead.bench.report.uncertainty import Amount, Side, quotient, speed, speed_ratio_interval
 from lookahead.errors import ConfigError, DataFormatError
 
-_LONGEST_VALUE = 28
+_MAX_VALUE = 28
+Pairs = list[tuple[dict[str, Any], dict[str, Any]]]
+"""The same prompt in the first report and in the second."""
+
 _NEEDED = ("per_prompt", "settings", "environment")
 
 
@@ -98,7 +101,7 @@ def different_settings(first: dict[str, Any], second: dict[str, Any]) -> FigureT
     return FigureTable("What else differs", ("", "A", "B"), tuple(rows))
 
 
-def _paired(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _paired(first: dict[str, Any], second: dict[str, Any]) -> Pairs:
     for report in (first, second):
         missing = [name for name in _NEEDED if name not in report]
         if missing:
@@ -116,14 +119,12 @@ def _paired(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[dict[st
     return pairs
 
 
-def _compared(
-    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], method: str, noise: tuple[float, float] | None
-) -> Compared:
+def _compared(pairs: Pairs, method: str, noise: tuple[float, float] | None) -> Compared:
     speedups = tuple(
-        _quotient(speed(_side(pairs, place, method)), speed(_side(pairs, place, BASELINE)))
-        for place in (0, 1)
+        quotient(speed(_side(pairs, report, method)), speed(_side(pairs, report, BASELINE)))
+        for report in (0, 1)
     )
-    ratio, bounds = _quotient(speedups[1], speedups[0]), _bounds(pairs, method)
+    ratio, bounds = quotient(speedups[1], speedups[0]), _bounds(pairs, method)
     return Compared(
         method=method,
         speedups=(speedups[0], speedups[1]),
@@ -147,31 +148,23 @@ def _change(
     return Change.NOISE
 
 
-def _bounds(
-    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], method: str
-) -> tuple[float, float] | None:
+def _bounds(pairs: Pairs, method: str) -> tuple[float, float] | None:
     return speed_ratio_interval(
         [_side(pairs, 1, method), _side(pairs, 0, BASELINE)],
         [_side(pairs, 1, BASELINE), _side(pairs, 0, method)],
     )
 
 
-def _side(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], place: int, method: str) -> Side:
-    runs = [pair[place]["runs"][method] for pair in pairs]
+def _side(pairs: Pairs, report: int, method: str) -> Side:
+    runs = [pair[report]["runs"][method] for pair in pairs]
     return [Amount(run["tokens"], run["total_s"]) for run in runs]
 
 
-def _acceptance(
-    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], place: int, method: str
-) -> float | None:
-    runs = [pair[place]["runs"][method] for pair in pairs]
-    return _quotient(sum(run["decode_tokens"] for run in runs), sum(run["steps"] for run in runs))
-
-
-def _quotient(over: float | None, under: float | None) -> float | None:
-    return over / under if over is not None and under else None
+def _acceptance(pairs: Pairs, report: int, method: str) -> float | None:
+    runs = [pair[report]["runs"][method] for pair in pairs]
+    return quotient(sum(run["decode_tokens"] for run in runs), sum(run["steps"] for run in runs))
 
 
 def _as_text(value: Any) -> str:
     text = NOTHING if value is None else str(value)
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+    return text if len(text) <= _MAX_VALUE else text[: _MAX_VALUE - 1] + "…"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lookahead.bench.methods.registry import BASELINE, NOISE, PROMPT_LOOKUP
-from lookahead.bench.report.uncertainty import Amount, speed_ratio_interval
+from lookahead.bench.report.uncertainty import Amount, quotient, speed_ratio_interval
 from lookahead.bench.run.differences import Verdict
 from lookahead.bench.run.measuring import Run
 from lookahead.bench.run.results import BenchmarkResult, PromptResult
@@ -71,19 +71,19 @@ def _about_the_run(benchmark: BenchmarkResult) -> dict[str, Any]:
 def tokens_per_second(results: Sequence[PromptResult], method: str) -> float | None:
     """Return the speed end to end: all tokens ÷ all seconds."""
     runs = _runs(results, method)
-    return _quotient(sum(run.tokens for run in runs), sum(run.total_s for run in runs))
+    return quotient(sum(run.tokens for run in runs), sum(run.total_s for run in runs))
 
 
 def decode_tokens_per_second(results: Sequence[PromptResult], method: str) -> float | None:
     """Return the speed of decoding: tokens after the first forward pass ÷ seconds after the first token."""
     runs = _runs(results, method)
-    return _quotient(sum(run.decode_tokens for run in runs), sum(run.decode_s for run in runs))
+    return quotient(sum(run.decode_tokens for run in runs), sum(run.decode_s for run in runs))
 
 
 def mean_acceptance_length(results: Sequence[PromptResult], method: str) -> float | None:
     """Return tokens after the first forward pass ÷ forward passes after prefill."""
     runs = _runs(results, method)
-    return _quotient(sum(run.decode_tokens for run in runs), sum(run.steps for run in runs))
+    return quotient(sum(run.decode_tokens for run in runs), sum(run.steps for run in runs))
 
 
 def identical_prompts(results: Sequence[PromptResult], method: str) -> int:
@@ -183,11 +183,7 @@ def _grouped(
 def _ratio(
     speed: Callable[[Sequence[PromptResult], str], float | None], reference: str
 ) -> Callable[[Sequence[PromptResult], str], float | None]:
-    return lambda results, method: _quotient(speed(results, method), speed(results, reference))
-
-
-def _quotient(numerator: float | None, denominator: float | None) -> float | None:
-    return numerator / denominator if numerator is not None and denominator else None
+    return lambda results, method: quotient(speed(results, method), speed(results, reference))
 
 
 def _rounded(figure: Figure) -> Figure:

@@ -54,8 +54,12 @@ def speed_ratio_interval(
 
 def speed(side: Side) -> float | None:
     """Return Σ tokens ÷ Σ seconds; None if no time passed."""
-    seconds = sum(amount.seconds for amount in side)
-    return sum(amount.tokens for amount in side) / seconds if seconds else None
+    return quotient(sum(amount.tokens for amount in side), sum(amount.seconds for amount in side))
+
+
+def quotient(over: float | None, under: float | None) -> float | None:
+    """Return a ratio; None if one of the two is missing, or the divisor 0."""
+    return over / under if over is not None and under else None
 
 
 def _speeds(side: Side, drawn: np.ndarray) -> Float64Array:
