@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lookahead.decoding.loop import decode
+from lookahead.decoding.loop import decode, emit_first_tokens, step
 from lookahead.decoding.sampling.choice import argmax
 from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.tree import DraftTree
@@ -60,10 +60,10 @@ class ChainDrafter:
     def recycle(self, _row, draft, path, successors):
         self.events.append(("recycle", draft.token_ids.tolist(), path, successors[:, 0].tolist()))
 
-    def adapt(self, nodes, tokens, seconds):
+    def adapt(self, sizes, tokens, seconds):
         assert set(seconds) == {"draft_s", "model_s", "cache_s", "verify_s", "recycle_s"}
         assert all(value >= 0 for value in seconds.values())
-        self.events.append(("adapt", nodes, tokens))
+        self.events.append(("adapt", sizes[0], tokens))
 
     def propose(self, max_depth):
         self.asked.append(max_depth[0])
@@ -151,6 +151,7 @@ class CountingRows:
     def __init__(self, firsts):
         self.firsts = firsts
         self.rows: list[list[int]] = []
+        self.removed: list[int] = []
 
     def _logits(self, tokens):
         return torch.nn.functional.one_hot(torch.as_tensor(tokens).long() + 1, VOCABULARY).float()
@@ -168,6 +169,9 @@ class CountingRows:
     def keep(self, paths):
         assert sorted(paths) == self.rows[-1]
 
+    def remove(self, row):
+        self.removed.append(row)
+
 
 class ChainDrafters:
     """Drafts right chains of each row's own number of levels."""
@@ -178,6 +182,7 @@ class ChainDrafters:
         self.levels = levels
         self.last = [0] * len(levels)
         self.adapted: list[tuple[int, int]] = []
+        self.removed: list[int] = []
 
     def calibrate(self):
         pass
@@ -191,9 +196,12 @@ class ChainDrafters:
     def learn(self, row, tokens):
         self.last[row] = tokens[-1]
 
-    def adapt(self, nodes, tokens, seconds):
+    def adapt(self, sizes, tokens, seconds):
         assert seconds["model_s"] >= 0
-        self.adapted.append((nodes, tokens))
+        self.adapted.append((max(sizes.values()), tokens))
+
+    def remove(self, row):
+        self.removed.append(row)
 
 
 def run_rows(states, levels):
@@ -223,6 +231,7 @@ def test_rows_on_their_own_advance_as_far_as_they_are_accepted_and_leave_when_th
     ]
     assert model.rows == [[0, 1]] + [[1]] * 4
     assert drafters.adapted == [(4, 6), *[(2, 2)] * 4]
+    assert model.removed == drafters.removed == [0]  # once, and the last row is left to the end of the call
     assert (stats.requests, stats.tokens, stats.row_steps, stats.forwards) == (2, 16, 6, 5)
 
 
@@ -233,6 +242,26 @@ def test_rows_together_wait_for_each_other_and_are_padded_when_they_end():
     assert together.token_ids.tolist() == [[3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0], [4, *range(4, 14)]]
     assert set(map(tuple, model.rows)) == {(0, 1)}
     assert (stats.requests, stats.tokens) == (2, 15)
+
+
+def test_rows_whose_states_are_not_given_are_not_in_a_step():
+    states = [emission_of([[3]], (row,), stop_at=14) for row in (0, 1)]
+    model, drafters, stats = CountingRows([3, 3]), ChainDrafters([3, 1]), GenerationStats()
+    emit_first_tokens(drafters, states, model.prefill(), stats)
+    assert list(step(model, drafters, states[1:], stats)) == [1]
+    assert list(step(model, drafters, states[:1], stats)) == [0]
+    assert model.rows == [[1], [0]]
+    assert [len(state.token_ids[0]) for state in states] == [6, 4]
+    assert model.removed == drafters.removed == []  # who leaves is for the caller to say
+
+
+def test_a_step_of_finished_rows_does_nothing():
+    model, drafters, stats = CountingRows([3]), ChainDrafters([3]), GenerationStats()
+    state = emission_of([[3]], (0,), stop_at=4)
+    emit_first_tokens(drafters, [state], model.prefill(), stats)
+    assert state.finished
+    assert step(model, drafters, [state], stats) == {}
+    assert stats.forwards == 0
 
 
 def test_seconds_are_charged_to_what_took_them(monkeypatch):

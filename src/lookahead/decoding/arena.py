@@ -41,7 +41,8 @@ class _Slab:
             old = getattr(self, name)
             if old.shape[3] < capacity:
                 new = self.allocate((*old.shape[:3], capacity, old.shape[4]), old)
-                new[: self.layers, ..., :length, :] = old[: self.layers, ..., :length, :]
+                kept = min(length, old.shape[3])  # the longest row need not be the one that grows
+                new[: self.layers, ..., :kept, :] = old[: self.layers, ..., :kept, :]
                 setattr(self, name, new)
 
     def move(self, rows: Tensor, sources: Tensor, targets: Tensor) -> None:

@@ -24,18 +24,18 @@ TREE = DraftTree(
     np.array([0, 1, 2, 1, 2, 2], np.int32),
     np.array([1, 0.9, 0.8, 0.7, 0.6, 0.5]),
 )
-START, SLOTS = 9, 24
+LENGTH, SLOTS = 9, 24
 ROWS = [
-    TreeRow(TREE, START),
+    TreeRow(TREE, LENGTH),
     TreeRow(DraftTree.chain([3, 2]), 7, torch.tensor([0, 0, 1, 1])),
-    TreeRow(DraftTree.chain([1]), 9, torch.tensor([1, 1])),
+    TreeRow(DraftTree.chain([1]), LENGTH, torch.tensor([1, 1])),
 ]
 
 
 def packed_rows(rows=ROWS, nodes=8):
-    packed = torch.full((len(rows), 4 * nodes + 3), -7)
+    packed = torch.full((len(rows), 4 * nodes + 2), -7)
     tokens = torch.arange(len(rows) * nodes).view(len(rows), nodes)
-    pack(packed, tokens, tokens + 100, rows, START)
+    pack(packed, tokens, tokens + 100, rows)
     return PackedTrees(packed)
 
 
@@ -44,27 +44,27 @@ def test_what_is_packed_is_read_again():
     assert trees.size == 8
     assert trees.tokens.flatten().tolist() == list(range(24))
     assert trees.positions.flatten().tolist() == list(range(100, 124))
-    assert trees.slots.tolist() == list(range(START, START + 8))
+    assert trees.slots.tolist() == [list(range(row.length, row.length + 8)) for row in ROWS]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("window", "chunk"), [(None, None), (1, None), (4, None), (None, 3), (8, 5)])
 def test_the_mask_is_the_one_made_on_the_cpu(window, chunk, dtype):
     mask = packed_rows().mask(SLOTS, dtype, window=window, chunk=chunk)
-    expected = tree_mask(ROWS, dtype, start=START, size=8, window=window, chunk=chunk)
+    expected = tree_mask(ROWS, dtype, size=8, window=window, chunk=chunk)
     assert mask.dtype == dtype
-    for row, behind, of_row in zip(ROWS, mask, expected, strict=True):
+    for row, of_device, of_row in zip(ROWS, mask, expected, strict=True):
         nodes = len(row.tree)
-        assert torch.equal(behind[:, :nodes, : START + 8], of_row[:, :nodes])
-    assert (mask[..., START + 8 :] < 0).all()  # whatever stands there
+        assert torch.equal(of_device[:, :nodes, : LENGTH + 8], of_row[:, :nodes])
+    assert (mask[..., LENGTH + 8 :] < 0).all()  # whatever is there
     assert (mask.amax(-1) == 0).all()  # behind a tree, too, something is seen: no softmax over nothing
 
 
 def test_the_largest_tree_fills_all_bits():
     chain = DraftTree.chain(list(range(NODE_BUCKETS[-1])))
-    trees = packed_rows([TreeRow(chain, START)], nodes=len(chain))
-    expected = tree_mask([TreeRow(chain, START)], torch.float32, start=START, size=len(chain))
-    assert torch.equal(trees.mask(START + len(chain), torch.float32), expected)
+    trees = packed_rows([TreeRow(chain, LENGTH)], nodes=len(chain))
+    expected = tree_mask([TreeRow(chain, LENGTH)], torch.float32, size=len(chain))
+    assert torch.equal(trees.mask(LENGTH + len(chain), torch.float32), expected)
 
 
 def test_shapes_are_rounded_up_so_that_they_repeat():
@@ -90,7 +90,7 @@ def test_a_step_is_done_as_it_is_first_and_then_captured():
     rows = [TreeRow(DraftTree.chain([5, 6]), 3)]
     for use in range(3):
         assert step.is_repeated is (use > 1)
-        doubled, _ = step(capture, torch.tensor([[use, 6]]), torch.tensor([[3, 4]]), rows, 3)
+        doubled, _ = step(capture, torch.tensor([[use, 6]]), torch.tensor([[3, 4]]), rows)
         assert doubled.tolist() == [[2 * use, 12]]
         assert len(captured) == min(use, 1)
     assert len({packed.data_ptr() for packed in runs}) == 1  # one buffer, or a graph would read old tokens

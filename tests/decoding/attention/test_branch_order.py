@@ -37,7 +37,7 @@ ROWS = {
     "one row": [TreeRow(TREE, 5)],
     "across the end of a block": [TreeRow(TREE, 62)],
     "long": [TreeRow(TREE, 200)],
-    "rows with gaps": [
+    "rows of several lengths": [
         TreeRow(TREE, 70),
         TreeRow(DraftTree.root_only(3), 64),
         TreeRow(DraftTree.chain([5, 6, 7]), 3),
@@ -50,15 +50,11 @@ ROWS = {
 PASTS = {"all": {}, "window": {"window": 6}, "chunks": {"chunk": 8}}
 
 
-def start_of(rows):
-    return max(row.length for row in rows)
-
-
 def tensors(rows, size, dtype=torch.float64):
-    """Queries, keys and values of the trees and of what stands before them."""
+    """Queries, keys and values of the trees and of the texts before them."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(HEADS, size, WIDTH)] + [
-        (KEY_HEADS, start_of(rows) + size, width) for width in (WIDTH, VALUE_WIDTH)
+        (KEY_HEADS, max(row.length for row in rows) + size, width) for width in (WIDTH, VALUE_WIDTH)
     ]
     return [
         torch.randn(len(rows), *shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes
@@ -76,7 +72,7 @@ def slots_in_order(places, row, node):
 @pytest.mark.parametrize("name", ROWS)
 def test_a_node_finds_the_slots_that_the_mask_shows_it(name, past):
     rows = ROWS[name]
-    where = {"start": start_of(rows), "size": 11, **PASTS[past]}
+    where = {"size": 11, **PASTS[past]}
     shown = tree_mask(rows, torch.float32, **where)[:, 0] == 0
     places = OrderedPlaces.of(rows, **where)
     assert places.near.shape[2] % BLOCK == 0
@@ -88,7 +84,7 @@ def test_a_node_finds_the_slots_that_the_mask_shows_it(name, past):
 
 def test_places_are_in_the_order_of_the_text():
     for length in (62, 200):
-        places = OrderedPlaces.of([TreeRow(TREE, length)], start=length, size=8)
+        places = OrderedPlaces.of([TreeRow(TREE, length)], size=8)
         at = [*range(length), length, length + 5, length + 6, length + 7]
         assert slots_in_order(places, 0, 7) == at
 
@@ -96,8 +92,8 @@ def test_places_are_in_the_order_of_the_text():
 @pytest.mark.parametrize("length", range(120, 150, 3))
 def test_which_blocks_are_looked_up_is_a_matter_of_a_nodes_own_place(length):
     """A node deep in a tree and the same one step by step have the same blocks in the same products."""
-    as_leaf = OrderedPlaces.of([TreeRow(DraftTree.chain([1] * 8), length)], start=length, size=8)
-    alone = OrderedPlaces.of([TreeRow(DraftTree.root_only(1), length + 7)], start=length + 7, size=8)
+    as_leaf = OrderedPlaces.of([TreeRow(DraftTree.chain([1] * 8), length)], size=8)
+    alone = OrderedPlaces.of([TreeRow(DraftTree.root_only(1), length + 7)], size=8)
     in_far = [places.seen[0, node, : places.far[1]].sum() for places, node in ((as_leaf, 7), (alone, 0))]
     assert in_far[0] == in_far[1]
 
@@ -107,7 +103,7 @@ def test_which_blocks_are_looked_up_is_a_matter_of_a_nodes_own_place(length):
 @pytest.mark.parametrize("name", ROWS)
 def test_the_values_of_dense_attention(name, past, softcap):
     rows = ROWS[name]
-    where = {"start": start_of(rows), "size": 11, **PASTS[past]}
+    where = {"size": 11, **PASTS[past]}
     query, keys, values = tensors(rows, 11)
     groups = HEADS // KEY_HEADS
     scores = query @ keys.repeat_interleave(groups, 1).transpose(2, 3) * SCALING
@@ -126,36 +122,50 @@ def test_the_values_of_dense_attention(name, past, softcap):
 @pytest.mark.parametrize("length", [3, 62, 64, 69, 130, 134])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_scattered_branch_has_the_bits_of_a_line(dtype, length, softcap):
-    """The branch's nodes stand apart in the tree; in the line they follow each other, behind a longer row."""
+    """The branch's nodes lie apart in the tree and follow each other in the line; unseen slots hold NaN."""
     size = 8
     query, keys, values = tensors([TreeRow(TREE, length)], size, dtype)
     line = DraftTree.chain([1, 2, 3, 4])
 
-    def attended(tree, nodes, gap):
-        """Each of the branch's nodes at its place in a tree, `gap` slots behind the text."""
+    def attended(tree, nodes):
+        """Each of the branch's nodes at its place in a tree."""
         rows = [TreeRow(tree, length)]
-        at = [length + gap + node for node in nodes]
-        moved = [
-            torch.full((1, KEY_HEADS, length + gap + size, part.shape[3]), torch.nan)
-            for part in (keys, values)
-        ]
-        moved = [part.to(dtype) for part in moved]
+        at = [length + node for node in nodes]
+        moved = [torch.full_like(part, torch.nan) for part in (keys, values)]
         for part, source in zip(moved, (keys, values), strict=True):
             part[:, :, :length] = source[:, :, :length]
             part[:, :, at] = source[:, :, length : length + len(nodes)]
         asked = torch.zeros_like(query)
         asked[:, :, nodes] = query[:, :, : len(nodes)]
-        places = OrderedPlaces.of(rows, start=length + gap, size=size)
+        places = OrderedPlaces.of(rows, size=size)
         return ordered_attention(asked, *moved, places, scaling=SCALING, softcap=softcap)[:, :, nodes]
 
-    scattered = attended(TREE, BRANCH, gap=9)
+    scattered = attended(TREE, BRANCH)
     assert scattered.isfinite().all(), "unseen slots hold no number"
-    assert torch.equal(scattered, attended(line, [0, 1, 2, 3], gap=0))
+    assert torch.equal(scattered, attended(line, [0, 1, 2, 3]))
     longer = [torch.nn.functional.pad(part, (0, 0, 0, 3), value=torch.nan) for part in (keys, values)]
     for depth in range(4):  # and of tokens that come one by one
-        places = OrderedPlaces.of(
-            [TreeRow(DraftTree.root_only(1), length + depth)], start=length + depth, size=size
-        )
+        places = OrderedPlaces.of([TreeRow(DraftTree.root_only(1), length + depth)], size=size)
         asked = query.roll(-depth, 2)
         alone = ordered_attention(asked, *longer, places, scaling=SCALING, softcap=softcap)
         assert torch.equal(alone[:, :, 0], scattered[:, :, depth])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("beside", [1, 60, 64, 150])
+def test_a_row_has_the_same_bits_beside_a_longer_one_and_beside_an_equal_one(beside, dtype):
+    """What else is in the forward pass changes no bit of a row, nor where the row is."""
+    size, length = 8, 70
+    longer = TreeRow(TREE, length + beside)
+    query, keys, values = tensors([longer, longer], size, dtype)
+    keys[0, :, length + size :] = values[0, :, length + size :] = torch.nan
+
+    def attended(order, rows):
+        places = OrderedPlaces.of(rows, size=size)
+        given = [part[order] for part in (query, keys, values)]
+        return ordered_attention(*given, places, scaling=SCALING)[order.index(0)]
+
+    expected = attended([0, 0], [TreeRow(TREE, length)] * 2)
+    assert expected.isfinite().all()
+    assert torch.equal(attended([0, 1], [TreeRow(TREE, length), longer]), expected)
+    assert torch.equal(attended([1, 0], [longer, TreeRow(TREE, length)]), expected)

@@ -30,8 +30,8 @@ SEES = [
 
 
 def mask_of(tree, prefix, dtype=torch.float32, *, window=None):
-    """[n, prefix + n]: the mask of one tree right behind what the cache holds."""
-    return tree_mask([TreeRow(tree, prefix)], dtype, start=prefix, size=len(tree), window=window)[0, 0]
+    """[n, prefix + n]: the mask of one tree."""
+    return tree_mask([TreeRow(tree, prefix)], dtype, size=len(tree), window=window)[0, 0]
 
 
 def test_positions_are_depths_behind_the_prefix():
@@ -67,34 +67,44 @@ def test_a_window_counts_positions_along_the_branch(window):
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5])
 @pytest.mark.parametrize("has_hole", [False, True])
 def test_chunks_count_slots_behind_the_padding_on_the_left(chunk, padding, has_hole):
-    start = 6
+    length = 6
     mask = torch.arange(5) >= padding
     mask[3] = not has_hole
-    row = TreeRow(TREE, start, mask)
-    visible = tree_mask([row], torch.float32, start=start, size=6, chunk=chunk)[0, 0] == 0
-    positions = [*range(-padding, start - padding), *(start - padding + depth for depth in TREE.depths)]
+    row = TreeRow(TREE, length, mask)
+    visible = tree_mask([row], torch.float32, size=6, chunk=chunk)[0, 0] == 0
+    positions = [*range(-padding, length - padding), *(length - padding + depth for depth in TREE.depths)]
     for node in range(6):
-        for slot in range(start + 6):
+        for slot in range(length + 6):
             is_hidden = has_hole and slot == 3
-            on_branch = padding <= slot < start or (slot >= start and SEES[node][slot - start])
-            same_chunk = positions[slot] // chunk == positions[start + node] // chunk
+            on_branch = padding <= slot < length or (slot >= length and SEES[node][slot - length])
+            same_chunk = positions[slot] // chunk == positions[length + node] // chunk
             assert visible[node, slot] == (bool(on_branch) and same_chunk and not is_hidden)
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_a_row_that_holds_less_sees_neither_the_gap_nor_padding_nor_other_rows_nodes(window):
+def test_a_row_that_holds_less_sees_neither_padding_nor_what_lies_behind_its_tree(window):
     small = DraftTree.chain([9, 8])
     rows = [TreeRow(TREE, 5), TreeRow(small, 3, torch.tensor([0, 1]))]
-    mask = tree_mask(rows, torch.float32, start=5, size=6, window=window)
+    mask = tree_mask(rows, torch.float32, size=6, window=window)
     assert mask.shape == (2, 1, 6, 11)
-    alone = mask_of(TREE, 5, window=window)
-    assert torch.equal(mask[0, 0], alone)
+    assert torch.equal(mask[0, 0], mask_of(TREE, 5, window=window))
     of_small = mask_of(small, 3, window=window)
     of_small[:, 0] = torch.finfo(torch.float32).min
     seen = mask[1, 0]
-    assert torch.equal(seen[:2, [0, 1, 2, 5, 6]], of_small)
-    assert (seen[:2, [3, 4, 7, 8, 9, 10]] < 0).all()
-    assert torch.equal(seen[2:], seen[:1].expand(4, -1))  # nobody reads these, but they see something
+    assert torch.equal(seen[:2, :5], of_small)
+    assert (seen[:2, 5:] < 0).all()
+    assert torch.equal(seen[2:], seen[:1].expand(4, -1))  # copies of node 0: not read, but they see something
+
+
+@pytest.mark.parametrize("past", [{}, {"window": 3}, {"chunk": 4}])
+def test_a_row_sees_the_same_beside_others_and_alone(past):
+    rows = [TreeRow(TREE, 5), TreeRow(TREE, 2), TreeRow(TREE, 0), TreeRow(TREE, 9, torch.tensor([0, 0, 1]))]
+    together = tree_mask(rows, torch.float32, size=6, **past)
+    for row, of_row in zip(rows, together, strict=True):
+        alone = tree_mask([row], torch.float32, size=6, **past)[0]
+        slots = row.length + len(TREE)
+        assert torch.equal(of_row[..., :slots], alone)
+        assert (of_row[..., slots:] < 0).all()
 
 
 @pytest.mark.parametrize("mask_is_repeated", [False, True])
