@@ -82,7 +82,7 @@ def _grid(rows: list[dict[str, Any]], about: str) -> Draw:
     return partial(
         draw_heat_map,
         cells=cells,
-        says=f"Tokens a forward: {cells[best]:.2f} at {best[0]} tokens, {best[1]} deep",
+        says=f"Tokens per forward pass: {cells[best]:.2f} at {best[0]} tokens, {best[1]} deep",
         about=about,
         names=_LENGTH_AND_DEPTH,
     )
@@ -97,9 +97,9 @@ def _capacity(rows: list[dict[str, Any]], about: str) -> Draw:
     return partial(
         draw_curves,
         curves=curves,
-        says="Tokens a forward, by how large the memory is",
+        says="Tokens per forward pass, by how large the memory is",
         about=about,
-        names=("memory, bytes", "tokens a forward"),
+        names=("memory, bytes", "tokens per forward pass"),
         logarithmic=True,
     )
 
@@ -110,7 +110,7 @@ def _ablation(rows: list[dict[str, Any]], about: str) -> Draw:
         bars={row["store"]: row["mean_acceptance_length"] for row in rows},
         says="What each idea gives",
         about=about,
-        name="tokens a forward",
+        name="tokens per forward pass",
         references=["log", "trie"],
     )
 

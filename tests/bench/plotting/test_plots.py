@@ -90,7 +90,7 @@ def test_a_report_has_the_pictures_that_its_methods_allow(tmp_path):
     for name, draw in pictures.items():
         draw(tmp_path / f"{name}.svg")
     assert {"Peak memory: +1.0% beside transformers", "1010"} <= set(words_in(tmp_path / "peak-memory.svg"))
-    assert "A growing memory adds -5% tokens a forward" in words_in(tmp_path / "warm-up.svg")
+    assert "A growing memory adds -5% tokens per forward pass" in words_in(tmp_path / "warm-up.svg")
 
 
 def test_sizes_alone_have_no_picture_by_category_and_many_methods_of_one_have_bars():

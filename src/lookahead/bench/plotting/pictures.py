@@ -85,9 +85,9 @@ def warm_up_picture(
     return partial(
         draw_curves,
         curves={"": (requests, gains)},
-        says=f"A growing memory adds {gains[-1]:+.0f}% tokens a forward".replace("+", ""),
+        says=f"A growing memory adds {gains[-1]:+.0f}% tokens per forward pass".replace("+", ""),
         about=f"against one emptied before each request; {about}, in random order",
-        names=("requests seen", "more tokens a forward, %, moving mean"),
+        names=("requests seen", "more tokens per forward pass, %, moving mean"),
         level=0,
     )
 
