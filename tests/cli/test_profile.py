@@ -21,10 +21,10 @@ def invoke(*arguments):
     return CliRunner().invoke(app, ["profile", *map(str, arguments)])
 
 
-def test_a_profile_is_shown_written_and_drawn(folder, tmp_path):
-    report_path, picture = tmp_path / "profile.json", tmp_path / "profile.svg"
+def test_a_profile_is_shown_and_written(folder, tmp_path):
+    report_path = tmp_path / "profile.json"
     contexts = ("--context", 20, "--context", 40, "--context", 250)
-    result = invoke(folder, *contexts, *QUICK, "--json", report_path, "--plot", picture)
+    result = invoke(folder, *contexts, *QUICK, "--json", report_path)
     assert result.exit_code == 0, result.output
     for shown in (
         "Behind 20 tokens",
@@ -50,7 +50,6 @@ def test_a_profile_is_shown_written_and_drawn(folder, tmp_path):
         assert sum(context["decoding"]["shares"].values()) == pytest.approx(1.0)
         assert context["first_token"]["over_generate"] > 0
         assert context["memory"]["over_generate"] > 0
-    assert "<!-- 40 tokens, CDL" in picture.read_text()
 
 
 def test_a_shape_is_profiled_without_weights_or_tokenizer(tmp_path):
@@ -90,7 +89,6 @@ def test_a_model_whose_drafts_are_chains_is_profiled_with_a_word(tmp_path, monke
         (["FOLDER", "--repeats", "0"], "repeats=0"),
         (["FOLDER", "--context", "4000"], "no context of 4000 fits the model's 256 positions"),
         (["FOLDER", "--json", "no/such/folder/profile.json"], "no/such/folder"),
-        (["FOLDER", "--plot", "profile.bmp"], "'.bmp'"),
         (["./no-such-folder"], "./no-such-folder"),
     ],
 )

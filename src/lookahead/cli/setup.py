@@ -19,11 +19,11 @@ notices = Console(stderr=True)
 """The console for messages, on stderr: stdout carries results only."""
 
 
-def describe_call() -> dict[str, str]:
-    """Return the date and the command line, for a report."""
+def describe_call(program: str = "lookahead") -> dict[str, str]:
+    """Return the date and the command line, for a report; `program` is what comes before the arguments."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["lookahead", *sys.argv[1:]]),
+        "command": f"{program} {shlex.join(sys.argv[1:])}".rstrip(),
     }
 
 

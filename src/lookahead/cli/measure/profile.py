@@ -47,9 +47,6 @@ Contexts = Annotated[
 Sizes = Annotated[str, typer.Option(help="Nodes of the draft trees, separated by commas.")]
 Repeats = Annotated[int, typer.Option(help="Measured rounds over all sizes; the report has medians.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")]
-Plot = Annotated[
-    Path | None, typer.Option(help="Draw the cost of forward passes by size to this .svg, .png or .pdf.")
-]
 
 
 def profile(
@@ -64,7 +61,6 @@ def profile(
     device: options.Device = None,
     threads: options.Threads = None,
     json: Json = None,
-    plot: Plot = None,
 ) -> None:
     """Show where the time of a decoding step goes, and how far it is from the lower bound by bandwidth.
 
@@ -74,7 +70,6 @@ def profile(
     _check_choice(model, random_weights, layers)
     listed = options.integers_in("--sizes", sizes)
 
-    from lookahead.bench.plotting.kit import check_can_draw
     from lookahead.bench.profile.profiling import ProfilePlan, profile_model
     from lookahead.bench.run.environment import describe_environment, load_average
 
@@ -84,10 +79,8 @@ def profile(
         repeats=repeats,
         compiled_cpu=compiled_cpu,
     )
-    for path in filter(None, (json, plot)):
-        check_can_write(path)
-    if plot is not None:
-        check_can_draw(plot)
+    if json is not None:
+        check_can_write(json)
     load_at_start = load_average()
     loaded, name = _prepared(model, random_weights, layers, dtype.value, device, threads)
     environment = describe_environment(loaded, name, load_at_start)
@@ -96,7 +89,10 @@ def profile(
         profiled = profile_model(loaded, plan, on_progress=status.update)
     settings = {"contexts": list(plan.contexts), "sizes": list(plan.sizes), "repeats": repeats}
     settings |= {"random_weights": random_weights, "layers": layers}
-    _report({**describe_call(), "settings": settings, "environment": environment, **profiled}, json, plot)
+    report = {**describe_call(), "settings": settings, "environment": environment, **profiled}
+    if json is not None:
+        write_json(json, report)
+    _print(report)
 
 
 def _check_choice(model: str | None, random_weights: str | None, layers: int | None) -> None:
@@ -128,17 +124,6 @@ def _prepared(
     made = prepare_random_model(random_weights, dtype, device, threads, layers=layers)
     cut = "" if layers is None else f", {layers} {'layer' if layers == 1 else 'layers'}"
     return made, f"{random_weights} (random weights{cut})"
-
-
-def _report(report: dict[str, Any], json: Path | None, plot: Path | None) -> None:
-    """Print the figures; write and draw them if asked to."""
-    if json is not None:
-        write_json(json, report)
-    _print(report)
-    if plot is not None:
-        from lookahead.bench.profile.plots import plot_profile
-
-        plot_profile(report, plot)
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lookahead.bench.plotting.kit import SHADES, new_figure, save, tidy
+from research.plotting.kit import SHADES, new_figure, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
