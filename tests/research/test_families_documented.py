@@ -27,4 +27,4 @@ def test_the_table_says_how_text_is_reproducible(family):
         re.MULTILINE,
     )
     assert len(rows) == len(FAMILIES)
-    assert dict(rows)[family] == way_of(probe(tiny_model(family), shape=16).verification).value
+    assert dict(rows)[family] == way_of(probe(tiny_model(family), fixed_width=16).verification).value
