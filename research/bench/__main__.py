@@ -16,7 +16,6 @@ from lookahead.bench.run.runner import Plan
 from lookahead.cli import options
 from lookahead.cli.measure import bench as command
 from lookahead.cli.setup import check_can_write, describe_call, notices, prepare_model, warn_when_busy
-from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError
 from lookahead.files import write_json
 from lookahead.hf.models.loading import load_model
@@ -78,12 +77,7 @@ def bench(
     report: Report = None,
 ) -> None:
     """Measure the methods of an experiment. With --json or --report the same command resumes a run."""
-    config = LookaheadConfig(
-        decoding_length=options.decoding_length_in(decoding_length),
-        branch_length=branch_length,
-        draft_mode=draft_mode,
-        compiled_cpu=compiled_cpu,
-    )
+    config = command.config_of(decoding_length, branch_length, draft_mode, compiled_cpu=compiled_cpu)
     chosen = _experiment(experiment)
     sizes = options.integers_in("--batch-sizes", batch_sizes) if batch_sizes else list(chosen.batch_sizes)
     data = command.read_data(file, limit, warm, warm_limit)
@@ -119,10 +113,7 @@ def bench(
     if chosen.measures_memory:
         summary["peak_memory"] = summarise_peak_memory(benchmark, summary["tokens_per_second"], meter.source)
     _write(summary, json, report)
-    if benchmark.interrupted:
-        raise typer.Exit(command.INTERRUPTED)
-    for journal in filter(None, journals.values()):
-        journal.remove()
+    command.end(*journals.values(), interrupted=benchmark.interrupted)
 
 
 def _experiment(name: str) -> Experiment:

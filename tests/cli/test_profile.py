@@ -5,7 +5,6 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from helpers import tiny_models
 from lookahead.bench.profile import bandwidth
 from lookahead.cli import app, main
 
@@ -52,26 +51,13 @@ def test_a_profile_is_shown_and_written(folder, tmp_path):
         assert context["memory"]["over_generate"] > 0
 
 
-def test_a_shape_is_profiled_without_weights_or_tokenizer(tmp_path):
-    shape, report_path = tmp_path / "config.json", tmp_path / "profile.json"
-    tiny_models.tiny_model("qwen2").config.to_json_file(shape)
-    arguments = ("--random-weights", shape, "--layers", 1, "--context", 20, *QUICK, "--json", report_path)
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    report = json.loads(report_path.read_text())
-    assert report["environment"]["model"] == f"{shape} (random weights, 1 layer)"
-    assert report["settings"]["layers"] == 1
-
-
-def test_a_model_whose_drafts_are_chains_is_profiled_with_a_word(tmp_path, monkeypatch):
+def test_a_model_whose_drafts_are_chains_is_profiled_with_a_word(folder, monkeypatch):
     from lookahead.bench.profile import profiling
     from lookahead.hf.steps.verification import CHAIN
     from lookahead.hf.support.probe import ProbeResult
 
     monkeypatch.setattr(profiling, "probe", lambda _model, **_asked: ProbeResult(CHAIN, "a test says so"))
-    shape = tmp_path / "config.json"
-    tiny_models.tiny_model("llama").config.to_json_file(shape)
-    result = invoke("--random-weights", shape, "--context", 20, *QUICK)
+    result = invoke(folder, "--context", 20, *QUICK)
     assert result.exit_code == 0, result.output
     assert "one branch: a test says so" in " ".join(result.stderr.split())
 
@@ -79,10 +65,6 @@ def test_a_model_whose_drafts_are_chains_is_profiled_with_a_word(tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["FOLDER", "--random-weights", "llama-2-7b"], "both a model"),
-        (["FOLDER", "--layers", "2"], "--layers 2 is for --random-weights alone"),
-        (["--random-weights", "llama-9"], "shape 'llama-9' is unknown"),
-        (["--random-weights", "llama-2-7b", "--layers", "33", "--device", "cpu"], "layers=33"),
         (["FOLDER", "--context", "0"], "context=0"),
         (["FOLDER", "--sizes", "8,many"], "--sizes '8,many'"),
         (["FOLDER", "--sizes", "5000"], "size=5000"),

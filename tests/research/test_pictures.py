@@ -1,7 +1,7 @@
 """The pictures of the paper's experiments say what the figures say."""
 
-from research.plotting.heat_map import draw_heat_map
 from research.plotting.bench_pictures import pictures_of
+from research.plotting.heat_map import draw_heat_map
 from research.plotting.replay_pictures import replay_pictures_of
 
 

@@ -17,7 +17,7 @@ from lookahead.cli.setup import (
     prepare_model,
     warn_when_busy,
 )
-from lookahead.config import LookaheadConfig
+from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.files import write_json
 
 if TYPE_CHECKING:
@@ -102,12 +102,8 @@ def bench(
 
     The draft memory grows from row to row. With --json the same command resumes an interrupted run.
     """
-    config = LookaheadConfig(
-        decoding_length=options.decoding_length_in(decoding_length),
-        branch_length=branch_length,
-        draft_mode=draft_mode,
-        compiled_cpu=compiled_cpu,
-    )
+    config = config_of(decoding_length, branch_length, draft_mode, compiled_cpu=compiled_cpu)
+
     from lookahead.bench.methods.registry import NOISE, USUAL, make_methods
     from lookahead.bench.report.summary import summarise
     from lookahead.bench.report.tables import benchmark_tables, words_about
@@ -137,15 +133,23 @@ def bench(
     journal = open_journal(json, settings, environment)
     with progress_of(len(plan.cases) + len(plan.warm_rows)) as advance:
         benchmark = run_benchmark(loaded, tokenizer, plan, journal=journal, on_row_done=advance)
-    about = {**describe_call(), "settings": settings, "environment": environment}
-    summary = {**about, **summarise(benchmark)}
+    summary = {**describe_call(), "settings": settings, "environment": environment, **summarise(benchmark)}
     if json is not None:
         write_json(json, summary)
     print_figures(words_about(summary), benchmark_tables(summary) if benchmark.results else [])
-    if benchmark.interrupted:
-        raise typer.Exit(INTERRUPTED)
-    if journal is not None:
-        journal.remove()
+    end(journal, interrupted=benchmark.interrupted)
+
+
+def config_of(
+    decoding_length: str, branch_length: int, draft_mode: DraftMode, *, compiled_cpu: bool
+) -> LookaheadConfig:
+    """Return the settings of Lookahead that the options give."""
+    return LookaheadConfig(
+        decoding_length=options.decoding_length_in(decoding_length),
+        branch_length=branch_length,
+        draft_mode=draft_mode,
+        compiled_cpu=compiled_cpu,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,3 +258,11 @@ def print_figures(words: Iterable[str], tables: "Iterable[FigureTable]") -> None
     for table in tables:
         console.print(table.as_rich())
         console.print()
+
+
+def end(*journals: "Journal | None", interrupted: bool) -> None:
+    """Remove the journals of a finished run; exit with 130 after an interrupted one."""
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    for journal in filter(None, journals):
+        journal.remove()
