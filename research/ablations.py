@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from lookahead.bench.methods.lookahead import LookaheadMethod
-from lookahead.bench.methods.method import Method
-from lookahead.bench.methods.registry import Ingredients, log_store, of_fixed_size, trie_store
+from lookahead.bench.methods.registry import MakeMethod
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.store import (
@@ -23,6 +22,7 @@ from lookahead.drafting.store import (
     checked_tokens,
 )
 from lookahead.drafting.tree import DraftTree
+from research.bench.variants import log_store, of_fixed_size, trie_store
 
 MakeStore = Callable[[], DraftStore]
 
@@ -205,13 +205,12 @@ def _ablated(
     return lambda config: ABLATIONS[taken_out](lambda: store(config))
 
 
-ABLATED_METHODS: dict[str, Callable[[Ingredients], Method]] = {
+ABLATED_METHODS: dict[str, MakeMethod] = {
     f"{name}-{taken_out}": of_fixed_size(
-        f"{name}-{taken_out}",
         _ablated(store, taken_out),
         method=PromptsToo if taken_out == "without-elimination" else LookaheadMethod,
     )
     for name, store in (("lookahead-trie", trie_store), ("lookahead-log", log_store))
     for taken_out in ABLATIONS
 }
-"""The ablations as methods of a benchmark, for `METHODS`."""
+"""The ablations as methods of a benchmark, by name."""

@@ -12,6 +12,7 @@ over the other's. A large margin cannot come from rounding.
 import argparse
 import json
 import platform
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +29,10 @@ from lookahead import Lookahead, LookaheadConfig
 from lookahead.bench.data.datasets import limit_rows, read_rows
 from lookahead.files import atomic_write
 from lookahead.hf.models.loading import encode_prompt, load_model, load_tokenizer
-from lookahead.hf.models.random_weights import random_model
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # research is not in the wheel
+
+from research.random_weights import random_model
 
 DRAFTED = (("empty", 1), ("empty", 8), ("empty", 16), ("warm", 16), ("junk", 16))
 DRAFTED_WITHOUT = (("empty", 16), ("warm", 16))

@@ -1,8 +1,6 @@
 """What the probe decides for each family: the table of docs/concepts/families.md, and its JSON."""
 
 import argparse
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -100,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = list(family_rows(resolve_dtype(given.dtype)))
     counts = _print(rows, given.dtype)
     if given.json is not None:
-        command = shlex.join(["python", "scripts/families.py", *sys.argv[1:]])
-        write_json(given.json, {**describe_call(), "command": command, **_as_dict(rows, counts, given.dtype)})
+        call = describe_call("python scripts/families.py")
+        write_json(given.json, {**call, **_as_dict(rows, counts, given.dtype)})
 
 
 def _print(rows: Sequence[FamilyRow], dtype: str) -> Counter[str]:

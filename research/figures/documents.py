@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lookahead.bench.plotting.speedups import plot_speedups
 from lookahead.errors import NotFoundError
 from lookahead.files import atomic_write
 from research.figures import findings, readme
 from research.figures.records import Figures, Read, records_in
-from research.plotting.pictures import draw_grid, replay_pictures_of
+from research.plotting.bench_pictures import draw_grid
+from research.plotting.replay_pictures import replay_pictures_of
+from research.plotting.speedups import plot_speedups
 
 DOCUMENTS: dict[Path, Figures] = {
     Path("README.md"): readme.FIGURES,

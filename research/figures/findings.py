@@ -48,7 +48,7 @@ def _by_set(read: Read) -> str:
         "its step without drafts",
         "drafts' share",
         "prompt lookup",
-        "tokens a forward",
+        "tokens per forward pass",
     )
     lines = []
     for name, record in SETS.items():
@@ -79,7 +79,7 @@ def _methods(read: Read, *, record: str, methods: Sequence[str]) -> str:
         speedups = [_times(figure_of(report, name, method)) for name in names[:2]]
         lines.append((f"`{method}`", *speedups, f"{figure_of(report, names[2], method):.2f}"))
     count = report["prompts"]["overall"]
-    return markdown_table((f"{count} prompts", "end to end", "decoding", "tokens a forward"), lines)
+    return markdown_table((f"{count} prompts", "end to end", "decoding", "tokens per forward pass"), lines)
 
 
 def _replayed(read: Read, *, record: str, variants: Sequence[str]) -> str:
@@ -89,7 +89,7 @@ def _replayed(read: Read, *, record: str, variants: Sequence[str]) -> str:
         (variant, *(f"{replayed_figure(report, variant, category):.2f}" for category in REPLAYED.values()))
         for variant in variants
     ]
-    return markdown_table((f"{report['traces']} requests, tokens a forward", *REPLAYED), lines)
+    return markdown_table((f"{report['traces']} requests, tokens per forward pass", *REPLAYED), lines)
 
 
 def _grid_of_acceptance(read: Read) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lookahead.bench.plotting.kit import INK, SHADES, new_figure, save, tidy
 from lookahead.errors import ConfigError
+from research.plotting.kit import INK, SHADES, new_figure, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

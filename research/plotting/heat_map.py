@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lookahead.bench.plotting.kit import INK, headline, new_figure, save, tidy
+from research.plotting.kit import INK, headline, new_figure, save, tidy
 
 
 def draw_heat_map(

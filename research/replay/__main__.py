@@ -1,7 +1,5 @@
 """`python -m research.replay`: replay with other systems, costs, calibration, or an experiment."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,23 +9,24 @@ from rich.console import Console
 
 from lookahead.bench.data.folder import find_data
 from lookahead.bench.data.traces import read_traces
-from lookahead.bench.plotting.kit import check_can_draw
 from lookahead.bench.replay.drafters import Makers, make_replayed
 from lookahead.bench.replay.results import replay_results
-from lookahead.bench.report.markdown import check_folder
 from lookahead.cli import options
 from lookahead.cli.measure import replay as command
-from lookahead.cli.setup import check_can_write, notices
+from lookahead.cli.setup import check_can_write, describe_call, notices
 from lookahead.config import LookaheadConfig
-from lookahead.errors import ConfigError, LookaheadError
+from lookahead.errors import ConfigError
 from lookahead.files import write_json
+from research.command import run_command
 from research.peers.arctic import INSTALL, arctic_is_installed
 from research.plotting.calibration import plot_calibration
+from research.plotting.kit import check_can_draw
 from research.replay.costs import measure_costs
 from research.replay.drafters import PEERS, REPLAYED, SIZED
 from research.replay.experiments import make_experiment, run_experiment
 from research.replay.report import write_replay_report
 from research.replay.tables import experiment_tables, full_cost_table
+from research.reports import check_folder
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -148,8 +147,7 @@ def _experiment(name: str, file: Path, seed: int, json: Path | None, report: Pat
 
 
 def _about(*arguments: Any) -> dict[str, Any]:
-    call = shlex.join(["python", "-m", "research.replay", *sys.argv[1:]])
-    return {**command.about_replay(*arguments), "command": call}
+    return {**command.about_replay(*arguments), **describe_call("python -m research.replay")}
 
 
 def _makers(stores: list[str], max_nodes: int | None, *, peers: bool) -> Makers:
@@ -175,12 +173,8 @@ def _costed(makers: Makers) -> Makers:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; Lookahead's own errors become one line on stderr and exit code 2."""
-    try:
-        app(args=None if arguments is None else list(arguments))
-    except LookaheadError as error:
-        notices.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+    """Run the command."""
+    run_command(app, arguments)
 
 
 if __name__ == "__main__":

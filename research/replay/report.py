@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from lookahead.bench.report.markdown import write_folder
-from research.plotting.pictures import replay_pictures_of
+from research.plotting.replay_pictures import replay_pictures_of
 from research.replay.tables import experiment_tables
+from research.reports import write_folder
 
 
 def write_replay_report(folder: Path, report: dict[str, Any]) -> None:

@@ -1,14 +1,13 @@
-"""`lookahead bench`: experiments, reports, going on after an interruption."""
+"""`lookahead bench`: its data, failing prompts, going on after an interruption."""
 
 import json
-import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from lookahead.bench.run import runner
 from lookahead.bench.run.journal import journal_beside
-from lookahead.cli import app, main
+from lookahead.cli import app
 
 
 @pytest.fixture
@@ -37,32 +36,6 @@ def bench(folder, data, *arguments):
         "8",
     )
     return CliRunner().invoke(app, ["bench", str(data), *on_tiny, *map(str, arguments)])
-
-
-def test_a_report_has_tables_pictures_and_every_figure(folder, data, tmp_path):
-    out = tmp_path / "out" / "report"
-    result = bench(folder, data, "--report", out)
-    assert result.exit_code == 0
-    assert sorted(path.name for path in out.iterdir()) == [
-        "report.json",
-        "report.md",
-        "speedup.png",
-        "speedup.svg",
-    ]
-    text = (out / "report.md").read_text()
-    assert "# rows.jsonl: main" in text
-    assert "![speedup](speedup.svg)" in text
-    assert "\nlookahead bench" in text or "```\nlookahead" in text
-    assert "noise: transformers measured twice" in text
-    assert "prompt-lookup is prompt-lookup-" in text
-    assert "| seed | 0 |" in text
-    assert "| lookahead-plain |" in text
-    report = json.loads((out / "report.json").read_text())
-    assert report["settings"]["experiment"] == "main"
-    assert report["trials"]["prompt-lookup"]["prompts"] == 6
-    assert report["noise"]["interval"]
-    assert report["latency"]["lookahead"]["first_token_ms"]["p50"] > 0
-    assert report["differences"]["lookahead"] == {}
 
 
 def test_an_interrupted_run_goes_on_where_it_was(folder, data, tmp_path, monkeypatch):
@@ -114,51 +87,7 @@ def test_a_failing_prompt_is_reported_and_left_out(folder, data, tmp_path, monke
     assert len(report["per_prompt"]) == 5
 
 
-@pytest.mark.parametrize("name", ["batch", "peak-memory", "warm-up"])
-def test_an_experiment_has_its_own_figures(folder, data, tmp_path, name):
-    out = tmp_path / "report"
-    result = bench(folder, data, "--experiment", name, "--no-noise", "--report", out)
-    assert result.exit_code == 0, result.output
-    report = json.loads((out / "report.json").read_text())
-    if name == "batch":
-        assert list(report["prompts"]["by_category"].values()) == [6, 3, 1]
-        assert report["speedup"]["lookahead"]["by_category"]["batch 4"] > 0
-        assert report["decode_speedup"]["lookahead"]["overall"] is None
-    elif name == "peak-memory":
-        assert set(report["peak_memory"]["mebibytes"]) == set(report["tokens_per_second"])
-        assert "Peak memory: " in (out / "report.md").read_text()
-    else:
-        assert [row["id"] for row in report["per_prompt"]] != list(range(6))
-        assert (out / "warm-up.svg").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--experiment", "magic"], "'magic' is unknown; choose from main, methods"),
-        (["--batch-sizes", "2", "--method", "prompt-lookup-5"], "one prompt at a time"),
-        (["--batch-sizes", "two"], "--batch-sizes 'two' is not allowed"),
-        (["--method", "assisted"], "--assistant"),
-    ],
-)
-def test_what_cannot_be_measured_is_refused_before_the_model_is_loaded(
-    data, arguments, said, capsys, monkeypatch
-):
-    monkeypatch.setattr(sys.modules["lookahead.cli.measure.bench"], "prepare_model", None)
-    with pytest.raises(SystemExit) as ended:
-        main(["bench", str(data), *arguments])
-    assert ended.value.code == 2
-    assert said in " ".join(capsys.readouterr().err.split())
-
-
 def test_data_is_found_in_its_folder(folder, data, tmp_path, monkeypatch):
     monkeypatch.setenv("LOOKAHEAD_DATA", str(data.parent))
     monkeypatch.chdir(tmp_path.parent)
     assert bench(folder, "rows.jsonl", "--method", "lookahead", "--limit", 1).exit_code == 0
-
-
-def test_a_report_that_cannot_be_written_is_refused(data, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit):
-        main(["bench", str(data), "--report", str(tmp_path / "file" / "folder")])
-    assert "cannot be made" in capsys.readouterr().err

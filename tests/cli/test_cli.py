@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import lookahead
 from helpers import tiny_models
 from lookahead.bench.methods.registry import METHODS, USUAL
+from lookahead.bench.run import runner
 from lookahead.cli import app, main
 from lookahead.cli.demo import QUESTIONS
 
@@ -231,14 +232,14 @@ def test_bench_measures_the_given_methods(folder, data, tmp_path):
 
 def test_ctrl_c_reports_what_was_measured(folder, data, tmp_path, monkeypatch):
     path = tmp_path / "report.json"
-    real = sys.modules["lookahead.cli.measure.bench"]._run_with_progress
+    real = runner.run_benchmark
 
     def interrupted(*arguments, **more):
         benchmark = real(*arguments, **more)
         benchmark.interrupted = True
         return benchmark
 
-    monkeypatch.setattr(sys.modules["lookahead.cli.measure.bench"], "_run_with_progress", interrupted)
+    monkeypatch.setattr(runner, "run_benchmark", interrupted)
     result = invoke(*on_tiny(folder, "bench", data, "--max-new-tokens", 4, "--limit", 2, "--json", path))
     assert result.exit_code == 130
     assert "interrupted" in result.stderr

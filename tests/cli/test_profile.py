@@ -5,7 +5,6 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from helpers import tiny_models
 from lookahead.bench.profile import bandwidth
 from lookahead.cli import app, main
 
@@ -21,10 +20,10 @@ def invoke(*arguments):
     return CliRunner().invoke(app, ["profile", *map(str, arguments)])
 
 
-def test_a_profile_is_shown_written_and_drawn(folder, tmp_path):
-    report_path, picture = tmp_path / "profile.json", tmp_path / "profile.svg"
+def test_a_profile_is_shown_and_written(folder, tmp_path):
+    report_path = tmp_path / "profile.json"
     contexts = ("--context", 20, "--context", 40, "--context", 250)
-    result = invoke(folder, *contexts, *QUICK, "--json", report_path, "--plot", picture)
+    result = invoke(folder, *contexts, *QUICK, "--json", report_path)
     assert result.exit_code == 0, result.output
     for shown in (
         "Behind 20 tokens",
@@ -50,29 +49,15 @@ def test_a_profile_is_shown_written_and_drawn(folder, tmp_path):
         assert sum(context["decoding"]["shares"].values()) == pytest.approx(1.0)
         assert context["first_token"]["over_generate"] > 0
         assert context["memory"]["over_generate"] > 0
-    assert "<!-- 40 tokens, CDL" in picture.read_text()
 
 
-def test_a_shape_is_profiled_without_weights_or_tokenizer(tmp_path):
-    shape, report_path = tmp_path / "config.json", tmp_path / "profile.json"
-    tiny_models.tiny_model("qwen2").config.to_json_file(shape)
-    arguments = ("--random-weights", shape, "--layers", 1, "--context", 20, *QUICK, "--json", report_path)
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    report = json.loads(report_path.read_text())
-    assert report["environment"]["model"] == f"{shape} (random weights, 1 layer)"
-    assert report["settings"]["layers"] == 1
-
-
-def test_a_model_whose_drafts_are_chains_is_profiled_with_a_word(tmp_path, monkeypatch):
+def test_a_model_whose_drafts_are_chains_is_profiled_with_a_word(folder, monkeypatch):
     from lookahead.bench.profile import profiling
     from lookahead.hf.steps.verification import CHAIN
     from lookahead.hf.support.probe import ProbeResult
 
     monkeypatch.setattr(profiling, "probe", lambda _model, **_asked: ProbeResult(CHAIN, "a test says so"))
-    shape = tmp_path / "config.json"
-    tiny_models.tiny_model("llama").config.to_json_file(shape)
-    result = invoke("--random-weights", shape, "--context", 20, *QUICK)
+    result = invoke(folder, "--context", 20, *QUICK)
     assert result.exit_code == 0, result.output
     assert "one branch: a test says so" in " ".join(result.stderr.split())
 
@@ -80,17 +65,12 @@ def test_a_model_whose_drafts_are_chains_is_profiled_with_a_word(tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["FOLDER", "--random-weights", "llama-2-7b"], "both a model"),
-        (["FOLDER", "--layers", "2"], "--layers 2 is for --random-weights alone"),
-        (["--random-weights", "llama-9"], "shape 'llama-9' is unknown"),
-        (["--random-weights", "llama-2-7b", "--layers", "33", "--device", "cpu"], "layers=33"),
         (["FOLDER", "--context", "0"], "context=0"),
         (["FOLDER", "--sizes", "8,many"], "--sizes '8,many'"),
         (["FOLDER", "--sizes", "5000"], "size=5000"),
         (["FOLDER", "--repeats", "0"], "repeats=0"),
         (["FOLDER", "--context", "4000"], "no context of 4000 fits the model's 256 positions"),
         (["FOLDER", "--json", "no/such/folder/profile.json"], "no/such/folder"),
-        (["FOLDER", "--plot", "profile.bmp"], "'.bmp'"),
         (["./no-such-folder"], "./no-such-folder"),
     ],
 )

@@ -1,95 +1,13 @@
-"""The ablated stores, and the methods and experiments that `python -m research.bench` adds."""
-
-import json
-import sys
+"""The ablated stores: each takes out what it says."""
 
 import pytest
-import torch
 
-from helpers import tiny_models
-from lookahead.bench.data.datasets import Row
-from lookahead.bench.methods.registry import BASELINE, METHODS, Ingredients, make_methods
-from lookahead.bench.plotting.pictures import PICTURES
-from lookahead.bench.report.tables import TABLES
-from lookahead.bench.run.experiments import EXPERIMENTS
-from lookahead.bench.run.measuring import greedy, measure
-from lookahead.bench.run.runner import Plan, run_benchmark
-from lookahead.config import DraftMode, LookaheadConfig
+from lookahead.config import DraftMode
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.store import Origin
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie.token_trie import TokenTrie
-from research import bench
-from research.ablations import ABLATED_METHODS, ABLATIONS
-
-GIVEN = Ingredients(config=LookaheadConfig(max_bytes=2**21, decoding_length=12))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_models.tiny_model("llama")
-
-
-@pytest.fixture
-def _registries_restored():
-    registries = (METHODS, EXPERIMENTS, PICTURES)
-    kept, tables = [registry.copy() for registry in registries], TABLES.copy()
-    yield
-    for registry, content in zip(registries, kept, strict=True):
-        registry.clear()
-        registry.update(content)
-    TABLES[:] = tables
-
-
-@pytest.mark.parametrize("name", ABLATED_METHODS)
-def test_a_method_gives_the_text_of_generate(model, monkeypatch, name):
-    rows = [Row(row_id=text, category="qa", prompt=text) for text in ("HelloHelloHello", "abcabcab")]
-    monkeypatch.setitem(METHODS, name, ABLATED_METHODS[name])
-    plan = Plan(rows=rows, methods=[name], given=GIVEN, settings=greedy(16))
-    benchmark = run_benchmark(model, tiny_models.tiny_tokenizer(), plan)
-    assert not benchmark.failed
-    assert all(not result.differences for result in benchmark.results)
-    assert all(result.runs[name].answers == result.runs[BASELINE].answers for result in benchmark.results)
-
-
-@pytest.mark.parametrize("name", ABLATED_METHODS)
-def test_what_a_method_says_of_batches_is_so(model, name):
-    method = ABLATED_METHODS[name](GIVEN)
-    inputs = {"input_ids": torch.cat([tiny_models.prompt(1), tiny_models.prompt(2)])}
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    run = measure(method, model, inputs, settings=greedy(8))
-    plain = measure(METHODS[BASELINE](GIVEN), model, inputs, settings=greedy(8))
-    assert method.batches
-    assert run.answers == plain.answers
-    assert len(run.answers) == 2
-    assert (run.decode_tokens, run.decode_s, run.first_token_s) == (14, 0.0, None)
-    assert run.steps <= plain.steps == 14
-
-
-@pytest.mark.parametrize("experiment", bench.RESEARCH_EXPERIMENTS, ids=lambda experiment: experiment.name)
-def test_an_experiments_methods_exist(experiment, monkeypatch):
-    for name, make in ABLATED_METHODS.items():
-        monkeypatch.setitem(METHODS, name, make)
-    assert len(make_methods(experiment.methods, GIVEN)) == 1 + len(experiment.methods)
-
-
-@pytest.mark.usefixtures("_registries_restored")
-def test_bench_has_the_grid_with_its_tables_and_pictures(folder, tmp_path, monkeypatch):
-    data, out = tmp_path / "rows.jsonl", tmp_path / "report"
-    data.write_text(json.dumps({"id": 1, "category": "qa", "turns": ["HelloHello"]}))
-    on_tiny = ("--model", folder, "--dtype", "float32", "--device", "cpu", "--threads", 1)
-    arguments = (data, *on_tiny, "--max-new-tokens", 8, "--no-noise", "--experiment", "grid", "--report", out)
-    monkeypatch.setattr("sys.argv", ["research.bench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        bench.main()
-    assert ended.value.code == 0
-    assert sys.argv[1] == "bench"
-    text = (out / "report.md").read_text()
-    assert "**Speedup in decoding, by decoding length and branch length**" in text
-    assert "**Mean acceptance length, by decoding length and branch length**" in text
-    assert "![grid](grid.svg)" in text
-    assert (out / "grid.svg").exists()
-    assert set(ABLATED_METHODS) < set(METHODS)
+from research.ablations import ABLATIONS
 
 
 def drafted(store, prompt, answer=(), *, earlier=(), tokens=6):

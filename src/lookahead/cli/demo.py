@@ -41,12 +41,12 @@ def demo(
     """Answer questions about three documents without and with Lookahead, and compare the speed."""
     loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
 
-    from lookahead.bench.methods.registry import LOOKAHEAD, Ingredients, make_methods
+    from lookahead.bench.methods.registry import LOOKAHEAD, make_methods
     from lookahead.bench.run.results import PromptResult
     from lookahead.bench.run.runner import warm_up
     from lookahead.hf.models.loading import encode_prompt
 
-    methods = make_methods([LOOKAHEAD], Ingredients(config=LookaheadConfig()))
+    methods = make_methods([LOOKAHEAD], LookaheadConfig())
     with notices.status("warming up"):
         warm_up(methods, loaded, tokenizer)
     results = []

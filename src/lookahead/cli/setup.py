@@ -19,11 +19,11 @@ notices = Console(stderr=True)
 """The console for messages, on stderr: stdout carries results only."""
 
 
-def describe_call() -> dict[str, str]:
-    """Return the date and the command line, for a report."""
+def describe_call(program: str = "lookahead") -> dict[str, str]:
+    """Return the date and the command line, for a report; `program` is what comes before the arguments."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["lookahead", *sys.argv[1:]]),
+        "command": f"{program} {shlex.join(sys.argv[1:])}".rstrip(),
     }
 
 
@@ -66,34 +66,15 @@ def prepare_model(
         threads: Number of CPU threads; None takes the number of physical cores.
     """
     with notices.status(f"loading {name} in {dtype} (the first time takes a while)"):
-        _set_threads(threads)
+        set_threads(threads)
 
         from lookahead.hf.models.loading import load_model
 
         return load_model(name, dtype, device)
 
 
-def prepare_random_model(
-    shape: str, dtype: str, device: str | None, threads: int | None, *, layers: int | None
-) -> "PreTrainedModel":
-    """Set the number of CPU threads and create a model with random weights.
-
-    Args:
-        shape: As for `lookahead.hf.models.random_weights.random_model`.
-        dtype: Name of the dtype.
-        device: Name of a torch device; None chooses one.
-        threads: Number of CPU threads; None takes the number of physical cores.
-        layers: Create only the first N layers; all if None.
-    """
-    with notices.status(f"creating {shape} with random weights in {dtype}"):
-        _set_threads(threads)
-
-        from lookahead.hf.models.random_weights import random_model
-
-        return random_model(shape, dtype, device, layers=layers)
-
-
-def _set_threads(threads: int | None) -> None:
+def set_threads(threads: int | None) -> None:
+    """Set the number of CPU threads; None takes the number of physical cores."""
     import torch
 
     from lookahead.bench.run.environment import physical_cores

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lookahead.bench.data.datasets import Row, read_rows, shuffle_rows
+from lookahead.bench.data.datasets import Row, read_rows
 from lookahead.bench.data.folder import find_data
 from lookahead.bench.data.row_formats import FORMATS
 from lookahead.errors import DataFormatError
@@ -81,11 +81,3 @@ def test_a_file_is_looked_for_in_the_data_folder_where_it_is_not_as_given(tmp_pa
     assert find_data(type(here)("other.jsonl")) == type(here)("other.jsonl")
     (here / "rows.jsonl").write_text("")
     assert find_data(given) == given
-
-
-def test_shuffled_rows_are_the_same_rows_in_an_order_that_the_seed_decides():
-    rows = [Row(row_id=place, category="qa", prompt="p") for place in range(20)]
-    mixed = shuffle_rows(rows, 1)
-    assert mixed != rows
-    assert sorted(mixed, key=lambda row: row.row_id) == rows
-    assert shuffle_rows(rows, 1) == mixed != shuffle_rows(rows, 2)

@@ -4,7 +4,6 @@ import io
 
 from rich.console import Console
 
-from lookahead.bench.profile.plots import plot_profile
 from lookahead.bench.profile.tables import critical_length_line, share_table, step_table, summary_table
 
 
@@ -79,17 +78,3 @@ def test_the_critical_length_says_where_it_is_not_reached():
     assert critical_length_line(CONTEXT, allowance=1.1) == "CDL: T(n) stays within 1.10 x T(1) up to 4 tokens"
     flat = {"critical_decoding_length": {"tokens": 64, "is_at_least": True}}
     assert critical_length_line(flat, allowance=1.1).endswith("up to at least 64 tokens")
-
-
-def test_the_picture_has_a_line_for_each_context_and_its_critical_length(tmp_path):
-    path = tmp_path / "profile.svg"
-    flat = {
-        **CONTEXT,
-        "context_tokens": 200,
-        "critical_decoding_length": {"tokens": 16, "is_at_least": True},
-    }
-    environment = {"model": "tiny", "dtype": "float32", "device": "cpu", "threads": 1}
-    plot_profile({"contexts": [flat, CONTEXT], "environment": environment}, path)
-    drawn = path.read_text()
-    for words in ("200 tokens, CDL ≥ 16", "1,000 tokens, CDL 4", "tiny, float32, cpu, 1 threads"):
-        assert f"<!-- {words}" in drawn

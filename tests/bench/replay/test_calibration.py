@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from lookahead.bench.plotting.kit import check_can_draw
 from lookahead.bench.replay.calibration import Calibration
 from lookahead.bench.replay.replay import accepted_levels
 from lookahead.drafting.tree import DraftTree
 from lookahead.errors import ConfigError
+from research.plotting.kit import check_can_draw
 
 
 def ids(*tokens):

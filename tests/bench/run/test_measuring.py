@@ -5,13 +5,9 @@ import pytest
 import torch
 
 from helpers import tiny_models
-from lookahead.bench.data.datasets import Row
-from lookahead.bench.methods.method import Output
-from lookahead.bench.report.table_maker import FigureTable
 from lookahead.bench.report.uncertainty import Amount, speed, speed_ratio_interval
-from lookahead.bench.run.cases import cases_of
 from lookahead.bench.run.differences import Verdict, first_difference, judge_difference, rounding_step
-from lookahead.bench.run.measuring import TimingStreamer, greedy, measure
+from lookahead.bench.run.measuring import TimingStreamer
 
 
 @pytest.fixture(scope="module")
@@ -33,39 +29,6 @@ def test_each_later_token_has_its_wait_and_those_that_come_together_none():
     assert streamed((1.0, 1), (1.5, 1), (3.5, 3), (4.0, 1)).waits_s == (0.5, 2.0, 0.0, 0.0, 0.5)
     assert streamed((1.0, 2), (2.0, 1)).waits_s == (0.0, 1.0)
     assert streamed((1.0, 1)).waits_s == streamed().waits_s == ()
-
-
-def test_a_batch_is_measured_without_its_padding():
-    model = tiny_models.tiny_model("llama")
-
-    class Answers:
-        name, batches = "answers", True
-
-        def generate(self, _model, inputs, *, settings, streamer):
-            assert settings["max_new_tokens"] == 4
-            assert streamer is None
-            answers = torch.tensor([[5, end, 0, 0], [6, 7, 8, 9]])
-            return Output(torch.cat([inputs["input_ids"], answers], dim=1))
-
-    end = model.generation_config.eos_token_id or 2
-    model.generation_config.eos_token_id = [end, 77]
-    inputs = {"input_ids": torch.zeros((2, 3), dtype=torch.int64)}
-    run = measure(Answers(), model, inputs, settings=greedy(4))
-    assert run.answers == ((5, end), (6, 7, 8, 9))
-    assert run.output_ids == (5, end, 6, 7, 8, 9)
-    assert (run.tokens, run.decode_tokens, run.steps, run.decode_s) == (6, 4, 4, 0.0)
-
-
-def test_rows_become_full_batches_of_each_size_padded_on_the_left(model):
-    rows = [Row(row_id=text, category="qa", prompt=text) for text in ("ab", "abcd", "a", "abc", "abcde")]
-    cases = cases_of(rows, tiny_models.tiny_tokenizer(), model, (1, 2, 4))
-    assert [case.category for case in cases] == ["batch 1"] * 5 + ["batch 2"] * 2 + ["batch 4"]
-    assert [place for place, case in enumerate(cases) if case.begins_anew] == [0, 5, 7]
-    pair, four = cases[5], cases[7]
-    assert (pair.row_id, pair.width, pair.prompt_tokens) == ("ab+abcd", 4, 6)
-    assert pair.inputs["attention_mask"].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
-    assert pair.prompts() == [[0, 1], [0, 1, 2, 3]]
-    assert four.inputs["input_ids"].shape == (4, 4)
 
 
 def test_the_first_difference_is_found():
@@ -138,10 +101,3 @@ def test_the_same_ratio_on_every_prompt_is_certain_and_two_prompts_are_too_few()
     nothing = amounts((0, 0), (0, 0), (0, 0))
     assert speed_ratio_interval([nothing], [nothing]) is None
     assert speed(nothing) is None
-
-
-def test_a_table_is_markdown_as_well():
-    table = FigureTable("Speed", ("method", "tokens\na second"), (("plain", "2.0"),))
-    assert table.as_markdown() == (
-        "**Speed**\n\n| method | tokens a second |\n| --- | ---: |\n| plain | 2.0 |\n"
-    )

@@ -7,28 +7,25 @@ import torch
 
 from helpers import tiny_models
 from lookahead.bench.data.datasets import Row
-from lookahead.bench.methods import registry
 from lookahead.bench.methods.method import Method, Output
-from lookahead.bench.methods.registry import Ingredients
+from lookahead.bench.methods.registry import make_methods
 from lookahead.bench.report.summary import summarise
-from lookahead.bench.run import runner
+from lookahead.bench.run.cases import cases_of
 from lookahead.bench.run.journal import Journal, journal_beside
 from lookahead.bench.run.measuring import greedy
 from lookahead.bench.run.runner import Plan, run_benchmark
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError, DataFormatError
-from research.ablations import ABLATED_METHODS
+from research.bench.methods import research_methods
 
 ROWS = [Row(row_id=place, category="qa", prompt=text) for place, text in enumerate(("ab", "cd", "ef", "gh"))]
-GIVEN = Ingredients(config=LookaheadConfig(max_bytes=2**20))
 
 
 class Learner(Method):
     """Answers with what the prompt says; the more it remembers, the fewer forwards it says it took."""
 
-    def __init__(self, name, *, fails_on=None, variants=()):
+    def __init__(self, name, *, fails_on=None):
         self.name = name
-        self.variants = variants
         self.memory = []
         self.fails_on = fails_on
 
@@ -76,23 +73,12 @@ def tokenizer():
     return tiny_models.tiny_tokenizer()
 
 
-@pytest.fixture
-def made(monkeypatch):
-    """The methods of the next run: one fails on the third row, one has settings to choose from."""
-    fails_on = tiny_models.tiny_tokenizer()("ef")["input_ids"]
-
-    def make(*_):
-        return [
-            Learner("transformers"),
-            Learner("tried", variants=[Learner("tried-a"), Learner("tried-b")]),
-            Learner("lookahead", fails_on=fails_on),
-        ]
-
-    monkeypatch.setattr(runner, "make_methods", make)
-
-
-def plan(**changes):
-    return Plan(**{"rows": ROWS, "methods": (), "given": GIVEN, "settings": greedy(6), **changes})
+def plan(rows=ROWS, methods=None):
+    """A run of three methods, one of which fails on the third row; or of others."""
+    model, tokenizer = tiny_models.tiny_model("llama"), tiny_models.tiny_tokenizer()
+    learners = [Learner("transformers"), Learner("other")]
+    learners.append(Learner("lookahead", fails_on=tokenizer("ef")["input_ids"]))
+    return Plan(cases=cases_of(rows, tokenizer, model), methods=methods or learners, settings=greedy(6))
 
 
 def report(benchmark):
@@ -112,7 +98,6 @@ def kill_after(rows):
 
 
 @pytest.mark.parametrize("rows_before", [1, 2, 3, 4])
-@pytest.mark.usefixtures("made")
 def test_a_killed_run_goes_on_to_the_same_report(model, tokenizer, tmp_path, rows_before):
     path = journal_beside(tmp_path / "report.json")
     about = {"data": "rows", "methods": ["lookahead"]}
@@ -141,33 +126,25 @@ def test_a_killed_run_goes_on_to_the_same_report(model, tokenizer, tmp_path, row
     assert whole.failed[0].row_id == 2
     assert whole.failed[0].error == "RuntimeError: no such luck"
     assert [result.row_id for result in resumed.results] == [0, 1, 3]
-    assert resumed.trials["tried"]["prompts"] == len(ROWS)
 
 
-@pytest.mark.usefixtures("made")
 def test_what_was_measured_is_not_measured_again(model, tokenizer, tmp_path):
     path = tmp_path / "journal"
     run_benchmark(model, tokenizer, plan(), journal=Journal(path, {}), clock=Ticking())
     clock = Ticking()
     again = run_benchmark(model, tokenizer, plan(), journal=Journal(path, {}), clock=clock)
     warm_up_only = Ticking()
-    run_benchmark(model, tokenizer, plan(rows=[]), clock=warm_up_only)
+    run_benchmark(model, tokenizer, plan([]), clock=warm_up_only)
     assert clock.now == warm_up_only.now == 0.0  # the warm-up is not timed by it
     assert len(again.results) == 3
 
 
 @pytest.mark.parametrize("name", ["lookahead", "lookahead-trie", "lookahead-log-without-elimination"])
-def test_a_memory_is_given_the_answers_that_were_recorded(model, tokenizer, tmp_path, monkeypatch, name):
-    real = registry.make_methods
-    for ablated, make in ABLATED_METHODS.items():
-        monkeypatch.setitem(registry.METHODS, ablated, make)
-
+def test_a_memory_is_given_the_answers_that_were_recorded(model, tokenizer, tmp_path, name):
     def memory_after(journal, rows):
-        made = []
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(runner, "make_methods", lambda *given: made.append(real(*given)) or made[-1])
-            run_benchmark(model, tokenizer, plan(rows=rows, methods=(name,)), journal=journal)
-        held = made[0][-1]._lookahead.memory.store.snapshot()
+        methods = make_methods([name], LookaheadConfig(max_bytes=2**20), research_methods())
+        run_benchmark(model, tokenizer, plan(rows, methods), journal=journal)
+        held = methods[-1]._lookahead.memory.store.snapshot()
         return {
             key: held[key].tolist() for key in ("tokens", "owners", "token", "parent", "seen") if key in held
         }

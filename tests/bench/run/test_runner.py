@@ -8,10 +8,11 @@ import torch
 from helpers import tiny_models
 from lookahead.bench.data.datasets import Row, random_rows
 from lookahead.bench.methods.method import Method, Output
-from lookahead.bench.methods.registry import METHODS, USUAL, Ingredients, make_methods
+from lookahead.bench.methods.registry import USUAL, make_methods
 from lookahead.bench.run import runner
+from lookahead.bench.run.cases import cases_of
 from lookahead.bench.run.environment import describe_environment, physical_cores
-from lookahead.bench.run.measuring import TimingStreamer, greedy, measure, sampled
+from lookahead.bench.run.measuring import TimingStreamer, generation_settings, greedy, measure
 from lookahead.bench.run.runner import Plan, run_benchmark
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.drafting.store import Origin
@@ -19,12 +20,13 @@ from lookahead.errors import ConfigError
 from lookahead.hf.models.loading import encode_prompt
 
 CONFIG = LookaheadConfig(max_bytes=2**20)
-GIVEN = Ingredients(config=CONFIG)
 
 
 def plan(prompts, settings, *, config=CONFIG, methods=(), **more):
-    given = Ingredients(config=config)
-    return Plan(rows=prompts, methods=methods, given=given, settings=settings, **more)
+    model, tokenizer = tiny_models.tiny_model("llama"), tiny_models.tiny_tokenizer()
+    made = methods if methods and isinstance(methods[0], Method) else make_methods(methods, config)
+    cases = cases_of(prompts, tokenizer, model)
+    return Plan(cases=cases, methods=made, config=config, settings=settings, **more)
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +130,12 @@ def test_every_method_gives_the_text_of_transformers(model, tokenizer):
 
 def test_the_memory_starts_empty_and_grows_from_row_to_row(model, tokenizer):
     fixed = replace(CONFIG, decoding_length=16)  # an automatic size would depend on what was measured before
-    lookahead = METHODS["lookahead"](Ingredients(config=fixed))
+    lookahead = make_methods(["lookahead"], fixed)[1]
     runner.warm_up([lookahead], model, tokenizer)
     inputs = runner.encode_prompt(tokenizer, "HelloHello", model)
     after_warm_up = measure(lookahead, model, inputs, settings=greedy(24)).steps
     again = measure(lookahead, model, inputs, settings=greedy(24)).steps
-    fresh = measure(METHODS["lookahead"](Ingredients(config=fixed)), model, inputs, settings=greedy(24)).steps
+    fresh = measure(make_methods(["lookahead"], fixed)[1], model, inputs, settings=greedy(24)).steps
     assert after_warm_up == fresh
     assert again < fresh
 
@@ -143,7 +145,6 @@ def test_the_order_of_the_methods_rotates(model, tokenizer, monkeypatch):
     named = [ScriptedMethod([1]) for _ in range(3)]
     for method, name in zip(named, ("transformers", "b", "c"), strict=True):
         method.name = name
-    monkeypatch.setattr(runner, "make_methods", lambda *_: named)
     real = runner.measure
     monkeypatch.setattr(
         runner, "measure", lambda method, *args, **kw: order.append(method.name) or real(method, *args, **kw)
@@ -152,7 +153,7 @@ def test_the_order_of_the_methods_rotates(model, tokenizer, monkeypatch):
     run_benchmark(
         model,
         tokenizer,
-        plan(rows("a", "b", "c", "d"), greedy(4)),
+        plan(rows("a", "b", "c", "d"), greedy(4), methods=named),
         on_row_done=lambda: done.append(True),
     )
     letters = "".join(name[0] for name in order)
@@ -187,14 +188,14 @@ def test_an_interruption_keeps_what_was_measured(model, tokenizer):
 
 
 def test_transformers_is_always_measured_and_each_method_once():
-    names = [method.name for method in make_methods(["lookahead", "transformers", "lookahead"], GIVEN)]
+    names = [method.name for method in make_methods(["lookahead", "transformers", "lookahead"], CONFIG)]
     assert names == ["transformers", "lookahead"]
-    assert [method.name for method in make_methods([], GIVEN)] == list(USUAL)
+    assert [method.name for method in make_methods([], CONFIG)] == list(USUAL)
 
 
 def test_an_unknown_method_is_refused():
     with pytest.raises(ConfigError, match="'magic' is unknown; choose from transformers, transformers-again"):
-        make_methods(["magic"], GIVEN)
+        make_methods(["magic"], CONFIG)
 
 
 def test_the_environment_says_what_a_figure_depends_on(model):
@@ -236,32 +237,21 @@ def test_every_method_draws_the_same_at_random(model, tokenizer):
     result = run_benchmark(
         model,
         tokenizer,
-        plan(random_rows(["ab", "cd", "ef"], 2), sampled(12, 1.5), methods=["lookahead", "lookahead-1"]),
+        plan(
+            random_rows(["ab", "cd", "ef"], 2),
+            generation_settings(12, 1.5),
+            methods=["lookahead", "lookahead-1"],
+        ),
     ).results[1]
     assert result.category == "random-words"
     assert len({run.output_ids for run in result.runs.values()}) == 1
 
 
 def test_a_method_that_knows_the_vocabulary_drafts_from_the_start(model, tokenizer):
-    method = METHODS["lookahead-vocabulary"](GIVEN)
+    method = make_methods(["lookahead-vocabulary"], CONFIG)[1]
     method.prepare(model, tokenizer)
     memory = method._lookahead.memory
     assert memory.namespaces == {}
     drafts = memory.store
     drafts.insert("now", [5], Origin.PROMPT)
     assert len(drafts.propose("now", decoding_length=9, branch_length=2, mode=DraftMode.HIERARCHICAL)) == 9
-
-
-def test_batches_of_another_size_know_nothing_of_those_before(model, tokenizer):
-    warm = [Row(row_id=9, category="qa", prompt="HelloHello", reference="xyzxyz")]
-    fixed = replace(CONFIG, decoding_length=16)
-    asked = plan(rows("ababab", "cdcdcd"), greedy(8), config=fixed, methods=["lookahead"], warm_rows=warm)
-    sizes = [1, 1]
-    first, second, *again = run_benchmark(model, tokenizer, replace(asked, batch_sizes=sizes)).results
-    assert [result.runs["lookahead"].steps for result in again] == [
-        first.runs["lookahead"].steps,
-        second.runs["lookahead"].steps,
-    ]
-    (one, two) = run_benchmark(model, tokenizer, asked).results
-    assert one.runs["lookahead"].steps == first.runs["lookahead"].steps
-    assert two.runs["lookahead"].steps == second.runs["lookahead"].steps

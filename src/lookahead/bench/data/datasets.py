@@ -141,12 +141,6 @@ def limit_rows(rows: Sequence[Row], limit: int | None) -> list[Row]:
     return [rows[position] for position in sorted(chosen)]
 
 
-def shuffle_rows(rows: Sequence[Row], seed: int) -> list[Row]:
-    """Return the rows in random order, with categories mixed as requests are."""
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return [rows[index] for index in order]
-
-
 def _equal_shares(sizes: dict[str, int], limit: int) -> dict[str, int]:
     """Return the number of rows per category: one each in turn, until the limit or the last row."""
     shares = dict.fromkeys(sizes, 0)

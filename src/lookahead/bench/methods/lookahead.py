@@ -1,4 +1,4 @@
-"""Lookahead in its variants: stores, draft modes, sizes, memories."""
+"""Lookahead, as a benchmark measures it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,7 +21,6 @@ class LookaheadMethod(Method):
         config: Settings.
         make_memory: Makes an empty memory; by default one of the size in `config`.
         knows_vocabulary: Learn the model's likely successors of every token before anything is measured.
-        is_fresh: Empty the memory before each call.
     """
 
     def __init__(
@@ -31,11 +30,9 @@ class LookaheadMethod(Method):
         *,
         make_memory: Callable[[], DraftMemory] | None = None,
         knows_vocabulary: bool = False,
-        is_fresh: bool = False,
     ) -> None:
         self.name = name
         self._knows_vocabulary = knows_vocabulary
-        self._is_fresh = is_fresh
         self._make_memory = make_memory or partial(DraftMemory, max_bytes=config.max_bytes)
         self._lookahead = Lookahead(config, memory=self._make_memory())
 
@@ -48,8 +45,6 @@ class LookaheadMethod(Method):
         streamer: BaseStreamer | None,
     ) -> Output:
         """Answer with Lookahead, and count the forward passes."""
-        if self._is_fresh:
-            self.forget()
         arguments: dict[str, Any] = {**inputs, **settings}
         sequences = self._lookahead.generate(model, **arguments, streamer=streamer)
         return Output(sequences, steps=self._lookahead.last_stats.row_steps)

@@ -31,13 +31,9 @@ class Method(ABC):
 
     Attributes:
         name: Its name in options and reports.
-        batches: Whether it can answer several prompts in one call.
-        variants: Settings to choose from: the fastest on a few prompts is measured under this method's name.
     """
 
     name: str
-    batches: bool = True
-    variants: Sequence["Method"] = ()
 
     @abstractmethod
     def generate(

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from lookahead.bench.profile.peak_memory import peak_tensor_bytes
 from lookahead.bench.profile.steps import interleaved_medians
-from lookahead.bench.run.peak_memory import peak_tensor_bytes
 from lookahead.config import LookaheadConfig
 from lookahead.hf.compat.config import text_config
 from lookahead.hf.lookahead import Lookahead

@@ -192,7 +192,7 @@ class _LibrarySteps:
         self._token = DraftTree.root_only(self._prompt[-1])
         self._max_steps = max(1, len(self._prompt) // _GROWTH)
         self._done = 0
-        self._step_model = self._prefilled()
+        self._step_model = self._after_prompt()
         self.cache_bytes = cache_bytes(self._step_model.returned_cache())
 
     def step(self) -> None:
@@ -204,13 +204,13 @@ class _LibrarySteps:
         """Make a new cache if this one has grown too much."""
         if self._done >= self._max_steps:
             self.close()
-            self._step_model, self._done = self._prefilled(), 0
+            self._step_model, self._done = self._after_prompt(), 0
 
     def close(self) -> None:
         """Restore the model."""
         self._step_model.close()
 
-    def _prefilled(self) -> LibraryStepModel:
+    def _after_prompt(self) -> LibraryStepModel:
         ids = torch.tensor([self._prompt], device=self._model.device)
         inputs: dict[str, Any] = {
             "past_key_values": fresh_cache(self._model),

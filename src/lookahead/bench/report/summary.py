@@ -50,7 +50,7 @@ def summarise(benchmark: BenchmarkResult) -> dict[str, Any]:
         "noise": _noise(results) if NOISE in methods else None,
         "latency": {method: _latency(results, method) for method in methods},
         "differences": {method: _differences(results, method) for method in others},
-        "peak_memory": _peak_memory(benchmark, methods),
+        "peak_memory": None,  # research.bench measures it
         **_about_the_run(benchmark),
         "per_prompt": [_per_prompt(result) for result in results],
     }
@@ -143,16 +143,6 @@ def _differences(results: Sequence[PromptResult], method: str) -> dict[str, int]
     """Return the number of answers that differ, by the kind of the difference."""
     found = Counter(result.differences[method].verdict for result in results if method in result.differences)
     return {verdict.value: found[verdict] for verdict in Verdict if found[verdict]}
-
-
-def _peak_memory(benchmark: BenchmarkResult, methods: Sequence[str]) -> dict[str, Any] | None:
-    if benchmark.memory_source is None:
-        return None
-    peaks = {method: [run.peak_bytes or 0 for run in _runs(benchmark.results, method)] for method in methods}
-    return {
-        "source": benchmark.memory_source,
-        "mebibytes": {method: round(max(of_method) / 2**20, 1) for method, of_method in peaks.items()},
-    }
 
 
 def _each(

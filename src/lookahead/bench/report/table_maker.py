@@ -1,4 +1,4 @@
-"""The one table maker: figures as text, rendered for a terminal of 80 columns and as Markdown."""
+"""The one table maker: figures as text, rendered for a terminal of 80 columns."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -65,13 +65,6 @@ class FigureTable:
         for row in self.rows:
             table.add_row("\n".join(wrap(row[0], _MAX_NAME)) if self.folds else row[0], *row[1:])
         return table
-
-    def as_markdown(self) -> str:
-        """Return the table as Markdown, below its title in bold."""
-        headings = " | ".join(heading.replace("-\n", "-").replace("\n", " ") for heading in self.headings)
-        ruler = " | ".join(["---", *("---:" for _ in self.headings[1:])])
-        lines = [f"| {headings} |", f"| {ruler} |", *(f"| {' | '.join(row)} |" for row in self.rows)]
-        return f"**{self.title}**\n\n" + "\n".join(lines) + "\n"
 
 
 def figure_table(title: str, headings: Iterable[str], rows: Iterable[Iterable[str]]) -> FigureTable:

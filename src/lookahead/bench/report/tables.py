@@ -1,4 +1,4 @@
-"""The tables of a benchmark, for a terminal of 80 columns and for Markdown, and the remarks beside them.
+"""The tables of a benchmark, for a terminal of 80 columns, and the remarks beside them.
 
 To add a table: write a function of the summary, and add a line to `TABLES`.
 """
@@ -43,9 +43,7 @@ def method_table(summary: Summary) -> FigureTable:
         )
         for method in summary["tokens_per_second"]
     )
-    what = "batches" if summary.get("settings", {}).get("batch_sizes") else "prompts"
-    title = f"All {summary['prompts']['overall']} {what}"
-    return FigureTable(title, headings, rows).without_empty_columns()
+    return FigureTable(f"All {summary['prompts']['overall']} prompts", headings, rows).without_empty_columns()
 
 
 def category_table(
@@ -94,18 +92,6 @@ def difference_table(summary: Summary) -> FigureTable:
     return FigureTable("The text beside that of transformers", headings, rows)
 
 
-def memory_table(summary: Summary) -> FigureTable:
-    """Return the peak memory of each method."""
-    measured = summary.get("peak_memory") or {}
-    peaks = measured.get("mebibytes", {})
-    rows = tuple(
-        (method, number(peak, decimals=0), number(peak - peaks[BASELINE], decimals=0))
-        for method, peak in peaks.items()
-    )
-    headings = ("method", "peak MiB", "more than\ntransformers")
-    return FigureTable(f"Peak memory: {measured.get('source', '')}", headings, rows)
-
-
 _BY_CATEGORY = (
     ("speedup", "Speedup end to end", times),
     ("decode_speedup", "Speedup in decoding alone", times),
@@ -119,7 +105,6 @@ TABLES: list[Callable[[Summary], FigureTable]] = [
     ),
     latency_table,
     difference_table,
-    memory_table,
 ]
 
 
@@ -140,9 +125,6 @@ def _words(summary: Summary) -> Iterator[str]:
         yield f"skipped, too long for the model's context: {', '.join(map(str, summary['skipped']))}"
     for failure in summary.get("failed", ()):
         yield f"failed and left out: {failure['row_id']}, by {failure['method']}: {failure['error']}"
-    for method, trial in summary.get("trials", {}).items():
-        seconds = ", ".join(f"{name} {spent:.1f} s" for name, spent in trial["seconds"].items())
-        yield f"{method} is {trial['chosen']}, the fastest on {trial['prompts']} prompts: {seconds}"
     noise = summary.get("noise")
     if noise and noise["interval"]:
         yield (

@@ -10,12 +10,9 @@ import torch
 from transformers import PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from lookahead.bench.methods.method import Method, Output
-from lookahead.bench.run.peak_memory import MemoryMeter
+from lookahead.bench.methods.method import Method
 
 Clock = Callable[[], float]
-
-_NO_METER = MemoryMeter()
 
 
 class Listener(Protocol):
@@ -79,8 +76,10 @@ def greedy(max_new_tokens: int) -> dict[str, Any]:
     return {"do_sample": False, "max_new_tokens": max_new_tokens}
 
 
-def sampled(max_new_tokens: int, temperature: float) -> dict[str, Any]:
-    """Return settings of `generate` for sampling from the whole distribution."""
+def generation_settings(max_new_tokens: int, temperature: float) -> dict[str, Any]:
+    """Return settings of `generate` for sampling from the whole distribution; greedy at temperature 0."""
+    if not temperature:
+        return greedy(max_new_tokens)
     return {"do_sample": True, "temperature": temperature, "top_k": 0, "max_new_tokens": max_new_tokens}
 
 
@@ -126,63 +125,23 @@ def measure(
     *,
     settings: Mapping[str, Any],
     seed: int = 0,
-    streamed: bool = True,
     listener: Listener | None = None,
-    meter: MemoryMeter = _NO_METER,
     clock: Clock = time.perf_counter,
 ) -> Run:
-    """Let the method answer once, and measure it; every method samples with the same seed.
-
-    Batches are never streamed: with a streamer their rows would have to wait for each other.
-    """
-    alone = len(inputs["input_ids"]) == 1
-    streamer = TimingStreamer(listener, clock) if alone and streamed else None
+    """Let the method answer a prompt once, and measure it; every method samples with the same seed."""
+    streamer = TimingStreamer(listener, clock)
     torch.manual_seed(seed)
-    meter.reset()
     started_at = clock()
     output = method.generate(model, inputs, settings=settings, streamer=streamer)
-    answers = _answers(model, inputs["input_ids"], output)
+    answer = tuple(output.sequences[0, inputs["input_ids"].shape[1] :].tolist())
     ended_at = clock()
-    peak_bytes = meter.peak_bytes()
-    if streamer is None:
-        return _batch_run(answers, ended_at - started_at, output.steps, peak_bytes)
     first_token_at = ended_at if streamer.first_token_at is None else streamer.first_token_at
     return Run(
-        answers=answers,
+        answers=(answer,),
         total_s=ended_at - started_at,
-        decode_tokens=len(answers[0]) - streamer.first_tokens,
+        decode_tokens=len(answer) - streamer.first_tokens,
         decode_s=ended_at - first_token_at,
         steps=max(len(streamer.pieces) - 1, 0) if output.steps is None else output.steps,
         first_token_s=first_token_at - started_at,
         waits_s=streamer.waits_s,
-        peak_bytes=peak_bytes,
     )
-
-
-def _batch_run(
-    answers: tuple[tuple[int, ...], ...], total_s: float, steps: int | None, peak_bytes: int | None
-) -> Run:
-    decode_tokens = sum(len(answer) - 1 for answer in answers)
-    return Run(
-        answers=answers,
-        total_s=total_s,
-        decode_tokens=decode_tokens,
-        decode_s=0.0,
-        steps=decode_tokens if steps is None else steps,
-        peak_bytes=peak_bytes,
-    )
-
-
-def _answers(model: PreTrainedModel, prompts: torch.Tensor, output: Output) -> tuple[tuple[int, ...], ...]:
-    """Return each row's answer, in a batch without the padding after its end."""
-    answers = output.sequences[:, prompts.shape[1] :].tolist()
-    if len(answers) == 1:
-        return (tuple(answers[0]),)
-    given = getattr(model.generation_config, "eos_token_id", None)
-    ends = set(given) if isinstance(given, list) else {given}
-    return tuple(_until_end(answer, ends) for answer in answers)
-
-
-def _until_end(answer: list[int], ends: set[int | None]) -> tuple[int, ...]:
-    end = next((index for index, token in enumerate(answer) if token in ends), len(answer))
-    return tuple(answer[: end + 1])

@@ -65,7 +65,6 @@ class BenchmarkResult:
         interrupted: Whether the user stopped the run.
         resumed_prompts: Number of prompts from an earlier, interrupted run.
         warmed: Whether memories were warmed before the first row.
-        memory_source: How peak memory was measured; None if it was not.
     """
 
     results: list[PromptResult] = field(default_factory=list)
@@ -75,7 +74,6 @@ class BenchmarkResult:
     interrupted: bool = False
     resumed_prompts: int = 0
     warmed: bool = False
-    memory_source: str | None = None
 
     def add(self, outcome: Outcome) -> None:
         """Add the outcome of a prompt."""

@@ -1,6 +1,8 @@
 """`lookahead bench`: compare methods of generating on a file of prompts."""
 
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,18 +17,15 @@ from lookahead.cli.setup import (
     prepare_model,
     warn_when_busy,
 )
-from lookahead.config import LookaheadConfig
-from lookahead.errors import ConfigError
+from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.files import write_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from lookahead.bench.data.datasets import Row
-    from lookahead.bench.methods.registry import Ingredients
-    from lookahead.bench.run.experiments import Experiment
+    from lookahead.bench.report.table_maker import FigureTable
     from lookahead.bench.run.journal import Journal
-    from lookahead.bench.run.results import BenchmarkResult
     from lookahead.bench.run.runner import Plan
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
@@ -39,43 +38,25 @@ Data = Annotated[
         ".jsonl or .jsonl.gz, here or in the folder LOOKAHEAD_DATA."
     ),
 ]
-Experiments = Annotated[
-    str,
-    typer.Option(
-        help="Which methods are measured, and how: main, methods (the paper's variants), batch, peak-memory, "
-        "reproducible or warm-up."
-    ),
-]
 Methods = Annotated[
     list[str] | None,
     typer.Option(
-        help="Instead of the experiment's methods, repeatable: transformers (always measured), "
-        "transformers-again (its noise), prompt-lookup (the best of three settings), prompt-lookup-10 (any "
-        "setting), static-compile, assisted (see --assistant), llma, lookahead-parallel, lookahead-trie, "
-        "lookahead-log (with a fixed size), lookahead, lookahead-plain (without drafts), lookahead-fresh "
-        "(memory emptied before each prompt), lookahead-reproducible (text independent of drafts), "
-        "lookahead-16 (any fixed size), lookahead-16x8 (at most 8 deep), lookahead-256KiB (of memory) or "
-        "lookahead-vocabulary (with the model's vocabulary learned).",
-        show_default="the experiment's",
+        help="Repeatable: transformers (always measured), transformers-again (its noise), prompt-lookup "
+        "(10 copied tokens), prompt-lookup-N, lookahead, lookahead-N (a fixed size), lookahead-plain "
+        "(without drafts), lookahead-reproducible (text independent of drafts) or lookahead-vocabulary "
+        "(with the model's vocabulary learned).",
+        show_default="prompt-lookup, lookahead, lookahead-plain",
     ),
 ]
 Noise = Annotated[
     bool,
     typer.Option("--noise/--no-noise", help="Measure transformers twice, to know the noise."),
 ]
-Assistant = Annotated[str | None, typer.Option(help="The draft model of `assisted`: a hub id or a folder.")]
 Limit = Annotated[
     int | None,
     typer.Option(help="Maximum number of rows, an equal share of each category.", show_default="all"),
 ]
-BatchSizes = Annotated[
-    str | None,
-    typer.Option(
-        help="Answer the rows in batches of these sizes, separated by commas: 1,2,4.",
-        show_default="one by one",
-    ),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of sampling, random words and shuffled rows.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of sampling and random words.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")]
 Warm = Annotated[
     Path | None,
@@ -95,17 +76,13 @@ Temperature = Annotated[
 Json = Annotated[
     Path | None, typer.Option("--json", help="Write every figure, raw and summarised, to this file.")
 ]
-Report = Annotated[Path | None, typer.Option(help="Write a report to this folder: Markdown, JSON, pictures.")]
 
 
 def bench(
     file: Data,
-    experiment: Experiments = "main",
     method: Methods = None,
     noise: Noise = True,
-    assistant: Assistant = None,
     limit: Limit = None,
-    batch_sizes: BatchSizes = None,
     seed: Seed = 0,
     model: options.Model = "embedded",
     dtype: options.Dtype = options.DtypeName.BFLOAT16,
@@ -120,134 +97,98 @@ def bench(
     draft_mode: options.Mode = options.DEFAULTS.draft_mode,
     compiled_cpu: options.CompiledCpu = True,
     json: Json = None,
-    report: Report = None,
 ) -> None:
     """Measure the tokens per second of each method, prompt by prompt on the same model.
 
-    The draft memory grows from row to row. With --json or --report the same command resumes an interrupted
-    run.
+    The draft memory grows from row to row. With --json the same command resumes an interrupted run.
     """
-    config = LookaheadConfig(
+    config = config_of(decoding_length, branch_length, draft_mode, compiled_cpu=compiled_cpu)
+
+    from lookahead.bench.methods.registry import NOISE, USUAL, make_methods
+    from lookahead.bench.report.summary import summarise
+    from lookahead.bench.report.tables import benchmark_tables, words_about
+    from lookahead.bench.run.cases import cases_of
+    from lookahead.bench.run.environment import describe_environment, load_average
+    from lookahead.bench.run.measuring import generation_settings
+    from lookahead.bench.run.runner import Plan, run_benchmark
+
+    data = read_data(file, limit, warm, warm_limit)
+    methods = make_methods([*([NOISE] if noise else []), *(method or USUAL)], config)
+    if json is not None:
+        check_can_write(json)
+    load_at_start = load_average()
+    loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
+    rows = data.rows or random_rows_of(tokenizer, limit, seed)
+    plan = Plan(
+        cases=cases_of(rows, tokenizer, loaded),
+        methods=methods,
+        settings=generation_settings(max_new_tokens, temperature),
+        warm_rows=data.warm_rows,
+        config=config,
+        seed=seed,
+    )
+    environment = describe_environment(loaded, model, load_at_start)
+    warn_when_busy(environment)
+    settings = {**data.described(len(rows), limit), **describe_plan(plan)}
+    journal = open_journal(json, settings, environment)
+    with progress_of(len(plan.cases) + len(plan.warm_rows)) as advance:
+        benchmark = run_benchmark(loaded, tokenizer, plan, journal=journal, on_row_done=advance)
+    summary = {**describe_call(), "settings": settings, "environment": environment, **summarise(benchmark)}
+    if json is not None:
+        write_json(json, summary)
+    print_figures(words_about(summary), benchmark_tables(summary) if benchmark.results else [])
+    end(journal, interrupted=benchmark.interrupted)
+
+
+def config_of(
+    decoding_length: str, branch_length: int, draft_mode: DraftMode, *, compiled_cpu: bool
+) -> LookaheadConfig:
+    """Return the settings of Lookahead that the options give."""
+    return LookaheadConfig(
         decoding_length=options.decoding_length_in(decoding_length),
         branch_length=branch_length,
         draft_mode=draft_mode,
         compiled_cpu=compiled_cpu,
     )
-    from lookahead.bench.data.datasets import shuffle_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchData:
+    """The rows of a benchmark.
+
+    Attributes:
+        file: Where the rows come from.
+        rows: The rows to measure; None if they are made of random words.
+        warm: Where the warm rows come from; None without them.
+        warm_rows: Rows that memories learn first.
+    """
+
+    file: Path
+    rows: "list[Row] | None"
+    warm: Path | None
+    warm_rows: "list[Row]"
+
+    def described(self, rows: int, limit: int | None) -> dict[str, Any]:
+        """Return the data as settings of a report."""
+        described = describe_file(self.file) if self.file.is_file() else {"data": str(self.file)}
+        warmed = self.warm and {**describe_file(self.warm), "rows": len(self.warm_rows)}
+        return {**described, "rows": rows, "limit": limit, "warmed_with": warmed}
+
+
+def read_data(file: Path, limit: int | None, warm: Path | None, warm_limit: int | None) -> BenchData:
+    """Read the rows to measure, and the rows to warm memories with."""
+    from lookahead.bench.data.datasets import RANDOM_WORDS, limit_rows, read_rows
     from lookahead.bench.data.folder import find_data
-    from lookahead.bench.methods.registry import Ingredients
-    from lookahead.bench.run.environment import describe_environment, load_average
-    from lookahead.bench.run.measuring import greedy, sampled
-    from lookahead.bench.run.runner import Plan
 
     file, warm = find_data(file), warm and find_data(warm)
-    chosen = _experiment(experiment)
-    sizes = options.integers_in("--batch-sizes", batch_sizes) if batch_sizes else list(chosen.batch_sizes)
-    data = _read_data(file, limit, warm, warm_limit)
-    draft_model = None if assistant is None else partial(_load, assistant, dtype.value, device)
-    given = Ingredients(config=config, assistant=draft_model)
-    names = _method_names(method or list(chosen.methods), given, noise=noise, in_batches=bool(sizes))
-    target = _target(json, report)
-    load_at_start = load_average()
-    loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
-    rows, warm_rows = data or (_random_rows(tokenizer, limit, seed), [])
-    rows = shuffle_rows(rows, seed) if chosen.shuffles else rows
-    plan = Plan(
-        rows=rows,
-        methods=names,
-        given=given,
-        settings=sampled(max_new_tokens, temperature) if temperature else greedy(max_new_tokens),
-        warm_rows=warm_rows,
-        batch_sizes=sizes,
-        seed=seed,
-        measures_memory=chosen.measures_memory,
-    )
-    environment = describe_environment(loaded, model, load_at_start)
-    warn_when_busy(environment)
-    settings = {**_describe_data(file, rows, limit), "experiment": experiment, **_describe_plan(plan)}
-    settings |= {"assistant": assistant, "warmed_with": None}
-    if warm is not None:
-        settings["warmed_with"] = {**describe_file(warm), "rows": len(warm_rows)}
-    journal = _journal(target, settings, environment)
-    benchmark = _run_with_progress(loaded, tokenizer, plan, journal)
-    _report(benchmark, {**describe_call(), "settings": settings, "environment": environment}, json, report)
-    if journal is not None and not benchmark.interrupted:
-        journal.remove()
-    if benchmark.interrupted:
-        raise typer.Exit(INTERRUPTED)
-
-
-def _experiment(name: str) -> "Experiment":
-    from lookahead.bench.run.experiments import EXPERIMENTS
-
-    if name not in EXPERIMENTS:
-        message = f"--experiment {name!r} is unknown; choose from {', '.join(EXPERIMENTS)}"
-        raise ConfigError(message)
-    return EXPERIMENTS[name]
-
-
-def _method_names(wanted: list[str], given: "Ingredients", *, noise: bool, in_batches: bool) -> list[str]:
-    """Return the names of the methods to measure, the baseline first.
-
-    Raises:
-        ConfigError: A name is unknown, or a method cannot serve the batches.
-    """
-    from lookahead.bench.methods.registry import NOISE, make_methods
-
-    made = make_methods([NOISE, *wanted] if noise else wanted, given)
-    alone = [method.name for method in made if not method.batches]
-    if in_batches and alone:
-        message = f"{', '.join(alone)} answers one prompt at a time; leave it out of a measurement of batches"
-        raise ConfigError(message)
-    return [method.name for method in made]
-
-
-def _load(name: str, dtype: str, device: str | None) -> "PreTrainedModel":
-    from lookahead.hf.models.loading import load_model
-
-    return load_model(name, dtype, device)[0]
-
-
-def _target(json: Path | None, report: Path | None) -> Path | None:
-    """Return the file of the figures, if any; check now that it can be written in the end."""
-    if report is not None:
-        from lookahead.bench.report.markdown import REPORT_JSON, check_folder
-
-        check_folder(report)
-    if json is not None:
-        check_can_write(json)
-        return json
-    return None if report is None else report / REPORT_JSON
-
-
-def _journal(target: Path | None, settings: dict[str, Any], environment: dict[str, Any]) -> "Journal | None":
-    """Return the journal of this run, beside its report; an existing journal is continued."""
-    if target is None:
-        return None
-    from lookahead.bench.run.journal import Journal, journal_beside
-
-    lasting = {name: value for name, value in environment.items() if name != "load_average_at_start"}
-    journal = Journal(journal_beside(target), {**settings, **lasting})
-    if journal.entries:
-        notices.print(f"going on with an interrupted run, from {journal_beside(target)}", style="yellow")
-    return journal
-
-
-def _read_data(
-    file: Path, limit: int | None, warm: Path | None, warm_limit: int | None
-) -> "tuple[list[Row], list[Row]] | None":
-    """Return the rows to measure, and the rows to warm memories with; None for random words."""
-    from lookahead.bench.data.datasets import RANDOM_WORDS, limit_rows, read_rows
-
-    if str(file) == RANDOM_WORDS:
-        return None
-    rows = limit_rows(read_rows(file), limit)
-    measured = {row.prompt for row in rows}
+    rows = None if str(file) == RANDOM_WORDS else limit_rows(read_rows(file), limit)
+    measured = {row.prompt for row in rows or ()}
     warm_rows = [] if warm is None else [row for row in read_rows(warm) if row.prompt not in measured]
-    return rows, limit_rows(warm_rows, warm_limit) if warm_rows else []
+    return BenchData(file=file, rows=rows, warm=warm, warm_rows=limit_rows(warm_rows, warm_limit))
 
 
-def _random_rows(tokenizer: "PreTrainedTokenizerBase", limit: int | None, seed: int) -> "list[Row]":
+def random_rows_of(tokenizer: "PreTrainedTokenizerBase", limit: int | None, seed: int) -> "list[Row]":
+    """Return rows of random words of the tokenizer's vocabulary."""
     from lookahead.bench.data.datasets import random_rows
 
     pieces = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
@@ -255,49 +196,43 @@ def _random_rows(tokenizer: "PreTrainedTokenizerBase", limit: int | None, seed: 
     return random_rows(words, limit or 10, seed)
 
 
-def _report(
-    benchmark: "BenchmarkResult", about: dict[str, Any], json: Path | None, folder: Path | None
-) -> None:
-    """Print the figures, and write them if asked to."""
-    from lookahead.bench.report.summary import summarise
-
-    summary = {**about, **summarise(benchmark)}
-    if json is not None:
-        write_json(json, summary)
-    if folder is not None:
-        from lookahead.bench.report.markdown import write_report
-
-        write_report(folder, summary)
-        notices.print(f"report: {folder}")
-    _print_tables(summary)
-
-
-def _describe_data(file: Path, rows: "list[Row]", limit: int | None) -> dict[str, Any]:
-    described = describe_file(file) if file.is_file() else {"data": str(file)}
-    return {**described, "rows": len(rows), "limit": limit}
-
-
-def _describe_plan(plan: "Plan") -> dict[str, Any]:
-    config = plan.given.config
+def describe_plan(plan: "Plan") -> dict[str, Any]:
+    """Return the plan as settings of a report; some are constant here, but not in `research.bench`."""
+    config = plan.config
     return {
-        "methods": list(plan.methods),
+        "experiment": "main",
+        "methods": [method.name for method in plan.methods],
         "max_new_tokens": plan.settings["max_new_tokens"],
         "temperature": plan.settings.get("temperature", 0.0),
         "decoding_length": config.decoding_length,
         "branch_length": config.branch_length,
         "fused_step": config.compiled_cpu,
         "mode": config.draft_mode.value,
-        "batch_sizes": list(plan.batch_sizes),
+        "batch_sizes": [],
         "seed": plan.seed,
+        "assistant": None,
     }
 
 
-def _run_with_progress(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", plan: "Plan", journal: "Journal | None"
-) -> "BenchmarkResult":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def open_journal(
+    report: Path | None, settings: dict[str, Any], environment: dict[str, Any]
+) -> "Journal | None":
+    """Return the journal beside a report, which continues an interrupted run; None without a report."""
+    if report is None:
+        return None
+    from lookahead.bench.run.journal import Journal, journal_beside
 
-    from lookahead.bench.run.runner import run_benchmark
+    lasting = {name: value for name, value in environment.items() if name != "load_average_at_start"}
+    journal = Journal(journal_beside(report), {**settings, **lasting})
+    if journal.entries:
+        notices.print(f"going on with an interrupted run, from {journal_beside(report)}", style="yellow")
+    return journal
+
+
+@contextmanager
+def progress_of(calls: int) -> Iterator[Callable[[], None]]:
+    """Show a progress bar, and yield what advances it by a call."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("measuring"),
@@ -309,23 +244,25 @@ def _run_with_progress(
     # Redraw between prompts only: a drawing thread would take time from what is measured.
     # Estimate from the last half hour: one category's prompts may be much longer than another's.
     with Progress(*columns, console=notices, auto_refresh=False, speed_estimate_period=1800) as progress:
-        task = progress.add_task("measuring", total=plan.calls)
-
-        def advance() -> None:
-            progress.update(task, advance=1, refresh=True)
-
-        return run_benchmark(model, tokenizer, plan, journal=journal, on_row_done=advance)
+        task = progress.add_task("measuring", total=calls)
+        yield lambda: progress.update(task, advance=1, refresh=True)
 
 
-def _print_tables(summary: dict[str, Any]) -> None:
+def print_figures(words: Iterable[str], tables: "Iterable[FigureTable]") -> None:
+    """Print the remarks on stderr, and the tables."""
     from rich.console import Console
 
-    from lookahead.bench.report.tables import benchmark_tables, words_about
-
     console = Console()
-    for words in words_about(summary):
-        notices.print(words, style="yellow")
-    if summary["prompts"]["overall"]:
-        for table in benchmark_tables(summary):
-            console.print(table.as_rich())
-            console.print()
+    for remark in words:
+        notices.print(remark, style="yellow")
+    for table in tables:
+        console.print(table.as_rich())
+        console.print()
+
+
+def end(*journals: "Journal | None", interrupted: bool) -> None:
+    """Remove the journals of a finished run; exit with 130 after an interrupted one."""
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    for journal in filter(None, journals):
+        journal.remove()

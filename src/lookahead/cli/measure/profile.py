@@ -11,35 +11,16 @@ from lookahead.cli.setup import (
     describe_call,
     notices,
     prepare_model,
-    prepare_random_model,
     warn_when_busy,
 )
-from lookahead.errors import ConfigError
 from lookahead.files import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ModelName = Annotated[
-    str | None,
-    typer.Argument(help="'embedded', a hub id, a folder or a .gguf file.", show_default="embedded"),
-]
-RandomWeights = Annotated[
-    str | None,
-    typer.Option(
-        help="Instead of a model, random weights in its shape: llama-2-7b, llama-2-13b, qwen2.5-0.5b, "
-        "qwen2.5-7b, or a config.json.",
-        show_default=False,
-    ),
-]
-Layers = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="With --random-weights: number of layers; all figures are of these layers.",
-        show_default="all",
-    ),
-]
+    from lookahead.bench.profile.profiling import ProfilePlan
+
+ModelName = Annotated[str, typer.Argument(help="'embedded', a hub id, a folder or a .gguf file.")]
 Contexts = Annotated[
     list[int] | None,
     typer.Option(help="Tokens before the step; repeatable.", show_default="200, 1000, 4000"),
@@ -47,15 +28,10 @@ Contexts = Annotated[
 Sizes = Annotated[str, typer.Option(help="Nodes of the draft trees, separated by commas.")]
 Repeats = Annotated[int, typer.Option(help="Measured rounds over all sizes; the report has medians.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")]
-Plot = Annotated[
-    Path | None, typer.Option(help="Draw the cost of forward passes by size to this .svg, .png or .pdf.")
-]
 
 
 def profile(
-    model: ModelName = None,
-    random_weights: RandomWeights = None,
-    layers: Layers = None,
+    model: ModelName = "embedded",
     context: Contexts = None,
     sizes: Sizes = "1,8,16,32,64",
     repeats: Repeats = 15,
@@ -64,84 +40,61 @@ def profile(
     device: options.Device = None,
     threads: options.Threads = None,
     json: Json = None,
-    plot: Plot = None,
 ) -> None:
     """Show where the time of a decoding step goes, and how far it is from the lower bound by bandwidth.
 
     Verified forward passes take turns with generate's own steps. Then come the parts of a real step, the time
     to the first token and peak memory.
     """
-    _check_choice(model, random_weights, layers)
+    from lookahead.bench.run.environment import load_average
+
+    plan = plan_of(context, sizes, repeats, compiled_cpu=compiled_cpu)
+    if json is not None:
+        check_can_write(json)
+    load_at_start = load_average()
+    loaded = prepare_model(model, dtype.value, device, threads)[0]
+    report = {**describe_call(), **profile_report(loaded, model, plan, load_at_start)}
+    if json is not None:
+        write_json(json, report)
+    print_profile(report)
+
+
+def plan_of(contexts: list[int] | None, sizes: str, repeats: int, *, compiled_cpu: bool) -> "ProfilePlan":
+    """Return what the options ask for.
+
+    Raises:
+        ConfigError: A number is malformed or out of range.
+    """
     listed = options.integers_in("--sizes", sizes)
 
-    from lookahead.bench.plotting.kit import check_can_draw
-    from lookahead.bench.profile.profiling import ProfilePlan, profile_model
-    from lookahead.bench.run.environment import describe_environment, load_average
+    from lookahead.bench.profile.profiling import ProfilePlan
 
-    plan = ProfilePlan(
-        contexts=tuple(context or (200, 1000, 4000)),
+    return ProfilePlan(
+        contexts=tuple(contexts or (200, 1000, 4000)),
         sizes=tuple(sorted({1, *listed})),
         repeats=repeats,
         compiled_cpu=compiled_cpu,
     )
-    for path in filter(None, (json, plot)):
-        check_can_write(path)
-    if plot is not None:
-        check_can_draw(plot)
-    load_at_start = load_average()
-    loaded, name = _prepared(model, random_weights, layers, dtype.value, device, threads)
-    environment = describe_environment(loaded, name, load_at_start)
+
+
+def profile_report(
+    model: "PreTrainedModel", name: str, plan: "ProfilePlan", load_at_start: float | None
+) -> dict[str, Any]:
+    """Profile a model; return the figures, the settings and the environment."""
+    from lookahead.bench.profile.profiling import profile_model
+    from lookahead.bench.run.environment import describe_environment
+
+    environment = describe_environment(model, name, load_at_start)
     warn_when_busy(environment)
     with notices.status("profiling") as status:
-        profiled = profile_model(loaded, plan, on_progress=status.update)
-    settings = {"contexts": list(plan.contexts), "sizes": list(plan.sizes), "repeats": repeats}
-    settings |= {"random_weights": random_weights, "layers": layers}
-    _report({**describe_call(), "settings": settings, "environment": environment, **profiled}, json, plot)
+        profiled = profile_model(model, plan, on_progress=status.update)
+    settings = {"contexts": list(plan.contexts), "sizes": list(plan.sizes), "repeats": plan.repeats}
+    settings |= {"random_weights": None, "layers": None}  # research.profile has these
+    return {"settings": settings, "environment": environment, **profiled}
 
 
-def _check_choice(model: str | None, random_weights: str | None, layers: int | None) -> None:
-    """Check that the options do not exclude each other.
-
-    Raises:
-        ConfigError: Two options exclude each other.
-    """
-    if model is not None and random_weights is not None:
-        message = f"both a model, {model!r}, and --random-weights were given; give one of them"
-        raise ConfigError(message)
-    if layers is not None and random_weights is None:
-        message = f"--layers {layers} is for --random-weights alone; add it, or leave --layers out"
-        raise ConfigError(message)
-
-
-def _prepared(
-    model: str | None,
-    random_weights: str | None,
-    layers: int | None,
-    dtype: str,
-    device: str | None,
-    threads: int | None,
-) -> "tuple[PreTrainedModel, str]":
-    """Return the model to profile, and its name."""
-    if random_weights is None:
-        name = model or "embedded"
-        return prepare_model(name, dtype, device, threads)[0], name
-    made = prepare_random_model(random_weights, dtype, device, threads, layers=layers)
-    cut = "" if layers is None else f", {layers} {'layer' if layers == 1 else 'layers'}"
-    return made, f"{random_weights} (random weights{cut})"
-
-
-def _report(report: dict[str, Any], json: Path | None, plot: Path | None) -> None:
-    """Print the figures; write and draw them if asked to."""
-    if json is not None:
-        write_json(json, report)
-    _print(report)
-    if plot is not None:
-        from lookahead.bench.profile.plots import plot_profile
-
-        plot_profile(report, plot)
-
-
-def _print(report: dict[str, Any]) -> None:
+def print_profile(report: dict[str, Any]) -> None:
+    """Print the tables of a profile."""
     from rich.console import Console
 
     from lookahead.bench.profile.tables import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CompileConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.generation import utils as generation_utils
 from transformers.utils.generic import ModelOutput
 
@@ -174,11 +174,3 @@ def pad_token_of(generation_config: Any) -> int:
     """Return the token that finished rows are padded with."""
     token = generation_config._pad_token_tensor
     return 0 if token is None else int(token)
-
-
-def compiled_on_any_device() -> CompileConfig:
-    """Return settings by which `generate` compiles its steps on the CPU as well; its default is GPUs only."""
-    config = CompileConfig(fullgraph=False, mode="default")
-    untyped: Any = config
-    untyped._compile_all_devices = True
-    return config

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 from lookahead.bench.methods.registry import (
     LOOKAHEAD,
-    LOOKAHEAD_FRESH,
     LOOKAHEAD_PLAIN,
     LOOKAHEAD_REPRODUCIBLE,
     PROMPT_LOOKUP,
     USUAL,
 )
+from research.bench.variants import LOOKAHEAD_FRESH
+
+GRID_LENGTHS = (4, 8, 16, 32, 64)
+GRID_DEPTHS = (4, 8, 16, 32)
+CAPACITIES_KIB = (64, 256, 1024, 4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,35 @@ EXPERIMENTS = {
             question="How many requests until the memory pays?",
             methods=(LOOKAHEAD, LOOKAHEAD_FRESH),
             shuffles=True,
+        ),
+        Experiment(
+            name="grid",
+            question="How much to draft, and how deep?",
+            methods=tuple(
+                f"{LOOKAHEAD}-{length}x{depth}"
+                for length in GRID_LENGTHS
+                for depth in GRID_DEPTHS
+                if depth < 2 * length
+            ),
+        ),
+        Experiment(
+            name="capacity",
+            question="How large a memory does it take?",
+            methods=tuple(f"{LOOKAHEAD}-{size}KiB" for size in CAPACITIES_KIB),
+        ),
+        Experiment(
+            name="ablation",
+            question="What does each idea give?",
+            methods=(
+                "lookahead-trie",
+                "lookahead-trie-without-prompts",
+                "lookahead-trie-without-earlier-answers",
+                "lookahead-trie-without-answers",
+                "lookahead-trie-without-elimination",
+                "lookahead-parallel",
+                "llma",
+                "lookahead-log",
+            ),
         ),
     )
 }

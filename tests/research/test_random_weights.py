@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lookahead.errors import ConfigError, NotFoundError, UnsupportedModelError
-from lookahead.hf.models.random_weights import SHAPES, random_model, shape_config
+from research.random_weights import SHAPES, random_model, shape_config
 
 TINY = {
     "model_type": "qwen2",
@@ -46,10 +46,10 @@ def test_the_shapes_have_as_many_parameters_as_the_published_models(shape, param
 def test_every_shape_can_be_cut_and_is_listed_in_the_help(monkeypatch):
     from typer.testing import CliRunner
 
-    from lookahead.cli import app
+    from research.profile import app
 
     monkeypatch.setenv("COLUMNS", "400")
-    shown = CliRunner().invoke(app, ["profile", "--help"]).output
+    shown = CliRunner().invoke(app, ["--help"]).output
     for shape in SHAPES:
         assert shape in shown
         assert shape_config(shape, layers=1).num_hidden_layers == 1

@@ -3,19 +3,25 @@
 To add one: write a function that returns how to draw it, or None, and add a line to `PICTURES`.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lookahead.bench.methods.registry import BASELINE, LOOKAHEAD, LOOKAHEAD_FRESH
-from lookahead.bench.plotting.kit import Points, draw_bars, draw_curves
-from lookahead.bench.plotting.speedups import about_report, drawn_methods, plot_speedups
+from lookahead.bench.methods.registry import BASELINE, LOOKAHEAD
+from research.bench.variants import LOOKAHEAD_FRESH
+from research.plotting.heat_map import draw_heat_map
+from research.plotting.kit import Points, draw_bars, draw_curves
+from research.plotting.speedups import about_report, drawn_methods, plot_speedups
 
 Report = dict[str, Any]
 Draw = Callable[[Path], None]
 """Writes a picture; the suffix of the path chooses the format."""
 
+_GRID = re.compile(r"lookahead-(\d+)x(\d+)")
+_CAPACITY = re.compile(r"lookahead-(\d+)KiB")
+LENGTH_AND_DEPTH = ("decoding length: tokens verified", "branch length: how deep a draft goes")
 _MIN_POINTS = 3
 _MANY_METHODS = 4
 _WINDOW_SHARE = 4
@@ -69,11 +75,57 @@ def _warm_up(report: Report) -> Draw | None:
     return warm_up_picture(grown[0], grown[1], emptied[1], about_report(report))
 
 
+def _grid(report: Report) -> Draw | None:
+    return partial(draw_grid, report) if len(_cells(report)) > 1 else None
+
+
+def draw_grid(report: Report, path: Path) -> None:
+    """Draw the decoding speed by decoding and branch length."""
+    cells = _cells(report)
+    best = max(cells, key=cells.__getitem__)
+    draw_heat_map(
+        path,
+        cells,
+        says=f"{cells[best]:.2f}x at {best[0]} tokens, {best[1]} deep",
+        about=f"decoding speed ÷ transformers; {about_report(report)}",
+        names=LENGTH_AND_DEPTH,
+    )
+
+
+def _capacity(report: Report) -> Draw | None:
+    sizes = sorted(
+        (int(matched[1]) * 2**10, figures["overall"])
+        for method, figures in report["decode_speedup"].items()
+        if (matched := _CAPACITY.fullmatch(method)) and figures["overall"]
+    )
+    if len(sizes) < 2:
+        return None
+    return partial(
+        draw_curves,
+        curves={LOOKAHEAD: ([size for size, _ in sizes], [figure for _, figure in sizes])},
+        says="How large a memory does it take?",
+        about=about_report(report),
+        names=("memory, bytes", "decoding speed ÷ transformers"),
+        level=1,
+        logarithmic=True,
+    )
+
+
+def _cells(report: Report) -> dict[tuple[int, int], float]:
+    return {
+        (int(matched[1]), int(matched[2])): figures["overall"]
+        for method, figures in report["decode_speedup"].items()
+        if (matched := _GRID.fullmatch(method)) and figures["overall"]
+    }
+
+
 PICTURES: dict[str, Callable[[Report], Draw | None]] = {
     "speedup": _speedup,
     "methods": _methods,
     "peak-memory": _peak_memory,
     "warm-up": _warm_up,
+    "grid": _grid,
+    "capacity": _capacity,
 }
 
 
@@ -85,9 +137,9 @@ def warm_up_picture(
     return partial(
         draw_curves,
         curves={"": (requests, gains)},
-        says=f"A growing memory adds {gains[-1]:+.0f}% tokens a forward".replace("+", ""),
+        says=f"A growing memory adds {gains[-1]:+.0f}% tokens per forward pass".replace("+", ""),
         about=f"against one emptied before each request; {about}, in random order",
-        names=("requests seen", "more tokens a forward, %, moving mean"),
+        names=("requests seen", "more tokens per forward pass, %, moving mean"),
         level=0,
     )
 

@@ -60,9 +60,9 @@ def new_figure(width: float, height: float) -> "Figure":
         MissingDependencyError: matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  # an extra, needed for pictures only
+        from matplotlib.figure import Figure  # noqa: PLC0415  # needed for pictures only
     except ImportError:
-        message = "drawing needs matplotlib; install it with: pip install 'lookahead-llm[plot]'"
+        message = "drawing needs matplotlib; install it with: pip install matplotlib"
         raise MissingDependencyError(message) from None
     return Figure(figsize=(width, height), layout="constrained", facecolor=_BACKGROUND)
 

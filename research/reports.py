@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lookahead.bench.plotting.kit import check_can_draw
-from lookahead.bench.plotting.pictures import Draw, pictures_of
 from lookahead.bench.report.table_maker import FigureTable
-from lookahead.bench.report.tables import benchmark_tables, words_about
 from lookahead.errors import NotFoundError
 from lookahead.files import atomic_write, write_json
+from research.bench.tables import research_tables, research_words
+from research.plotting.bench_pictures import Draw, pictures_of
+from research.plotting.kit import check_can_draw
 
 REPORT_JSON = "report.json"
 REPORT_MARKDOWN = "report.md"
@@ -47,9 +47,9 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
     write_folder(
         folder,
         report,
-        title=f"{settings['data']}: {settings.get('experiment', 'main')}",
-        remarks=words_about(report),
-        tables=benchmark_tables(report) if measured else [],
+        title=f"{settings['data']}: {settings['experiment']}",
+        remarks=research_words(report),
+        tables=research_tables(report) if measured else [],
         pictures=pictures_of(report) if measured else {},
         about={**settings, **report["environment"]},
     )
@@ -82,11 +82,19 @@ def write_folder(
                 draw(partial)
     parts = [f"# {title}", "```\n" + report["command"] + "\n```", *(f"- {remark}" for remark in remarks)]
     parts += [f"![{name}]({name}.svg)" for name in pictures]
-    parts += [table.as_markdown() for table in tables]
+    parts += [as_markdown(table) for table in tables]
     parts += ["## What it was measured on", _facts(about)]
     with atomic_write(folder / REPORT_MARKDOWN) as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     write_json(folder / REPORT_JSON, report)
+
+
+def as_markdown(table: FigureTable) -> str:
+    """Return a table as Markdown, below its title in bold."""
+    headings = " | ".join(heading.replace("-\n", "-").replace("\n", " ") for heading in table.headings)
+    ruler = " | ".join(["---", *("---:" for _ in table.headings[1:])])
+    lines = [f"| {headings} |", f"| {ruler} |", *(f"| {' | '.join(row)} |" for row in table.rows)]
+    return f"**{table.title}**\n\n" + "\n".join(lines) + "\n"
 
 
 def _facts(about: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lookahead.bench.plotting.kit import SHADES, new_figure, save, tidy
+from research.plotting.kit import SHADES, new_figure, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def plot_profile(report: dict[str, Any], path: Path) -> None:
     apart = [size for size in sizes if size == 1 or size >= sizes[-1] / 16]  # labels that do not overlap
     axes.set_xticks(apart, [str(size) for size in apart])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("n, tokens that one forward verifies")
+    axes.set_xlabel("n, tokens that one forward pass verifies")
     axes.set_ylabel("T(n) ÷ one step of generate")
     tidy(axes)
     axes.legend(frameon=False, fontsize=8, title="context; ring: CDL", title_fontsize=8)

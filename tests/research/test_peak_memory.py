@@ -1,17 +1,10 @@
-"""Peak memory: of a process or a device, and of the tensors of one action."""
+"""Peak memory of a process or a device."""
 
 import numpy as np
 import pytest
 import torch
 
-from lookahead.bench.run.peak_memory import (
-    CudaMeter,
-    MemoryMeter,
-    ResidentSetMeter,
-    highest_sum,
-    memory_meter,
-    peak_tensor_bytes,
-)
+from research.bench.peak_memory import CudaMeter, MemoryMeter, ResidentSetMeter, memory_meter
 
 
 def test_the_resident_sets_high_water_mark_is_reset_and_read(tmp_path):
@@ -44,21 +37,3 @@ def test_what_is_allocated_and_freed_again_is_in_the_mark():
     assert meter.peak_bytes() - before > 2**24
     meter.reset()
     assert meter.peak_bytes() - before < 2**24
-
-
-def test_the_highest_of_all_sums_is_the_peak():
-    assert highest_sum([5, 3, -5, 4, -3, -4]) == 8
-    assert highest_sum([-5, 2]) == 0
-    assert highest_sum([]) == 0
-
-
-def test_peak_memory_is_what_lives_at_once_temporary_tensors_too():
-    kept = []
-
-    def action():
-        for _ in range(3):
-            torch.ones(1000, dtype=torch.float32)
-        kept.append(torch.ones(500, dtype=torch.float32))
-        torch.ones(2000, dtype=torch.float32)
-
-    assert peak_tensor_bytes(action, torch.device("cpu")) == (500 + 2000) * 4

@@ -2,10 +2,10 @@
 
 import pytest
 
-from lookahead.bench.plotting.kit import check_can_draw, colours_of, draw_bars, draw_curves
-from lookahead.bench.plotting.pictures import pictures_of
-from lookahead.bench.plotting.speedups import plot_speedups
 from lookahead.errors import ConfigError
+from research.plotting.bench_pictures import pictures_of
+from research.plotting.kit import check_can_draw, colours_of, draw_bars, draw_curves
+from research.plotting.speedups import plot_speedups
 
 REPORT = {
     "decode_speedup": {
@@ -86,18 +86,18 @@ def test_a_report_has_the_pictures_that_its_methods_allow(tmp_path):
         "peak_memory": {"mebibytes": {"transformers": 1000.0, "lookahead": 1010.0}},
     }
     pictures = pictures_of(report)
-    assert list(pictures) == ["speedup", "methods", "peak-memory", "warm-up"]
+    assert list(pictures) == ["speedup", "methods", "peak-memory", "warm-up", "grid", "capacity"]
     for name, draw in pictures.items():
         draw(tmp_path / f"{name}.svg")
     assert {"Peak memory: +1.0% beside transformers", "1010"} <= set(words_in(tmp_path / "peak-memory.svg"))
-    assert "A growing memory adds -5% tokens a forward" in words_in(tmp_path / "warm-up.svg")
+    assert "A growing memory adds -5% tokens per forward pass" in words_in(tmp_path / "warm-up.svg")
 
 
 def test_sizes_alone_have_no_picture_by_category_and_many_methods_of_one_have_bars():
     figures = {"overall": 2.0, "by_category": {"qa": 2.0}}
     one = {**REPORT, "prompts": {"overall": 1, "by_category": {"qa": 1}}}
     sizes = {f"lookahead-{name}": figures for name in ("8x4", "8x8")}
-    assert list(pictures_of({**one, "decode_speedup": sizes})) == []
+    assert list(pictures_of({**one, "decode_speedup": sizes})) == ["grid"]
     many = {f"lookahead-trie-without-{name}": figures for name in "abcdef"}
     assert list(pictures_of({**one, "decode_speedup": many})) == ["methods"]
 

@@ -1,12 +1,14 @@
-"""Peak memory: of a process or a CUDA device while methods run, and of the tensors of a single action."""
+"""Peak memory of a process or a CUDA device while methods run."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from lookahead.bench.run.measuring import Run
+from lookahead.bench.run.results import BenchmarkResult
 
 _RESET_PEAK = "5"  # the value of clear_refs that makes Linux forget the high-water mark
 
@@ -81,43 +83,23 @@ def memory_meter(device: torch.device) -> MemoryMeter:
     return resident if device.type == "cpu" and resident.works() else MemoryMeter()
 
 
-def peak_tensor_bytes(action: Callable[[], object], device: torch.device) -> int:
-    """Return the peak bytes of the tensors that an action allocates.
+def metered(measure: Callable[..., Run], meter: MemoryMeter) -> Callable[..., Run]:
+    """Return a way of measuring a call that measures its peak memory, too."""
 
-    On CUDA the allocator counts. On the CPU torch's profiler records every allocation, temporary tensors of
-    operations included; this slows the action down. Bytes count when allocated, used or not.
-    """
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        action()
-        return int(torch.cuda.max_memory_allocated(device)) - before
-    with (
-        _quiet_profiler(),
-        torch.autograd.profiler.profile(use_kineto=False, profile_memory=True) as profiled,
-    ):
-        action()
-    recorded: Any = profiled.kineto_results
-    return highest_sum(event.nbytes() for event in recorded.events() if event.name() == "[memory]")
+    def measured(*arguments: Any, **options: Any) -> Run:
+        meter.reset()
+        run = measure(*arguments, **options)
+        return replace(run, peak_bytes=meter.peak_bytes())
+
+    return measured
 
 
-def highest_sum(changes: Iterable[int]) -> int:
-    """Return the highest running sum of allocations (positive) and frees (negative); at least 0."""
-    total = highest = 0
-    for change in changes:
-        total += change
-        highest = max(highest, total)
-    return highest
-
-
-@contextmanager
-def _quiet_profiler() -> Iterator[None]:
-    """Keep the profiler's library from printing on stderr when it starts and stops."""
-    name, only_worse_than_errors = "KINETO_LOG_LEVEL", "6"
-    before = os.environ.get(name)
-    os.environ.setdefault(name, only_worse_than_errors)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
+def summarise_peak_memory(benchmark: BenchmarkResult, methods: Iterable[str], source: str) -> dict[str, Any]:
+    """Return the peak memory of each method in MiB, JSON-serialisable."""
+    peaks = {
+        method: max(result.runs[method].peak_bytes or 0 for result in benchmark.results) for method in methods
+    }
+    return {
+        "source": source,
+        "mebibytes": {method: round(peak / 2**20, 1) for method, peak in peaks.items()},
+    }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lookahead.bench.plotting.kit import INK, colours_of, headline, new_figure, save, tidy
+from research.plotting.kit import INK, colours_of, headline, new_figure, save, tidy
 
 _MAX_METHODS = 5
 _CHARACTERS_PER_INCH = 11

@@ -1,0 +1,1 @@
+"""`python -m research.bench`: `lookahead bench` with experiments, more methods, batches and reports."""
