@@ -5,14 +5,10 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
-from lookahead.decoding.attention.split_attention import SeenByAll, can_split, split_tree_attention
 
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cuda.graphs import CudaCapture
-from lookahead.decoding.attention.grouped_query import grouped_query_tree_attention
-from lookahead.decoding.attention.tree_mask import tree_mask
-from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
 from lookahead.hf.steps.cuda_graphs import CapturedModels
@@ -159,22 +155,3 @@ def test_a_node_of_a_tree_is_that_of_its_chain_to_the_last_bit(captured_llama):
     in_tree = logits_of(captured_llama, TREE_OF_SIX)
     in_chain = logits_of(captured_llama, DraftTree.chain([9, 6, 4, 1, 1, 1]))
     assert torch.equal(in_tree[[0, 3, 5]], in_chain[:3])
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("groups", [1, 4])
-def test_attention_in_two_parts(groups, dtype):
-    torch.manual_seed(0)
-    rows = [TreeRow(TREE_OF_SIX, 2000, torch.tensor([0, 0, 0, 1]))]
-    query = torch.randn(1, 2 * groups, 6, 64, dtype=dtype, device=DEVICE)
-    keys, values = (torch.randn(1, 2, 2006, 64, dtype=dtype, device=DEVICE) for _ in range(2))
-    mask = tree_mask(rows, dtype, start=2000, size=6).to(DEVICE)
-    seen = SeenByAll.of(rows)
-    assert seen is not None
-    if not can_split(query, keys, values):
-        pytest.skip("no FlashAttention for these")
-    split = split_tree_attention(query, keys, values, mask, seen, scaling=None)
-    exact = grouped_query_tree_attention(
-        query.double(), keys.double(), values.double(), mask.double(), scaling=None
-    )
-    torch.testing.assert_close(split.double(), exact, rtol=0, atol=4 * torch.finfo(dtype).eps)

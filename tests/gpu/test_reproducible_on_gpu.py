@@ -6,19 +6,21 @@ import torch
 from helpers.reproducible import SAMPLING, answers
 from helpers.tiny_models import prompt, tiny_model
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
-from lookahead.hf.steps.verification import ordered
+from lookahead.hf.steps.verification import of_fixed_width
 from lookahead.hf.support.probe import check_bits
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
-@pytest.mark.parametrize("shape", [8, 16, 32])
+@pytest.mark.parametrize("width", [8, 16, 32])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_forward_of_one_shape_has_the_same_bits_whatever_is_drafted(dtype, shape):
+def test_a_forward_pass_of_one_width_has_the_same_bits_whatever_is_drafted(dtype, width):
     model = tiny_model("llama", dtype, hidden_size=256, intermediate_size=512, head_dim=64).cuda()
     with torch.no_grad():
-        check_bits(model, attention_layout(model, fresh_cache(model)), ordered(shape))  # raises where not
+        check_bits(
+            model, attention_layout(model, fresh_cache(model)), of_fixed_width(width)
+        )  # raises where not
 
 
 @pytest.mark.parametrize("sampling", [{}, SAMPLING], ids=["greedy", "sampling"])
