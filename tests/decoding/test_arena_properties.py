@@ -23,9 +23,9 @@ def roomy(shape, like):
 
 
 class LifeOfAnArena(RuleBasedStateMachine):
-    """Each token has a number that no other has: filled with it, keys and values tell where they went.
+    """Keys and values of a token are filled with the token's own number, which identifies them in any slot.
 
-    Blocks are small, so that the arena grows often; there always is an active row.
+    Blocks are small, so that the arena grows often. There always is an active row.
     """
 
     def __init__(self):
@@ -60,7 +60,7 @@ class LifeOfAnArena(RuleBasedStateMachine):
         ]
 
     def states(self, tokens, width):
-        """[rows, heads, size, width] of tokens [rows, size]; head 1 has another half."""
+        """[rows, heads, size, width] of tokens [rows, size]; head 1 holds the number plus a half."""
         filled = torch.tensor(tokens)[:, None, :, None].expand(-1, HEADS, -1, width)
         return filled + torch.tensor([0.0, 0.5])[:, None, None]
 

@@ -1,9 +1,10 @@
 """The loop over a model that counts: no weights, every step visible."""
 
 import numpy as np
+import pytest
 import torch
 
-from lookahead.decoding.loop import decode, emit_first_tokens, step
+from lookahead.decoding.loop import decode, step
 from lookahead.decoding.sampling.choice import argmax
 from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.tree import DraftTree
@@ -63,16 +64,19 @@ class ChainDrafter:
     def adapt(self, sizes, tokens, seconds):
         assert set(seconds) == {"draft_s", "model_s", "cache_s", "verify_s", "recycle_s"}
         assert all(value >= 0 for value in seconds.values())
-        self.events.append(("adapt", sizes[0], tokens))
+        self.events.append(("adapt", sizes, tokens))
 
-    def propose(self, max_depth):
-        self.asked.append(max_depth[0])
-        tokens = self.learned[-1] + np.arange(1 + min(self.levels, max_depth[0]))
+    def propose(self, max_depths):
+        self.asked.append(max_depths[0])
+        tokens = self.learned[-1] + np.arange(1 + min(self.levels, max_depths[0]))
         tokens[1 + self.wrong_from :] += 7
         return {0: DraftTree.chain(tokens)}
 
     def learn(self, _row, tokens):
         self.learned += tokens
+
+    def remove(self, row):
+        self.events.append(("remove", row))
 
 
 def run(drafter, new_tokens, max_draft_depth=99):
@@ -126,16 +130,16 @@ def test_one_token_needs_no_step():
     assert stats.mean_acceptance_length == 1.0
 
 
-def test_the_drafter_is_told_what_each_step_did_and_what_the_model_held_likeliest():
+def test_the_drafter_gets_what_each_step_did_and_the_models_argmax():
     drafter = ChainDrafter(levels=2, wrong_from=1)
     run(drafter, new_tokens=5)
     assert drafter.events == [
         ("ready",),
         ("recycle prompt", [3, 4]),
         ("recycle", [4, 5, 13], [0, 1], [5, 6, 14]),
-        ("adapt", 3, 2),
+        ("adapt", {0: 3}, 2),
         ("recycle", [6, 7], [0, 1], [7, 8]),
-        ("adapt", 2, 2),
+        ("adapt", {0: 2}, 2),
     ]
 
 
@@ -146,11 +150,12 @@ def test_nothing_is_measured_or_recycled_for_an_answer_of_one_token():
 
 
 class CountingRows:
-    """A batch of counting models, that says which rows were in each forward."""
+    """A batch of counting models that records which rows were in each forward pass."""
 
     def __init__(self, firsts):
         self.firsts = firsts
         self.rows: list[list[int]] = []
+        self.kept = [0] * len(firsts)
         self.removed: list[int] = []
 
     def _logits(self, tokens):
@@ -168,6 +173,8 @@ class CountingRows:
 
     def keep(self, paths):
         assert sorted(paths) == self.rows[-1]
+        for row, path in paths.items():
+            self.kept[row] += len(path)
 
     def remove(self, row):
         self.removed.append(row)
@@ -181,16 +188,16 @@ class ChainDrafters:
     def __init__(self, levels):
         self.levels = levels
         self.last = [0] * len(levels)
-        self.adapted: list[tuple[int, int]] = []
+        self.adapted: list[tuple[dict[int, int], int]] = []
         self.removed: list[int] = []
 
     def calibrate(self):
         pass
 
-    def propose(self, max_depth):
+    def propose(self, max_depths):
         return {
-            row: DraftTree.chain(self.last[row] + np.arange(1 + min(self.levels[row], most)))
-            for row, most in max_depth.items()
+            row: DraftTree.chain(self.last[row] + np.arange(1 + min(self.levels[row], max_depth)))
+            for row, max_depth in max_depths.items()
         }
 
     def learn(self, row, tokens):
@@ -198,19 +205,19 @@ class ChainDrafters:
 
     def adapt(self, sizes, tokens, seconds):
         assert seconds["model_s"] >= 0
-        self.adapted.append((max(sizes.values()), tokens))
+        self.adapted.append((sizes, tokens))
 
     def remove(self, row):
         self.removed.append(row)
 
 
 def run_rows(states, levels):
-    model, drafters, stats = CountingRows([3, 3]), ChainDrafters(levels), GenerationStats()
+    model, drafters, stats = CountingRows([3] * len(levels)), ChainDrafters(levels), GenerationStats()
     decode(model, drafters, states, stats)
     return model, drafters, stats
 
 
-def emission_of(prompts, rows=None, pad=None, stop_at=8):
+def state_of(prompts, rows=None, pad=None, stop_at=8):
     return GenerationState(
         torch.tensor(prompts),
         rows=rows,
@@ -223,20 +230,19 @@ def emission_of(prompts, rows=None, pad=None, stop_at=8):
 
 
 def test_rows_on_their_own_advance_as_far_as_they_are_accepted_and_leave_when_they_end():
-    states = [emission_of([[3]], (0,)), emission_of([[3]], (1,), stop_at=14)]
+    states = [state_of([[3]], (0,)), state_of([[3]], (1,), stop_at=14)]
     model, drafters, stats = run_rows(states, [3, 1])
     assert [state.token_ids[0].tolist() for state in states] == [
         list(range(3, 9)),
         list(range(3, 15)),
     ]
     assert model.rows == [[0, 1]] + [[1]] * 4
-    assert drafters.adapted == [(4, 6), *[(2, 2)] * 4]
-    assert model.removed == drafters.removed == [0]  # once, and the last row is left to the end of the call
+    assert drafters.adapted == [({0: 4, 1: 2}, 6), *[({1: 2}, 2)] * 4]
     assert (stats.requests, stats.tokens, stats.row_steps, stats.forwards) == (2, 16, 6, 5)
 
 
 def test_rows_together_wait_for_each_other_and_are_padded_when_they_end():
-    together = emission_of([[3], [4]], pad=0)
+    together = state_of([[3], [4]], pad=0)
     model, _, stats = run_rows([together], [3, 1])
     # The second row's first token is 4 as well: both count from 3.
     assert together.token_ids.tolist() == [[3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0], [4, *range(4, 14)]]
@@ -244,24 +250,56 @@ def test_rows_together_wait_for_each_other_and_are_padded_when_they_end():
     assert (stats.requests, stats.tokens) == (2, 15)
 
 
-def test_rows_whose_states_are_not_given_are_not_in_a_step():
-    states = [emission_of([[3]], (row,), stop_at=14) for row in (0, 1)]
-    model, drafters, stats = CountingRows([3, 3]), ChainDrafters([3, 1]), GenerationStats()
-    emit_first_tokens(drafters, states, model.prefill(), stats)
-    assert list(step(model, drafters, states[1:], stats)) == [1]
-    assert list(step(model, drafters, states[:1], stats)) == [0]
-    assert model.rows == [[1], [0]]
-    assert [len(state.token_ids[0]) for state in states] == [6, 4]
-    assert model.removed == drafters.removed == []  # who leaves is for the caller to say
+def test_rows_that_finish_are_removed_once_while_others_go_on():
+    ends = [8, 14, 4, 14]  # the third row ends with its first token; the second and the fourth end together
+    states = [state_of([[3]], (row,), stop_at=end) for row, end in enumerate(ends)]
+    model, drafters, _ = run_rows(states, [3, 1, 1, 1])
+    assert model.rows == [[0, 1, 3]] + [[1, 3]] * 4
+    assert model.removed == drafters.removed == [2, 0]  # where none goes on, the call ends
 
 
-def test_a_step_of_finished_rows_does_nothing():
-    model, drafters, stats = CountingRows([3]), ChainDrafters([3]), GenerationStats()
-    state = emission_of([[3]], (0,), stop_at=4)
-    emit_first_tokens(drafters, [state], model.prefill(), stats)
-    assert state.finished
-    assert step(model, drafters, [state], stats) == {}
-    assert stats.forwards == 0
+def test_all_rows_of_a_state_are_removed_together():
+    together = state_of([[3], [3]], (0, 2), stop_at=8)
+    alone = state_of([[3]], (1,), stop_at=14)
+    model, drafters, _ = run_rows([together, alone], [3, 1, 2])
+    assert model.removed == drafters.removed == [0, 2]
+    assert model.rows[-1] == [1]
+    assert together.token_ids.tolist() == [list(range(3, 9))] * 2
+
+
+@pytest.mark.parametrize("stepped", [[0, 2], [2], [2, 0, 1], [1]])
+def test_a_step_leaves_rows_alone_whose_states_are_not_in_it(stepped):
+    model, drafters, stats = CountingRows([3, 3, 3]), ChainDrafters([3, 1, 2]), GenerationStats()
+    states = [state_of([[3]], (row,), stop_at=30) for row in range(3)]
+    for row, state in enumerate(states):
+        drafters.learn(row, state.emit(torch.nn.functional.one_hot(torch.tensor([4]), VOCABULARY).float()))
+    accepted = step(model, drafters, [states[row] for row in stepped], stats)
+    assert sorted(accepted) == sorted(stepped)
+    assert model.rows == [sorted(stepped)]
+    new_tokens = [(1 + depth) * (row in stepped) for row, depth in enumerate(drafters.levels)]
+    assert [state.token_ids[0].tolist() for state in states] == [
+        [3, *range(4, 5 + new)] for new in new_tokens
+    ]
+    assert drafters.last == [4 + new for new in new_tokens]
+    assert model.kept == new_tokens
+    assert drafters.adapted == [({row: new_tokens[row] for row in stepped}, sum(new_tokens))]
+    assert (stats.forwards, stats.row_steps, stats.tokens) == (1, len(stepped), sum(new_tokens))
+    assert not model.removed
+    assert not drafters.removed
+
+
+def test_a_step_passes_finished_states_over_and_without_any_other_does_nothing():
+    model, drafters, stats = CountingRows([3, 3]), ChainDrafters([2, 2]), GenerationStats()
+    ended, going_on = (state_of([[3]], (row,), stop_at=end) for row, end in enumerate([4, 30]))
+    for row, state in enumerate((ended, going_on)):
+        drafters.learn(row, state.emit(torch.nn.functional.one_hot(torch.tensor([4]), VOCABULARY).float()))
+    assert ended.finished
+    assert list(step(model, drafters, [ended, going_on], stats)) == [1]
+    assert ended.token_ids.tolist() == [[3, 4]]
+    assert step(model, drafters, [ended], stats) == {}
+    assert step(model, drafters, [], stats) == {}
+    assert model.rows == [[1]]
+    assert stats.forwards == 1
 
 
 def test_seconds_are_charged_to_what_took_them(monkeypatch):

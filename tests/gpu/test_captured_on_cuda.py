@@ -12,7 +12,6 @@ from lookahead.backends.cuda.graphs import CudaCapture
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
 from lookahead.hf.steps.cuda_graphs import CapturedModels
-from lookahead.hf.steps.verification import TREE
 from lookahead.hf.support.trial import trial_step_model
 
 DEVICE = "cuda"
@@ -140,8 +139,9 @@ def captured_llama():
     layout = attention_layout(model, fresh_cache(model))
     with torch.no_grad():
         step_model = trial_step_model(
-            model, layout, prompt(0)[0].tolist(), max_nodes=8, verification=TREE, graphs=CapturedModels()
+            model, layout, prompt(0)[0].tolist(), max_nodes=8, graphs=CapturedModels()
         )
+    assert step_model.is_captured
     with closing(step_model):
         yield step_model
 

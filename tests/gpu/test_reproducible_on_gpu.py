@@ -20,7 +20,7 @@ def test_a_forward_pass_of_one_width_has_the_same_bits_whatever_is_drafted(dtype
     with torch.no_grad():
         check_bits(
             model, attention_layout(model, fresh_cache(model)), of_fixed_width(width)
-        )  # raises where not
+        )
 
 
 @pytest.mark.parametrize("sampling", [{}, SAMPLING], ids=["greedy", "sampling"])

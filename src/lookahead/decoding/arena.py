@@ -85,13 +85,14 @@ class KVArena:
     lengths: list[int] = field(init=False)
     """Slots of each row that hold kept tokens."""
     _free: list[int] = field(init=False)
+    _ends: list[int] = field(init=False)  # slots of each row that were ever written
     _active: list[int] = field(default_factory=list, init=False)
     _slabs: dict[tuple[object, ...], _Slab] = field(default_factory=dict, init=False)
     _homes: dict[int, tuple[_Slab, int]] = field(default_factory=dict, init=False)
     _appended: dict[int, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.lengths = [0] * self.max_rows
+        self.lengths, self._ends = [0] * self.max_rows, [0] * self.max_rows
         self._free = list(range(self.max_rows))
 
     def join(self) -> int:
@@ -106,8 +107,20 @@ class KVArena:
         return heapq.heappop(self._free)
 
     def leave(self, row: int) -> None:
-        """Give a row slot back; its tokens are forgotten and nothing is moved."""
-        self.lengths[row] = 0
+        """Give a row slot back; its tokens are forgotten and nothing is moved.
+
+        What the row wrote is overwritten with zeros: what a mask hides from a later row must be a number.
+
+        Raises:
+            ValueError: The row slot is free.
+        """
+        if row in self._free:
+            message = f"row slot {row} is free; {self.max_rows - len(self._free)} others are taken"
+            raise ValueError(message)
+        for slab in self._slabs.values():
+            slab.keys[:, row, :, : self._ends[row]] = 0
+            slab.values[:, row, :, : self._ends[row]] = 0
+        self.lengths[row] = self._ends[row] = 0
         self._active = [active for active in self._active if active != row]
         heapq.heappush(self._free, row)
 
@@ -143,7 +156,7 @@ class KVArena:
             the longest row: views where the rows are neighbours, else copies.
         """
         size, before = keys.shape[2], self._appended.get(layer, 0)
-        self._reserve(self.start + before + size)
+        self._reserve(before + size)
         slab, place = self._home(layer, keys, values)
         self._appended[layer] = before + size
         return (
@@ -171,7 +184,7 @@ class KVArena:
 
         Every layer must have been appended to before.
         """
-        self._reserve(self.start + tokens)
+        self._reserve(tokens)
         self._appended = dict.fromkeys(self._homes, tokens)
 
     @property
@@ -275,8 +288,11 @@ class KVArena:
 
         return _Slab(allocated(keys), allocated(values), allocate)
 
-    def _reserve(self, needed: int) -> None:
-        """Have memory for so many slots of each row."""
+    def _reserve(self, appended: int) -> None:
+        """Have memory for so many slots behind each active row."""
+        for row in self._active:
+            self._ends[row] = max(self._ends[row], self.lengths[row] + appended)
+        needed = self.start + appended
         if needed <= self.capacity:
             return
         if self._slabs and needed <= self.room:

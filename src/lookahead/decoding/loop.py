@@ -169,8 +169,9 @@ def _calibrate(
         drafter.calibrate()
         clock.charge("measure_s")
     if rows and drafter.recycles:
-        for row in rows:
-            drafter.recycle_prompt(row, topk_successors(logits[row]))
+        for place, row in enumerate(row for state in states for row in state.rows):
+            if row in rows:
+                drafter.recycle_prompt(row, topk_successors(logits[place]))
         clock.charge("recycle_s")
     clock.lap()
 
