@@ -1,4 +1,4 @@
-"""What a forward pass over draft trees says: logits by row and, where known, each node's argmax."""
+"""The result of a forward pass over draft trees: logits by row and, if computed, each node's argmax."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,9 @@ class TreeLogits(dict[int, Tensor]):
 
     Args:
         trees: The draft of each row.
-        places: By row, where its logits are among the rows of `logits`.
+        places: For each row, its row in `logits`.
         logits: [R, size, V], size at least the largest tree's nodes.
-        argmax: int64 [R, size] on the device of the logits; None where it was not computed.
+        argmax: int64 [R, size] on the device of the logits; None if it was not computed.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class TreeLogits(dict[int, Tensor]):
         self._copied: dict[int, list[int]] | None = None
 
     def argmax(self) -> dict[int, list[int]] | None:
-        """Return each row's argmax by node, in one copy from the device; None if not known."""
+        """Return each row's argmax by node, in one copy from the device; None if it was not computed."""
         if self._copied is None and self._argmax is not None:
             rows = self._argmax.tolist()
             self._copied = {row: rows[place] for row, place in self._places.items()}
@@ -38,5 +38,5 @@ class TreeLogits(dict[int, Tensor]):
 
 
 def argmax_of(logits: Mapping[int, Tensor]) -> dict[int, list[int]] | None:
-    """Return the argmax of each node by row, where it was computed with the logits."""
+    """Return the argmax of each node by row; None if it was not computed with the logits."""
     return logits.argmax() if isinstance(logits, TreeLogits) else None

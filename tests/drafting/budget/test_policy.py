@@ -107,7 +107,7 @@ def test_sizes_beyond_the_grid_are_learned_at_its_end():
 
 @pytest.mark.parametrize("seconds", [-0.1, float("nan")])
 def test_a_time_that_is_none_is_refused(seconds):
-    with pytest.raises(ValueError, match="a time is not negative"):
+    with pytest.raises(ValueError, match="give a time that is not negative"):
         CPU.observed(1, seconds)
 
 

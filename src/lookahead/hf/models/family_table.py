@@ -10,7 +10,7 @@ from lookahead.hf.models.families import FAMILIES, family_model, is_installed
 from lookahead.hf.steps.compiled_cpu import unsupported_reason
 from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support.probe import ProbeResult, probe
-from lookahead.hf.support.reproducibility import Way, way_of
+from lookahead.hf.support.reproducibility import ReproducibleMethod, reproducible_method_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class FamilyRow:
     model_type: str
     result: ProbeResult | None = None
     skipped: str = ""
-    reproducible: Way = Way.PLAIN
+    reproducible: ReproducibleMethod = ReproducibleMethod.PLAIN
     why_plain: str = ""
 
     def as_dict(self) -> dict[str, str | float | None]:
@@ -69,4 +69,4 @@ def family_rows(dtype: torch.dtype = torch.float32) -> Iterator[FamilyRow]:
         )
         only_plain = exact.mode is VerificationMode.PLAIN and result.mode is not VerificationMode.PLAIN
         reason = exact.reason if only_plain else ""
-        yield FamilyRow(family, model_type, result, "", way_of(exact.verification), reason)
+        yield FamilyRow(family, model_type, result, "", reproducible_method_of(exact.verification), reason)
