@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CONSTRAINTS := constraints.txt
 FUZZ_CASES ?= 1000
+SOAK_REQUESTS ?= 300
 ROWS ?= ../shared/data/spec_bench_dev.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test tests test-quick test-oldest fuzz lint format bench figures clean
+.PHONY: help setup demo test tests test-quick test-oldest fuzz soak verify lint format bench figures clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,13 +39,21 @@ test-oldest:  ## the tests with the oldest transformers that is supported, in an
 	$(MAKE) tests VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
 fuzz: $(INSTALLED)  ## compare a thousand random calls with `generate` (FUZZ_CASES=5000, or SEED=17 for one)
-	LOOKAHEAD_FUZZ_CASES=$(FUZZ_CASES) LOOKAHEAD_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -s tests/parity/test_fuzz.py
+	LOOKAHEAD_FUZZ_CASES=$(FUZZ_CASES) LOOKAHEAD_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -s tests/fuzz
 
-lint: $(INSTALLED)  ## ruff, mypy, import-linter
+soak: $(INSTALLED)  ## let hundreds of requests join and leave a running loop, each text compared with `generate`
+	OMP_NUM_THREADS=1 LOOKAHEAD_SOAK_REQUESTS=$(SOAK_REQUESTS) $(BIN)/python -m pytest -n 2 tests/hf/steps/test_rows.py
+
+verify: $(INSTALLED)  ## compare answers of the embedded model with `generate`, and with every memory (ROWS=your.jsonl)
+	$(BIN)/python scripts/verify_lossless.py $(ROWS)
+	$(BIN)/python scripts/verify_reproducible.py $(ROWS)
+
+lint: $(INSTALLED)  ## ruff, mypy, import-linter, sizes and private names
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_structure.py
 
 format: $(INSTALLED)  ## let ruff put the code in shape
 	$(BIN)/ruff check --fix .

@@ -1,1 +1,1 @@
-"""What serves measuring the project itself, not its users."""
+"""Code that measures the project for its own documents and tests. Not part of the wheel."""

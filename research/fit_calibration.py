@@ -1,4 +1,4 @@
-"""Fit a TokenLog's initial state state on recorded answers.
+"""Fit a TokenLog's initial state on recorded answers.
 
     python research/fit_calibration.py TRACES.jsonl.gz
 
@@ -9,6 +9,7 @@ numbers of the last fit, rounded. Each half's fit is judged on the other half, b
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,9 +73,8 @@ class RecordingDrafter(StoreDrafter):
             if end > begin:
                 hit = np.flatnonzero(predictions.tokens[begin:end] == token)
                 came = int(hit[0]) if len(hit) else -1
-                features, evidence = (
-                    x[begin:end].copy() for x in (predictions.features, predictions.evidence)
-                )
+                features = predictions.features[begin:end].copy()
+                evidence = predictions.evidence[begin:end].copy()
                 self.predictions.append((features, evidence, predictions.none_evidence[node], came))
             below = slice(node + 1, size)
             is_next = (tree.parents[below] == node) & (tree.token_ids[below] == token)
@@ -86,25 +86,26 @@ def replayed_anew(
     traces: Sequence[Trace], state: State, *, draft_tokens: int, recycling: bool = True
 ) -> tuple[list[Prediction], Float64Array]:
     """Replay with a new memory every few requests; return the predictions, and trials and hits."""
-    predictions, counts = [], np.zeros_like(state[0])
+    predictions: list[Prediction] = []
+    counts: Float64Array = np.zeros_like(state[0])
     for begin in range(0, len(traces), FEW_REQUESTS):
         drafter = RecordingDrafter(state)
         replay(drafter, traces[begin : begin + FEW_REQUESTS], draft_tokens=draft_tokens, recycling=recycling)
         predictions += drafter.predictions
-        counts += drafter.log.snapshot()["hit_rates"] - state[0]
+        counts += np.asarray(drafter.log.snapshot()["hit_rates"], np.float64) - state[0]
     return predictions, counts
 
 
 def minimised(loss: Callable[[torch.Tensor], torch.Tensor], size: int) -> torch.Tensor:
     """Return the parameters that minimise a convex loss."""
     parameters = torch.zeros(size, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
+    optimiser: Any = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
-        value = loss(parameters) + 1e-5 * (parameters**2).sum()
+        value: Any = loss(parameters) + 1e-5 * (parameters**2).sum()
         value.backward()
-        return value
+        return torch.as_tensor(value)
 
     optimiser.step(closure)
     return parameters.detach()
@@ -158,7 +159,7 @@ def fit_weights(predictions: list[Prediction]) -> tuple[Float64Array, Float64Arr
     is_none, sources = torch.isinf(evidence), features // (RANKS * AGES)
     evidence[is_none] = 0.0
     base = torch.zeros(initial_weights().shape[1], dtype=torch.float64)
-    base[NONE_SLOPE] = base[SLOPES] = 1.0  # the slope of "none" and of the request's own are given
+    base[NONE_SLOPE] = base[SLOPES] = 1.0  # these two slopes are fixed at 1
     design = weight_design()
 
     def loss(parameters: torch.Tensor) -> torch.Tensor:
@@ -204,19 +205,21 @@ def judge(name: str, judged: Sequence[tuple[State, Sequence[Trace]]], draft_toke
 
 
 def summary(results: Sequence[ReplayResult]) -> str:
-    """Return the mean acceptance length and the calibration error of several replays together."""
+    """Return the mean acceptance length and the calibration error over several replays."""
     tally, together = Tally(), Calibration()
     for result in results:
+        assert result.calibration is not None  # noqa: S101  # a log's drafts are calibrated
         tally.tokens += result.overall.tokens
         tally.steps += result.overall.steps
         together.predicted += result.calibration.predicted
         together.came += result.calibration.came
         together.count += result.calibration.count
-    return f"{tally.mean_acceptance_length:.3f} {together.summary()['expected_calibration_error']:.2%}"
+    judged = together.summary() or {}
+    return f"{tally.mean_acceptance_length:.3f} {judged['expected_calibration_error']:.2%}"
 
 
 def main() -> None:
-    """Fit, and judge each half's on the other."""
+    """Fit, and judge the fit of each half on the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("traces", type=Path)
     traces = read_traces(parser.parse_args().traces)

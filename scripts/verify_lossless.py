@@ -1,9 +1,9 @@
-"""Check on the embedded model, in float32, that Lookahead's text is `model.generate`'s, token for token.
+"""Check with the embedded model in float32 that Lookahead gives the same tokens as `model.generate`.
 
     python scripts/verify_lossless.py ROWS.jsonl --json benchmarks/lossless.json
 
-Greedy in each draft mode, with a memory that is empty, warm (it has learned these very answers) and full of
-junk; and sampling with the same seed. Rows are taken in equal shares from every category.
+It generates greedily in each draft mode, with a memory that is empty, warm (with these same answers) and full
+of junk, and it samples with the same seed. Rows are taken in equal shares from every category.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def prepared(mode: DraftMode, state: str, answers: list[list[int]], vocabulary_s
 
 
 def main() -> None:
-    """Run every combination, print a line for each and write them all."""
+    """Run every combination, print a line for each, and write all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path)
     parser.add_argument("--prompts", type=int, default=20)
@@ -65,7 +65,7 @@ def main() -> None:
         results.append(
             {"case": name, "identical": same, "of": len(prompts), "mean_acceptance_length": round(length, 3)}
         )
-        print(f"{name}: {same} of {len(prompts)} identical, {length:.2f} tokens a step", flush=True)
+        print(f"{name}: {same} of {len(prompts)} identical, {length:.2f} tokens per step", flush=True)
 
     def answered(**generation: object) -> list[list[int]]:
         texts = []

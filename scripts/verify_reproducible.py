@@ -1,12 +1,12 @@
-"""Check that text in bfloat16 or float16 depends on no draft with `reproducible=True`; and without, how much.
+"""Check that `reproducible=True` makes text in bfloat16 or float16 independent of drafts.
 
     python scripts/verify_reproducible.py ROWS.jsonl --no-compiled-cpu --json benchmarks/reproducible.json
 
-What is compared with decoding length 1 and an empty memory: lengths 8 and 16, and memories that are warm
-(they have learned these very answers) and full of junk; greedy, and sampling with a seed. Without it, greedy:
-a warm memory with an empty one; beside that, `generate` with Lookahead and with itself in batches of two.
-Where greedy answers part, the margin there counts: how far the first answer's token was ahead of the other's.
-A large one is no rounding.
+Greedy, and sampling with a seed, it compares decoding lengths 8 and 16, and memories that are warm (with
+these same answers) and full of junk, with decoding length 1 and an empty memory. Without `reproducible`,
+greedy, it compares a warm memory with an empty one, and `generate` with Lookahead and with itself in batches
+of two. At the first difference of greedy answers it records the margin: the lead of the first answer's token
+over the other's. A large margin cannot come from rounding.
 """
 
 import argparse
@@ -32,29 +32,29 @@ from lookahead.hf.models.random_weights import random_model
 
 DRAFTED = (("empty", 1), ("empty", 8), ("empty", 16), ("warm", 16), ("junk", 16))
 DRAFTED_WITHOUT = (("empty", 16), ("warm", 16))
-"""Memory and decoding length of each run; the first one is what the others are compared with."""
+"""Memory and decoding length of each run; the others are compared with the first."""
 GREEDY: dict[str, Any] = {"do_sample": False}
 SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 0}
 SEED = 1234
 MARGIN_BINS = (0.0, 0.0625, 0.125, 0.25, 0.5, 1.0)
-"""The largest margin of each bin; the first one holds exact ties."""
+"""Upper bound of each bin; the first bin holds exact ties."""
 KEPT_SCORES = 16
 PARTS = ("greedy", "sampling", "without", "generate")
-"""Reproducible text of two kinds, text that need not be, and `generate` in batches of two."""
+"""Reproducible text, greedy and sampled; text that is not; and `generate` in batches of two."""
 
 Inputs = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Tokens, and of each step the largest scores by token."""
+    """The tokens, and the largest scores of each step by token."""
 
     tokens: list[int]
     scores: list[dict[int, float]]
 
 
 class Check:
-    """The answers to some prompts, and what of them depends on what."""
+    """The answers to some prompts, and how they differ by memory and decoding length."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -69,11 +69,11 @@ class Check:
         self.ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
         self.limit = {"max_new_tokens": arguments.new_tokens, "pad_token_id": tokenizer.pad_token_id or 0}
         self.drafted: list[Answer] = []
-        """Lookahead's answers that need not be reproducible, the memory empty."""
+        """Lookahead's answers without `reproducible`, with an empty memory."""
         self.results: list[dict[str, Any]] = []
 
     def answer(self, generate: Callable[..., Any], inputs: Inputs, settings: dict[str, Any]) -> Answer:
-        """Return the first row's answer; what is drawn is drawn from the seed."""
+        """Return the answer of the first row; sampling starts from the seed."""
         return self.rows_of(generate, inputs, settings)[0]
 
     def rows_of(self, generate: Callable[..., Any], inputs: Inputs, settings: dict[str, Any]) -> list[Answer]:
@@ -82,7 +82,7 @@ class Check:
         found = generate(**inputs, **self.limit, **settings, return_dict_in_generate=True, output_scores=True)
         answers = []
         for row, sequence in enumerate(found.sequences[:, inputs["input_ids"].shape[1] :].tolist()):
-            ends = [place for place, token in enumerate(sequence) if token in self.ends]
+            ends = [index for index, token in enumerate(sequence) if token in self.ends]
             tokens = sequence[: ends[0] + 1] if ends else sequence
             largest = [step[row].topk(KEPT_SCORES) for step in found.scores[: len(tokens)]]
             scores = [dict(zip(top.indices.tolist(), top.values.tolist(), strict=True)) for top in largest]
@@ -90,25 +90,25 @@ class Check:
         return answers
 
     def answers(self, name: str, generate: Callable[..., Any], settings: dict[str, Any]) -> list[Answer]:
-        """Answer all prompts and note how fast that was."""
+        """Answer all prompts, and record the speed."""
         began = time.perf_counter()
         found = [self.answer(generate, inputs, settings) for inputs in self.prompts]
         self.note(name, found, time.perf_counter() - began)
         return found
 
     def save(self) -> None:
-        """Write what is known so far: a long run may be cut off."""
+        """Write the results so far, since a long run may be interrupted."""
         if self.arguments.json:
             with atomic_write(self.arguments.json) as partial:
                 partial.write_text(json.dumps(report_of(self), indent=1) + "\n", encoding="utf-8")
 
     def note(self, name: str, found: list[Answer], seconds: float) -> None:
-        """Begin the record of a case."""
+        """Add the record of a case."""
         tokens = sum(len(answer.tokens) for answer in found)
         self.results.append({"case": name, "tokens": tokens, "tokens_per_s": round(tokens / seconds, 2)})
 
     def compare(self, expected: list[Answer], found: list[Answer], *, with_margins: bool) -> None:
-        """Add to the latest case how many answers differ, and how near a tie it was where they part."""
+        """Add to the last case how many answers differ, and the margins at their first differences."""
         pairs = [pair for pair in zip(expected, found, strict=True) if pair[0].tokens != pair[1].tokens]
         result = self.results[-1] | {"differ": len(pairs), "of": len(found)}
         if with_margins:
@@ -118,7 +118,7 @@ class Check:
         print(f"{result['case']}: {len(pairs)} of {len(found)} differ", flush=True)
 
     def of_lookahead(self, name: str, settings: dict[str, Any], *, reproducible: bool) -> None:
-        """Compare over memories and decoding lengths."""
+        """Compare Lookahead's answers over memories and decoding lengths."""
         expected: list[Answer] = []
         for state, decoding_length in DRAFTED if reproducible else DRAFTED_WITHOUT:
             config = LookaheadConfig(
@@ -163,36 +163,34 @@ class Check:
 
 
 def batched(prompts: list[Inputs], size: int) -> list[list[Inputs]]:
-    """Return the prompts by so many."""
+    """Return the prompts in groups of a size."""
     return [prompts[first : first + size] for first in range(0, len(prompts), size)]
 
 
 def padded_left(rows: list[torch.Tensor]) -> torch.Tensor:
-    """Return [1, L] tensors as one, zeros before what is shorter."""
+    """Concatenate [1, L] tensors, padded with zeros on the left."""
     longest = max(row.shape[1] for row in rows)
     return torch.cat([torch.nn.functional.pad(row, (longest - row.shape[1], 0)) for row in rows])
 
 
 def margin_where_they_part(expected: Answer, found: Answer) -> float:
-    """Return how far the expected token's score was ahead of the other's at the first difference."""
-    pairs = zip(
-        expected.tokens, found.tokens, strict=False
-    )  # neither is the other's beginning: ends are tokens
-    place = next(place for place, (token, other) in enumerate(pairs) if token != other)
-    scores = expected.scores[place]
-    least = min(scores.values())
-    return scores.get(expected.tokens[place], least) - scores.get(found.tokens[place], least)
+    """Return the lead of the expected token's score over the other's at the first difference."""
+    pairs = zip(expected.tokens, found.tokens, strict=False)  # neither is a prefix: ends are tokens, too
+    position = next(position for position, (token, other) in enumerate(pairs) if token != other)
+    scores = expected.scores[position]
+    lowest = min(scores.values())
+    return scores.get(expected.tokens[position], lowest) - scores.get(found.tokens[position], lowest)
 
 
 def histogram(margins: list[float]) -> dict[str, int]:
-    """Return how many margins lie in each bin."""
+    """Return the number of margins in each bin."""
     counted = Counter(np.searchsorted(MARGIN_BINS, np.abs(margins)).tolist())
     names = ["0", *(f"to {largest}" for largest in MARGIN_BINS[1:]), f"above {MARGIN_BINS[-1]}"]
-    return {name: counted[place] for place, name in enumerate(names)}
+    return {name: counted[index] for index, name in enumerate(names)}
 
 
 def report_of(check: Check) -> dict[str, Any]:
-    """Return what there is to keep."""
+    """Return the report so far."""
     arguments = check.arguments
     return {
         "date": time.strftime("%Y-%m-%d"),
@@ -216,7 +214,7 @@ def report_of(check: Check) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run every combination, print a line for each and write them all; fail if one differs that must not."""
+    """Run every combination, print and write the results; fail if reproducible answers differ."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -224,12 +222,14 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--dtype", default="bfloat16", help="bfloat16, float16 or float32")
-    parser.add_argument("--model", default="embedded", help="the model; with random weights the tokenizer's")
-    parser.add_argument("--random-weights", metavar="SHAPE", help="qwen2.5-0.5b, …, or a config.json")
-    parser.add_argument("--layers", type=int, help="only so many, with random weights")
-    parser.add_argument("--no-compiled-cpu", action="store_true", help="leave steps to the model's own code")
     parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=PARTS, help="leave out the others (default: all)"
+        "--model", default="embedded", help="the model; with --random-weights only its tokenizer is used"
+    )
+    parser.add_argument("--random-weights", metavar="SHAPE", help="qwen2.5-0.5b, …, or a config.json")
+    parser.add_argument("--layers", type=int, help="number of layers, with --random-weights")
+    parser.add_argument("--no-compiled-cpu", action="store_true", help="do steps by the model's own code")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="the parts to run (default: all)"
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)

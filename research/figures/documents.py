@@ -1,8 +1,8 @@
-"""The figures in README and docs/findings.md, written from recorded runs, so that they cannot drift apart.
+"""Write the figures of README and docs/findings.md from recorded runs, so that they always agree.
 
-`python -m research.figures.documents FOLDER` rewrites what stands between `<!-- figures: NAME -->` and
+`python -m research.figures.documents FOLDER` rewrites the text between `<!-- figures: NAME -->` and
 `<!-- end of figures -->` in FOLDER's documents from FOLDER/benchmarks, and draws their pictures.
-To add figures: write what makes them of the records, and give it a line in that document's `FIGURES`.
+To add figures: write a function of the records, and add a line to the document's `FIGURES`.
 """
 
 import re
@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lookahead.bench.plotting.pictures import pictures_of, replay_pictures_of
-from lookahead.bench.plotting.plots import plot_speedups
+from lookahead.bench.plotting.speedups import plot_speedups
 from lookahead.errors import NotFoundError
 from lookahead.files import atomic_write
 from research.figures import findings, readme
 from research.figures.records import Figures, Read, records_in
+from research.plotting.pictures import draw_grid, replay_pictures_of
 
 DOCUMENTS: dict[Path, Figures] = {
     Path("README.md"): readme.FIGURES,
@@ -24,7 +24,7 @@ DOCUMENTS: dict[Path, Figures] = {
 _IMAGES = Path("docs/images")
 PICTURES: dict[Path, Callable[[Read, Path], None]] = {
     _IMAGES / "speedup.svg": lambda read, path: plot_speedups(read(readme.SPEC_BENCH), path),
-    _IMAGES / "grid.svg": lambda read, path: pictures_of(read(findings.GRID))["grid"](path),
+    _IMAGES / "grid.svg": lambda read, path: draw_grid(read(findings.GRID), path),
     _IMAGES / "ablation.svg": lambda read, path: _replayed(read, "ablation", path),
     _IMAGES / "warm-up.svg": lambda read, path: _replayed(read, "warm-up", path),
 }
@@ -32,15 +32,15 @@ _MARKED = re.compile(r"(<!-- figures: ([a-z0-9-]+) -->)(.*?)(<!-- end of figures
 
 
 def with_figures(text: str, figures: Figures, read: Read) -> str:
-    """Return a document with its figures as the records have them.
+    """Return a document with the figures of the records.
 
     Args:
-        text: what it says now.
-        figures: those it may ask for.
-        read: returns a record.
+        text: The document.
+        figures: The figures it may contain.
+        read: Returns a record.
 
     Raises:
-        NotFoundError: it asks for figures of a name that is unknown, or a record is missing.
+        NotFoundError: The document contains unknown figures, or a record is missing.
     """
 
     def written(matched: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The figures of docs/findings.md, the paper's findings measured again, of recorded runs; see `documents`."""
+"""The figures of docs/findings.md: the paper's findings measured again. See `documents`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -18,7 +18,7 @@ PROFILES = {
     "bfloat16, not fused": "profile-embedded-unfused-bfloat16-cpu.json",
 }
 REPLAYED = {"all": None, "rag": "rag", "translation": "translation", "MT-bench": "mt_bench"}
-"""Columns of replayed experiments: categories, or all of them."""
+"""Columns of the experiments by replay: heading and category, None for all categories."""
 REPRODUCIBLE = (
     "reproducible-200-bfloat16-cpu.json",
     "reproducible-sampling-200-bfloat16-cpu.json",
@@ -71,7 +71,7 @@ def _by_set(read: Read) -> str:
 
 
 def _methods(read: Read, *, record: str, methods: Sequence[str]) -> str:
-    """End to end, decoding and acceptance of some methods in one run."""
+    """Return speedup end to end, speedup in decoding and acceptance of some methods in one run."""
     report = read(record)
     names = ("speedup", "decode_speedup", "mean_acceptance_length")
     lines = []
@@ -83,7 +83,7 @@ def _methods(read: Read, *, record: str, methods: Sequence[str]) -> str:
 
 
 def _replayed(read: Read, *, record: str, variants: Sequence[str]) -> str:
-    """The acceptance of some variants, all requests and some categories."""
+    """Return the acceptance of some variants, over all requests and by category."""
     report = read(record)
     lines = [
         (variant, *(f"{replayed_figure(report, variant, category):.2f}" for category in REPLAYED.values()))

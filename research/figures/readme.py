@@ -1,4 +1,4 @@
-"""The README's figures, of recorded runs; see `documents`."""
+"""The figures of README.md. See `documents`."""
 
 from research.figures.records import Figures, Read, Report, figure_of, markdown_table
 
@@ -74,7 +74,7 @@ def _identical(read: Read) -> str:
 
 
 def _fixed_sizes(read: Read) -> str:
-    """How fast fixed sizes are, of the automatic one, over all records that have both."""
+    """Return the range of speeds of fixed sizes relative to the automatic one, over all records with both."""
     shares = []
     for record in (SPEC_BENCH, *(name for _, name in _OTHERS)):
         speeds = read(record)["speedup"]

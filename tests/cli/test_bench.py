@@ -1,4 +1,4 @@
-"""`lookahead bench` and `lookahead replay`: experiments, reports, going on after an interruption."""
+"""`lookahead bench`: experiments, reports, going on after an interruption."""
 
 import json
 import sys
@@ -18,22 +18,6 @@ def data(tmp_path):
     lines = [
         {"id": place, "category": "rag" if place % 2 else "qa", "turns": [text]}
         for place, text in enumerate(texts)
-    ]
-    path.write_text("\n".join(map(json.dumps, lines)))
-    return path
-
-
-@pytest.fixture
-def traces(tmp_path):
-    path = tmp_path / "traces.jsonl"
-    lines = [
-        {
-            "id": place,
-            "category": "qa" if place % 2 else "rag",
-            "prompt_ids": [1, 2, place],
-            "output_ids": [3, 4, 5] * 4,
-        }
-        for place in range(50)
     ]
     path.write_text("\n".join(map(json.dumps, lines)))
     return path
@@ -178,34 +162,3 @@ def test_a_report_that_cannot_be_written_is_refused(data, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["bench", str(data), "--report", str(tmp_path / "file" / "folder")])
     assert "cannot be made" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["grid", "capacity", "ablation", "warm-up"])
-def test_a_replayed_experiment_writes_its_report(traces, tmp_path, name):
-    out = tmp_path / "report"
-    result = CliRunner().invoke(app, ["replay", str(traces), "--experiment", name, "--report", str(out)])
-    assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in out.iterdir()) == sorted(
-        ["report.json", "report.md", f"{name}.png", f"{name}.svg"]
-    )
-    report = json.loads((out / "report.json").read_text())
-    assert report["experiment"] == name
-    acceptance = {row["store"]: row["mean_acceptance_length"] for row in report["results"]}
-    if name == "grid":
-        assert acceptance["64 by 32"] > acceptance["4 by 2"] > 1
-    elif name == "capacity":
-        assert acceptance["log, 8192 KiB"] > 1
-    elif name == "ablation":
-        assert acceptance["log"] > acceptance["log without answers"]
-    else:
-        assert acceptance["memory grows"] > acceptance["memory emptied"]
-
-
-def test_replay_refuses_an_unknown_experiment_and_a_report_of_none(traces, tmp_path, capsys):
-    for arguments, said in (
-        (["--experiment", "magic"], "'magic' is unknown; choose from grid"),
-        (["--report", str(tmp_path)], "--report is of an experiment"),
-    ):
-        with pytest.raises(SystemExit):
-            main(["replay", str(traces), *arguments])
-        assert said in " ".join(capsys.readouterr().err.split())

@@ -14,7 +14,6 @@ from helpers import tiny_models
 from lookahead.bench.methods.registry import METHODS, USUAL
 from lookahead.cli import app, main
 from lookahead.cli.demo import QUESTIONS
-from lookahead.hf.models import families, family_table
 
 COMMANDS = ("demo", "generate", "bench", "compare", "replay", "memory", "check", "profile", "compile")
 CONTEXT = 4096
@@ -304,34 +303,3 @@ def test_check_prints_why_a_model_is_refused(monkeypatch, tmp_path):
     assert result.exit_code == 2
     assert "supported          no: OwnLoop decodes in a loop of its own" in result.stdout
     assert not (tmp_path / "check.json").exists()
-
-
-def test_check_families_lists_them_all(tmp_path, monkeypatch):
-    chosen = {name: families.FAMILIES[name] for name in ("llama", "bloom", "jamba")}
-    unknown = {
-        "unheard-of": families.Family("unheard_of"),
-        "broken": families.Family("llama", {"num_hidden_layers": "no"}),
-    }
-    monkeypatch.setattr(family_table, "FAMILIES", chosen | unknown)
-    monkeypatch.setattr(families, "FAMILIES", chosen | unknown)
-    out = tmp_path / "families.json"
-    result = invoke("check", "--families", "--json", out)
-    assert result.exit_code == 0
-    assert "| bloom  | tree " in result.stdout
-    assert "2 tree, 0 chain, 1 plain; reproducible: 1 one shape, 2 plain" in result.stdout
-    assert "bloom: plain where reproducible, its attention cannot be had" in result.stdout
-    assert "jamba: plain, it has layers of type 'linear_attention'" in result.stdout
-    written = json.loads(out.read_text())
-    assert [(row["family"], row["mode"]) for row in written["families"]] == [
-        ("bloom", "tree"),
-        ("jamba", "plain"),
-        ("llama", "tree"),
-    ]
-    assert {row["family"] for row in written["skipped"]} == {"unheard-of", "broken"}
-
-
-def test_check_takes_a_model_or_the_families_not_both(folder, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["check", folder, "--families"])
-    assert ended.value.code == 2
-    assert "give one of them" in capsys.readouterr().err

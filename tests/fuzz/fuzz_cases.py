@@ -6,7 +6,7 @@ from typing import Any
 
 from helpers.tiny_models import COMPILED
 from lookahead import DraftMode
-from lookahead.hf.models.families import FAMILIES, VOCABULARY, is_installed
+from research.families.families import FAMILIES, VOCABULARY, is_installed
 
 _OFTEN = {
     **dict.fromkeys(("llama", "gemma3", "llama4_text", "bloom", "gpt2", "opt", "mistral", "qwen2_moe"), 6),

@@ -23,7 +23,7 @@ from transformers.generation.streamers import BaseStreamer
 from fuzz.fuzz_cases import Case
 from helpers.tiny_models import COMPILED, tiny_model, tiny_tokenizer
 from lookahead import DraftMemory, Lookahead, LookaheadConfig
-from lookahead.hf.models.families import VOCABULARY
+from research.families.families import VOCABULARY
 
 _WATERMARKS = {
     "greenlist": lambda: WatermarkingConfig(bias=2.0, seeding_scheme="lefthash"),

@@ -1,4 +1,4 @@
-"""Small random models and what to say to them; the models are those of `lookahead check --families`."""
+"""Small random models and what to say to them; the models are those of `research/families`."""
 
 import string
 import warnings
@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from lookahead.hf.models.families import VOCABULARY, family_model
+from research.families.families import VOCABULARY, family_model
 
 MAIN_FAMILIES = ["llama", "gemma3", "llama4_text", "bloom"]
 """One of each kind: full attention, windows, chunks, a bias by places. All products are theirs."""

@@ -7,9 +7,9 @@ import pytest
 
 from helpers.same_text import PLAIN
 from helpers.tiny_models import tiny_model
-from lookahead.hf.models.families import FAMILIES
 from lookahead.hf.support.probe import probe
 from lookahead.hf.support.reproducibility import reproducible_method_of
+from research.families.families import FAMILIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "families.md"
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from lookahead.bench.replay.peers import arctic
-from lookahead.bench.replay.peers.llma import LLMA
-from lookahead.bench.replay.peers.peer import measured_bytes, tree_of
-from lookahead.bench.replay.peers.prompt_lookup import PromptLookup
-from lookahead.bench.replay.peers.published_trie import PublishedTrie
 from lookahead.errors import MissingDependencyError
+from research.peers import arctic
+from research.peers.llma import LLMA
+from research.peers.peer import measured_bytes, tree_of
+from research.peers.prompt_lookup import PromptLookup
+from research.peers.published_trie import PublishedTrie
 
 
 def ids(*tokens):
@@ -128,8 +128,8 @@ def test_the_published_trie_forgets_the_prompt_where_a_subtree_outgrows_the_draf
 
 
 def test_the_published_trie_squeezes_large_subtrees_once_many_were_touched(monkeypatch):
-    monkeypatch.setattr("lookahead.bench.replay.peers.published_trie._SQUEEZED_AT", 2)
-    monkeypatch.setattr("lookahead.bench.replay.peers.published_trie._MAX_OUTPUT_NODES", 3)
+    monkeypatch.setattr("research.peers.published_trie._SQUEEZED_AT", 2)
+    monkeypatch.setattr("research.peers.published_trie._MAX_OUTPUT_NODES", 3)
     trie = published([1, 5, 6], [1, 5, 6, 7], [1, 8, 9])
     request(trie, [], [1])
     assert drafted(trie) == [[5, 6]]

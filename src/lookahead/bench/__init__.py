@@ -1,1 +1,1 @@
-"""Measuring: data sets, methods, runs, reports."""
+"""Measurements: data sets, methods, runs, reports, profiles, replay."""

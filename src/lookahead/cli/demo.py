@@ -93,18 +93,17 @@ def _answer(
 
 def _table(results: "list[PromptResult]") -> Table:
     from lookahead.bench.methods.registry import BASELINE
-    from lookahead.bench.report.figure_table import NOTHING, compact_table, number, times
     from lookahead.bench.report.summary import identical_prompts, mean_acceptance_length, tokens_per_second
+    from lookahead.bench.report.table_maker import NOTHING, figure_table, number, times
 
-    table = compact_table("All questions, prefill included", "method")
-    for heading in ("tokens", "seconds", "tokens/s", "speedup", "mean acceptance\nlength", "identical"):
-        table.add_column(heading, justify="right")
+    headings = ("method", "tokens", "seconds", "tokens/s", "speedup", "mean acceptance\nlength", "identical")
+    rows = []
     plain_speed = tokens_per_second(results, BASELINE)
     for name in results[0].runs:
         is_plain = name == BASELINE
         runs = [result.runs[name] for result in results]
         speed = tokens_per_second(results, name)
-        table.add_row(
+        cells = (
             name,
             str(sum(run.tokens for run in runs)),
             number(sum(run.total_s for run in runs), decimals=1),
@@ -113,7 +112,8 @@ def _table(results: "list[PromptResult]") -> Table:
             number(mean_acceptance_length(results, name)),
             NOTHING if is_plain else f"{identical_prompts(results, name)} of {len(results)}",
         )
-    return table
+        rows.append(cells)
+    return figure_table("All questions, prefill included", headings, rows).as_rich()
 
 
 def _explain(console: Console, results: "list[PromptResult]", dtype: str) -> None:

@@ -7,17 +7,14 @@ import torch
 
 from helpers import tiny_models
 from lookahead.bench.data.datasets import Row
-from lookahead.bench.methods.ablations import ABLATIONS
-from lookahead.bench.methods.best_of import BestOf
 from lookahead.bench.methods.library import StaticCompiledMethod
+from lookahead.bench.methods.method import Method
 from lookahead.bench.methods.registry import BASELINE, METHODS, Ingredients, make_methods
 from lookahead.bench.run.experiments import EXPERIMENTS
 from lookahead.bench.run.measuring import greedy, measure
 from lookahead.bench.run.runner import Plan, run_benchmark
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.drafting.log.token_log import TokenLog
-from lookahead.drafting.store import Origin
-from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie.token_trie import TokenTrie
 from lookahead.errors import ConfigError, MissingDependencyError
 
@@ -129,22 +126,10 @@ def test_compiled_steps_have_a_cache_of_one_size():
     assert Spy.lengths == [64, 64, 70]
 
 
-def test_the_best_of_settings_is_the_one_chosen():
-    settings = [METHODS["transformers"](GIVEN), METHODS["transformers-again"](GIVEN)]
-    best = BestOf("best", settings)
-    assert best._chosen is settings[0]
-    best.choose("transformers-again")
-    assert best._chosen is settings[1]
-    with pytest.raises(ConfigError, match="no setting 'magic'; choose from transformers, transformers-again"):
-        best.choose("magic")
-
-
-def test_the_fastest_setting_is_chosen_on_rows_of_every_category(model, tokenizer):
-    class Slow:
-        batches = True
-
-        def __init__(self, name, seconds):
-            self.name, self.seconds, self.seen = name, seconds, 0
+def test_the_fastest_variant_is_chosen_on_rows_of_every_category(model, tokenizer):
+    class Slow(Method):
+        def __init__(self, name, seconds, variants=()):
+            self.name, self.seconds, self.seen, self.variants = name, seconds, 0, variants
 
         def generate(self, _model, inputs, *, streamer, **_options):
             nonlocal now
@@ -152,66 +137,33 @@ def test_the_fastest_setting_is_chosen_on_rows_of_every_category(model, tokenize
             self.seen += 1
             return METHODS[BASELINE](GIVEN).generate(_model, inputs, streamer=streamer, settings=greedy(2))
 
-        def prepare(self, *_):
-            pass
-
-        forget = remember = recall = prepare
-
     now = 0.0
-    settings = [Slow("slow", 2.0), Slow("fast", 1.0), Slow("slower", 3.0)]
+    variants = [Slow("slow", 2.0), Slow("fast", 1.0), Slow("slower", 3.0)]
+    tried = Slow("tried", 2.0, variants)
     rows = [Row(row_id=n, category=category, prompt="ab") for n, category in enumerate("aaaaabbbbb")]
     with pytest.MonkeyPatch.context() as patched:
-        methods = [METHODS[BASELINE](GIVEN), BestOf("tried", settings)]
+        methods = [METHODS[BASELINE](GIVEN), tried]
         patched.setattr("lookahead.bench.run.runner.make_methods", lambda *_: methods)
         plan = Plan(rows=rows, methods=(), given=GIVEN, settings=greedy(2))
-        trial = run_benchmark(model, tokenizer, plan, clock=lambda: now).trials["tried"]
-    assert trial.as_dict() == {
+        benchmark = run_benchmark(model, tokenizer, plan, clock=lambda: now)
+    assert benchmark.trials["tried"] == {
         "chosen": "fast",
         "seconds": {"slow": 12.0, "fast": 6.0, "slower": 18.0},
         "prompts": 6,
     }
-    assert [method.seen for method in settings] == [6 + 1, 6 + 10, 6]  # one warms up, one is measured
+    assert tried.seen == 1  # it warms up as it is
+    assert [variant.seen for variant in variants] == [6, 6 + 10, 6]  # one is measured
+    assert all(list(result.runs) == ["transformers", "tried"] for result in benchmark.results[::2])
+
+
+def test_prompt_lookup_is_the_best_of_three():
+    method = METHODS["prompt-lookup"](GIVEN)
+    assert method.name == "prompt-lookup"
+    assert not method.batches
+    assert [variant.name for variant in method.variants] == [f"prompt-lookup-{size}" for size in (5, 10, 20)]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda experiment: experiment.name)
 def test_an_experiments_methods_exist_and_serve_its_batches(experiment):
     made = make_methods(experiment.methods, GIVEN)
     assert not experiment.batch_sizes or all(method.batches for method in made)
-
-
-def drafted(store, prompt, answer=(), *, earlier=(), tokens=6):
-    if earlier:
-        store.insert("earlier", earlier[0], Origin.PROMPT)
-        store.insert("earlier", earlier[1], Origin.OUTPUT)
-        store.forget("earlier")
-    store.open("now")
-    store.insert("now", prompt, Origin.PROMPT)
-    if answer:
-        store.insert("now", answer, Origin.OUTPUT)
-    tree: DraftTree = store.propose(
-        "now", decoding_length=tokens, branch_length=4, mode=DraftMode.HIERARCHICAL
-    )
-    store.forget("now")
-    return set(tree.token_ids.tolist()[1:])
-
-
-@pytest.mark.parametrize("make", [TokenLog, TokenTrie])
-def test_each_ablation_takes_out_what_it_says(make):
-    in_prompt = {"prompt": [5, 6, 7, 5, 6]}
-    in_answer = {"prompt": [9], "answer": [5, 6, 7, *range(20, 30), 5, 6]}
-    in_earlier = {"prompt": [5, 6], "answer": [5, 6], "earlier": ([1], [5, 6, 7, 8])}
-    in_earlier_prompt = {"prompt": [9], "answer": [5, 6], "earlier": ([5, 6, 7, 8], [3])}
-    finds = {
-        None: (True, True, True, False),
-        "without-prompts": (False, True, True, False),
-        "without-earlier-answers": (True, True, False, False),
-        "without-answers": (True, False, False, False),
-        "without-elimination": (True, True, True, True),
-    }
-    assert set(finds) == {None, *ABLATIONS}
-    for name, expected in finds.items():
-        found = tuple(
-            7 in drafted(make() if name is None else ABLATIONS[name](make), **case)
-            for case in (in_prompt, in_answer, in_earlier, in_earlier_prompt)
-        )
-        assert found == expected, name

@@ -2,10 +2,9 @@
 
 import pytest
 
-from lookahead.bench.plotting.pictures import pictures_of, replay_pictures_of
-from lookahead.bench.plotting.plot_kinds import draw_bars, draw_curves, draw_heat_map
-from lookahead.bench.plotting.plot_style import check_can_draw, colours_of
-from lookahead.bench.plotting.plots import plot_speedups
+from lookahead.bench.plotting.kit import check_can_draw, colours_of, draw_bars, draw_curves
+from lookahead.bench.plotting.pictures import pictures_of
+from lookahead.bench.plotting.speedups import plot_speedups
 from lookahead.errors import ConfigError
 
 REPORT = {
@@ -53,15 +52,6 @@ def test_batches_are_drawn_end_to_end(tmp_path):
     assert "overall" not in drawn
 
 
-def test_a_heat_map_frames_no_cell_but_says_all(tmp_path):
-    cells = {(4, 2): 1.25, (4, 8): 1.5, (8, 2): 1.75}
-    draw_heat_map(tmp_path / "grid.svg", cells, says="Says", about="about", names=("lines", "columns"))
-    assert {"Says", "about", "lines", "columns", "1.25", "1.50", "1.75"} <= set(
-        words_in(tmp_path / "grid.svg")
-    )
-    assert "nan" not in words_in(tmp_path / "grid.svg")
-
-
 def test_curves_and_bars_are_called_by_their_names(tmp_path):
     path = tmp_path / "picture.svg"
     curves = {"log": ([2**16, 2**20], [1.0, 2.0]), "trie": ([2**20], [1.5])}
@@ -96,10 +86,9 @@ def test_a_report_has_the_pictures_that_its_methods_allow(tmp_path):
         "peak_memory": {"mebibytes": {"transformers": 1000.0, "lookahead": 1010.0}},
     }
     pictures = pictures_of(report)
-    assert list(pictures) == ["speedup", "methods", "peak-memory", "grid", "capacity", "warm-up"]
+    assert list(pictures) == ["speedup", "methods", "peak-memory", "warm-up"]
     for name, draw in pictures.items():
         draw(tmp_path / f"{name}.svg")
-    assert "2.00x at 8 tokens, 4 deep" in words_in(tmp_path / "grid.svg")
     assert {"Peak memory: +1.0% beside transformers", "1010"} <= set(words_in(tmp_path / "peak-memory.svg"))
     assert "A growing memory adds -5% tokens a forward" in words_in(tmp_path / "warm-up.svg")
 
@@ -108,7 +97,7 @@ def test_sizes_alone_have_no_picture_by_category_and_many_methods_of_one_have_ba
     figures = {"overall": 2.0, "by_category": {"qa": 2.0}}
     one = {**REPORT, "prompts": {"overall": 1, "by_category": {"qa": 1}}}
     sizes = {f"lookahead-{name}": figures for name in ("8x4", "8x8")}
-    assert list(pictures_of({**one, "decode_speedup": sizes})) == ["grid"]
+    assert list(pictures_of({**one, "decode_speedup": sizes})) == []
     many = {f"lookahead-trie-without-{name}": figures for name in "abcdef"}
     assert list(pictures_of({**one, "decode_speedup": many})) == ["methods"]
 
@@ -119,13 +108,3 @@ def test_long_names_leave_room_for_the_bars(tmp_path):
     report = {**REPORT, "prompts": {"overall": 1, "by_category": {"qa": 1}}, "decode_speedup": many}
     plot_speedups(report, tmp_path / "speedup.svg")  # a layout that collapses is a warning, and so an error
     assert "lookahead-trie-without-earlier-answers-e" in words_in(tmp_path / "speedup.svg")
-
-
-def test_the_warm_up_picture_is_of_the_gain(tmp_path):
-    rows = [
-        {"store": "memory grows", "by_requests": [[10.0, 2.0], [20.0, 3.0]]},
-        {"store": "memory emptied", "by_requests": [[10.0, 2.0], [20.0, 2.0]]},
-    ]
-    report = {"experiment": "warm-up", "results": rows, "traces": 20, "data": "traces"}
-    replay_pictures_of(report)["warm-up"](tmp_path / "picture.svg")
-    assert "A growing memory adds 50% tokens a forward" in words_in(tmp_path / "picture.svg")

@@ -1,7 +1,6 @@
 """Short generations: their parts, their first token, their memory."""
 
 import pytest
-import torch
 
 from helpers.tiny_models import prompt, tiny_model
 from lookahead.bench.profile.generation import (
@@ -13,7 +12,6 @@ from lookahead.bench.profile.generation import (
     profile_first_token,
     profile_memory,
 )
-from lookahead.bench.profile.peak_memory import highest_sum, peak_bytes
 from lookahead.stats import GenerationStats
 
 PROMPT = prompt(0, 24)[0].tolist()
@@ -73,24 +71,6 @@ def test_both_ways_to_the_first_token_take_turns():
     readings = iter(range(100, 200))
     found = profile_first_token(tiny_model("llama"), PROMPT, repeats=2, clock=lambda: next(readings))
     assert found == {"generate_s": 1, "lookahead_s": 1, "over_generate": 1.0}
-
-
-def test_the_highest_of_all_sums_is_the_peak():
-    assert highest_sum([5, 3, -5, 4, -3, -4]) == 8
-    assert highest_sum([-5, 2]) == 0
-    assert highest_sum([]) == 0
-
-
-def test_peak_memory_is_what_lives_at_once_temporary_tensors_too():
-    kept = []
-
-    def action():
-        for _ in range(3):
-            torch.ones(1000, dtype=torch.float32)
-        kept.append(torch.ones(500, dtype=torch.float32))
-        torch.ones(2000, dtype=torch.float32)
-
-    assert peak_bytes(action, torch.device("cpu")) == (500 + 2000) * 4
 
 
 def test_memory_is_reported_with_and_without_the_weights():

@@ -50,7 +50,7 @@ CONTEXT = {
 
 def rows(table):
     console = Console(width=80, file=io.StringIO())
-    console.print(table)
+    console.print(table.as_rich())
     return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
 
 

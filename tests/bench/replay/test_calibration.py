@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from lookahead.bench.plotting.plot_style import check_can_draw
-from lookahead.bench.plotting.plots import plot_calibration
+from lookahead.bench.plotting.kit import check_can_draw
 from lookahead.bench.replay.calibration import Calibration
 from lookahead.bench.replay.replay import accepted_levels
 from lookahead.drafting.tree import DraftTree
@@ -53,23 +52,6 @@ def test_an_impossible_node_is_predicted_never():
         "bins": [{"predicted": 0.0, "observed": 1.0, "count": 2}],
         "expected_calibration_error": 1.0,
     }
-
-
-def test_the_diagram_shows_each_store_that_predicts(tmp_path):
-    judged = noted(ids(4, 9))
-    rows = [
-        {"store": "log", "draft_tokens": 8, "calibration": judged},
-        {"store": "log", "draft_tokens": 16, "calibration": judged},
-        {"store": "prompt-lookup", "draft_tokens": 16, "calibration": None},
-    ]
-    path = tmp_path / "calibration.svg"
-    plot_calibration(rows, path)
-    drawn = path.read_text()
-    for words in ("log", "8 tokens, error 0.267", "16 tokens, error 0.267"):
-        assert f"<!-- {words} -->" in drawn
-    assert "prompt-lookup" not in drawn
-    with pytest.raises(ConfigError, match="no probabilities to judge in prompt-lookup"):
-        plot_calibration(rows[2:], path)
 
 
 def test_a_picture_needs_an_ending_that_is_known(tmp_path):

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from lookahead.bench.data.traces import Trace, read_traces, without_loop
-from lookahead.bench.replay.drafters import REPLAYED, make_replayed
-from lookahead.bench.replay.peers.peer import chain_tree
-from lookahead.bench.replay.replay import accepted_levels, replay, summarise_replay
+from lookahead.bench.replay.drafters import make_replayed
+from lookahead.bench.replay.replay import accepted_levels, replay
+from lookahead.bench.replay.results import summarise_replay
 from lookahead.cli import main
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError, DataFormatError, NotFoundError
+from research.peers.peer import chain_tree
+from research.replay.drafters import REPLAYED
 
 
 def ids(*tokens):
@@ -212,22 +214,26 @@ def test_missing_file_and_unknown_store():
         read_traces("nowhere.jsonl" and __import__("pathlib").Path("nowhere.jsonl"))
     with pytest.raises(ConfigError, match="'suffix-tree' is unknown"):
         make_replayed(["suffix-tree"])
+    with pytest.raises(ConfigError, match="'llma' is unknown; choose from log, trie"):
+        make_replayed(["llma"])
 
 
 def test_the_command_writes_one_row_for_each_store_and_size(tmp_path, capsys):
     path, report = written(tmp_path, GOOD, GOOD), tmp_path / "report.json"
-    arguments = ["replay", str(path), "--store", "trie", "--store", "prompt-lookup"]
+    arguments = ["replay", str(path), "--store", "trie", "--store", "trie-parallel"]
     with pytest.raises(SystemExit, match="0"):
         main([*arguments, "--draft-tokens", "2,4", "--memory-tokens", "2000", "--json", str(report)])
     results = json.loads(report.read_text())["results"]
     assert [(row["store"], row["draft_tokens"]) for row in results] == [
         ("trie", 2),
         ("trie", 4),
-        ("prompt-lookup", 2),
-        ("prompt-lookup", 4),
+        ("trie-parallel", 2),
+        ("trie-parallel", 4),
     ]
     assert all(row["mean_acceptance_length"] > 1 for row in results)
     assert [row["bytes_per_token"] is not None for row in results] == [True, True, False, False]
+    assert json.loads(report.read_text())["command"].startswith("lookahead")
+    assert json.loads(report.read_text())["environment"]["logical_cores"] > 0
     assert "Mean acceptance length" in capsys.readouterr().out
 
 
@@ -250,46 +256,6 @@ def test_a_warm_memory_knows_what_it_was_warmed_with(tmp_path, capsys):
     assert told["warmed_with"]["data"] == path.name
     assert told["warmed_with"]["data_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert "warm" in capsys.readouterr().out
-
-
-def test_peers_that_are_not_installed_are_left_out_with_one_notice(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lookahead.bench.replay.peers.arctic.find_spec", lambda _: None)
-    report = tmp_path / "report.json"
-    path = written(tmp_path, GOOD)
-    assert run(path, "--store", "log", "--peers", "--draft-tokens", 4, "--json", report) == 0
-    stores = [row["store"] for row in json.loads(report.read_text())["results"]]
-    assert stores == ["log", "prompt-lookup", "llma", "published-trie"]
-    assert capsys.readouterr().err.count("arctic-inference is not installed") == 1
-    assert run(path, "--store", "arctic") == 2
-    assert "pip install --no-deps arctic-inference" in capsys.readouterr().err
-
-
-def test_costs_and_calibration_are_told(tmp_path, capsys):
-    lines = [
-        json.dumps({"id": i, "category": "qa", "prompt_ids": [1, 2], "output_ids": [1, 2, 3, 4] * 4})
-        for i in range(2)
-    ]
-    report, picture = tmp_path / "report.json", tmp_path / "calibration.svg"
-    options = ["--store", "log", "--draft-tokens", "2,4", "--costs", "--memory-tokens", 5000]
-    assert run(written(tmp_path, *lines), *options, "--json", report, "--calibration", picture) == 0
-    told = json.loads(report.read_text())
-    assert told["memory_tokens"] == 5000
-    assert told["command"].startswith("lookahead")
-    assert told["environment"]["logical_cores"] > 0
-    assert [(row["store"], row["draft_tokens"]) for row in told["costs"]] == [("log", 2), ("log", 4)]
-    assert all(row["calibration"]["bins"] for row in told["results"])
-    assert "5,000 tokens in memory" in capsys.readouterr().out
-    assert "<!-- log -->" in picture.read_text()
-
-
-def test_a_picture_of_no_known_format_is_refused_before_anything_is_measured(tmp_path, capsys):
-    assert run(written(tmp_path, GOOD), "--calibration", tmp_path / "picture.doc") == 2
-    assert ".svg, .png, .pdf" in capsys.readouterr().err
-
-
-def test_costs_of_what_has_none_are_refused(tmp_path, capsys):
-    assert run(written(tmp_path, GOOD), "--store", "llma", "--costs") == 2
-    assert "none of which is in llma" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("sizes", ["", "0", "4,x", "-1"])

@@ -6,8 +6,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from lookahead.bench.report.figure_table import times
 from lookahead.bench.report.summary import summarise
+from lookahead.bench.report.table_maker import times
 from lookahead.bench.report.tables import category_table, difference_table, method_table
 from lookahead.bench.run.measuring import Run
 from lookahead.bench.run.results import BenchmarkResult, PromptResult

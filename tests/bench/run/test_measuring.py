@@ -1,4 +1,4 @@
-"""Waits, peak memory, differences, intervals: what a figure is made of."""
+"""Waits, differences, intervals: what a figure is made of."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,11 @@ import torch
 from helpers import tiny_models
 from lookahead.bench.data.datasets import Row
 from lookahead.bench.methods.method import Output
-from lookahead.bench.report.figure_table import FigureTable
+from lookahead.bench.report.table_maker import FigureTable
 from lookahead.bench.report.uncertainty import Amount, speed, speed_ratio_interval
 from lookahead.bench.run.cases import cases_of
 from lookahead.bench.run.differences import Verdict, first_difference, judge_difference, rounding_step
 from lookahead.bench.run.measuring import TimingStreamer, greedy, measure
-from lookahead.bench.run.memory_meter import CudaMeter, NoMeter, ResidentSetMeter, memory_meter
 
 
 @pytest.fixture(scope="module")
@@ -67,38 +66,6 @@ def test_rows_become_full_batches_of_each_size_padded_on_the_left(model):
     assert pair.inputs["attention_mask"].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
     assert pair.prompts() == [[0, 1], [0, 1, 2, 3]]
     assert four.inputs["input_ids"].shape == (4, 4)
-
-
-def test_the_resident_sets_high_water_mark_is_reset_and_read(tmp_path):
-    (tmp_path / "clear_refs").write_text("")
-    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t  2048 kB\nVmRSS:\t 1024 kB\n")
-    meter = ResidentSetMeter(tmp_path)
-    assert meter.works()
-    assert (tmp_path / "clear_refs").read_text() == "5"
-    assert meter.peak_bytes() == 2**21
-    (tmp_path / "status").write_text("Name:\tpython\n")
-    assert not meter.works()
-    assert not ResidentSetMeter(tmp_path / "nowhere").works()
-
-
-def test_the_meter_fits_the_device(monkeypatch):
-    assert isinstance(memory_meter(torch.device("cuda")), CudaMeter)
-    assert isinstance(memory_meter(torch.device("meta")), NoMeter)
-    monkeypatch.setattr(ResidentSetMeter, "works", lambda _: False)
-    assert memory_meter(torch.device("cpu")).peak_bytes() is None
-
-
-@pytest.mark.skipif(
-    not ResidentSetMeter().works(), reason="this system does not let a process reset its mark"
-)
-def test_what_is_allocated_and_freed_again_is_in_the_mark():
-    meter = memory_meter(torch.device("cpu"))
-    meter.reset()
-    before = meter.peak_bytes()
-    np.ones(2**25, np.uint8).sum()
-    assert meter.peak_bytes() - before > 2**24
-    meter.reset()
-    assert meter.peak_bytes() - before < 2**24
 
 
 def test_the_first_difference_is_found():

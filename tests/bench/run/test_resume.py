@@ -8,8 +8,7 @@ import torch
 from helpers import tiny_models
 from lookahead.bench.data.datasets import Row
 from lookahead.bench.methods import registry
-from lookahead.bench.methods.best_of import BestOf
-from lookahead.bench.methods.method import Output
+from lookahead.bench.methods.method import Method, Output
 from lookahead.bench.methods.registry import Ingredients
 from lookahead.bench.report.summary import summarise
 from lookahead.bench.run import runner
@@ -18,18 +17,18 @@ from lookahead.bench.run.measuring import greedy
 from lookahead.bench.run.runner import Plan, run_benchmark
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError, DataFormatError
+from research.ablations import ABLATED_METHODS
 
 ROWS = [Row(row_id=place, category="qa", prompt=text) for place, text in enumerate(("ab", "cd", "ef", "gh"))]
 GIVEN = Ingredients(config=LookaheadConfig(max_bytes=2**20))
 
 
-class Learner:
+class Learner(Method):
     """Answers with what the prompt says; the more it remembers, the fewer forwards it says it took."""
 
-    batches = True
-
-    def __init__(self, name, *, fails_on=None):
+    def __init__(self, name, *, fails_on=None, variants=()):
         self.name = name
+        self.variants = variants
         self.memory = []
         self.fails_on = fails_on
 
@@ -45,9 +44,6 @@ class Learner:
         streamer.end()
         self.remember(answer)
         return Output(torch.tensor([prompt + answer]), steps=9 - min(5, len(self.memory)))
-
-    def prepare(self, _model, _tokenizer):
-        pass
 
     def remember(self, token_ids):
         self.memory.append(list(token_ids))
@@ -88,7 +84,7 @@ def made(monkeypatch):
     def make(*_):
         return [
             Learner("transformers"),
-            BestOf("tried", [Learner("tried-a"), Learner("tried-b")]),
+            Learner("tried", variants=[Learner("tried-a"), Learner("tried-b")]),
             Learner("lookahead", fails_on=fails_on),
         ]
 
@@ -145,7 +141,7 @@ def test_a_killed_run_goes_on_to_the_same_report(model, tokenizer, tmp_path, row
     assert whole.failed[0].row_id == 2
     assert whole.failed[0].error == "RuntimeError: no such luck"
     assert [result.row_id for result in resumed.results] == [0, 1, 3]
-    assert resumed.trials["tried"].prompts == len(ROWS)
+    assert resumed.trials["tried"]["prompts"] == len(ROWS)
 
 
 @pytest.mark.usefixtures("made")
@@ -161,8 +157,10 @@ def test_what_was_measured_is_not_measured_again(model, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["lookahead", "lookahead-trie", "lookahead-log-without-elimination"])
-def test_a_memory_is_given_the_answers_that_were_recorded(model, tokenizer, tmp_path, name):
+def test_a_memory_is_given_the_answers_that_were_recorded(model, tokenizer, tmp_path, monkeypatch, name):
     real = registry.make_methods
+    for ablated, make in ABLATED_METHODS.items():
+        monkeypatch.setitem(registry.METHODS, ablated, make)
 
     def memory_after(journal, rows):
         made = []

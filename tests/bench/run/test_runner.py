@@ -7,7 +7,7 @@ import torch
 
 from helpers import tiny_models
 from lookahead.bench.data.datasets import Row, random_rows
-from lookahead.bench.methods.method import Output
+from lookahead.bench.methods.method import Method, Output
 from lookahead.bench.methods.registry import METHODS, USUAL, Ingredients, make_methods
 from lookahead.bench.run import runner
 from lookahead.bench.run.environment import describe_environment, physical_cores
@@ -41,11 +41,10 @@ def rows(*prompts):
     return [Row(row_id=index, category="qa", prompt=prompt) for index, prompt in enumerate(prompts)]
 
 
-class ScriptedMethod:
+class ScriptedMethod(Method):
     """Streams given pieces after the prompt."""
 
     name = "scripted"
-    batches = True
 
     def __init__(self, *pieces, steps=None):
         self.pieces = pieces
@@ -59,15 +58,6 @@ class ScriptedMethod:
         streamer.end()
         answer = torch.tensor([[token for piece in self.pieces for token in piece]], dtype=torch.int64)
         return Output(torch.cat([inputs["input_ids"], answer], dim=1), steps=self.steps)
-
-    def prepare(self, _model, _tokenizer):
-        pass
-
-    def remember(self, token_ids):
-        pass
-
-    def recall(self, prompt_ids, answer_ids):
-        pass
 
     def forget(self):
         self.forgotten += 1

@@ -15,7 +15,7 @@ from helpers.tiny_models import prompt, tiny_model, tiny_tokenizer
 from lookahead import DraftMemory, DraftMode, Lookahead, LookaheadConfig
 from lookahead.decoding.sampling.choice import StepNoise
 from lookahead.errors import ConfigError
-from lookahead.hf.models.families import FAMILIES, is_installed
+from research.families.families import FAMILIES, is_installed
 
 ENDS = [11, 20, 33, 34, 50]
 PADDINGS = [0, 3, 5, 1]

@@ -1,5 +1,9 @@
-"""Rows join and leave a running loop at random steps, and each text is the text of `generate` alone."""
+"""Rows join and leave a running loop at random steps, and each text is the text of `generate` alone.
 
+A few requests are tried with all tests; `make soak` tries hundreds.
+"""
+
+import os
 import random
 
 import pytest
@@ -24,7 +28,8 @@ from lookahead.hf.steps.step_model import TransformersStepModel
 from lookahead.hf.steps.verification import CHAIN, COMPILED, TREE, of_fixed_width
 from lookahead.stats import GenerationStats
 
-NEW_TOKENS, REQUESTS, MAX_ROWS = 24, 9, 4
+NEW_TOKENS, MAX_ROWS = 24, 4
+REQUESTS = int(os.environ.get("LOOKAHEAD_SOAK_REQUESTS") or 9)
 WAYS = {"own code": TREE, "fixed width": of_fixed_width(12), "compiled": COMPILED, "graphs": TREE}
 CASES = [
     *(("llama", way) for way in ("own code", "fixed width", "graphs")),

@@ -12,7 +12,7 @@ from helpers.tiny_models import MAIN_FAMILIES, prompt, tiny_model
 from lookahead import DraftMemory, DraftMode, Lookahead, LookaheadConfig
 from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.budget.policy import BudgetPolicy
-from lookahead.hf.models.families import FAMILIES, is_installed
+from research.families.families import FAMILIES, is_installed
 
 SHORT = {"max_new_tokens": 25}  # crosses every window, chunk and boundary of the families' models
 PROMPTS = [prompt(seed) for seed in range(2)]

@@ -10,11 +10,11 @@ from helpers.same_text import assert_same_text
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.hf.compat.layout import AttentionLayout
-from lookahead.hf.models.families import FAMILIES, is_installed
 from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support import model_profile as knowledge
 from lookahead.hf.support.model_profile import ModelProfiles
 from lookahead.hf.support.probe import probe
+from research.families.families import FAMILIES, is_installed
 
 GREEDY = {"max_new_tokens": 20, "do_sample": False}
 

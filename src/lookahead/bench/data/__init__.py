@@ -1,1 +1,1 @@
-"""Prompts, texts and traces to measure with."""
+"""Prompts, texts and traces."""

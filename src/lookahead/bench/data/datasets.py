@@ -1,4 +1,4 @@
-"""Reading benchmark rows, and choosing an equal share of each category."""
+"""Read benchmark rows, and choose an equal share of each category."""
 
 import gzip
 import json
@@ -37,10 +37,10 @@ class Row:
     """One prompt of a data set.
 
     Attributes:
-        row_id: its `id` in the file.
-        category: its category in the report: MT-bench's eight small ones are one.
-        prompt: the user's first message.
-        reference: the answer that the data set gives, if it does.
+        row_id: Its `id` in the file.
+        category: Its category in the report; MT-bench's eight small categories are one.
+        prompt: The user's first message.
+        reference: The answer in the data set, if it has one.
     """
 
     row_id: str | int
@@ -50,18 +50,18 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a `.jsonl` or `.jsonl.gz` file, in the file's order; empty lines are passed over.
+    """Return the rows of a `.jsonl` or `.jsonl.gz` file, in order; empty lines are skipped.
 
-    Each line is in our form or in one of `row_formats`.
+    A line is in our format or in one of `row_formats`.
 
     Raises:
-        NotFoundError: there is no such file.
-        DataFormatError: a line is not as it should be, or there is none; the message names file and line.
+        NotFoundError: The file does not exist.
+        DataFormatError: A line is malformed, or there is none; the message names file and line.
     """
-    places = count()
+    line_numbers = count()
 
     def convert(parsed: dict[str, Any]) -> Row | str:
-        line = in_our_form(parsed, next(places))
+        line = in_our_form(parsed, next(line_numbers))
         return _fault(line) or _row(line)
 
     return read_objects(path, convert, _EXPECTED)
@@ -70,16 +70,16 @@ def read_rows(path: Path) -> list[Row]:
 def read_records(
     path: Path, convert: Callable[[dict[str, Any]], Record | str], expected: str
 ) -> list[Record]:
-    """What the lines of a `.jsonl` or `.jsonl.gz` file hold, in order; empty lines are passed over.
+    """Return the records of a `.jsonl` or `.jsonl.gz` file, in order; empty lines are skipped.
 
     Args:
-        path: the file; each line a JSON object with an `id` and a `category`.
-        convert: makes a record of a parsed line, or says in words what is wrong with it.
-        expected: what a line should look like, for the error message.
+        path: The file; each line is a JSON object with an `id` and a `category`.
+        convert: Returns the record of a parsed line, or what is wrong with it.
+        expected: Description of a correct line, for the error message.
 
     Raises:
-        NotFoundError: there is no such file.
-        DataFormatError: a line is not as it should be, or there is none; the message names file and line.
+        NotFoundError: The file does not exist.
+        DataFormatError: A line is malformed, or there is none; the message names file and line.
     """
     return read_objects(path, lambda parsed: _fault(parsed) or convert(parsed), expected)
 
@@ -87,11 +87,11 @@ def read_records(
 def read_objects(
     path: Path, convert: Callable[[dict[str, Any]], Record | str], expected: str
 ) -> list[Record]:
-    """What the lines of a `.jsonl` or `.jsonl.gz` file hold, as `read_records`, with or without `id`.
+    """Return the records of a file as `read_records` does, but `id` and `category` are optional.
 
     Raises:
-        NotFoundError: there is no such file.
-        DataFormatError: a line is not as it should be, or there is none; the message names file and line.
+        NotFoundError: The file does not exist.
+        DataFormatError: A line is malformed, or there is none; the message names file and line.
     """
     if not path.is_file():
         message = (
@@ -111,18 +111,18 @@ def read_objects(
 
 
 def category_in_report(category: str) -> str:
-    """MT-bench's eight small categories count as one."""
+    """Return the category in the report: MT-bench's eight small categories are one."""
     return MT_BENCH if category in MT_BENCH_CATEGORIES else category
 
 
 def limit_rows(rows: Sequence[Row], limit: int | None) -> list[Row]:
-    """At most `limit` rows, as equal a share of each category as there is, in the order of `rows`.
+    """Return at most `limit` rows in the order of `rows`, an equal share of each category; None returns all.
 
-    Within a category they are taken at even distances, so that the choice is the same every time and covers
-    it from end to end (all eight parts of MT-bench, for one). None takes all.
+    Rows of a category are taken at even distances, so the choice is deterministic and covers the whole
+    category (all eight parts of MT-bench, for example).
 
     Raises:
-        ConfigError: the limit is below 1.
+        ConfigError: The limit is below 1.
     """
     if limit is None:
         return list(rows)
@@ -142,13 +142,13 @@ def limit_rows(rows: Sequence[Row], limit: int | None) -> list[Row]:
 
 
 def shuffle_rows(rows: Sequence[Row], seed: int) -> list[Row]:
-    """The rows in a random order: one in which categories come mixed, as requests do."""
+    """Return the rows in random order, with categories mixed as requests are."""
     order = np.random.default_rng(seed).permutation(len(rows))
-    return [rows[place] for place in order]
+    return [rows[index] for index in order]
 
 
 def _equal_shares(sizes: dict[str, int], limit: int) -> dict[str, int]:
-    """How many of each category: one each in turn, until the limit is reached or nothing is left."""
+    """Return the number of rows per category: one each in turn, until the limit or the last row."""
     shares = dict.fromkeys(sizes, 0)
     left = min(limit, sum(sizes.values()))
     while left:
@@ -174,24 +174,24 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _parse(
-    line: bytes, place: str, convert: Callable[[dict[str, Any]], Record | str], expected: str
+    line: bytes, where: str, convert: Callable[[dict[str, Any]], Record | str], expected: str
 ) -> Record:
     try:
         parsed = json.loads(line)
     except ValueError as error:  # malformed JSON, or not UTF-8
-        message = f"{place}: not JSON ({error}); {expected}"
+        message = f"{where}: not JSON ({error}); {expected}"
         raise DataFormatError(message) from error
     converted = (
         convert(parsed) if isinstance(parsed, dict) else f"a JSON object is wanted, not {parsed!r:.40}"
     )
     if isinstance(converted, str):
-        message = f"{place}: {converted}; {expected}"
+        message = f"{where}: {converted}; {expected}"
         raise DataFormatError(message)
     return converted
 
 
 def _fault(parsed: dict[str, Any]) -> str | None:
-    """What is wrong with what every line needs, or None."""
+    """Return what is wrong with the fields of every line, or None."""
     row_id, category = parsed.get("id"), parsed.get("category")
     if not isinstance(row_id, str | int) or isinstance(row_id, bool):
         return f"'id' must be a string or an integer, not {row_id!r:.40}"
@@ -216,9 +216,9 @@ def _row(parsed: dict[str, Any]) -> Row | str:
 
 
 def random_rows(words: Sequence[str], number: int, seed: int = 0) -> list[Row]:
-    """Rows whose prompts are words drawn at random, so that nothing in them or after them repeats itself."""
+    """Return rows with prompts of random words, so that nothing in a prompt or an answer repeats itself."""
     drawn = np.random.default_rng(seed).choice(np.array(words, dtype=object), (number, _RANDOM_WORDS))
     return [
-        Row(row_id=place, category=RANDOM_WORDS, prompt=" ".join(prompt))
-        for place, prompt in enumerate(drawn)
+        Row(row_id=index, category=RANDOM_WORDS, prompt=" ".join(prompt))
+        for index, prompt in enumerate(drawn)
     ]

@@ -1,4 +1,4 @@
-"""Where data sets are: at the path given, or under its name in the folder of `LOOKAHEAD_DATA`."""
+"""Find data sets: at the given path, or in the folder that `LOOKAHEAD_DATA` names."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ DATA_VARIABLE = "LOOKAHEAD_DATA"
 
 
 def find_data(path: Path) -> Path:
-    """Return where a data file is; where it is in neither place, the path as it was given."""
+    """Return the path of a data file; the given path if the file is in neither place."""
     folder = os.environ.get(DATA_VARIABLE)
     if path.exists() or not folder:
         return path

@@ -1,6 +1,6 @@
-"""The public forms of data sets, turned into ours: which form a line has is seen from its fields.
+"""Published formats of data sets, converted to ours. A line's fields identify its format.
 
-To add one: write what makes of a parsed line one of our form, and give it a line in `FORMATS`.
+To add one: write a function that converts a parsed line, and add a line to `FORMATS`.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ _TASK = "Complete this Python function. Reply with the whole function in one cod
 
 @dataclass(frozen=True)
 class RowFormat:
-    """A public form of rows.
+    """A published format of rows.
 
     Attributes:
-        name: what it is called in documents.
-        fields: a line that has all of them is in this form.
-        convert: makes a line of our form, from a line and its place in the file, counted from 0.
+        name: Its name in documents.
+        fields: Fields that all lines in this format have.
+        convert: Returns a line in our format, from a line and its index in the file.
     """
 
     name: str
@@ -27,22 +27,22 @@ class RowFormat:
     convert: Callable[[Line, int], Line]
 
 
-def _spec_bench(line: Line, _place: int) -> Line:
+def _spec_bench(line: Line, _index: int) -> Line:
     return {**line, "id": line["question_id"]}
 
 
-def _gsm8k(line: Line, place: int) -> Line:
-    return _one_turn(f"gsm8k-{place}", "gsm8k", line["question"], line["answer"])
+def _gsm8k(line: Line, index: int) -> Line:
+    return _one_turn(f"gsm8k-{index}", "gsm8k", line["question"], line["answer"])
 
 
-def _humaneval(line: Line, _place: int) -> Line:
+def _humaneval(line: Line, _index: int) -> Line:
     turn = f"{_TASK}\n\n```python\n{str(line['prompt']).strip()}\n```"
     return _one_turn(line["task_id"], "humaneval", turn, line["canonical_solution"])
 
 
-def _dolly(line: Line, place: int) -> Line:
+def _dolly(line: Line, index: int) -> Line:
     turn = "\n\n".join(filter(None, (line["instruction"], line["context"])))
-    return _one_turn(f"dolly-{place}", line["category"], turn, line["response"])
+    return _one_turn(f"dolly-{index}", line["category"], turn, line["response"])
 
 
 def _one_turn(row_id: str | int, category: str, turn: str, reference: str) -> Line:
@@ -57,9 +57,9 @@ FORMATS = (
 )
 
 
-def in_our_form(line: Line, place: int) -> Line:
-    """Return a parsed line in our form, `{id, category, turns, reference}`; one of no known form as it is."""
+def in_our_form(line: Line, index: int) -> Line:
+    """Return a line in our format, `{id, category, turns, reference}`; one in an unknown format unchanged."""
     if "id" in line and "turns" in line:
         return line
     known = next((form for form in FORMATS if form.fields <= line.keys()), None)
-    return line if known is None else known.convert(line, place)
+    return line if known is None else known.convert(line, index)

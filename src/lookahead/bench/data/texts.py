@@ -1,4 +1,4 @@
-"""Texts to warm a memory with, from files: whole texts, or the answers in rows and recorded traces."""
+"""Read texts to warm a memory with: whole files, or the answers of rows and recorded traces."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from lookahead.drafting.arrays import Int32Array
 from lookahead.errors import DataFormatError, NotFoundError
 
 ANSWER_FIELDS = ("output_ids", "answer", "reference")
-"""What in a row is an answer; the first that a row has is taken. What people asked (`turns`) is none."""
+"""Fields that hold answers; the first one that a row has is used. Questions (`turns`) are not answers."""
 
 Text = str | Int32Array
 
@@ -19,13 +19,13 @@ def read_texts(path: Path, field: str | None = None) -> list[Text]:
     """Return the texts of a file, in its order.
 
     Args:
-        path: rows as `.jsonl` or `.jsonl.gz`; anything else is one text as a whole, in UTF-8.
-        field: which field of a row is taken, instead of the first of `ANSWER_FIELDS` that it has: a text, a
-            list of texts, or a list of token ids.
+        path: Rows as `.jsonl` or `.jsonl.gz`; any other file is one text, in UTF-8.
+        field: Field of a row that holds a text, a list of texts or a list of token ids. By default the first
+            of `ANSWER_FIELDS` that the row has.
 
     Raises:
-        NotFoundError: the file cannot be read.
-        DataFormatError: it is not as it should be; the message names file and line.
+        NotFoundError: The file cannot be read.
+        DataFormatError: The file is malformed; the message names file and line.
     """
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
         return [read_whole(path, ".txt, .jsonl or .jsonl.gz files")]
@@ -36,11 +36,11 @@ def read_texts(path: Path, field: str | None = None) -> list[Text]:
 
 
 def read_whole(path: Path, accepted: str) -> str:
-    """Return a text file's content; `accepted` says in the errors what may be given.
+    """Return the content of a text file; `accepted` names the accepted files in error messages.
 
     Raises:
-        NotFoundError: the file cannot be read.
-        DataFormatError: it is not UTF-8 text.
+        NotFoundError: The file cannot be read.
+        DataFormatError: The file is not UTF-8 text.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -53,7 +53,7 @@ def read_whole(path: Path, accepted: str) -> str:
 
 
 def _texts_of(row: dict[str, Any], wanted: tuple[str, ...]) -> list[Text] | str:
-    """Return the texts of a row, or in words what is wrong with it."""
+    """Return the texts of a row, or what is wrong with it."""
     name = next((name for name in wanted if name in row), None)
     if name is None:
         return f"it has no field {' or '.join(map(repr, wanted))} (choose one with --field)"

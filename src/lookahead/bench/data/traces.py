@@ -1,4 +1,4 @@
-"""Recorded answers, for measuring drafts without a model."""
+"""Recorded answers, to measure drafts without a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from lookahead.drafting.arrays import Int32Array
 _EXPECTED = 'expected {"id": 1, "category": "qa", "prompt_ids": [5, 6], "output_ids": [7, 8]}'
 _SUCCESSORS = "top8_ids"
 
-_LONGEST_PERIOD = 64
-_FEWEST_REPEATS = 3
+_MAX_PERIOD = 64
+_MIN_REPEATS = 3
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trace:
-    """A prompt and what a model answered greedily.
+    """A prompt and a model's greedy answer.
 
     Attributes:
-        trace_id: its `id` in the file.
-        category: its category in the report.
+        trace_id: Its `id` in the file.
+        category: Its category in the report.
         prompt_ids: int32 [L].
         output_ids: int32 [T], T at least 1.
-        successor_ids: int32 [T, k], the tokens the model held likeliest where it chose each token of the
-            answer, likeliest first: row j follows `output_ids[j - 1]`. k is 0 where none were recorded.
+        successor_ids: int32 [T, k], the k most probable tokens where the model chose each token of the
+            answer, in descending order: row j follows `output_ids[j - 1]`. k is 0 if none were recorded.
     """
 
     trace_id: str | int
@@ -41,19 +41,19 @@ def read_traces(path: Path) -> list[Trace]:
     """Return the traces of a `.jsonl` or `.jsonl.gz` file, in the file's order.
 
     Raises:
-        NotFoundError: there is no such file.
-        DataFormatError: a line is not as it should be, or there is none; the message names file and line.
+        NotFoundError: The file does not exist.
+        DataFormatError: A line is malformed, or there is none; the message names file and line.
     """
     return read_records(path, _parse, _EXPECTED)
 
 
 def _parse(record: dict[str, Any]) -> Trace | str:
-    """Return the trace of a parsed line, or in words what is wrong with it."""
+    """Return the trace of a parsed line, or what is wrong with it."""
     columns = {}
-    for name, fewest in (("prompt_ids", 0), ("output_ids", 1)):
+    for name, min_tokens in (("prompt_ids", 0), ("output_ids", 1)):
         tokens = record.get(name)
-        if not isinstance(tokens, list) or len(tokens) < fewest or not _are_tokens(tokens):
-            return f"{name!r} must be a list of token ids, at least {fewest} long, not {tokens!r:.40}"
+        if not isinstance(tokens, list) or len(tokens) < min_tokens or not _are_tokens(tokens):
+            return f"{name!r} must be a list of token ids, at least {min_tokens} long, not {tokens!r:.40}"
         columns[name] = np.array(tokens, np.int32)
     successors = _successors(record.get(_SUCCESSORS), len(columns["output_ids"]))
     if isinstance(successors, str):
@@ -67,7 +67,7 @@ def _parse(record: dict[str, Any]) -> Trace | str:
 
 
 def _successors(rows: object, size: int) -> Int32Array | str:
-    """Return the recorded successors as int32 [size, k], or in words what is wrong with them."""
+    """Return the recorded successors as int32 [size, k], or what is wrong with them."""
     if rows is None:
         return np.zeros((size, 0), np.int32)
     message = f"{_SUCCESSORS!r} must be {size} lists of token ids, all of one length, one for each output id"
@@ -84,16 +84,15 @@ def _are_tokens(tokens: Sequence[object]) -> bool:
 
 
 def without_loop(output_ids: Int32Array) -> Int32Array:
-    """Return an answer up to where it begins to say the same over and over, as small greedy models do.
+    """Return an answer without its final loop, as small greedy models produce them.
 
-    A loop is a tail that repeats with a period of at most 64 tokens, three times or more; its first turn
-    stays.
+    A loop is a tail that repeats three times or more, with a period of up to 64 tokens. One turn is kept.
     """
     size = len(output_ids)
-    longest_repeat = 0
-    for period in range(1, min(_LONGEST_PERIOD, size // _FEWEST_REPEATS) + 1):
+    max_repeat = 0
+    for period in range(1, min(_MAX_PERIOD, size // _MIN_REPEATS) + 1):
         differs = np.flatnonzero(output_ids[period:] != output_ids[:-period])
         repeated = size - period if len(differs) == 0 else size - period - 1 - int(differs[-1])
-        if repeated >= (_FEWEST_REPEATS - 1) * period:
-            longest_repeat = max(longest_repeat, repeated)
-    return output_ids[: size - longest_repeat]
+        if repeated >= (_MIN_REPEATS - 1) * period:
+            max_repeat = max(max_repeat, repeated)
+    return output_ids[: size - max_repeat]

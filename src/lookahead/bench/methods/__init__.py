@@ -1,1 +1,1 @@
-"""The ways of generating that are measured."""
+"""The methods of generating that a benchmark compares."""

@@ -1,57 +1,63 @@
-"""What a benchmark compares: a way of generating, as a protocol."""
+"""A way of generating, as a benchmark compares them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
+Inputs = Mapping[str, torch.Tensor]
+
 
 @dataclass(frozen=True)
 class Output:
-    """What a method made of its prompts.
+    """The answers of a method.
 
     Attributes:
-        sequences: prompts and answers, [B, L].
-        steps: forwards after prefill, of all rows, where the method counts them itself; else the streamer's
-            puts count.
+        sequences: int64 [B, L], prompts and answers.
+        steps: Forward passes after prefill, of all rows, if the method counts them; else the pieces that were
+            streamed are counted.
     """
 
     sequences: torch.Tensor
     steps: int | None = None
 
 
-class Method(Protocol):
-    """A way of generating."""
+class Method(ABC):
+    """A way of generating. Methods without a memory need only `generate`.
 
-    @property
-    def name(self) -> str:
-        """What it is called in options and reports."""
+    Attributes:
+        name: Its name in options and reports.
+        batches: Whether it can answer several prompts in one call.
+        variants: Settings to choose from: the fastest on a few prompts is measured under this method's name.
+    """
 
-    @property
-    def batches(self) -> bool:
-        """Whether it can answer several prompts in one call."""
+    name: str
+    batches: bool = True
+    variants: Sequence["Method"] = ()
 
+    @abstractmethod
     def generate(
         self,
         model: PreTrainedModel,
-        inputs: Mapping[str, torch.Tensor],
+        inputs: Inputs,
         *,
         settings: Mapping[str, Any],
         streamer: BaseStreamer | None,
     ) -> Output:
-        """The answer to each prompt as `generate` gives it with these settings, streamed as it comes."""
+        """Answer each prompt as `generate` does with these settings, and stream the answers."""
 
-    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Do what is done once for a model, before anything is measured."""
+    def prepare(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:  # noqa: B027
+        """Do what is done once per model, before anything is measured."""
 
-    def remember(self, token_ids: Sequence[int]) -> None:
-        """Learn from a text, where the method has a memory that outlives prompts."""
+    def remember(self, token_ids: Sequence[int]) -> None:  # noqa: B027
+        """Learn a text, if the method has a memory that outlives prompts."""
 
-    def recall(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> None:
-        """Take in a request that this method has answered before, as an interrupted run recorded it."""
+    def recall(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> None:  # noqa: B027
+        """Learn a request that an interrupted run of this method has answered."""
 
-    def forget(self) -> None:
-        """Forget all that earlier answers taught; what was set up for the model stays."""
+    def forget(self) -> None:  # noqa: B027
+        """Empty the memory; what `prepare` did stays."""

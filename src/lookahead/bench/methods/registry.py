@@ -1,7 +1,6 @@
-"""The registry of what a benchmark compares: each method has a line here.
+"""The methods that a benchmark can compare, by name.
 
-To add one: write a class as `Method` asks, and give it a line in `METHODS`, or in `_SIZED` where its name has
-a number in it.
+To add one: write a subclass of `Method`, and add a line to `METHODS` (`_SIZED` if the name has a number).
 """
 
 import re
@@ -10,10 +9,8 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
-from lookahead.bench.methods.ablations import ABLATIONS, WithoutEarlierAnswers
-from lookahead.bench.methods.best_of import BestOf
 from lookahead.bench.methods.library import AssistedMethod, StaticCompiledMethod, TransformersMethod
-from lookahead.bench.methods.lookahead import LookaheadMethod, PromptsToo
+from lookahead.bench.methods.lookahead import LookaheadMethod
 from lookahead.bench.methods.method import Method
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.drafting.log.token_log import TokenLog
@@ -24,7 +21,7 @@ from lookahead.errors import ConfigError
 
 BASELINE = "transformers"
 NOISE = "transformers-again"
-"""The baseline a second time: how far its figures lie from the first is the run's own noise."""
+"""The baseline a second time. The distance between the two is the noise of the run."""
 PROMPT_LOOKUP = "prompt-lookup"
 ASSISTED = "assisted"
 LOOKAHEAD = "lookahead"
@@ -36,7 +33,7 @@ LOOKAHEAD_VOCABULARY = "lookahead-vocabulary"
 PROMPT_LOOKUP_SIZES = (5, 10, 20)
 _PROMPT_LOOKUP_NGRAM = 3
 FIXED_LENGTH = 16
-"""How many tokens the variants of a fixed size verify, where the settings leave it open."""
+"""Decoding length of the variants with a fixed size, unless the settings give one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +41,9 @@ class Ingredients:
     """What methods are made of.
 
     Attributes:
-        config: settings of the Lookahead methods.
-        assistant: loads the draft model of `assisted`; None where none is named.
-        longest_tokens: the longest prompt and answer, for caches of one size.
+        config: Settings of the Lookahead methods.
+        assistant: Loads the draft model of `assisted`; None if none was named.
+        longest_tokens: Tokens of the longest prompt and answer, for caches of one size.
     """
 
     config: LookaheadConfig
@@ -54,9 +51,14 @@ class Ingredients:
     longest_tokens: int = 0
 
 
-def _prompt_lookup(size: int) -> TransformersMethod:
+def _prompt_lookup(size: int, name: str = "", variants: Sequence[Method] = ()) -> Method:
     options = {"prompt_lookup_num_tokens": size, "max_matching_ngram_size": _PROMPT_LOOKUP_NGRAM}
-    return TransformersMethod(f"{PROMPT_LOOKUP}-{size}", options, batches=False)
+    return TransformersMethod(name or f"{PROMPT_LOOKUP}-{size}", options, batches=False, variants=variants)
+
+
+def _best_prompt_lookup(_given: Ingredients) -> Method:
+    variants = [_prompt_lookup(size) for size in PROMPT_LOOKUP_SIZES]
+    return _prompt_lookup(PROMPT_LOOKUP_SIZES[0], PROMPT_LOOKUP, variants)
 
 
 def _assisted(given: Ingredients) -> Method:
@@ -71,72 +73,54 @@ def _fixed(config: LookaheadConfig, mode: DraftMode) -> LookaheadConfig:
     return replace(config, decoding_length=length, draft_mode=mode)
 
 
-def _log(config: LookaheadConfig) -> DraftStore:
+def log_store(config: LookaheadConfig) -> DraftStore:
+    """Return an empty log."""
     return TokenLog(max_bytes=config.max_bytes)
 
 
-def _trie(config: LookaheadConfig) -> DraftStore:
+def trie_store(config: LookaheadConfig) -> DraftStore:
+    """Return an empty trie."""
     return TokenTrie(max_bytes=config.max_bytes)
 
 
-def _of_fixed_size(
+def of_fixed_size(
     name: str,
     store: Callable[[LookaheadConfig], DraftStore],
     mode: DraftMode = DraftMode.HIERARCHICAL,
-    ablate: Callable[[Callable[[], DraftStore]], DraftStore] | None = None,
+    method: type[LookaheadMethod] = LookaheadMethod,
 ) -> Callable[[Ingredients], Method]:
-    """Return what makes a Lookahead with a store, a mode and, where wanted, an idea taken out."""
+    """Return what makes a Lookahead with a store, a draft mode and a fixed decoding length."""
 
     def made(given: Ingredients) -> Method:
         config = _fixed(given.config, mode)
-
-        def make_memory() -> DraftMemory:
-            if ablate is None:
-                return DraftMemory(store=store(config))
-            return DraftMemory(store=ablate(lambda: store(config)))
-
-        keeps_prompts = name.endswith("without-elimination")
-        return (PromptsToo if keeps_prompts else LookaheadMethod)(name, config, make_memory=make_memory)
+        return method(name, config, make_memory=lambda: DraftMemory(store=store(config)))
 
     return made
 
 
-def _fresh(given: Ingredients) -> Method:
-    def make_memory() -> DraftMemory:
-        return DraftMemory(store=WithoutEarlierAnswers(lambda: _log(given.config)))
-
-    return LookaheadMethod(LOOKAHEAD_FRESH, given.config, make_memory=make_memory)
-
-
 _PAPERS = {
-    "llma": (_log, DraftMode.SINGLE),
-    "lookahead-parallel": (_trie, DraftMode.PARALLEL),
-    "lookahead-trie": (_trie, DraftMode.HIERARCHICAL),
-    "lookahead-log": (_log, DraftMode.HIERARCHICAL),
-}
-_ABLATED = {
-    f"{base}-{switch}": _of_fixed_size(f"{base}-{switch}", *_PAPERS[base], ablate)
-    for base in ("lookahead-trie", "lookahead-log")
-    for switch, ablate in ABLATIONS.items()
+    "llma": (log_store, DraftMode.SINGLE),
+    "lookahead-parallel": (trie_store, DraftMode.PARALLEL),
+    "lookahead-trie": (trie_store, DraftMode.HIERARCHICAL),
+    "lookahead-log": (log_store, DraftMode.HIERARCHICAL),
 }
 
 METHODS: dict[str, Callable[[Ingredients], Method]] = {
-    BASELINE: lambda _: TransformersMethod(BASELINE, {}),
-    NOISE: lambda _: TransformersMethod(NOISE, {}),
-    PROMPT_LOOKUP: lambda _: BestOf(PROMPT_LOOKUP, [_prompt_lookup(size) for size in PROMPT_LOOKUP_SIZES]),
+    BASELINE: lambda _: TransformersMethod(BASELINE),
+    NOISE: lambda _: TransformersMethod(NOISE),
+    PROMPT_LOOKUP: _best_prompt_lookup,
     "static-compile": lambda given: StaticCompiledMethod("static-compile", given.longest_tokens),
     ASSISTED: _assisted,
-    **{name: _of_fixed_size(name, *how) for name, how in _PAPERS.items()},
+    **{name: of_fixed_size(name, *how) for name, how in _PAPERS.items()},
     LOOKAHEAD: lambda given: LookaheadMethod(LOOKAHEAD, given.config),
     LOOKAHEAD_PLAIN: lambda given: LookaheadMethod(LOOKAHEAD_PLAIN, replace(given.config, decoding_length=1)),
-    LOOKAHEAD_FRESH: _fresh,
+    LOOKAHEAD_FRESH: lambda given: LookaheadMethod(LOOKAHEAD_FRESH, given.config, is_fresh=True),
     LOOKAHEAD_REPRODUCIBLE: lambda given: LookaheadMethod(
         LOOKAHEAD_REPRODUCIBLE, replace(given.config, reproducible=True)
     ),
     LOOKAHEAD_VOCABULARY: lambda given: LookaheadMethod(
         LOOKAHEAD_VOCABULARY, given.config, knows_vocabulary=True
     ),
-    **_ABLATED,
 }
 USUAL = (BASELINE, PROMPT_LOOKUP, LOOKAHEAD, LOOKAHEAD_PLAIN)
 
@@ -157,19 +141,19 @@ _SIZED: dict[str, Callable[..., Method]] = {
     rf"{PROMPT_LOOKUP}-{_NUMBER}": lambda _name, size, _given: _prompt_lookup(int(size)),
 }
 SIZED_NAMES = ("lookahead-N", "lookahead-NxB", "lookahead-NKiB", "prompt-lookup-N")
-"""How names with numbers look: N tokens, B of them deep; a memory of N KiB; N copied tokens."""
+"""Patterns of names with numbers: N tokens, at most B deep; a memory of N KiB; N copied tokens."""
 
 
 def make_methods(names: Sequence[str], given: Ingredients) -> list[Method]:
-    """Fresh methods of these names, each once, `transformers` always among them and first.
+    """Return new methods of these names, each once; `transformers` is always the first.
 
     Args:
-        names: keys of `METHODS`, or names like `SIZED_NAMES`; none means the USUAL ones.
-        given: what they are made of.
+        names: Keys of `METHODS`, or names as in `SIZED_NAMES`; none means the USUAL ones.
+        given: What the methods are made of.
 
     Raises:
-        ConfigError: a name is unknown, or a method lacks what it needs.
-        MissingDependencyError: a method cannot run here.
+        ConfigError: A name is unknown, or a method lacks what it needs.
+        MissingDependencyError: A method cannot run here.
     """
     chosen = dict.fromkeys([BASELINE, *(names or USUAL)])
     return [_made(name, given) for name in chosen]

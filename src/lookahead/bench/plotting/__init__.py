@@ -1,1 +1,1 @@
-"""From results to plots."""
+"""Pictures of results."""

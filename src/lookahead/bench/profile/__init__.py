@@ -1,1 +1,1 @@
-"""Where a step spends its time."""
+"""Profiles: where the time of a decoding step goes."""

@@ -1,4 +1,4 @@
-"""How fast a step could be at best: the bytes it reads, by the bandwidth measured of their memory."""
+"""The lower bound of a step's time: the bytes it reads ÷ the measured bandwidth of their memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 _PROBED_BYTES = {"cpu": 256 * 2**20}
-"""Far more than a processor's caches hold; a GPU is faster, and gets more to do."""
+"""Far more than the caches of a processor hold. A GPU is faster and reads more."""
 _PROBED_BYTES_ELSEWHERE = 2**30
 _PASSES = 8
 
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """What was measured of a device's memory.
+    """The measured bandwidth of a device's memory.
 
     Attributes:
-        bytes_per_s: bytes read, or read and written, a second, by the fastest pass.
-        kernel: which kernel reached that: sum or copy.
+        bytes_per_s: Bytes read or written per second in the fastest pass.
+        kernel: The kernel of that pass: sum or copy.
     """
 
     bytes_per_s: float
@@ -30,14 +30,14 @@ class Bandwidth:
 def measured_bandwidth(
     device: torch.device, *, probed_bytes: int | None = None, clock: Callable[[], float] = perf_counter
 ) -> Bandwidth:
-    """Return the most that a kernel of torch's got out of the device's memory, with the threads that are set.
+    """Return the highest bandwidth of two torch kernels on a device, with the current number of threads.
 
-    A sum reads each byte once; a copy reads and writes it, which counts twice.
+    A sum reads each byte once; a copy reads and writes it, so it counts twice.
 
     Args:
-        device: whose memory.
-        probed_bytes: how much to read; 256 MiB on a CPU, else 1 GiB if not given.
-        clock: seconds, from anywhere.
+        device: The device.
+        probed_bytes: Bytes to read; by default 256 MiB on a CPU, else 1 GiB.
+        clock: Returns the time in seconds.
     """
     size = probed_bytes or _PROBED_BYTES.get(device.type, _PROBED_BYTES_ELSEWHERE)
     source = torch.ones(size // 4, dtype=torch.float32, device=device)
@@ -58,10 +58,10 @@ def measured_bandwidth(
 
 
 def weight_bytes(model: PreTrainedModel) -> int:
-    """Return the bytes of weights that a step reads: all parameters, but of embeddings only looked-up rows.
+    """Return the bytes of weights that a step reads: all parameters except input embeddings.
 
-    An embedding that is the output layer as well is read whole, once. Of a mixture of experts all experts are
-    counted, of which a step of few tokens reads only some.
+    A tied embedding is read once, as the output layer. All experts of a mixture are counted, although a step
+    of few tokens reads only some of them.
     """
     whole = {id(parameter): parameter for parameter in model.parameters()}
     output = model.get_output_embeddings()
@@ -73,14 +73,14 @@ def weight_bytes(model: PreTrainedModel) -> int:
 
 
 def cache_bytes(cache: object) -> int:
-    """Return the bytes of keys and values in a cache of the library's."""
+    """Return the bytes of keys and values in a cache of the library."""
     layers = getattr(cache, "layers", ())
     kept = (getattr(layer, name, None) for layer in layers for name in ("keys", "values"))
     return sum(tensor.nbytes for tensor in kept if isinstance(tensor, Tensor))
 
 
 def _fastest(kernel: Callable[[], None], device: torch.device, clock: Callable[[], float]) -> float:
-    """Return the seconds of the fastest pass: what disturbs a pass makes it slower."""
+    """Return the seconds of the fastest pass, which was disturbed least."""
     seconds = []
     for _ in range(_PASSES):
         began = clock()

@@ -1,4 +1,4 @@
-"""Short real generations beside `generate`'s: first token, peak memory, and where a step's seconds go."""
+"""Short generations with Lookahead and with `generate`: first token, peak memory, the parts of a step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,25 +9,25 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from lookahead.bench.profile.peak_memory import peak_bytes
 from lookahead.bench.profile.steps import interleaved_medians
+from lookahead.bench.run.peak_memory import peak_tensor_bytes
 from lookahead.config import LookaheadConfig
 from lookahead.hf.compat.config import text_config
 from lookahead.hf.lookahead import Lookahead
 from lookahead.stats import GenerationStats
 
 DECODING_LENGTH = 16
-"""Tokens of each verified forward: a fixed size, so that the budget decides nothing by the clock."""
+"""Tokens of each verified forward pass: a fixed size, so that nothing depends on measured step times."""
 USUAL = LookaheadConfig(decoding_length=DECODING_LENGTH)
 PARTS = ("model_s", "verify_s", "cache_s", "recycle_s", "draft_s")
-"""What a decoding step is made of, by their names in the stats."""
+"""The parts of a decoding step, by their names in `GenerationStats`."""
 _FIRST_TOKEN_ROUNDS = 3
 _PIECE_TOKENS = 3
 
 
 @contextmanager
 def never_ending(model: PreTrainedModel) -> Iterator[None]:
-    """Within, the model answers greedily, and as long as it is asked to."""
+    """Let the model answer greedily, and without end-of-sequence tokens, within the context."""
     before = model.generation_config
     model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
     try:
@@ -39,10 +39,10 @@ def never_ending(model: PreTrainedModel) -> Iterator[None]:
 def profile_decoding(
     model: PreTrainedModel, prompt: Sequence[int], *, new_tokens: int, config: LookaheadConfig = USUAL
 ) -> dict[str, Any]:
-    """Generate with Lookahead, forwards of 16 tokens, and return where the steps' time went.
+    """Generate with Lookahead in forward passes of 16 tokens, and return where the time of the steps went.
 
-    The answer is found first; then the memory knows it in pieces, so that every draft is a full one and is
-    accepted in part, whatever the weights are.
+    The memory is warmed with pieces of the answer, so that every draft is full and accepted in part, whatever
+    the weights are.
     """
     answer = _run(Lookahead(config).generate, model, prompt, new_tokens)
     lookahead = Lookahead(config)
@@ -52,7 +52,7 @@ def profile_decoding(
 
 
 def known_pieces(answer: Sequence[int], vocabulary: int) -> list[list[int]]:
-    """Return an answer in pieces of four tokens, the last the next one's first, each continued at random."""
+    """Return an answer in pieces of four tokens, overlapping by one, each followed by random tokens."""
     random = np.random.default_rng(0)
     return [
         [
@@ -64,7 +64,7 @@ def known_pieces(answer: Sequence[int], vocabulary: int) -> list[list[int]]:
 
 
 def decoding_shares(stats: GenerationStats) -> dict[str, Any]:
-    """Return the parts of decoding, per forward and as shares of all of it, and how long the drafts were."""
+    """Return the parts of decoding, per forward pass and as shares, and the size of the drafts."""
     forwards = max(1, stats.forwards)
     return {
         "decoding_length": DECODING_LENGTH,
@@ -85,7 +85,7 @@ def profile_first_token(
     config: LookaheadConfig = USUAL,
     clock: Callable[[], float] = perf_counter,
 ) -> dict[str, float]:
-    """Return the seconds `generate` and Lookahead take from the call to the first token, taking turns."""
+    """Return the median seconds to the first token, of `generate` and of Lookahead in turns."""
     lookahead = _probed(model, prompt, config)
     seconds = interleaved_medians(
         {
@@ -93,7 +93,7 @@ def profile_first_token(
             "lookahead_s": lambda: _run(lookahead.generate, model, prompt, 1),
         },
         min(repeats, _FIRST_TOKEN_ROUNDS),
-        unmeasured=0,  # steps and a decoding behind this prompt have been measured before
+        unmeasured=0,  # steps and decoding with this prompt have been measured before
         clock=clock,
     )
     return {**seconds, "over_generate": seconds["lookahead_s"] / seconds["generate_s"]}
@@ -102,12 +102,14 @@ def profile_first_token(
 def profile_memory(
     model: PreTrainedModel, prompt: Sequence[int], *, new_tokens: int, config: LookaheadConfig = USUAL
 ) -> dict[str, float]:
-    """Return the most bytes of tensors, weights and all, that each needs for a short generation."""
+    """Return the peak bytes of tensors of a short generation by each, with and without the weights."""
     weights = model.get_memory_footprint()
     lookahead = _probed(model, prompt, config)
     working = {
-        "generate": peak_bytes(_generate(model, prompt, new_tokens), model.device),
-        "lookahead": peak_bytes(lambda: _run(lookahead.generate, model, prompt, new_tokens), model.device),
+        "generate": peak_tensor_bytes(_generate(model, prompt, new_tokens), model.device),
+        "lookahead": peak_tensor_bytes(
+            lambda: _run(lookahead.generate, model, prompt, new_tokens), model.device
+        ),
     }
     peaks = {f"{name}_peak_bytes": weights + found for name, found in working.items()}
     return {
@@ -124,7 +126,7 @@ def _generate(model: PreTrainedModel, prompt: Sequence[int], new_tokens: int) ->
 
 
 def _probed(model: PreTrainedModel, prompt: Sequence[int], config: LookaheadConfig) -> Lookahead:
-    """Return a Lookahead that has asked the probe, whose forwards are no part of a generation."""
+    """Return a Lookahead that has probed the model already, since probing is not part of a generation."""
     lookahead = Lookahead(config)
     _run(lookahead.generate, model, prompt[:1], 1)
     return lookahead
@@ -133,7 +135,7 @@ def _probed(model: PreTrainedModel, prompt: Sequence[int], config: LookaheadConf
 def _run(
     generate: Callable[..., Any], model: PreTrainedModel, prompt: Sequence[int], new_tokens: int
 ) -> list[int]:
-    """Return the prompt and its answer, when it is there."""
+    """Return the prompt and its answer."""
     ids = torch.tensor([list(prompt)], device=model.device)
     settings = {"do_sample": False, "max_new_tokens": new_tokens}
     answered: torch.Tensor = generate(model, input_ids=ids, attention_mask=torch.ones_like(ids), **settings)

@@ -1,26 +1,26 @@
-"""A picture of a profile: what a verified forward costs by its size, beside a step of `generate`."""
+"""A picture of a profile: what a verified forward pass costs by its size, beside a step of `generate`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lookahead.bench.plotting.plot_style import SHADES, new_figure
+from lookahead.bench.plotting.kit import SHADES, new_figure, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LINES = SHADES[1:]  # the lightest is for areas
+_LINES = SHADES[1:]  # the lightest is hard to see as a line
 _MARKERS = "osD^v"
-"""Contexts differ in shade and in marker, so that no line is told by its colour alone."""
+"""Contexts differ in shade and in marker, so no line is recognised by its colour alone."""
 
 
 def plot_profile(report: dict[str, Any], path: Path) -> None:
     """Draw T(n) ÷ a step of `generate` by n, a line for each context, with the CDL marked on it.
 
     Args:
-        report: as `lookahead profile --json` writes it.
-        path: the picture; its ending says which format (.svg, .png, .pdf).
+        report: A report of `lookahead profile --json`.
+        path: The picture; its suffix chooses the format (.svg, .png, .pdf).
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -29,16 +29,16 @@ def plot_profile(report: dict[str, Any], path: Path) -> None:
     axes = figure.subplots()
     contexts = report["contexts"]
     axes.axhline(1, color="#444444", linewidth=0.8, linestyle="--")
-    for place, context in enumerate(contexts):
-        shade = _LINES[place % len(_LINES)]
-        _draw_context(axes, context, shade, _MARKERS[place % len(_MARKERS)])
+    for index, context in enumerate(contexts):
+        shade = _LINES[index % len(_LINES)]
+        _draw_context(axes, context, shade, _MARKERS[index % len(_MARKERS)])
     sizes = sorted({step["nodes"] for context in contexts for step in context["steps"]})
     apart = [size for size in sizes if size == 1 or size >= sizes[-1] / 16]  # labels that do not overlap
     axes.set_xticks(apart, [str(size) for size in apart])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("n, tokens that one forward verifies")
     axes.set_ylabel("T(n) ÷ one step of generate")
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     axes.legend(frameon=False, fontsize=8, title="context; ring: CDL", title_fontsize=8)
     environment = report["environment"]
     axes.set_title(
@@ -47,7 +47,7 @@ def plot_profile(report: dict[str, Any], path: Path) -> None:
         fontsize=9,
         loc="left",
     )
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _draw_context(axes: "Axes", context: dict[str, Any], shade: str, marker: str) -> None:

@@ -1,4 +1,4 @@
-"""A model's profile: what a decoding step takes behind each context, and how far from the physical limit."""
+"""Profile a model: the time of a decoding step after each context, and its distance from the lower bound."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ from lookahead.hf.steps.verification import Verification, VerificationMode
 from lookahead.hf.support.probe import probe
 
 DECODED_TOKENS = 64
-"""Tokens generated to see where a step's time goes."""
+"""Tokens generated to measure the parts of a step."""
 MEMORY_TOKENS = 16
-"""Tokens generated to see how much memory that takes; noting every allocation is slow."""
+"""Tokens generated to measure peak memory; few, since recording every allocation is slow."""
 MAX_NODES = 4096
 MAX_REPEATS = 1000
 _PIECE_TOKENS = 64
@@ -38,13 +38,13 @@ class ProfilePlan:
     """What to measure.
 
     Args:
-        contexts: tokens before the step.
-        sizes: nodes of the draft trees.
-        repeats: measured rounds of steps.
-        compiled_cpu: whether the model's step is fused where it can be.
+        contexts: Tokens before the step.
+        sizes: Nodes of the draft trees.
+        repeats: Measured rounds of steps.
+        compiled_cpu: Whether to use the compiled CPU step if the model allows it.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: A number is out of range.
     """
 
     contexts: tuple[int, ...]
@@ -53,28 +53,28 @@ class ProfilePlan:
     compiled_cpu: bool = True
 
     def __post_init__(self) -> None:
-        for name, values, largest in (
+        for name, values, max_value in (
             ("context", self.contexts, None),
             ("size", self.sizes, MAX_NODES),
             ("repeats", (self.repeats,), MAX_REPEATS),
         ):
-            wrong = [value for value in values if value < 1 or (largest is not None and value > largest)]
+            wrong = [value for value in values if value < 1 or (max_value is not None and value > max_value)]
             if wrong or not values:
-                allowed = "a positive integer" if largest is None else f"an integer from 1 to {largest}"
+                allowed = "a positive integer" if max_value is None else f"an integer from 1 to {max_value}"
                 message = f"{name}={wrong[0] if wrong else values} is not allowed; give {allowed}"
                 raise ConfigError(message)
 
     @property
     def behind(self) -> int:
-        """The most tokens that are put behind a context."""
+        """Maximum number of tokens after a context."""
         return max(*self.sizes, DECODED_TOKENS + 1)
 
 
 def fitting_contexts(model: PreTrainedModel, plan: ProfilePlan) -> tuple[list[int], list[int]]:
-    """Return the contexts that the model has positions for, and those it has not, each once.
+    """Return the contexts that fit the model's positions, and the ones that do not, each once.
 
     Raises:
-        ConfigError: it has positions for none of them.
+        ConfigError: None of them fits.
     """
     positions = context_length(model)
     contexts = list(dict.fromkeys(plan.contexts))
@@ -94,16 +94,16 @@ def profile_model(
     *,
     on_progress: Callable[[str], None] = lambda _what: None,
 ) -> dict[str, Any]:
-    """Measure everything; return it as JSON can hold it.
+    """Measure everything, and return it as JSON-serialisable values.
 
     Args:
-        model: a decoder-only model.
-        plan: what to measure.
-        on_progress: told what is being measured.
+        model: A decoder-only model.
+        plan: What to measure.
+        on_progress: Called with a description of each stage.
 
     Raises:
-        UnsupportedModelError: the model's drafts cannot be verified, in trees or in chains.
-        ConfigError: it has positions for no context.
+        UnsupportedModelError: Drafts of this model can be verified neither in trees nor in chains.
+        ConfigError: No context fits the model's positions.
     """
     check_model(model)
     contexts, skipped = fitting_contexts(model, plan)
@@ -129,14 +129,14 @@ def profile_model(
 
 
 def context_prompt(tokens: int, vocabulary: int) -> list[int]:
-    """Return a context of so many random tokens that repeats itself, so that there is something to draft."""
+    """Return a context of random tokens that repeats itself, so that there is something to draft."""
     random = np.random.default_rng(0)
     piece = random.integers(0, vocabulary, min(tokens, _PIECE_TOKENS))
     return [int(token) for token in np.resize(piece, tokens)]
 
 
 def describe_steps(steps: StepProfile, *, weights: int, bandwidth: Bandwidth) -> dict[str, Any]:
-    """Return measured steps with the ratios that matter: to `generate`, to T(1), to the bandwidth's floor."""
+    """Return measured steps with their ratios to `generate`, to T(1) and to the lower bound by bandwidth."""
     floor_s = (weights + steps.cache_bytes) / bandwidth.bytes_per_s
     critical = critical_length(steps.step_s)
     return {

@@ -1,4 +1,4 @@
-"""How long a verified forward takes by its size, beside a step of `generate`, in one interleaved run."""
+"""Time verified forward passes by their size, and steps of `generate`, in one interleaved run."""
 
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -22,26 +22,26 @@ from lookahead.hf.steps.verification import Verification, VerificationMode
 from lookahead.hf.support.trial import trial_step_model
 
 CDL_ALLOWANCE = 1.10
-"""A forward counts as costing what one token costs up to this many times T(1)."""
+"""The critical decoding length allows T(n) up to this many times T(1)."""
 _UNMEASURED = 2
-"""Rounds before the first measured one: memory and kernels that a shape needs are got then."""
+"""Rounds before the first measured one: they allocate memory and load kernels for each shape."""
 _GROWTH = 20
-"""The library's cache may grow by one in so many of its context's tokens before a fresh one is made."""
+"""The library's cache is renewed after it has grown by a twentieth of its context."""
 
 _GENERATE = 0
-"""Stands for a step of `generate` among the sizes; last in a round, as a fresh cache disturbs the first."""
+"""Key of a step of `generate` among the sizes; last in a round, as a new cache disturbs the first step."""
 
 Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepProfile:
-    """What steps behind one context took, in seconds, medians.
+    """Median seconds of steps after one context.
 
     Attributes:
-        generate_s: a step of `generate`, one token, in the library's own cache.
-        step_s: by the size of the draft tree, a verified forward; 1 is Lookahead's plain step.
-        cache_bytes: keys and values of the context.
+        generate_s: A step of `generate`, one token, in the library's own cache.
+        step_s: A verified forward pass, by the size of the draft tree; 1 is Lookahead's plain step.
+        cache_bytes: Bytes of the context's keys and values.
     """
 
     generate_s: float
@@ -54,8 +54,8 @@ class CriticalLength:
     """The critical decoding length.
 
     Attributes:
-        tokens: the largest size that costs (almost) what one token costs.
-        is_at_least: no measured size costs more, so that it may be larger.
+        tokens: The largest size that costs (almost) as much as one token.
+        is_at_least: Whether no measured size costs more, so that the true value may be larger.
     """
 
     tokens: int
@@ -65,10 +65,10 @@ class CriticalLength:
 def critical_length(step_s: Mapping[int, float]) -> CriticalLength:
     """Return the largest size up to which T(n) stays within `CDL_ALLOWANCE` times T(1).
 
-    Between the last measured size that does and the first that does not, T is taken for a straight line.
+    T is interpolated linearly between the last measured size that does and the first that does not.
 
     Args:
-        step_s: T(n) by size, 1 among them.
+        step_s: T(n) by size, with size 1.
     """
     sizes = sorted(step_s)
     allowed = CDL_ALLOWANCE * step_s[1]
@@ -87,14 +87,14 @@ def interleaved_medians(
     before_round: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = perf_counter,
 ) -> dict[Name, float]:
-    """Return each action's median seconds, of rounds over all of them: what drifts touches all alike.
+    """Return each action's median seconds over rounds of all actions, so drift affects all alike.
 
     Args:
-        actions: each returns when it is done.
-        repeats: measured rounds.
-        unmeasured: rounds before them.
-        before_round: called before each round, unmeasured.
-        clock: seconds, from anywhere.
+        actions: Each returns when it is done.
+        repeats: Measured rounds.
+        unmeasured: Rounds before them.
+        before_round: Called before each round, unmeasured.
+        clock: Returns the time in seconds.
     """
     seconds: dict[Name, list[float]] = {name: [] for name in actions}
     for number in range(unmeasured + repeats):
@@ -117,15 +117,15 @@ def profile_steps(
     verification: Verification,
     clock: Callable[[], float] = perf_counter,
 ) -> StepProfile:
-    """Time verified forwards of draft trees, and `generate`'s own steps, behind a prompt.
+    """Time verified forward passes of draft trees, and steps of `generate`, after a prompt.
 
     Args:
-        model: a decoder-only model.
-        prompt: the context.
-        sizes: nodes of the trees; 1 is measured whether it is among them or not.
-        repeats: rounds over all of them.
-        verification: how the model's drafts are verified.
-        clock: seconds, from anywhere.
+        model: A decoder-only model.
+        prompt: The context.
+        sizes: Nodes of the trees; 1 is always measured.
+        repeats: Rounds over all of them.
+        verification: How the model's drafts are verified.
+        clock: Returns the time in seconds.
     """
     layout = attention_layout(model, fresh_cache(model))
     wanted = sorted({1, *sizes})
@@ -155,7 +155,7 @@ def profile_steps(
 
 
 def random_tree(size: int, vocabulary: int, *, branches: bool = True) -> DraftTree:
-    """Return a draft tree of so many random nodes, every time the same: chains with forks, or one chain."""
+    """Return a random draft tree, always the same for a size: chains with forks, or one chain."""
     random = np.random.default_rng(size)
     tokens = random.integers(0, vocabulary, size).astype(np.int32)
     if not branches:
@@ -168,7 +168,7 @@ def random_tree(size: int, vocabulary: int, *, branches: bool = True) -> DraftTr
 
 
 def _forget_after(step_model: TransformersStepModel, tree: DraftTree) -> Callable[[], None]:
-    """Return a step that verifies the tree and keeps nothing of it, so that the context stays as it is."""
+    """Return a step that verifies the tree and keeps nothing of it, so the context does not change."""
 
     def step() -> None:
         logits = step_model.forward({0: tree})
@@ -179,18 +179,18 @@ def _forget_after(step_model: TransformersStepModel, tree: DraftTree) -> Callabl
 
 
 def _wait_for(logits: torch.Tensor) -> None:
-    """Read a logit, as choosing a token does, which waits for the device."""
+    """Read a logit, which waits for the device as choosing a token does."""
     logits[-1, 0].item()
 
 
 class _LibrarySteps:
-    """Steps as `generate` does them; its cache grows, so a fresh one is made before that shows."""
+    """Steps as `generate` does them; the cache grows, so it is renewed before that affects the time."""
 
     def __init__(self, model: PreTrainedModel, prompt: Sequence[int]) -> None:
         self._model = model
         self._prompt = list(prompt)
         self._token = DraftTree.root_only(self._prompt[-1])
-        self._most = max(1, len(self._prompt) // _GROWTH)
+        self._max_steps = max(1, len(self._prompt) // _GROWTH)
         self._done = 0
         self._step_model = self._prefilled()
         self.cache_bytes = cache_bytes(self._step_model.returned_cache())
@@ -201,13 +201,13 @@ class _LibrarySteps:
         self._done += 1
 
     def renew(self) -> None:
-        """Make a fresh cache where this one has grown by too much."""
-        if self._done >= self._most:
+        """Make a new cache if this one has grown too much."""
+        if self._done >= self._max_steps:
             self.close()
             self._step_model, self._done = self._prefilled(), 0
 
     def close(self) -> None:
-        """Leave the model as it was."""
+        """Restore the model."""
         self._step_model.close()
 
     def _prefilled(self) -> LibraryStepModel:

@@ -1,1 +1,1 @@
-"""Measuring drafts without a model."""
+"""Replay: measure drafts without a model."""

@@ -1,7 +1,7 @@
-"""Are a draft's probabilities true? What was predicted for each node, against how often it came.
+"""Are the probabilities of drafts true? Predicted probabilities against how often nodes were accepted.
 
-A node is judged where its parent was accepted: only there does the recording say which token came. What is
-compared is the chance of the node *given* its parent, p(node) ÷ p(parent).
+A node is judged if its parent was accepted: only then does the recording say which token came next. The
+judged probability is the one given the parent, p(node) ÷ p(parent).
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ BINS = 20
 
 @dataclass
 class Calibration:
-    """Judged nodes in bins of equal width by their predicted chance.
+    """Judged nodes in bins of equal width by their predicted probability.
 
     Attributes:
-        predicted: float64 [bins], predicted chances summed.
-        came: float64 [bins], how many nodes were the token that came.
-        count: float64 [bins], how many nodes were judged.
+        predicted: float64 [bins], sum of predicted probabilities.
+        came: float64 [bins], number of nodes that were the next token.
+        count: float64 [bins], number of judged nodes.
     """
 
     predicted: Float64Array = field(default_factory=lambda: np.zeros(BINS))
@@ -34,23 +34,23 @@ class Calibration:
         """Judge the children of every accepted node.
 
         Args:
-            tree: a draft.
-            accepted: its accepted nodes, level by level, node 0 first.
-            continuation: the tokens that came, at least as many as the tree has levels under node 0.
+            tree: A draft.
+            accepted: The accepted nodes of each level, node 0 first.
+            continuation: int32 [n], the tokens that came next.
         """
         for nodes, token in zip(accepted, continuation, strict=False):
             children = np.flatnonzero(np.isin(tree.parents, nodes))
             above = tree.probabilities[tree.parents[children]]
-            chance = np.where(above > 0, tree.probabilities[children] / np.where(above > 0, above, 1), 0.0)
-            places = np.minimum((chance * BINS).astype(np.int64), BINS - 1)
-            np.add.at(self.predicted, places, chance)
-            np.add.at(self.came, places, tree.token_ids[children] == token)
-            np.add.at(self.count, places, 1)
+            given = np.where(above > 0, tree.probabilities[children] / np.where(above > 0, above, 1), 0.0)
+            bins = np.minimum((given * BINS).astype(np.int64), BINS - 1)
+            np.add.at(self.predicted, bins, given)
+            np.add.at(self.came, bins, tree.token_ids[children] == token)
+            np.add.at(self.count, bins, 1)
 
     def summary(self) -> dict[str, Any] | None:
-        """Return the bins that hold a node, and the expected calibration error; None without judged nodes.
+        """Return the bins that are not empty, and the expected calibration error; None without judged nodes.
 
-        The error is how far prediction and observation lie apart in a bin, averaged over all judged nodes.
+        The error is |predicted - observed| of each bin, averaged over all judged nodes.
         """
         total = self.count.sum()
         if total == 0:
@@ -59,10 +59,10 @@ class Calibration:
         error = np.abs(self.predicted - self.came).sum() / total
         bins = [
             {
-                "predicted": round(float(self.predicted[place] / self.count[place]), 4),
-                "observed": round(float(self.came[place] / self.count[place]), 4),
-                "count": int(self.count[place]),
+                "predicted": round(float(self.predicted[index] / self.count[index]), 4),
+                "observed": round(float(self.came[index] / self.count[index]), 4),
+                "count": int(self.count[index]),
             }
-            for place in filled
+            for index in filled
         ]
         return {"bins": bins, "expected_calibration_error": round(float(error), 4)}

@@ -1,14 +1,7 @@
-"""What can be replayed: our stores, and other systems for comparison.
+"""The draft stores that can be replayed, by name."""
 
-To add one: write a class as `ReplayedDrafter` asks, and give it a line in `REPLAYED`.
-"""
+from collections.abc import Callable, Mapping, Sequence
 
-from collections.abc import Callable, Sequence
-
-from lookahead.bench.replay.peers import arctic
-from lookahead.bench.replay.peers.llma import LLMA
-from lookahead.bench.replay.peers.prompt_lookup import PromptLookup
-from lookahead.bench.replay.peers.published_trie import PublishedTrie
 from lookahead.bench.replay.replay import ReplayedDrafter
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.drafting.arrays import Int32Array
@@ -18,19 +11,21 @@ from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie.token_trie import TokenTrie
 from lookahead.errors import ConfigError
 
+Makers = Mapping[str, Callable[[LookaheadConfig], ReplayedDrafter]]
+
 _REQUEST = "replayed"
 
 
 class StoreDrafter:
-    """One of our draft stores.
+    """A draft store, replayed.
 
     Args:
-        store: it remembers from request to request.
-        config: branch length and mode.
+        store: Holds the memory from request to request.
+        config: Branch length and draft mode.
     """
 
     def __init__(self, store: DraftStore, config: LookaheadConfig) -> None:
-        self.calibrated = config.draft_mode is not DraftMode.PARALLEL  # there a child may stand twice
+        self.calibrated = config.draft_mode is not DraftMode.PARALLEL  # there a child may occur twice
         self._store = store
         self._config = config
 
@@ -73,47 +68,34 @@ def _trie(mode: DraftMode, max_nodes: int | None = None) -> Callable[[LookaheadC
     return made
 
 
-def _log(config: LookaheadConfig) -> ReplayedDrafter:
-    return StoreDrafter(TokenLog(max_bytes=config.max_bytes), config)
-
-
 _TRIES = {
     "trie": DraftMode.HIERARCHICAL,
     "trie-parallel": DraftMode.PARALLEL,
     "trie-single": DraftMode.SINGLE,
 }
-_PUBLISHED_BRANCH_LENGTH = 12
-"""What the published retrieval uses; it remembers a token only when a branch's length more have come."""
-
-REPLAYED: dict[str, Callable[[LookaheadConfig], ReplayedDrafter]] = {
-    "log": _log,
+REPLAYED: Makers = {
+    "log": lambda config: StoreDrafter(TokenLog(max_bytes=config.max_bytes), config),
     **{name: _trie(mode) for name, mode in _TRIES.items()},
-    "prompt-lookup": lambda _: PromptLookup(),
-    "llma": lambda _: LLMA(),
-    "published-trie": lambda config: PublishedTrie(min(config.branch_length, _PUBLISHED_BRANCH_LENGTH)),
-    "arctic": lambda _: arctic.ArcticSuffixTree(arctic.BEST),
-    "arctic-default": lambda _: arctic.ArcticSuffixTree(arctic.DEFAULTS),
 }
-PEERS = ("prompt-lookup", "llma", "published-trie", "arctic", "arctic-default")
-"""Other systems, in `REPLAYED`."""
-COSTED = frozenset({"log", "trie", "arctic", "arctic-default"})
-"""Those whose costs are measured with a full memory: each structure that can hold a million tokens."""
+SIZED = frozenset({"log", "trie"})
+"""The stores whose bytes per token are measured; the trie takes the same in all draft modes."""
 
 
 def make_replayed(
-    names: Sequence[str], *, max_nodes: int | None = None
+    names: Sequence[str], *, max_nodes: int | None = None, known: Makers = REPLAYED
 ) -> dict[str, Callable[[LookaheadConfig], ReplayedDrafter]]:
-    """Return the makers of these names, each once.
+    """Return what makes the drafters of these names, each once.
 
     Args:
-        names: of what is in `REPLAYED`.
-        max_nodes: hard cap of the tries, in nodes; None leaves it to the cap in bytes.
+        names: Keys of `known`.
+        max_nodes: Hard cap of the tries, in nodes; None leaves it to the cap in bytes.
+        known: The drafters to choose from.
 
     Raises:
-        ConfigError: a name is unknown.
+        ConfigError: A name is unknown.
     """
     for name in names:
-        if name not in REPLAYED:
-            message = f"store {name!r} is unknown; choose from {', '.join(REPLAYED)}"
+        if name not in known:
+            message = f"store {name!r} is unknown; choose from {', '.join(known)}"
             raise ConfigError(message)
-    return {name: _trie(_TRIES[name], max_nodes) if name in _TRIES else REPLAYED[name] for name in names}
+    return {name: _trie(_TRIES[name], max_nodes) if name in _TRIES else known[name] for name in names}

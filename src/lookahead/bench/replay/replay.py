@@ -1,11 +1,11 @@
-"""Replay: recorded answers are fed back token by token, and drafts are judged without a model.
+"""Replay: feed recorded answers back token by token, and judge drafts without a model.
 
-A draft made before a token is accepted as far as the recording goes the same way, which is what greedy
-verification would have done. Nothing but the tokens before a draft is ever shown to what drafts.
+A draft is accepted as far as the recording agrees with it, as greedy verification would have done. The
+drafter only ever sees tokens that come before its draft.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
@@ -19,10 +19,10 @@ from lookahead.drafting.tree import DraftTree
 
 
 class ReplayedDrafter(Protocol):
-    """Something that drafts for one request at a time.
+    """Drafts for one request at a time.
 
     Attributes:
-        calibrated: whether its drafts' probabilities claim to be true.
+        calibrated: Whether the probabilities of its drafts are meant as probabilities.
     """
 
     calibrated: bool
@@ -31,17 +31,17 @@ class ReplayedDrafter(Protocol):
         """Open a request."""
 
     def propose(self, draft_tokens: int, max_depth: int) -> DraftTree:
-        """Return a draft under the last token learned: at most so many tokens beside it, and so deep."""
+        """Return a draft under the last token learned, at most `draft_tokens` more and `max_depth` deep."""
 
     def learn(self, token_ids: Int32Array) -> None:
-        """See the next tokens of the answer."""
+        """Take the next tokens of the answer."""
 
     def recycle(self, token_ids: Int32Array, successors: Int32Array) -> None:
-        """See what the model held likeliest after tokens of this request, once it has gone on.
+        """Take the most probable successors of tokens of this request, after the request has gone on.
 
         Args:
-            token_ids: int32 [m], tokens already seen.
-            successors: int32 [m, k], the likeliest next tokens after each, likeliest first.
+            token_ids: int32 [m], tokens already learned.
+            successors: int32 [m, k], the k most probable next tokens after each, in descending order.
         """
 
     def end(self) -> None:
@@ -49,19 +49,19 @@ class ReplayedDrafter(Protocol):
 
     @property
     def nbytes(self) -> int | None:
-        """Bytes of what is remembered from request to request; 0 where nothing is, None where unknown."""
+        """Bytes of the memory that outlives requests; 0 if there is none, None if unknown."""
 
 
 @dataclass
 class Tally:
-    """Tokens after the first of each answer, and the forwards they would have taken."""
+    """Tokens after the first of each answer, and the forward passes they would have taken."""
 
     tokens: int = 0
     steps: int = 0
 
     @property
     def mean_acceptance_length(self) -> float | None:
-        """Tokens a forward; None where there was no forward."""
+        """Tokens per forward pass; None without a forward pass."""
         return self.tokens / self.steps if self.steps else None
 
 
@@ -70,19 +70,17 @@ class ReplayResult:
     """What a replay measured.
 
     Attributes:
-        overall: all traces.
-        by_category: each category's.
-        by_trace: each trace's, in their order.
-        halves: traces at even and at odd places, so that what is tuned on one is judged on the other.
-        before_loops: steps taken before an answer began to repeat itself.
-        propose_s: seconds of each proposal.
-        insert_s: seconds of each call that learned tokens, the prompt's among them.
-        recycle_s: seconds of each call that recycled successors.
-        inserted_tokens: tokens learned, prompts' included.
-        recycled_tokens: tokens whose successors were shown.
-        output_tokens: tokens of answers.
-        nbytes: bytes remembered at the end; None where unknown.
-        calibration: the drafts' probabilities against what came; None where they claim nothing.
+        overall: All traces.
+        by_category: The traces of each category.
+        by_trace: Each trace, in order.
+        halves: Traces at even and at odd positions: tune on one half, judge on the other.
+        before_loops: Steps before an answer starts to repeat itself.
+        propose_s: Seconds of each proposal.
+        insert_s: Seconds of each call that learned tokens, prompts included.
+        recycle_s: Seconds of each call that recycled successors.
+        inserted_tokens: Tokens learned, prompts included.
+        recycled_tokens: Tokens whose successors were recycled.
+        calibration: Predicted probabilities against acceptance; None for uncalibrated drafters.
     """
 
     overall: Tally = field(default_factory=Tally)
@@ -104,29 +102,26 @@ def replay(
     *,
     draft_tokens: int,
     recycling: bool = True,
-    on_trace_done: Callable[[], None] = lambda: None,
 ) -> ReplayResult:
-    """Replay all traces in order; what the drafter remembers grows from one to the next.
+    """Replay all traces in order; the drafter's memory grows from one to the next.
 
     Args:
-        drafter: it may have seen other traces before.
-        traces: recorded answers.
-        draft_tokens: the most tokens a draft has beside the current one.
-        recycling: whether the recorded successors are shown, where there are any.
-        on_trace_done: called after each trace.
+        drafter: May have learned other traces before.
+        traces: Recorded answers.
+        draft_tokens: Maximum number of draft tokens, without the current one.
+        recycling: Whether recorded successors are recycled.
     """
     result = ReplayResult(calibration=Calibration() if drafter.calibrated else None)
-    for place, trace in enumerate(traces):
+    for index, trace in enumerate(traces):
         result.by_trace.append(Tally())
-        tallies = [result.overall, result.by_category[trace.category], result.halves[place % 2]]
+        tallies = [result.overall, result.by_category[trace.category], result.halves[index % 2]]
         tallies.append(result.by_trace[-1])
         _replay_one(drafter, trace, draft_tokens, tallies, result, recycling=recycling)
-        on_trace_done()
     return result
 
 
 def accepted_levels(tree: DraftTree, continuation: Int32Array) -> list[list[int]]:
-    """Return the accepted nodes, level by level from node 0: those whose path is what the recording says."""
+    """Return the accepted nodes of each level, from node 0: the nodes whose path equals the recording."""
     levels = [[0]]
     for token in continuation:
         here = tree.children_with_token(levels[-1], int(token))
@@ -172,7 +167,7 @@ def _replay_one(
 def _step(
     drafter: ReplayedDrafter, output: Int32Array, done: int, draft_tokens: int, result: ReplayResult
 ) -> int:
-    """Draft after `done` tokens of the answer; return how many tokens the step emits."""
+    """Draft after `done` tokens of the answer; return the number of tokens that the step emits."""
     started = perf_counter()
     tree = drafter.propose(draft_tokens, len(output) - done - 1)
     result.propose_s.append(perf_counter() - started)
@@ -190,7 +185,7 @@ def _learn(drafter: ReplayedDrafter, tokens: Int32Array, result: ReplayResult) -
 
 
 def _recycle(drafter: ReplayedDrafter, trace: Trace, first: int, end: int, result: ReplayResult) -> None:
-    """Show what the model held likeliest where it chose the answer's tokens `first` to `end`, all emitted."""
+    """Recycle the successors recorded where the model chose the answer's tokens `first` to `end`."""
     before = trace.prompt_ids[-1:] if first == 0 else trace.output_ids[first - 1 : first]
     tokens = np.concatenate([before, trace.output_ids[first : end - 1]])
     successors = trace.successor_ids[end - len(tokens) : end]  # an empty prompt has no last token
@@ -205,38 +200,3 @@ def _recycle(drafter: ReplayedDrafter, trace: Trace, first: int, end: int, resul
 def _note_insert(result: ReplayResult, tokens: int, started: float) -> None:
     result.insert_s.append(perf_counter() - started)
     result.inserted_tokens += tokens
-
-
-def summarise_replay(
-    name: str, draft_tokens: int, result: ReplayResult, bytes_per_token: float | None = None
-) -> dict[str, object]:
-    """Return one row of figures, as JSON can hold them; times in microseconds.
-
-    Args:
-        name: the store's.
-        draft_tokens: the most tokens a draft had beside the current one.
-        result: what came of the replay.
-        bytes_per_token: of the store at full capacity, where that is known.
-    """
-    propose_us = np.array(result.propose_s or [0.0]) * 1e6
-    calibration = result.calibration
-    return {
-        "store": name,
-        "draft_tokens": draft_tokens,
-        "mean_acceptance_length": _rounded(result.overall),
-        "by_category": {category: _rounded(tally) for category, tally in result.by_category.items()},
-        "without_loops": _rounded(result.before_loops),
-        "even_requests": _rounded(result.halves[0]),
-        "odd_requests": _rounded(result.halves[1]),
-        "propose_us_p50": round(float(np.percentile(propose_us, 50)), 1),
-        "propose_us_p99": round(float(np.percentile(propose_us, 99)), 1),
-        "insert_us_per_token": round(sum(result.insert_s) * 1e6 / max(1, result.inserted_tokens), 2),
-        "recycle_us_per_token": round(sum(result.recycle_s) * 1e6 / max(1, result.recycled_tokens), 2),
-        "bytes_per_token": bytes_per_token,
-        "calibration": None if calibration is None else calibration.summary(),
-    }
-
-
-def _rounded(tally: Tally) -> float | None:
-    length = tally.mean_acceptance_length
-    return None if length is None else round(length, 4)

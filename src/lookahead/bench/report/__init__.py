@@ -1,1 +1,1 @@
-"""From results to tables."""
+"""Figures, tables and reports of results."""

@@ -1,8 +1,8 @@
-"""Two reports side by side: what changed, and whether that is more than noise.
+"""Compare two reports: is a change significant?
 
-Speeds are compared through the baseline that each run measured beside them, so that a machine that was slower
-on one day says nothing. Prompts are paired; the interval is a bootstrap over them. A change counts where its
-interval leaves out "no change", and where it is larger than how far `transformers`, measured twice, moved.
+Speeds are relative to the baseline of each run, so a slower machine does not matter. Prompts are paired, and
+the interval is a bootstrap over them. A change is significant if its interval excludes "no change" and if it
+is larger than the change of `transformers` measured a second time.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,19 @@ from enum import StrEnum
 from typing import Any
 
 from lookahead.bench.methods.registry import BASELINE, NOISE
-from lookahead.bench.report.figure_table import NOTHING, FigureTable, interval, number, times
-from lookahead.bench.report.uncertainty import Amount, Side, speed, speed_ratio_interval
+from lookahead.bench.report.table_maker import NOTHING, FigureTable, interval, number, times
+from lookahead.bench.report.uncertainty import Amount, Side, quotient, speed, speed_ratio_interval
 from lookahead.errors import ConfigError, DataFormatError
 
-_LONGEST_VALUE = 28
+_MAX_VALUE = 28
+Pairs = list[tuple[dict[str, Any], dict[str, Any]]]
+"""The same prompt in the first report and in the second."""
+
 _NEEDED = ("per_prompt", "settings", "environment")
 
 
 class Change(StrEnum):
-    """What became of a method's speedup."""
+    """The change of a method's speedup."""
 
     FASTER = "faster"
     SLOWER = "slower"
@@ -33,12 +36,12 @@ class Compared:
     """One method in two reports, on the prompts that both have.
 
     Attributes:
-        method: its name.
-        speedups: over the baseline, end to end, in the first report and in the second.
-        ratio: the second speedup ÷ the first.
-        bounds: the 95% interval of that; None where there are too few prompts.
-        acceptance: mean acceptance length in each.
-        change: what that is.
+        method: Its name.
+        speedups: Speedups over the baseline, end to end, in the first report and in the second.
+        ratio: The second speedup ÷ the first.
+        bounds: The 95% interval of the ratio; None with too few prompts.
+        acceptance: Mean acceptance length in each report.
+        change: The kind of the change.
     """
 
     method: str
@@ -50,11 +53,11 @@ class Compared:
 
 
 def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> list[Compared]:
-    """Return each method that both reports have, compared.
+    """Compare each method that both reports have.
 
     Raises:
-        DataFormatError: one of them is no report of `lookahead bench`.
-        ConfigError: they have no prompt, or no method beside the baseline, in common.
+        DataFormatError: One of them is not a report of `lookahead bench`.
+        ConfigError: They have no prompt, or no method except the baseline, in common.
     """
     pairs = _paired(first, second)
     methods = [name for name in pairs[0][0]["runs"] if name != BASELINE and name in pairs[0][1]["runs"]]
@@ -66,8 +69,8 @@ def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> list[Compa
 
 
 def compared_table(compared: Sequence[Compared], prompts: int) -> FigureTable:
-    """One line a method."""
-    headings = ("method", "A", "B", "B ÷ A", "95%", "tokens a\nforward A", "B", "")
+    """Return one line per method."""
+    headings = ("method", "A", "B", "B ÷ A", "95%", "mean acc.\nlength A", "B", "")
     rows = tuple(
         (
             one.method,
@@ -83,12 +86,12 @@ def compared_table(compared: Sequence[Compared], prompts: int) -> FigureTable:
 
 
 def prompts_in_common(first: dict[str, Any], second: dict[str, Any]) -> int:
-    """Return how many prompts both reports have."""
+    """Return the number of prompts that both reports have."""
     return len(_paired(first, second))
 
 
 def different_settings(first: dict[str, Any], second: dict[str, Any]) -> FigureTable:
-    """What the two runs did not have in common, beside the load and the commit."""
+    """Return the settings and the parts of the environment that differ, without the load."""
     rows = []
     for part in ("settings", "environment"):
         for name in dict.fromkeys([*first[part], *second[part]]):
@@ -98,7 +101,7 @@ def different_settings(first: dict[str, Any], second: dict[str, Any]) -> FigureT
     return FigureTable("What else differs", ("", "A", "B"), tuple(rows))
 
 
-def _paired(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _paired(first: dict[str, Any], second: dict[str, Any]) -> Pairs:
     for report in (first, second):
         missing = [name for name in _NEEDED if name not in report]
         if missing:
@@ -116,14 +119,12 @@ def _paired(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[dict[st
     return pairs
 
 
-def _compared(
-    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], method: str, noise: tuple[float, float] | None
-) -> Compared:
+def _compared(pairs: Pairs, method: str, noise: tuple[float, float] | None) -> Compared:
     speedups = tuple(
-        _quotient(speed(_side(pairs, place, method)), speed(_side(pairs, place, BASELINE)))
-        for place in (0, 1)
+        quotient(speed(_side(pairs, report, method)), speed(_side(pairs, report, BASELINE)))
+        for report in (0, 1)
     )
-    ratio, bounds = _quotient(speedups[1], speedups[0]), _bounds(pairs, method)
+    ratio, bounds = quotient(speedups[1], speedups[0]), _bounds(pairs, method)
     return Compared(
         method=method,
         speedups=(speedups[0], speedups[1]),
@@ -147,31 +148,23 @@ def _change(
     return Change.NOISE
 
 
-def _bounds(
-    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], method: str
-) -> tuple[float, float] | None:
+def _bounds(pairs: Pairs, method: str) -> tuple[float, float] | None:
     return speed_ratio_interval(
         [_side(pairs, 1, method), _side(pairs, 0, BASELINE)],
         [_side(pairs, 1, BASELINE), _side(pairs, 0, method)],
     )
 
 
-def _side(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], place: int, method: str) -> Side:
-    runs = [pair[place]["runs"][method] for pair in pairs]
+def _side(pairs: Pairs, report: int, method: str) -> Side:
+    runs = [pair[report]["runs"][method] for pair in pairs]
     return [Amount(run["tokens"], run["total_s"]) for run in runs]
 
 
-def _acceptance(
-    pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], place: int, method: str
-) -> float | None:
-    runs = [pair[place]["runs"][method] for pair in pairs]
-    return _quotient(sum(run["decode_tokens"] for run in runs), sum(run["steps"] for run in runs))
-
-
-def _quotient(over: float | None, under: float | None) -> float | None:
-    return over / under if over is not None and under else None
+def _acceptance(pairs: Pairs, report: int, method: str) -> float | None:
+    runs = [pair[report]["runs"][method] for pair in pairs]
+    return quotient(sum(run["decode_tokens"] for run in runs), sum(run["steps"] for run in runs))
 
 
 def _as_text(value: Any) -> str:
     text = NOTHING if value is None else str(value)
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+    return text if len(text) <= _MAX_VALUE else text[: _MAX_VALUE - 1] + "…"

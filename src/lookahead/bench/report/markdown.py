@@ -1,15 +1,14 @@
-"""A report that people read: Markdown with tables and pictures, and beside it the figures as JSON."""
+"""A report as a folder: Markdown with tables and pictures, and the figures as JSON."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lookahead.bench.plotting.pictures import Draw, pictures_of, replay_pictures_of
-from lookahead.bench.plotting.plot_style import check_can_draw
-from lookahead.bench.replay.tables import experiment_tables
-from lookahead.bench.report.figure_table import FigureTable
-from lookahead.bench.report.tables import figure_tables, words_about
+from lookahead.bench.plotting.kit import check_can_draw
+from lookahead.bench.plotting.pictures import Draw, pictures_of
+from lookahead.bench.report.table_maker import FigureTable
+from lookahead.bench.report.tables import benchmark_tables, words_about
 from lookahead.errors import NotFoundError
 from lookahead.files import atomic_write, write_json
 
@@ -19,10 +18,10 @@ _FORMATS = (".svg", ".png")
 
 
 def check_folder(folder: Path) -> None:
-    """Make the report's folder, or say why that cannot be; and that pictures can be drawn.
+    """Make the report's folder, and check that it can be written to and that pictures can be drawn.
 
     Raises:
-        NotFoundError: the folder cannot be made or written to.
+        NotFoundError: The folder cannot be made or written to.
         MissingDependencyError: matplotlib is not installed.
     """
     try:
@@ -40,46 +39,48 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
     """Write a benchmark's report.
 
     Args:
-        folder: where to; it exists.
-        report: what `summarise` returns, with date, command, settings and environment.
+        folder: An existing folder.
+        report: The result of `summarise`, with date, command, settings and environment.
     """
-    settings, environment = report["settings"], report["environment"]
-    title = f"{settings['data']}: {settings.get('experiment', 'main')}"
-    pictures = pictures_of(report) if report["prompts"]["overall"] else {}
-    tables = figure_tables(report) if report["prompts"]["overall"] else []
-    _write(folder, title, words_about(report), tables, pictures, report, {**settings, **environment})
-
-
-def write_replay_report(folder: Path, report: dict[str, Any]) -> None:
-    """Write a replayed experiment's report, as `lookahead replay --experiment` measures it."""
-    about = {name: report[name] for name in ("data", "data_sha256", "traces", "seed")}
-    title = f"{report['data']}, replayed: {report['experiment']}"
-    words = [report["question"]]
-    _write(
+    settings = report["settings"]
+    measured = report["prompts"]["overall"]
+    write_folder(
         folder,
-        title,
-        words,
-        experiment_tables(report),
-        replay_pictures_of(report),
         report,
-        {**about, **report["environment"]},
+        title=f"{settings['data']}: {settings.get('experiment', 'main')}",
+        remarks=words_about(report),
+        tables=benchmark_tables(report) if measured else [],
+        pictures=pictures_of(report) if measured else {},
+        about={**settings, **report["environment"]},
     )
 
 
-def _write(
+def write_folder(
     folder: Path,
+    report: dict[str, Any],
+    *,
     title: str,
-    words: Sequence[str],
+    remarks: Sequence[str],
     tables: Iterable[FigureTable],
     pictures: Mapping[str, Draw],
-    report: dict[str, Any],
     about: Mapping[str, Any],
 ) -> None:
+    """Write a report's Markdown, JSON and pictures.
+
+    Args:
+        folder: An existing folder.
+        report: The figures, with the `command` that made them.
+        title: The headline.
+        remarks: What a reader must know, one sentence each.
+        tables: The tables.
+        pictures: How to draw each picture, by file name without suffix.
+        about: What the figures were measured on, by name.
+    """
     for name, draw in pictures.items():
-        for ending in _FORMATS:
-            with atomic_write(folder / f"{name}{ending}") as partial:
+        for suffix in _FORMATS:
+            with atomic_write(folder / f"{name}{suffix}") as partial:
                 draw(partial)
-    parts = [f"# {title}", "```\n" + report["command"] + "\n```", *(f"- {said}" for said in words)]
+    parts = [f"# {title}", "```\n" + report["command"] + "\n```", *(f"- {remark}" for remark in remarks)]
     parts += [f"![{name}]({name}.svg)" for name in pictures]
     parts += [table.as_markdown() for table in tables]
     parts += ["## What it was measured on", _facts(about)]

@@ -1,4 +1,4 @@
-"""From measurements to figures: by method, overall and by category. Speeds are Σ tokens ÷ Σ seconds."""
+"""Summarise measurements by method, overall and by category. A speed is Σ tokens ÷ Σ seconds."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lookahead.bench.methods.registry import BASELINE, NOISE, PROMPT_LOOKUP
-from lookahead.bench.report.uncertainty import Amount, speed_ratio_interval
+from lookahead.bench.report.uncertainty import Amount, quotient, speed_ratio_interval
 from lookahead.bench.run.differences import Verdict
 from lookahead.bench.run.measuring import Run
 from lookahead.bench.run.results import BenchmarkResult, PromptResult
@@ -21,10 +21,10 @@ _NOT_IN_A_REPORT = ("answers", "waits_s")
 
 
 def summarise(benchmark: BenchmarkResult) -> dict[str, Any]:
-    """Every figure of a benchmark, as JSON can hold them; None where nothing was measured.
+    """Return every figure of a benchmark as JSON-serialisable values; None for what was not measured.
 
-    Each figure is `{method: {"overall": …, "by_category": {category: …}}}`. Speedups are ratios of speeds;
-    their intervals are of 95%, by a bootstrap over prompts.
+    A figure is `{method: {"overall": …, "by_category": {category: …}}}`. Speedups are ratios of speeds, their
+    95% intervals a bootstrap over prompts.
     """
     results = benchmark.results
     methods = list(results[0].runs) if results else []
@@ -57,47 +57,47 @@ def summarise(benchmark: BenchmarkResult) -> dict[str, Any]:
 
 
 def _about_the_run(benchmark: BenchmarkResult) -> dict[str, Any]:
-    """Return what happened, beside the figures."""
+    """Return what happened in the run."""
     return {
         "memory": "warm" if benchmark.warmed else "cold",  # before the first row; it grows from row to row
         "interrupted": benchmark.interrupted,
         "resumed_prompts": benchmark.resumed_prompts,
         "skipped": benchmark.skipped,
         "failed": [asdict(failure) for failure in benchmark.failed],
-        "trials": {name: trial.as_dict() for name, trial in benchmark.trials.items()},
+        "trials": benchmark.trials,
     }
 
 
 def tokens_per_second(results: Sequence[PromptResult], method: str) -> float | None:
-    """End to end: all tokens ÷ all seconds."""
+    """Return the speed end to end: all tokens ÷ all seconds."""
     runs = _runs(results, method)
-    return _quotient(sum(run.tokens for run in runs), sum(run.total_s for run in runs))
+    return quotient(sum(run.tokens for run in runs), sum(run.total_s for run in runs))
 
 
 def decode_tokens_per_second(results: Sequence[PromptResult], method: str) -> float | None:
-    """Decoding alone: tokens after the first forward's ÷ seconds after the first token."""
+    """Return the speed of decoding: tokens after the first forward pass ÷ seconds after the first token."""
     runs = _runs(results, method)
-    return _quotient(sum(run.decode_tokens for run in runs), sum(run.decode_s for run in runs))
+    return quotient(sum(run.decode_tokens for run in runs), sum(run.decode_s for run in runs))
 
 
 def mean_acceptance_length(results: Sequence[PromptResult], method: str) -> float | None:
-    """Tokens after the first forward's ÷ forwards after prefill."""
+    """Return tokens after the first forward pass ÷ forward passes after prefill."""
     runs = _runs(results, method)
-    return _quotient(sum(run.decode_tokens for run in runs), sum(run.steps for run in runs))
+    return quotient(sum(run.decode_tokens for run in runs), sum(run.steps for run in runs))
 
 
 def identical_prompts(results: Sequence[PromptResult], method: str) -> int:
-    """How many prompts it answers with the very tokens of `transformers`."""
+    """Return the number of prompts with the same answer as `transformers`."""
     return sum(result.runs[method].answers == result.runs[BASELINE].answers for result in results)
 
 
 def speedup_interval(results: Sequence[PromptResult], method: str) -> list[float] | None:
-    """The 95% interval of the speedup end to end."""
+    """Return the 95% interval of the speedup end to end."""
     return _interval(results, method, lambda run: Amount(run.tokens, run.total_s))
 
 
 def decode_speedup_interval(results: Sequence[PromptResult], method: str) -> list[float] | None:
-    """The 95% interval of the speedup in decoding alone."""
+    """Return the 95% interval of the speedup in decoding."""
     return _interval(results, method, lambda run: Amount(run.decode_tokens, run.decode_s))
 
 
@@ -110,7 +110,7 @@ def _interval(
 
 
 def _noise(results: Sequence[PromptResult]) -> dict[str, Any]:
-    """How far the baseline lies from itself: the ratio of the two, over all prompts and for single ones."""
+    """Return the ratio of the two baselines, over all prompts and for single prompts."""
     ratios = [result.runs[BASELINE].total_s / result.runs[NOISE].total_s for result in results]
     low, high = np.percentile(ratios, [5, 95])
     return {
@@ -122,7 +122,7 @@ def _noise(results: Sequence[PromptResult]) -> dict[str, Any]:
 
 
 def _latency(results: Sequence[PromptResult], method: str) -> dict[str, Any] | None:
-    """Return milliseconds: to the first token, and before each later one; None where nothing was streamed."""
+    """Return milliseconds to the first token, and before each later one; None without streaming."""
     runs = _runs(results, method)
     first = [run.first_token_s for run in runs if run.first_token_s is not None]
     waits = [wait for run in runs for wait in run.waits_s]
@@ -140,7 +140,7 @@ def _percentiles(seconds: Sequence[float]) -> dict[str, float] | None:
 
 
 def _differences(results: Sequence[PromptResult], method: str) -> dict[str, int]:
-    """How many answers differ, by what the difference is."""
+    """Return the number of answers that differ, by the kind of the difference."""
     found = Counter(result.differences[method].verdict for result in results if method in result.differences)
     return {verdict.value: found[verdict] for verdict in Verdict if found[verdict]}
 
@@ -169,7 +169,7 @@ def _each(
 def _grouped(
     results: Sequence[PromptResult], figure: Callable[[Sequence[PromptResult]], Figure]
 ) -> ByCategory:
-    """A figure overall and by category, categories in the order of the rows."""
+    """Return a figure overall and by category, in the order of the rows."""
     categories = dict.fromkeys(result.category for result in results)
     of_category = {
         category: [result for result in results if result.category == category] for category in categories
@@ -183,11 +183,7 @@ def _grouped(
 def _ratio(
     speed: Callable[[Sequence[PromptResult], str], float | None], reference: str
 ) -> Callable[[Sequence[PromptResult], str], float | None]:
-    return lambda results, method: _quotient(speed(results, method), speed(results, reference))
-
-
-def _quotient(numerator: float | None, denominator: float | None) -> float | None:
-    return numerator / denominator if numerator is not None and denominator else None
+    return lambda results, method: quotient(speed(results, method), speed(results, reference))
 
 
 def _rounded(figure: Figure) -> Figure:

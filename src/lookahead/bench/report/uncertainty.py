@@ -1,4 +1,4 @@
-"""How sure a ratio is: a bootstrap over prompts, all sides paired."""
+"""Confidence intervals of ratios of speeds: a bootstrap over paired prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,36 +9,36 @@ from lookahead.drafting.arrays import Float64Array
 
 _RESAMPLES = 2000
 _LEVEL = 95
-FEWEST_PROMPTS = 3
-"""Fewer have no interval: drawing from two prompts says nothing about a third."""
+MIN_PROMPTS = 3
+"""Fewer prompts have no interval."""
 
 
 @dataclass(frozen=True)
 class Amount:
-    """Tokens and the seconds they took, of one prompt."""
+    """Tokens and seconds of one prompt."""
 
     tokens: float
     seconds: float
 
 
 Side = Sequence[Amount]
-"""What one method did, prompt by prompt, always in the same order."""
+"""The amounts of one method, by prompt, always in the same order."""
 
 
 def speed_ratio_interval(
     over: Sequence[Side], under: Sequence[Side], *, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Return the 95% interval of a ratio of speeds, prompts drawn with replacement; None where none is.
+    """Return the 95% interval of a ratio of speeds, prompts drawn with replacement; None if undefined.
 
-    A speed is Σ tokens ÷ Σ seconds. A prompt is drawn with all sides, so that a long one weighs on each.
+    A speed is Σ tokens ÷ Σ seconds. Each drawn prompt counts on all sides, so a long one affects each.
 
     Args:
-        over: whose speeds are multiplied.
-        under: by whose speeds that is divided.
-        seed: of what is drawn.
+        over: Sides whose speeds are multiplied.
+        under: Sides whose speeds divide the product.
+        seed: Seed of the bootstrap.
     """
     prompts = len(over[0])
-    if prompts < FEWEST_PROMPTS:
+    if prompts < MIN_PROMPTS:
         return None
     drawn = np.random.default_rng(seed).integers(0, prompts, (_RESAMPLES, prompts))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -53,9 +53,13 @@ def speed_ratio_interval(
 
 
 def speed(side: Side) -> float | None:
-    """Return Σ tokens ÷ Σ seconds; None where no time passed."""
-    seconds = sum(amount.seconds for amount in side)
-    return sum(amount.tokens for amount in side) / seconds if seconds else None
+    """Return Σ tokens ÷ Σ seconds; None if no time passed."""
+    return quotient(sum(amount.tokens for amount in side), sum(amount.seconds for amount in side))
+
+
+def quotient(over: float | None, under: float | None) -> float | None:
+    """Return a ratio; None if one of the two is missing, or the divisor 0."""
+    return over / under if over is not None and under else None
 
 
 def _speeds(side: Side, drawn: np.ndarray) -> Float64Array:

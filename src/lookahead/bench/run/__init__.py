@@ -1,1 +1,1 @@
-"""Running a benchmark."""
+"""Run a benchmark."""

@@ -1,4 +1,4 @@
-"""What is measured in one call: a row's prompt, or several rows' as a batch."""
+"""The calls of a benchmark: the prompt of one row, or of several rows as a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class Case:
     """One call of every method.
 
     Attributes:
-        row_id: the row's id; of a batch all of them, joined.
-        category: the row's category; of a batch its size.
-        inputs: `input_ids` and `attention_mask`, both [B, L].
-        begins_anew: memories are emptied before it: it is the first of a batch size, and the rows that follow
-            were answered before in batches of another one.
+        row_id: Id of the row; the joined ids of a batch.
+        category: Category of the row; the size of a batch.
+        inputs: `input_ids` and `attention_mask`, int64 [B, L] each.
+        begins_anew: Whether memories are emptied before it: for the first batch of each size, since the
+            batches before have answered the same rows.
     """
 
     row_id: RowId
@@ -33,12 +33,12 @@ class Case:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of all prompts, padding not counted."""
+        """Tokens of all prompts, without padding."""
         return int(self.inputs["attention_mask"].sum())
 
     @property
     def width(self) -> int:
-        """How long the longest prompt is."""
+        """Tokens of the longest prompt."""
         return self.inputs["input_ids"].shape[1]
 
     def prompts(self) -> list[list[int]]:
@@ -53,10 +53,7 @@ def cases_of(
     model: PreTrainedModel,
     batch_sizes: Sequence[int] = (),
 ) -> list[Case]:
-    """Return a case for each row; or, where batch sizes are given, the rows in batches of each size.
-
-    A batch that would not be full is left out, so that each size is measured as what it is.
-    """
+    """Return a case for each row or, if batch sizes are given, for each full batch of each size."""
     encoded = [(row, encode_prompt(tokenizer, row.prompt, model)) for row in rows]
     if not batch_sizes:
         return [Case(row_id=row.row_id, category=row.category, inputs=inputs) for row, inputs in encoded]

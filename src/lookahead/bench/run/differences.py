@@ -1,8 +1,8 @@
-"""Where an answer leaves the reference, and whether rounding explains it.
+"""Where an answer first differs from the reference, and whether rounding explains it.
 
-A forward of n tokens rounds differently from n forwards of one. Where two tokens are almost equally likely,
-that decides which one is taken; anywhere else a difference is an error. So the model is asked once,
-unmeasured: by how much did the reference's token lead, where the answers part?
+A forward pass over n tokens rounds differently from n passes over one. If two tokens are almost equally
+probable, that can decide between them; any other difference is an error. So the model computes once more,
+unmeasured, by how much the reference's token led at the first difference.
 """
 
 import math
@@ -17,34 +17,33 @@ from transformers import PreTrainedModel
 _BYTES_OF_16_BITS = 2
 _FEW_STEPS = 4
 _FEW_STEPS_OF_FLOAT32 = 64
-"""A lead of more than so many rounding steps of the logits is no near tie.
+"""Largest lead of a near tie, in rounding steps of the logits.
 
-In 16 bits the last rounding outweighs all before it; in float32 and float64 what a model's many sums add up
-to is more than the last one.
+In 16 bits the last rounding outweighs all earlier ones; in float32 and float64 the sums of the whole model
+add up to more than the last one.
 """
 
 
 class Verdict(StrEnum):
-    """What a difference is."""
+    """The kind of a difference."""
 
     NEAR_TIE = "near tie"
-    """The two tokens were as good as equally likely to the model."""
+    """The model found the two tokens almost equally probable."""
     ERROR = "error"
-    """The model preferred the reference's token clearly: rounding does not explain it."""
+    """The model clearly preferred the reference's token; rounding does not explain the difference."""
     UNJUDGED = "unjudged"
-    """Sampled, or in a batch: no margin says what may happen."""
+    """Sampled, or in a batch: a margin would prove nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The first place where an answer differs from the reference.
+    """The first difference of an answer from the reference.
 
     Attributes:
-        position: the token's place in the answer, counted from 0.
-        verdict: what it is.
-        margin_at_difference: the largest logit less the logit of the token taken instead; None where that was
-            not asked.
-        rounding_step: how far apart numbers of the logits' size are in the model's dtype.
+        position: Index of the token in the answer, from 0.
+        verdict: The kind of the difference.
+        margin_at_difference: The largest logit minus the logit of the token taken instead; None if unjudged.
+        rounding_step: Distance between neighbouring numbers of the logits' size in the model's dtype.
     """
 
     position: int
@@ -54,36 +53,36 @@ class Difference:
 
 
 def first_difference(reference: Sequence[int], answer: Sequence[int]) -> int | None:
-    """Return the first place where two answers differ, the shorter one's end included; None where none."""
+    """Return the first index where two answers differ, or where one ends; None if they are equal."""
     if tuple(reference) == tuple(answer):
         return None
     shorter = min(len(reference), len(answer))
-    differing = (place for place in range(shorter) if reference[place] != answer[place])
+    differing = (index for index in range(shorter) if reference[index] != answer[index])
     return next(differing, shorter)
 
 
 def judge_difference(
     model: PreTrainedModel, prompt_ids: torch.Tensor, reference: Sequence[int], answer: Sequence[int]
 ) -> Difference | None:
-    """Return where a greedy answer leaves the reference and what that is; None where it does not.
+    """Return where a greedy answer first differs from the reference, and why; None if it does not.
 
     Args:
-        model: the model.
+        model: The model.
         prompt_ids: int64 [1, L], the prompt.
-        reference: what `generate` answered.
-        answer: what a method answered.
+        reference: The answer of `generate`.
+        answer: The answer of a method.
     """
     position = first_difference(reference, answer)
     if position is None:
         return None
-    if position >= len(answer) or position >= len(reference):  # one ends where the other goes on
+    if position >= len(answer) or position >= len(reference):  # one answer ends, the other continues
         return Difference(position=position, verdict=Verdict.ERROR)
     common = torch.tensor([list(reference[:position])], dtype=prompt_ids.dtype, device=prompt_ids.device)
     together = torch.cat([prompt_ids, common], dim=1)
     logits = _next_logits(model, together)
     largest = float(logits.max())
     margin = largest - float(logits[answer[position]])
-    # The largest may lie near zero by chance, but it was summed of numbers as large as the others were.
+    # The largest may be near zero by chance, but its summands were as large as those of the others.
     step = rounding_step(max(abs(largest), float(logits.abs().median())), model.dtype)
     few = _FEW_STEPS if model.dtype.itemsize == _BYTES_OF_16_BITS else _FEW_STEPS_OF_FLOAT32
     verdict = Verdict.NEAR_TIE if margin <= few * step else Verdict.ERROR
@@ -91,7 +90,7 @@ def judge_difference(
 
 
 def _next_logits(model: PreTrainedModel, token_ids: torch.Tensor) -> torch.Tensor:
-    """Return what the model says of the next token, float64 [V], as `generate` reads a prompt."""
+    """Return the logits of the next token, float64 [V], from a prefill as `generate` does it."""
     untyped: Any = model  # the library's mixin hides its type
     mask = torch.ones_like(token_ids)
     settings = {
@@ -106,5 +105,5 @@ def _next_logits(model: PreTrainedModel, token_ids: torch.Tensor) -> torch.Tenso
 
 
 def rounding_step(size: float, dtype: torch.dtype) -> float:
-    """Return how far apart numbers of that size are in a dtype."""
+    """Return the distance between neighbouring numbers of that size in a dtype."""
     return float(torch.finfo(dtype).eps * 2.0 ** math.floor(math.log2(max(abs(size), 1e-9))))

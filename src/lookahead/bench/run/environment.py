@@ -1,4 +1,4 @@
-"""What a benchmark ran on: a figure without it says nothing."""
+"""The machine and the versions that a benchmark ran on."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ from lookahead.hf.machine.dtypes import dtype_name
 def describe_environment(
     model: PreTrainedModel, model_name: str, load_average_at_start: float | None
 ) -> dict[str, Any]:
-    """Versions, hardware, threads and load, as JSON can hold them."""
+    """Return versions, hardware, threads and load as JSON-serialisable values."""
     device = model.device
     return {
         **describe_machine(load_average_at_start),
@@ -34,7 +34,7 @@ def describe_environment(
 
 
 def describe_machine(load_average_at_start: float | None) -> dict[str, Any]:
-    """What matters without a model: versions, processor, load."""
+    """Return versions, processor and load, without a model."""
     return {
         "lookahead": lookahead.__version__,
         "lookahead_commit": source_commit(),
@@ -51,7 +51,7 @@ def describe_machine(load_average_at_start: float | None) -> dict[str, Any]:
 
 
 def load_average() -> float | None:
-    """Processes that ran or waited over the last minute, on average; None where the system does not say."""
+    """Return the load average of the last minute; None if the system does not report it."""
     try:
         return round(os.getloadavg()[0], 2)
     except (AttributeError, OSError):
@@ -59,7 +59,7 @@ def load_average() -> float | None:
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may run on."""
+    """Return the number of physical cores that this process may run on."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     allowed = os.sched_getaffinity(0)
@@ -73,9 +73,9 @@ def physical_cores() -> int:
 
 
 def source_commit() -> str | None:
-    """The git commit of the running source, `-dirty` added if it was changed since; None outside a clone."""
+    """Return the git commit of the running source, with `-dirty` if it was changed; None outside a clone."""
     here = Path(__file__).parent
-    # An installed package may lie inside somebody else's repository, whose commit would say nothing.
+    # An installed package may lie inside another repository, whose commit means nothing here.
     if _git(here, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     commit = _git(here, "rev-parse", "HEAD")

@@ -1,4 +1,7 @@
-"""The paper's experiments, live: each a list of methods, and how rows are put to them."""
+"""Experiments: lists of methods that answer one question, and how the rows are presented.
+
+To add one: add a line to `EXPERIMENTS`.
+"""
 
 from dataclasses import dataclass
 
@@ -11,22 +14,18 @@ from lookahead.bench.methods.registry import (
     USUAL,
 )
 
-GRID_LENGTHS = (4, 8, 16, 32, 64)
-GRID_DEPTHS = (4, 8, 16, 32)
-CAPACITIES_KIB = (64, 256, 1024, 4096)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What is measured to answer one question.
+    """What to measure to answer a question.
 
     Attributes:
-        name: what it is called in options.
-        question: what it answers.
-        methods: beside the baseline.
-        batch_sizes: rows are answered in batches of each; none: one by one.
-        shuffles: rows come in a random order, so that what grows with the requests is not the categories'.
-        measures_memory: peak memory is measured, too.
+        name: Its name in options.
+        question: The question.
+        methods: Names of methods, without the baseline.
+        batch_sizes: Sizes of the batches that rows are answered in; empty for one by one.
+        shuffles: Whether rows come in random order, so that growth is not an effect of the categories' order.
+        measures_memory: Whether peak memory is measured, too.
     """
 
     name: str
@@ -52,35 +51,6 @@ EXPERIMENTS = {
                 "lookahead-log",
                 LOOKAHEAD,
                 LOOKAHEAD_PLAIN,
-            ),
-        ),
-        Experiment(
-            name="grid",
-            question="How much to draft, and how deep?",
-            methods=tuple(
-                f"{LOOKAHEAD}-{length}x{depth}"
-                for length in GRID_LENGTHS
-                for depth in GRID_DEPTHS
-                if depth < 2 * length
-            ),
-        ),
-        Experiment(
-            name="capacity",
-            question="How large a memory does it take?",
-            methods=tuple(f"{LOOKAHEAD}-{size}KiB" for size in CAPACITIES_KIB),
-        ),
-        Experiment(
-            name="ablation",
-            question="What does each idea give?",
-            methods=(
-                "lookahead-trie",
-                "lookahead-trie-without-prompts",
-                "lookahead-trie-without-earlier-answers",
-                "lookahead-trie-without-answers",
-                "lookahead-trie-without-elimination",
-                "lookahead-parallel",
-                "llma",
-                "lookahead-log",
             ),
         ),
         Experiment(

@@ -1,7 +1,7 @@
-"""A run's results, line by line as they come, so that an interrupted run can go on.
+"""A run's results as lines of a file, written as they come, so that an interrupted run can be resumed.
 
-The first line says what is measured; another run does not continue it. A line is whole or, where the process
-was killed in the midst of it, dropped.
+The first line holds the settings; only a run with the same settings resumes. A line that was cut off because
+the process was killed is dropped.
 """
 
 import json
@@ -19,23 +19,23 @@ Entry = dict[str, Any]
 
 
 def journal_beside(report: Path) -> Path:
-    """Return where the journal of a report is."""
+    """Return the path of a report's journal."""
     return report.with_name(report.name + _SUFFIX)
 
 
 class Journal:
-    """Entries of one run, kept in a file from the first on.
+    """The entries of one run, kept in a file.
 
     Args:
-        path: the file; one that is there is continued.
-        about: what is measured, as JSON can hold it.
+        path: The file; an existing one is continued.
+        about: The settings of the run, JSON-serialisable.
 
     Raises:
-        ConfigError: the file is of a run with other settings; the message names the first that differs.
-        DataFormatError: the file is no journal.
+        ConfigError: The file belongs to a run with other settings; the message names the first difference.
+        DataFormatError: The file is not a journal.
 
     Attributes:
-        entries: what the file held when it was opened.
+        entries: The entries that the file held when it was opened.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
@@ -48,18 +48,18 @@ class Journal:
             path.write_text(json.dumps(header) + "\n", encoding="utf-8")
 
     def append(self, entry: Entry) -> None:
-        """Keep an entry; it is on the disk when this returns."""
+        """Append an entry, and return when it is on the disk."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def remove(self) -> None:
-        """Delete the file: the run is finished and reported."""
+        """Delete the file, after the run is finished and reported."""
         self._path.unlink(missing_ok=True)
 
     def _read(self, header: Entry) -> list[Entry]:
-        """Return the whole lines after the first, and cut off one that is not whole."""
+        """Return the complete lines after the first, and cut off an incomplete one."""
         content = self._path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):

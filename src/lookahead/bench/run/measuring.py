@@ -1,4 +1,4 @@
-"""Measuring one call: seconds and tokens, the first forward's and those after it, and the wait for each."""
+"""Measure one call: seconds and tokens, of prefill and of decoding, and the wait for each token."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,28 +11,28 @@ from transformers import PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from lookahead.bench.methods.method import Method, Output
-from lookahead.bench.run.memory_meter import MemoryMeter, NoMeter
+from lookahead.bench.run.peak_memory import MemoryMeter
 
 Clock = Callable[[], float]
 
-_NO_METER = NoMeter()
+_NO_METER = MemoryMeter()
 
 
 class Listener(Protocol):
-    """Whatever else wants the tokens as they come: a `TextStreamer`, say."""
+    """Receives the tokens as they come, such as a `TextStreamer`."""
 
     def put(self, value: torch.Tensor) -> None:
-        """Take the prompt, then each piece of the answer."""
+        """Receive the prompt, then each piece of the answer."""
 
     def end(self) -> None:
-        """The answer is complete."""
+        """Receive the end of the answer."""
 
 
 class TimingStreamer(BaseStreamer):
-    """Notes when each piece of the answer came, and how many tokens were in it.
+    """Records when each piece of the answer came, and its number of tokens.
 
     Attributes:
-        pieces: by piece of the answer, when it came and its tokens.
+        pieces: Time and number of tokens of each piece of the answer.
     """
 
     def __init__(self, listener: Listener | None = None, clock: Clock = time.perf_counter) -> None:
@@ -43,24 +43,24 @@ class TimingStreamer(BaseStreamer):
 
     @property
     def first_token_at(self) -> float | None:
-        """When the first piece came; None before."""
+        """Time of the first piece; None before it."""
         return self.pieces[0][0] if self.pieces else None
 
     @property
     def first_tokens(self) -> int:
-        """How many tokens the first piece had."""
+        """Tokens of the first piece."""
         return self.pieces[0][1] if self.pieces else 0
 
     @property
     def waits_s(self) -> tuple[float, ...]:
-        """Seconds before each token after the first; 0 for one that came together with another."""
+        """Seconds before each token after the first; 0 for a token that came with another."""
         together = [(0.0,) * (tokens - 1) for _, tokens in self.pieces]
         waits = [now - before for (before, _), (now, _) in pairwise(self.pieces)]
         later = [(wait, *rest) for wait, rest in zip(waits, together[1:], strict=True)]
         return tuple(chain(*together[:1], *later))
 
     def put(self, value: torch.Tensor) -> None:
-        """Take a piece: first the prompt, which counts for nothing, then the answer's."""
+        """Receive a piece: first the prompt, which is not recorded, then the answer's."""
         if self._prompt_is_next:
             self._prompt_is_next = False
         else:
@@ -69,18 +69,18 @@ class TimingStreamer(BaseStreamer):
             self._listener.put(value)
 
     def end(self) -> None:
-        """Take the end of the answer."""
+        """Receive the end of the answer."""
         if self._listener is not None:
             self._listener.end()
 
 
 def greedy(max_new_tokens: int) -> dict[str, Any]:
-    """Settings of `generate` for a greedy answer."""
+    """Return settings of `generate` for a greedy answer."""
     return {"do_sample": False, "max_new_tokens": max_new_tokens}
 
 
 def sampled(max_new_tokens: int, temperature: float) -> dict[str, Any]:
-    """Settings of `generate` for an answer drawn at random from the whole distribution."""
+    """Return settings of `generate` for sampling from the whole distribution."""
     return {"do_sample": True, "temperature": temperature, "top_k": 0, "max_new_tokens": max_new_tokens}
 
 
@@ -89,14 +89,14 @@ class Run:
     """One call by one method.
 
     Attributes:
-        answers: by prompt of the call, the answer's tokens, the end-of-sequence one included.
-        total_s: seconds from the call to its return.
-        decode_tokens: tokens after those that the first forward gave.
-        decode_s: seconds after the first token came; 0 where nothing is streamed.
-        steps: forwards after prefill, of all rows.
-        first_token_s: seconds until the first token came; None where nothing is streamed.
-        waits_s: seconds before each token after the first, 0 for one that came together with another.
-        peak_bytes: the most memory taken meanwhile; None where it was not measured.
+        answers: Tokens of each prompt's answer, with the end-of-sequence token.
+        total_s: Seconds from the call to its return.
+        decode_tokens: Tokens after those of the first forward pass.
+        decode_s: Seconds after the first token; 0 without streaming.
+        steps: Forward passes after prefill, of all rows.
+        first_token_s: Seconds until the first token; None without streaming.
+        waits_s: Seconds before each token after the first; 0 for a token that came with another.
+        peak_bytes: Peak memory; None if it was not measured.
     """
 
     answers: tuple[tuple[int, ...], ...]
@@ -110,12 +110,12 @@ class Run:
 
     @property
     def output_ids(self) -> tuple[int, ...]:
-        """The tokens of all answers, one after the other."""
+        """Tokens of all answers, concatenated."""
         return tuple(chain.from_iterable(self.answers))
 
     @property
     def tokens(self) -> int:
-        """How long the answers are together."""
+        """Number of tokens of all answers."""
         return sum(map(len, self.answers))
 
 
@@ -131,9 +131,9 @@ def measure(
     meter: MemoryMeter = _NO_METER,
     clock: Clock = time.perf_counter,
 ) -> Run:
-    """Have the method answer once, and measure it; what is drawn at random is the same for every method.
+    """Let the method answer once, and measure it; every method samples with the same seed.
 
-    Several prompts at once are never streamed: with a streamer their rows would have to wait for each other.
+    Batches are never streamed: with a streamer their rows would have to wait for each other.
     """
     alone = len(inputs["input_ids"]) == 1
     streamer = TimingStreamer(listener, clock) if alone and streamed else None
@@ -174,7 +174,7 @@ def _batch_run(
 
 
 def _answers(model: PreTrainedModel, prompts: torch.Tensor, output: Output) -> tuple[tuple[int, ...], ...]:
-    """Return each row's answer; in a batch without the padding after its end."""
+    """Return each row's answer, in a batch without the padding after its end."""
     answers = output.sequences[:, prompts.shape[1] :].tolist()
     if len(answers) == 1:
         return (tuple(answers[0]),)
@@ -184,5 +184,5 @@ def _answers(model: PreTrainedModel, prompts: torch.Tensor, output: Output) -> t
 
 
 def _until_end(answer: list[int], ends: set[int | None]) -> tuple[int, ...]:
-    place = next((place for place, token in enumerate(answer) if token in ends), len(answer))
-    return tuple(answer[: place + 1])
+    end = next((index for index, token in enumerate(answer) if token in ends), len(answer))
+    return tuple(answer[: end + 1])

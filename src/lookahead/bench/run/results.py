@@ -1,9 +1,8 @@
-"""What a benchmark brings: a result for each prompt, failures, and how JSON holds them."""
+"""The results of a benchmark, prompt by prompt, and their form as JSON."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lookahead.bench.methods.best_of import Trial
 from lookahead.bench.run.differences import Difference, Verdict
 from lookahead.bench.run.measuring import Run
 
@@ -15,11 +14,11 @@ class PromptResult:
     """One prompt (or one batch of them), answered by every method.
 
     Attributes:
-        row_id: the row's id; of a batch all of them, joined.
-        category: the row's category.
-        prompt_tokens: how long the prompt is, chat template included; of a batch all together.
-        runs: by method name.
-        differences: by method name, where its answer leaves the baseline's; methods that agree are not in it.
+        row_id: Id of the row; the joined ids of a batch.
+        category: Category of the row.
+        prompt_tokens: Tokens of the prompt with its chat template; of all prompts of a batch.
+        runs: Runs by method name.
+        differences: First differences from the baseline's answer by method name; only of methods that differ.
     """
 
     row_id: RowId
@@ -31,12 +30,12 @@ class PromptResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A prompt that a method could not answer; no method is counted on it.
+    """A prompt that a method could not answer. It is left out for all methods.
 
     Attributes:
-        row_id: the row's id.
-        method: the method that failed.
-        error: the exception, in words.
+        row_id: Id of the row.
+        method: Name of the method that failed.
+        error: The exception as text.
     """
 
     row_id: RowId
@@ -46,7 +45,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A prompt that does not fit the model's context with the tokens to generate."""
+    """A prompt that is too long for the model's context with the tokens to generate."""
 
     row_id: RowId
 
@@ -56,30 +55,30 @@ Outcome = PromptResult | Failure | Skipped
 
 @dataclass
 class BenchmarkResult:
-    """What was measured, complete or up to an interruption.
+    """Everything measured, complete or up to an interruption.
 
     Attributes:
-        results: a prompt each, in the order of the rows.
-        skipped: ids of the rows that do not fit the model's context with the tokens to generate.
-        failed: prompts that a method could not answer.
-        trials: by method name, how its setting was chosen.
-        interrupted: the user stopped it.
-        resumed_prompts: how many of the prompts are from an earlier, interrupted run.
-        warmed: memories held something before the first row.
-        memory_source: how peak memory was measured; None where it was not.
+        results: One per prompt, in the order of the rows.
+        skipped: Ids of the rows that are too long for the model's context with the tokens to generate.
+        failed: Prompts that a method could not answer.
+        trials: How a method's variant was chosen, by method name: `chosen`, `seconds` by variant, `prompts`.
+        interrupted: Whether the user stopped the run.
+        resumed_prompts: Number of prompts from an earlier, interrupted run.
+        warmed: Whether memories were warmed before the first row.
+        memory_source: How peak memory was measured; None if it was not.
     """
 
     results: list[PromptResult] = field(default_factory=list)
     skipped: list[RowId] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
-    trials: dict[str, Trial] = field(default_factory=dict)
+    trials: dict[str, dict[str, Any]] = field(default_factory=dict)
     interrupted: bool = False
     resumed_prompts: int = 0
     warmed: bool = False
     memory_source: str | None = None
 
     def add(self, outcome: Outcome) -> None:
-        """Take in what became of a prompt."""
+        """Add the outcome of a prompt."""
         if isinstance(outcome, PromptResult):
             self.results.append(outcome)
         elif isinstance(outcome, Failure):
@@ -89,12 +88,12 @@ class BenchmarkResult:
 
 
 def outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
-    """Return an outcome as JSON can hold it, with nothing lost."""
+    """Return an outcome as JSON-serialisable values, without loss."""
     return {"outcome": type(outcome).__name__, **asdict(outcome)}
 
 
 def outcome_from_dict(entry: dict[str, Any]) -> Outcome:
-    """Return the outcome that `outcome_as_dict` has written."""
+    """Return the outcome from the result of `outcome_as_dict`."""
     fields = {name: value for name, value in entry.items() if name != "outcome"}
     if entry["outcome"] == Failure.__name__:
         return Failure(**fields)

@@ -1,1 +1,1 @@
-"""Commands that measure."""
+"""The commands that measure: bench, compare, profile, replay."""

@@ -1,4 +1,4 @@
-"""`lookahead bench`: measure the methods against each other on a file of prompts."""
+"""`lookahead bench`: compare methods of generating on a file of prompts."""
 
 from functools import partial
 from pathlib import Path
@@ -35,64 +35,67 @@ INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 Data = Annotated[
     Path,
     typer.Argument(
-        help="Rows {id, category, turns}, or Spec-Bench, GSM8K, HumanEval, Dolly as they are published; "
+        help="Rows {id, category, turns}, or published files of Spec-Bench, GSM8K, HumanEval or Dolly; "
         ".jsonl or .jsonl.gz, here or in the folder LOOKAHEAD_DATA."
     ),
 ]
 Experiments = Annotated[
     str,
     typer.Option(
-        help="main, methods (the paper's variants), grid (decoding by branch length), capacity, ablation, "
-        "batch, peak-memory, reproducible or warm-up: which methods are measured, and how."
+        help="Which methods are measured, and how: main, methods (the paper's variants), batch, peak-memory, "
+        "reproducible or warm-up."
     ),
 ]
 Methods = Annotated[
     list[str] | None,
     typer.Option(
-        help="Instead of the experiment's: transformers (always measured), transformers-again (its noise), "
-        "prompt-lookup (at its best of three settings), prompt-lookup-10 (this one), static-compile, "
-        "assisted (see --assistant), llma, lookahead-parallel, lookahead-trie, lookahead-log (of a fixed "
-        "size), lookahead, lookahead-plain (its step without drafts), lookahead-fresh (its memory emptied "
-        "before each prompt), lookahead-reproducible (its text depends on no draft), lookahead-16 (any "
-        "fixed size), lookahead-16x8 (8 deep), lookahead-256KiB (its memory) or lookahead-vocabulary (it has "
-        "learned the model's vocabulary before); lookahead-trie and lookahead-log also with "
-        "-without-prompts, -without-earlier-answers, -without-answers or -without-elimination; repeatable.",
+        help="Instead of the experiment's methods, repeatable: transformers (always measured), "
+        "transformers-again (its noise), prompt-lookup (the best of three settings), prompt-lookup-10 (any "
+        "setting), static-compile, assisted (see --assistant), llma, lookahead-parallel, lookahead-trie, "
+        "lookahead-log (with a fixed size), lookahead, lookahead-plain (without drafts), lookahead-fresh "
+        "(memory emptied before each prompt), lookahead-reproducible (text independent of drafts), "
+        "lookahead-16 (any fixed size), lookahead-16x8 (at most 8 deep), lookahead-256KiB (of memory) or "
+        "lookahead-vocabulary (with the model's vocabulary learned).",
         show_default="the experiment's",
     ),
 ]
 Noise = Annotated[
     bool,
-    typer.Option("--noise/--no-noise", help="Measure transformers twice, to see how far it is from itself."),
+    typer.Option("--noise/--no-noise", help="Measure transformers twice, to know the noise."),
 ]
 Assistant = Annotated[str | None, typer.Option(help="The draft model of `assisted`: a hub id or a folder.")]
 Limit = Annotated[
     int | None,
-    typer.Option(help="Measure so many rows, an equal share of each category.", show_default="all"),
+    typer.Option(help="Maximum number of rows, an equal share of each category.", show_default="all"),
 ]
 BatchSizes = Annotated[
     str | None,
     typer.Option(
-        help="Answer the rows in batches of this size; several by commas: 1,2,4.", show_default="one by one"
+        help="Answer the rows in batches of these sizes, separated by commas: 1,2,4.",
+        show_default="one by one",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of sampling, words at random and shuffled rows.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of sampling, random words and shuffled rows.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")]
 Warm = Annotated[
     Path | None,
     typer.Option(
-        help="Rows that memories know before the first measured one: by their `reference`, else by the "
-        "model's own answer, unmeasured. Measured rows are left out.",
-        show_default="memories start empty",
+        help="Rows that memories learn first: their `reference`, else the model's own answer, unmeasured. "
+        "Measured rows are left out.",
+        show_default="start with empty memories",
     ),
 ]
-WarmLimit = Annotated[int | None, typer.Option(min=1, help="So many of them.", show_default="all")]
+WarmLimit = Annotated[
+    int | None, typer.Option(min=1, help="Maximum number of --warm rows.", show_default="all")
+]
 Temperature = Annotated[
-    float, typer.Option(min=0.0, help="Sample at this temperature, every method with one seed; 0 is greedy.")
+    float,
+    typer.Option(min=0.0, help="Sample at this temperature, every method with the same seed; 0 is greedy."),
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Write every figure, raw and summed up, here.")]
-Report = Annotated[
-    Path | None, typer.Option(help="Write a report into this folder: Markdown, JSON, pictures.")
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Write every figure, raw and summarised, to this file.")
 ]
+Report = Annotated[Path | None, typer.Option(help="Write a report to this folder: Markdown, JSON, pictures.")]
 
 
 def bench(
@@ -119,10 +122,10 @@ def bench(
     json: Json = None,
     report: Report = None,
 ) -> None:
-    """Measure tokens per second of each method, prompt by prompt on the same model.
+    """Measure the tokens per second of each method, prompt by prompt on the same model.
 
-    The draft memory grows from row to row. With --json or --report a run that was interrupted is continued by
-    the same command.
+    The draft memory grows from row to row. With --json or --report the same command resumes an interrupted
+    run.
     """
     config = LookaheadConfig(
         decoding_length=options.decoding_length_in(decoding_length),
@@ -130,6 +133,7 @@ def bench(
         draft_mode=draft_mode,
         compiled_cpu=compiled_cpu,
     )
+    from lookahead.bench.data.datasets import shuffle_rows
     from lookahead.bench.data.folder import find_data
     from lookahead.bench.methods.registry import Ingredients
     from lookahead.bench.run.environment import describe_environment, load_average
@@ -147,7 +151,7 @@ def bench(
     load_at_start = load_average()
     loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
     rows, warm_rows = data or (_random_rows(tokenizer, limit, seed), [])
-    rows = _shuffled(rows, seed) if chosen.shuffles else rows
+    rows = shuffle_rows(rows, seed) if chosen.shuffles else rows
     plan = Plan(
         rows=rows,
         methods=names,
@@ -183,10 +187,10 @@ def _experiment(name: str) -> "Experiment":
 
 
 def _method_names(wanted: list[str], given: "Ingredients", *, noise: bool, in_batches: bool) -> list[str]:
-    """Return the names of all that is measured, checked, the baseline first.
+    """Return the names of the methods to measure, the baseline first.
 
     Raises:
-        ConfigError: a name is unknown, or serves no batches where there are some.
+        ConfigError: A name is unknown, or a method cannot serve the batches.
     """
     from lookahead.bench.methods.registry import NOISE, make_methods
 
@@ -205,7 +209,7 @@ def _load(name: str, dtype: str, device: str | None) -> "PreTrainedModel":
 
 
 def _target(json: Path | None, report: Path | None) -> Path | None:
-    """Return where the figures go, if anywhere; refuses now what could not be written in the end."""
+    """Return the file of the figures, if any; check now that it can be written in the end."""
     if report is not None:
         from lookahead.bench.report.markdown import REPORT_JSON, check_folder
 
@@ -217,7 +221,7 @@ def _target(json: Path | None, report: Path | None) -> Path | None:
 
 
 def _journal(target: Path | None, settings: dict[str, Any], environment: dict[str, Any]) -> "Journal | None":
-    """Return the journal of this run beside its report; one that is there already is continued."""
+    """Return the journal of this run, beside its report; an existing journal is continued."""
     if target is None:
         return None
     from lookahead.bench.run.journal import Journal, journal_beside
@@ -232,7 +236,7 @@ def _journal(target: Path | None, settings: dict[str, Any], environment: dict[st
 def _read_data(
     file: Path, limit: int | None, warm: Path | None, warm_limit: int | None
 ) -> "tuple[list[Row], list[Row]] | None":
-    """Return the rows to measure and those to warm memories with; None for words at random."""
+    """Return the rows to measure, and the rows to warm memories with; None for random words."""
     from lookahead.bench.data.datasets import RANDOM_WORDS, limit_rows, read_rows
 
     if str(file) == RANDOM_WORDS:
@@ -251,16 +255,10 @@ def _random_rows(tokenizer: "PreTrainedTokenizerBase", limit: int | None, seed: 
     return random_rows(words, limit or 10, seed)
 
 
-def _shuffled(rows: "list[Row]", seed: int) -> "list[Row]":
-    from lookahead.bench.data.datasets import shuffle_rows
-
-    return shuffle_rows(rows, seed)
-
-
 def _report(
     benchmark: "BenchmarkResult", about: dict[str, Any], json: Path | None, folder: Path | None
 ) -> None:
-    """Show the figures and, where asked to, write them."""
+    """Print the figures, and write them if asked to."""
     from lookahead.bench.report.summary import summarise
 
     summary = {**about, **summarise(benchmark)}
@@ -308,8 +306,8 @@ def _run_with_progress(
         TextColumn("left:"),
         TimeRemainingColumn(),
     )
-    # Redrawn between prompts only: a thread that draws while something is measured takes its time from it.
-    # The estimate is of the last half hour: prompts of one category may be much longer than those before.
+    # Redraw between prompts only: a drawing thread would take time from what is measured.
+    # Estimate from the last half hour: one category's prompts may be much longer than another's.
     with Progress(*columns, console=notices, auto_refresh=False, speed_estimate_period=1800) as progress:
         task = progress.add_task("measuring", total=plan.calls)
 
@@ -322,12 +320,12 @@ def _run_with_progress(
 def _print_tables(summary: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from lookahead.bench.report.tables import tables_of, words_about
+    from lookahead.bench.report.tables import benchmark_tables, words_about
 
     console = Console()
     for words in words_about(summary):
         notices.print(words, style="yellow")
     if summary["prompts"]["overall"]:
-        for table in tables_of(summary):
-            console.print(table)
+        for table in benchmark_tables(summary):
+            console.print(table.as_rich())
             console.print()

@@ -1,4 +1,4 @@
-"""`lookahead compare`: two reports of `lookahead bench`, and whether what changed is more than noise."""
+"""`lookahead compare`: is the difference between two reports of `lookahead bench` significant?"""
 
 import json
 from pathlib import Path
@@ -13,9 +13,9 @@ Second = Annotated[Path, typer.Argument(help="Another, on the same prompts.", me
 
 
 def compare(first: First, second: Second) -> None:
-    """Show what changed from report A to report B, and whether it is beyond noise.
+    """Show what changed from report A to report B, and whether the change is significant.
 
-    Speeds are compared through the `transformers` that each run measured, prompt by prompt.
+    Speeds are relative to the `transformers` of each run, prompt by prompt.
     """
     from rich.console import Console
 

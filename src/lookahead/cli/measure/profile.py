@@ -1,4 +1,4 @@
-"""`lookahead profile`: where a decoding step's time goes, and how far it is from the physical limit."""
+"""`lookahead profile`: where the time of a decoding step goes, and how far it is from the lower bound."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +27,7 @@ ModelName = Annotated[
 RandomWeights = Annotated[
     str | None,
     typer.Option(
-        help="Instead of a model, its shape with random weights: llama-2-7b, llama-2-13b, qwen2.5-0.5b, "
+        help="Instead of a model, random weights in its shape: llama-2-7b, llama-2-13b, qwen2.5-0.5b, "
         "qwen2.5-7b, or a config.json.",
         show_default=False,
     ),
@@ -36,7 +36,7 @@ Layers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="With --random-weights: make only so many layers; all figures are theirs.",
+        help="With --random-weights: number of layers; all figures are of these layers.",
         show_default="all",
     ),
 ]
@@ -44,10 +44,12 @@ Contexts = Annotated[
     list[int] | None,
     typer.Option(help="Tokens before the step; repeatable.", show_default="200, 1000, 4000"),
 ]
-Sizes = Annotated[str, typer.Option(help="Nodes of the draft trees; several by commas.")]
-Repeats = Annotated[int, typer.Option(help="Measured rounds over all sizes; medians are reported.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write every figure here.")]
-Plot = Annotated[Path | None, typer.Option(help="Draw what forwards cost by size here: .svg, .png or .pdf.")]
+Sizes = Annotated[str, typer.Option(help="Nodes of the draft trees, separated by commas.")]
+Repeats = Annotated[int, typer.Option(help="Measured rounds over all sizes; the report has medians.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")]
+Plot = Annotated[
+    Path | None, typer.Option(help="Draw the cost of forward passes by size to this .svg, .png or .pdf.")
+]
 
 
 def profile(
@@ -64,15 +66,15 @@ def profile(
     json: Json = None,
     plot: Plot = None,
 ) -> None:
-    """Say where a decoding step's time goes, and how far it is from the physical limit.
+    """Show where the time of a decoding step goes, and how far it is from the lower bound by bandwidth.
 
-    Verified forwards take turns with generate's own steps; then come the parts of a real step, the time to
-    the first token and peak memory.
+    Verified forward passes take turns with generate's own steps. Then come the parts of a real step, the time
+    to the first token and peak memory.
     """
     _check_choice(model, random_weights, layers)
     listed = options.integers_in("--sizes", sizes)
 
-    from lookahead.bench.plotting.plot_style import check_can_draw
+    from lookahead.bench.plotting.kit import check_can_draw
     from lookahead.bench.profile.profiling import ProfilePlan, profile_model
     from lookahead.bench.run.environment import describe_environment, load_average
 
@@ -98,10 +100,10 @@ def profile(
 
 
 def _check_choice(model: str | None, random_weights: str | None, layers: int | None) -> None:
-    """Refuse options that exclude each other.
+    """Check that the options do not exclude each other.
 
     Raises:
-        ConfigError: says which.
+        ConfigError: Two options exclude each other.
     """
     if model is not None and random_weights is not None:
         message = f"both a model, {model!r}, and --random-weights were given; give one of them"
@@ -119,7 +121,7 @@ def _prepared(
     device: str | None,
     threads: int | None,
 ) -> "tuple[PreTrainedModel, str]":
-    """Return the model to profile, and what to call it."""
+    """Return the model to profile, and its name."""
     if random_weights is None:
         name = model or "embedded"
         return prepare_model(name, dtype, device, threads)[0], name
@@ -129,7 +131,7 @@ def _prepared(
 
 
 def _report(report: dict[str, Any], json: Path | None, plot: Path | None) -> None:
-    """Show the figures, and write and draw them where that was asked for."""
+    """Print the figures; write and draw them if asked to."""
     if json is not None:
         write_json(json, report)
     _print(report)
@@ -164,9 +166,9 @@ def _print(report: dict[str, Any]) -> None:
     )
     for context in report["contexts"]:
         console.print()
-        console.print(step_table(context))
+        console.print(step_table(context).as_rich())
         console.print()
         console.print(critical_length_line(context, allowance=report["cdl_allowance"]))
         for table in (share_table(context), summary_table(context)):
             console.print()
-            console.print(table)
+            console.print(table.as_rich())

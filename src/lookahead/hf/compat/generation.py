@@ -168,14 +168,6 @@ def extra_inputs(model: PreTrainedModel, prefix_length: int, tokens: int) -> dic
     return {"cache_position": torch.arange(prefix_length, prefix_length + tokens, device=model.device)}
 
 
-def compiled_on_any_device() -> CompileConfig:
-    """Return settings with which `generate` compiles its steps on the CPU, too; by default only on GPUs."""
-    config = CompileConfig(fullgraph=False, mode="default")
-    private: Any = config
-    private._compile_all_devices = True
-    return config
-
-
 def takes_logits_to_keep(model: PreTrainedModel) -> bool:
     """Return whether the model can return the logits of the last tokens alone."""
     return "logits_to_keep" in signature(model.forward).parameters
@@ -185,3 +177,11 @@ def pad_token_of(generation_config: Any) -> int:
     """Return the token that finished rows are padded with."""
     token = generation_config._pad_token_tensor
     return 0 if token is None else int(token)
+
+
+def compiled_on_any_device() -> CompileConfig:
+    """Return settings by which `generate` compiles its steps on the CPU as well; its default is GPUs only."""
+    config = CompileConfig(fullgraph=False, mode="default")
+    untyped: Any = config
+    untyped._compile_all_devices = True
+    return config

@@ -1,18 +1,18 @@
-"""Prompt lookup, as transformers has it (`prompt_lookup_num_tokens`)."""
+"""Prompt lookup, as in transformers (`prompt_lookup_num_tokens`)."""
 
 import numpy as np
 
-from lookahead.bench.replay.peers.peer import Peer, chain_tree
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
+from research.peers.peer import Peer, chain_tree
 
 
 class PromptLookup(Peer):
     """transformers' prompt lookup: copy what followed the first earlier occurrence of the last tokens.
 
     Args:
-        longest_match: n-grams of so many tokens are looked for first, then shorter ones.
-        max_tokens: the most tokens copied.
+        longest_match: Tokens of the longest n-gram to match; shorter ones are tried after it.
+        max_tokens: Maximum number of copied tokens.
     """
 
     def __init__(self, longest_match: int = 3, max_tokens: int = 10) -> None:
@@ -39,7 +39,7 @@ class PromptLookup(Peer):
 
     @property
     def nbytes(self) -> int:
-        """Nothing is remembered."""
+        """0: nothing outlives a request."""
         return 0
 
     def _copied(self, length: int) -> Int32Array:

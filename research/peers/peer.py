@@ -1,4 +1,4 @@
-"""What the other systems' drafters share."""
+"""Shared code of the other systems' drafters."""
 
 import sys
 
@@ -9,12 +9,12 @@ from lookahead.drafting.tree import DraftTree
 
 
 class Peer:
-    """Another system's drafter: it recycles nothing, and its probabilities claim nothing."""
+    """Another system's drafter: it recycles nothing, and its drafts have no probabilities."""
 
     calibrated = False
 
     def recycle(self, token_ids: Int32Array, successors: Int32Array) -> None:
-        """Pass the successors by."""
+        """Ignore the successors."""
 
 
 def chain_tree(token_id: int, drafted: Int32Array) -> DraftTree:
@@ -26,24 +26,24 @@ def tree_of(token_ids: list[int], parents: list[int], max_depth: int) -> DraftTr
     """Return the draft tree of these nodes, node 0 first, a parent before its children.
 
     Args:
-        token_ids: the token of each node.
-        parents: the place of each node's parent; -1 for node 0.
-        max_depth: nodes that lie deeper are left out.
+        token_ids: The token of each node.
+        parents: The index of each node's parent; -1 for node 0.
+        max_depth: Deeper nodes are left out.
     """
     depths = [0]
     for parent in parents[1:]:
         depths.append(depths[parent] + 1)
     kept = np.array(depths, np.int32) <= max_depth
-    places = np.cumsum(kept, dtype=np.int32) - 1
+    new_index = np.cumsum(kept, dtype=np.int32) - 1
     above = np.array(parents, np.int32)[kept]
-    above[1:] = places[above[1:]]
+    above[1:] = new_index[above[1:]]
     return DraftTree(
         np.array(token_ids, np.int32)[kept], above, np.array(depths, np.int32)[kept], np.ones(len(above))
     )
 
 
 def measured_bytes(root: object) -> int:
-    """Return the bytes of Python containers and all they hold, each object once; small shared ones too."""
+    """Return the bytes of Python containers and everything in them, each object once."""
     seen: set[int] = set()
     total, waiting = 0, [root]
     while waiting:

@@ -1,7 +1,7 @@
-"""A draft store with one of the method's ideas taken out, to see what the idea gives (the paper's ablation).
+"""Draft stores with one of the method's ideas taken out: the paper's ablation study.
 
-Each wraps a store, so that the product needs no switch for the benchmark's sake. To add one: write a class
-with what differs, and give it a line in `ABLATIONS`.
+Each wraps a store, so the product needs no switches for them. To add one: write a subclass of `AblatedStore`
+with what differs, and add a line to `ABLATIONS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from lookahead.config import DraftMode
+from lookahead.bench.methods.lookahead import LookaheadMethod
+from lookahead.bench.methods.method import Method
+from lookahead.bench.methods.registry import Ingredients, log_store, of_fixed_size, trie_store
+from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.store import (
     DEFAULT_NAMESPACE,
@@ -24,14 +27,14 @@ from lookahead.drafting.tree import DraftTree
 MakeStore = Callable[[], DraftStore]
 
 _CONTEXT_TOKENS = 8
-"""So many of an answer's last tokens are what drafts continue, where the answer itself is not inserted."""
+"""Last tokens of the answer that drafts continue if the answer itself is not inserted."""
 
 
 class AblatedStore:
-    """A draft store that hands everything on; its children change one thing.
+    """A draft store that delegates everything to another; its subclasses change one thing.
 
     Args:
-        make_store: makes the store behind it, a fresh one each time.
+        make_store: Makes the store behind it, a new one each time.
     """
 
     def __init__(self, make_store: MakeStore) -> None:
@@ -58,15 +61,15 @@ class AblatedStore:
         )
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
-        """Recycle the model's likeliest successors."""
+        """Recycle the model's most probable successors."""
         self._store.recycle(request, token_ids, successors)
 
     def learn_vocabulary(self, successors: Int32Array) -> None:
-        """Learn what is likely after each token of the vocabulary."""
+        """Learn the probable successors of each token of the vocabulary."""
         self._store.learn_vocabulary(successors)
 
     def recycled_tokens(self, request: RequestId) -> int:
-        """Return how many tokens of a request came as recycled logits had drafted them."""
+        """Return how many tokens of a request came from recycled logits."""
         return self._store.recycled_tokens(request)
 
     def forget(self, request: RequestId) -> None:
@@ -78,7 +81,7 @@ class AblatedStore:
         self._store.remember(token_ids, namespace)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return copies of what outlives requests."""
+        """Return copies of the memory that outlives requests."""
         return self._store.snapshot()
 
     @property
@@ -88,19 +91,19 @@ class AblatedStore:
 
 
 class WithoutPrompts(AblatedStore):
-    """No prompt insertion: of a prompt there is its last token alone, for drafts to continue."""
+    """No prompt insertion: only the last token of a prompt is inserted, for drafts to continue."""
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
-        """Leave out all of a prompt but its last token."""
+        """Insert only the last token of a prompt."""
         tokens = checked_tokens(token_ids)
         super().insert(request, tokens[-1:] if origin is Origin.PROMPT else tokens, origin)
 
 
 class WithoutEarlierAnswers(AblatedStore):
-    """Nothing outlives its request: the memory is a new one for each."""
+    """No memory outlives a request: each request has a new store."""
 
     def forget(self, request: RequestId) -> None:
-        """Close a request and begin anew."""
+        """Close a request, and make a new store."""
         super().forget(request)
         self._store = self._make_store()
 
@@ -109,10 +112,10 @@ class WithoutEarlierAnswers(AblatedStore):
 
 
 class WithoutAnswers(WithoutEarlierAnswers):
-    """No output insertion, neither earlier answers nor this one: drafts come from the prompt alone.
+    """No output insertion, neither earlier answers nor the current one: drafts come from the prompt alone.
 
-    An answer's last tokens still say where a draft continues. The store cannot be told to match and not to
-    remember, so a request of its own is made for each draft, of the prompt and these few tokens.
+    The answer's last tokens are still matched. A store cannot match tokens without remembering them, so each
+    draft opens a request of its own, with the prompt and these few tokens.
     """
 
     def __init__(self, make_store: MakeStore) -> None:
@@ -121,7 +124,7 @@ class WithoutAnswers(WithoutEarlierAnswers):
         self._answers: dict[RequestId, Int32Array] = {}
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
-        """Keep prompts and answers aside."""
+        """Keep the tokens outside the store."""
         kept = self._prompts if origin is Origin.PROMPT else self._answers
         before = kept.get(request, np.zeros(0, np.int32))
         kept[request] = np.concatenate([before, checked_tokens(token_ids)])
@@ -145,23 +148,23 @@ class WithoutAnswers(WithoutEarlierAnswers):
     def open(
         self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
     ) -> None:
-        """Wait for the prompt."""
+        """Do nothing until the prompt comes."""
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
-        """Recycle nothing: no request is open."""
+        """Recycle nothing, since no request is open."""
 
     def recycled_tokens(self, request: RequestId) -> int:  # noqa: ARG002
         """Return 0."""
         return 0
 
     def forget(self, request: RequestId) -> None:
-        """Drop what was kept aside."""
+        """Drop the request's tokens."""
         self._prompts.pop(request, None)
         self._answers.pop(request, None)
 
 
 class WithoutElimination(AblatedStore):
-    """No branch elimination: prompts stay, for every later request, as answers do."""
+    """No branch elimination: prompts stay for later requests, as answers do."""
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:  # noqa: ARG002
         """Insert a prompt as an answer."""
@@ -174,4 +177,30 @@ ABLATIONS: dict[str, Callable[[MakeStore], DraftStore]] = {
     "without-answers": WithoutAnswers,
     "without-elimination": WithoutElimination,
 }
-"""By what is taken out. A trie that is not pruned is one that never reaches its cap: it takes no wrapper."""
+"""By the idea taken out. Pruning needs no wrapper: a trie that never reaches its cap is not pruned."""
+
+
+class PromptsToo(LookaheadMethod):
+    """Lookahead without branch elimination: an interrupted run recalls prompts as it recalls answers."""
+
+    def recall(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> None:
+        """Learn an earlier prompt and its answer."""
+        self.remember([*prompt_ids, *answer_ids])
+
+
+def _ablated(
+    store: Callable[[LookaheadConfig], DraftStore], taken_out: str
+) -> Callable[[LookaheadConfig], DraftStore]:
+    return lambda config: ABLATIONS[taken_out](lambda: store(config))
+
+
+ABLATED_METHODS: dict[str, Callable[[Ingredients], Method]] = {
+    f"{name}-{taken_out}": of_fixed_size(
+        f"{name}-{taken_out}",
+        _ablated(store, taken_out),
+        method=PromptsToo if taken_out == "without-elimination" else LookaheadMethod,
+    )
+    for name, store in (("lookahead-trie", trie_store), ("lookahead-log", log_store))
+    for taken_out in ABLATIONS
+}
+"""The ablations as methods of a benchmark, for `METHODS`."""

@@ -1,4 +1,4 @@
-"""The paper's experiments by replay: acceptance in a minute, without a model and without noise."""
+"""The paper's experiments by replay: acceptance within a minute, without a model and without noise."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 
 from lookahead.bench.data.traces import Trace
-from lookahead.bench.methods.ablations import ABLATIONS, WithoutEarlierAnswers
 from lookahead.bench.replay.drafters import StoreDrafter
-from lookahead.bench.replay.replay import ReplayedDrafter, ReplayResult, replay, summarise_replay
+from lookahead.bench.replay.replay import ReplayedDrafter, ReplayResult, replay
+from lookahead.bench.replay.results import summarise_replay
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.store import DraftStore
 from lookahead.drafting.trie.token_trie import TokenTrie
 from lookahead.errors import ConfigError
+from research.ablations import ABLATIONS, WithoutEarlierAnswers
 
 WINDOW = 40
-"""A warm-up curve's points are means of so many requests."""
+"""Requests in the moving mean of a warm-up curve."""
 
 _DRAFT_TOKENS = 16
 _LENGTHS = (4, 8, 16, 32, 64)
@@ -32,11 +33,11 @@ class Variant:
     """One replay of an experiment.
 
     Attributes:
-        name: what it is called.
-        make: makes its drafter, with a fresh memory.
-        draft_tokens: the most tokens a draft has beside the current one.
-        labels: what an experiment sorts by: a capacity, a branch length, a store.
-        recycling: whether recorded successors are shown.
+        name: Its name.
+        make: Makes its drafter, with an empty memory.
+        draft_tokens: Maximum number of draft tokens, without the current one.
+        labels: What tables and pictures sort by: a capacity, a branch length, a store.
+        recycling: Whether recorded successors are recycled.
     """
 
     name: str
@@ -48,13 +49,13 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayExperiment:
-    """What is replayed to answer one question.
+    """What to replay to answer a question.
 
     Attributes:
-        name: what it is called in options.
-        question: what it answers.
-        variants: what is compared.
-        shuffles: traces come in a random order, so that what grows with the requests is not the categories'.
+        name: Its name in options.
+        question: The question.
+        variants: The replays to compare.
+        shuffles: Whether traces come in random order, so that growth is no effect of the categories' order.
     """
 
     name: str
@@ -92,7 +93,7 @@ def _capacity() -> tuple[Variant, ...]:
         )
         for store, make in _STORES.items()
         for size in _CAPACITIES
-        if store == "log" or size >= 2**19  # the trie's learned tables and nodes take more than less
+        if store == "log" or size >= 2**19  # a trie's smallest size: its learned tables and nodes
     )
 
 
@@ -111,7 +112,7 @@ def _ablation() -> tuple[Variant, ...]:
         variants += [
             Variant(
                 name=f"{store}, {mode.value}",
-                make=partial(_drafter, make, mode=mode),
+                make=partial(_drafter, make, draft_mode=mode),
                 labels={"store": store},
             )
             for mode in (DraftMode.PARALLEL, DraftMode.SINGLE)
@@ -151,7 +152,7 @@ def make_experiment(name: str) -> ReplayExperiment:
     """Return the experiment of that name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: There is none.
     """
     if name not in _MAKERS:
         message = f"--experiment {name!r} is unknown; choose from {', '.join(REPLAY_EXPERIMENTS)}"
@@ -167,18 +168,18 @@ def run_experiment(
     seed: int = 0,
     on_variant: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """Replay every variant; return a row of figures for each, as `summarise_replay` has them, and its labels.
+    """Replay every variant; return a row of `summarise_replay` for each, with its labels and its curve.
 
     Args:
-        experiment: what to replay.
-        traces: recorded answers.
-        seed: of the order of traces, where they are shuffled.
-        on_variant: called with each variant's name before it is replayed.
+        experiment: What to replay.
+        traces: Recorded answers.
+        seed: Seed of the order of traces, if they are shuffled.
+        on_variant: Called with each variant's name before its replay.
     """
     order = (
         np.random.default_rng(seed).permutation(len(traces)) if experiment.shuffles else range(len(traces))
     )
-    ordered = [traces[place] for place in order]
+    ordered = [traces[index] for index in order]
     rows = []
     for variant in experiment.variants:
         on_variant(variant.name)
@@ -191,7 +192,7 @@ def run_experiment(
 
 
 def _curve(result: ReplayResult) -> list[list[float]]:
-    """Return acceptance against requests seen: [requests, mean acceptance length of the WINDOW before]."""
+    """Return points [requests seen, mean acceptance length of the WINDOW before]."""
     size = min(WINDOW, len(result.by_trace))
     points = []
     for end in range(size, len(result.by_trace) + 1, max(1, size // 4)):

@@ -1,7 +1,7 @@
-"""Tiny random models of the library's families: real architectures, nothing to fetch, quick forwards.
+"""Tiny random models of transformers' families: real architectures, nothing to download, fast forward passes.
 
-They show what the probe decides for a family (`lookahead check --families`) and carry the parity tests.
-Windows and chunks in them are far shorter than the texts of the tests, so that every text crosses them.
+They show what the probe decides for a family (`scripts/families.py`), and the parity tests use them.
+Their windows and chunks are far shorter than the tests' texts, so every text crosses them.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ VOCABULARY = 64
 WINDOW = 8
 """Tokens of the sliding windows and chunks."""
 
-# Given to every family whose configuration knows them, by whatever name it calls its sizes.
+# Set on every family whose configuration has the field, whatever name it uses for the size.
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "max_position_embeddings": 256,
@@ -42,7 +42,7 @@ _SIZES: dict[str, Any] = {
     "head_dim": 8,
     "sliding_window": None,
     "initializer_range": 0.3,
-    "tie_word_embeddings": False,  # else many of them say one token for ever
+    "tie_word_embeddings": False,  # tied, many of them repeat one token for ever
     "init_std": 0.3,
     "pad_token_id": 0,
     "bos_token_id": 1,
@@ -106,27 +106,27 @@ class Family:
     """A tiny model of a family.
 
     Attributes:
-        model_type: the library's name of the architecture.
-        settings: what differs from the sizes that all families share.
+        model_type: transformers' name of the architecture.
+        settings: Configuration values that differ from the shared sizes.
     """
 
     model_type: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _as_they_come(*names: str) -> dict[str, Family]:
+def _default(*names: str) -> dict[str, Family]:
     return {name: Family(name) for name in names}
 
 
 FAMILIES: dict[str, Family] = {
-    **_as_they_come("llama", "arcee", "bitnet", "cohere", "diffllama", "ernie4_5", "ernie4_5_moe"),
-    **_as_they_come("falcon", "flex_olmo", "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_bigcode"),
-    **_as_they_come("gpt_neox", "gpt_neox_japanese", "gptj", "granite", "granitemoe", "granitemoeshared"),
-    **_as_they_come("helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "internlm3", "jais2", "jetmoe"),
-    **_as_they_come("minimax_m2", "mixtral", "nanochat", "nemotron", "olmo", "olmo2", "olmoe", "openai-gpt"),
-    **_as_they_come("opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
-    **_as_they_come("seed_oss", "stablelm", "starcoder2", "xglm", "apertus", "codegen"),
-    **_as_they_come("hyperclovax", "iquestcoder", "solar_open", "hy_v3", "gpt-sw3", "bloom"),
+    **_default("llama", "arcee", "bitnet", "cohere", "diffllama", "ernie4_5", "ernie4_5_moe"),
+    **_default("falcon", "flex_olmo", "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_bigcode"),
+    **_default("gpt_neox", "gpt_neox_japanese", "gptj", "granite", "granitemoe", "granitemoeshared"),
+    **_default("helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "internlm3", "jais2", "jetmoe"),
+    **_default("minimax_m2", "mixtral", "nanochat", "nemotron", "olmo", "olmo2", "olmoe", "openai-gpt"),
+    **_default("opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
+    **_default("seed_oss", "stablelm", "starcoder2", "xglm", "apertus", "codegen"),
+    **_default("hyperclovax", "iquestcoder", "solar_open", "hy_v3", "gpt-sw3", "bloom"),
     "mpt": Family("mpt", {"use_cache": True}),
     "aria_text": Family("aria_text", {"moe_num_experts": 4, "moe_topk": 2}),
     "axk1": Family("axk1", {**_LATENT, "q_lora_rank": 16}),
@@ -212,8 +212,8 @@ FAMILIES: dict[str, Family] = {
             "max_position_embeddings": 32,
         },
     ),
-    # recurrent, hybrid and sparse ones
-    **_as_they_come("minimax", "rwkv"),
+    # recurrent, hybrid and sparse
+    **_default("minimax", "rwkv"),
     "lfm2": Family("lfm2", {"layer_types": ["conv", "full_attention"]}),
     "bamba": Family("bamba", {**_MAMBA2, "attn_layer_indices": [1]}),
     "bailing_hybrid": Family(
@@ -265,17 +265,17 @@ FAMILIES: dict[str, Family] = {
 
 
 def is_installed(family: str) -> bool:
-    """Return whether the installed transformers knows a family's architecture."""
+    """Return whether the installed transformers has a family's architecture."""
     return FAMILIES[family].model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
 def family_model(family: str, dtype: torch.dtype = torch.float32, **settings: object) -> PreTrainedModel:
-    """Return a family's tiny model, every time with the same random weights; torch's generator is left alone.
+    """Return a family's tiny model, always with the same random weights. Leaves torch's generator as it is.
 
     Args:
-        family: a key of `FAMILIES` that is installed.
-        dtype: of its weights.
-        **settings: of its configuration, instead of the family's.
+        family: A key of `FAMILIES` that is installed.
+        dtype: Number format of the weights.
+        **settings: Configuration values that replace the family's.
     """
     described = FAMILIES[family]
     known = AutoConfig.for_model(described.model_type)

@@ -1,14 +1,13 @@
-"""What is measured with a full memory, and what the memory is filled with."""
-
-from itertools import islice, pairwise
+"""What drafting costs with a full memory."""
 
 import numpy as np
 import pytest
 
 from lookahead.bench.data.traces import Trace
-from lookahead.bench.replay.costs import BULK_TOKENS, disguised, measure_costs, memory_blocks
-from lookahead.bench.replay.drafters import COSTED, REPLAYED
-from lookahead.bench.replay.peers.peer import chain_tree
+from lookahead.bench.replay.full_memory import BLOCK_TOKENS
+from research.peers.peer import chain_tree
+from research.replay.costs import measure_costs
+from research.replay.drafters import REPLAYED, SIZED
 
 
 def trace(output, successors=0):
@@ -20,22 +19,6 @@ def trace(output, successors=0):
         output_ids=tokens,
         successor_ids=np.repeat(tokens[:, None], successors, axis=1),
     )
-
-
-def test_a_disguise_is_another_text_with_the_same_repetition():
-    rng = np.random.default_rng(0)
-    tokens = np.concatenate([np.repeat(np.arange(256), 9), rng.integers(256, 2000, 3000)]).astype(np.int32)
-    other = disguised(tokens, rng)
-    assert (other[: 256 * 9] == tokens[: 256 * 9]).all()  # the most frequent stay themselves
-    assert (other[256 * 9 :] == tokens[256 * 9 :]).mean() < 0.01
-    same = tokens[1000:1200, None] == tokens[1000:1200]
-    assert ((other[1000:1200, None] == other[1000:1200]) == same).all()
-
-
-def test_memory_blocks_are_full_and_never_the_same():
-    blocks = list(islice(memory_blocks([trace(range(1000, 3000))], seed=0), 3))
-    assert all(len(block) == BULK_TOKENS for block in blocks)
-    assert all((one != other).any() for one, other in pairwise(blocks))
 
 
 class Counting:
@@ -71,14 +54,14 @@ def test_every_store_is_filled_then_streams_three_tokens_and_drafts_at_each_size
     )
     assert [(row["draft_tokens"], row["bytes_per_token"]) for row in rows] == [(4, 1.0), (2, 1.0)]
     log = made[0].log
-    assert log[:4] == [("begin", 1), ("learn", 100), ("begin", 1), ("learn", BULK_TOKENS)]
+    assert log[:4] == [("begin", 1), ("learn", 100), ("begin", 1), ("learn", BLOCK_TOKENS)]
     steps = log[log.index(("begin", 2)) :]
     assert steps[:4] == [("begin", 2), ("learn", 1), ("learn", 3), ("recycle", [0, 1, 2], [[1], [2], [3]])]
     assert steps.count(("learn", 3)) == 3
     assert steps.count(("propose", 4)) == steps.count(("propose", 2)) == 3
 
 
-@pytest.mark.parametrize("name", sorted(COSTED))
+@pytest.mark.parametrize("name", sorted(SIZED))
 def test_stores_can_be_measured(name):
     if name.startswith("arctic"):
         pytest.importorskip("arctic_inference")

@@ -6,33 +6,33 @@ from typing import Any
 
 import numpy as np
 
-from lookahead.bench.replay.peers.peer import Peer, tree_of
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
 from lookahead.errors import MissingDependencyError
+from research.peers.peer import Peer, tree_of
 
 _DEEPEST = 64
 INSTALL = "pip install --no-deps arctic-inference"
 
 BEST: dict[str, Any] = {"max_spec_factor": 16.0, "min_token_prob": 0.0, "use_tree_spec": True}
-"""Trees, as many tokens as asked whatever the match, no floor: what accepts most in replay."""
+"""Trees, as many tokens as allowed whatever the match, no minimum probability: the best in replay."""
 DEFAULTS: dict[str, Any] = {}
-"""Its own: a chain, at most as long as the match, each token at least 0.1 probable."""
+"""Its own defaults: a chain, at most as long as the match, of tokens with a probability of at least 0.1."""
 
 
 def arctic_is_installed() -> bool:
-    """Return whether the package is there; it needs a compiler to install, but no GPU."""
+    """Return whether the package is installed; installing it needs a compiler, but no GPU."""
     return find_spec("arctic_inference") is not None
 
 
 class ArcticSuffixTree(Peer):
-    """Arctic's cache: a suffix tree for the request, one for all answers.
+    """Arctic's cache: a suffix tree of the request, and one of all answers.
 
     Args:
-        settings: of `SuffixDecodingCache.speculate`.
+        settings: Keyword arguments of `SuffixDecodingCache.speculate`.
 
     Raises:
-        MissingDependencyError: the package is not installed.
+        MissingDependencyError: The package is not installed.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -75,6 +75,6 @@ class ArcticSuffixTree(Peer):
 
     @property
     def nbytes(self) -> int | None:
-        """Bytes of the tree of answers, by the package's own estimate; None where it has none."""
+        """Bytes of the tree of answers, by the package's own estimate; None without one."""
         estimate = getattr(getattr(self._cache, "_global_tree", None), "estimate_memory", None)
         return None if estimate is None else int(estimate())

@@ -1,24 +1,24 @@
-"""LLMA (arXiv 2304.04487): one branch, copied from a reference text after what the answer says last.
+"""LLMA (arXiv 2304.04487): one branch, copied from a reference text after the answer's last tokens.
 
-As its published code has it: the last n tokens of the *answer* are looked for in the references, n from 5
-down to 1, and what follows the first place is copied. The references are the prompt, where the retrieved
-documents are, and, as in the paper's cache-assisted use, earlier answers, the newest first.
+As in its published code: look up the last n tokens of the *answer* in the references, n from 5 down to 1,
+and copy what follows the first occurrence. The references are the prompt, with its retrieved documents, and,
+as in the paper's cache-assisted use, earlier answers, the newest first.
 """
 
 import numpy as np
 
-from lookahead.bench.replay.peers.peer import Peer, chain_tree, measured_bytes
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
+from research.peers.peer import Peer, chain_tree, measured_bytes
 
 Gram = tuple[int, ...]
 
 
 class LLMA(Peer):
-    """LLMA's copying; the copy is as long as the draft may be.
+    """LLMA; the copy is as long as the draft may be.
 
     Args:
-        longest_match: n-grams of so many tokens are looked for first, then shorter ones.
+        longest_match: Tokens of the longest n-gram to match; shorter ones are tried after it.
     """
 
     def __init__(self, longest_match: int = 5) -> None:
@@ -32,7 +32,7 @@ class LLMA(Peer):
     def begin(self, prompt_ids: Int32Array) -> None:
         """Open a request."""
         self._prompt, self._answer = prompt_ids.tolist(), []
-        self._in_prompt = self._first_places(self._prompt)
+        self._in_prompt = self._first_ends(self._prompt)
 
     def propose(self, draft_tokens: int, max_depth: int) -> DraftTree:
         """Return a chain."""
@@ -44,11 +44,11 @@ class LLMA(Peer):
         self._answer += token_ids.tolist()
 
     def end(self) -> None:
-        """Forget the prompt; the answer is a reference from now on."""
+        """Forget the prompt, and make the answer a reference."""
         number = len(self._answers)
         self._answers.append(self._answer)
-        places = self._first_places(self._answer)
-        self._in_answers.update({gram: (number, place) for gram, place in places.items()})
+        ends = self._first_ends(self._answer)
+        self._in_answers.update({gram: (number, end) for gram, end in ends.items()})
         self._prompt, self._answer, self._in_prompt = [], [], {}
 
     @property
@@ -56,21 +56,21 @@ class LLMA(Peer):
         """Bytes of earlier answers and of the index over them."""
         return measured_bytes([self._answers, self._in_answers])
 
-    def _first_places(self, tokens: list[int]) -> dict[Gram, int]:
-        """Return where each n-gram's first occurrence ends."""
-        places: dict[Gram, int] = {}
+    def _first_ends(self, tokens: list[int]) -> dict[Gram, int]:
+        """Return the end of each n-gram's first occurrence."""
+        ends: dict[Gram, int] = {}
         for size in range(1, self._longest_match + 1):
             for end in range(size, len(tokens) + 1):
-                places.setdefault(tuple(tokens[end - size : end]), end)
-        return places
+                ends.setdefault(tuple(tokens[end - size : end]), end)
+        return ends
 
     def _copied(self, length: int) -> list[int]:
         for size in range(min(self._longest_match, len(self._answer)), 0, -1):
             gram = tuple(self._answer[-size:])
             if gram in self._in_prompt:
-                place = self._in_prompt[gram]
-                return self._prompt[place : place + length]
+                end = self._in_prompt[gram]
+                return self._prompt[end : end + length]
             if gram in self._in_answers:
-                number, place = self._in_answers[gram]
-                return self._answers[number][place : place + length]
+                number, end = self._in_answers[gram]
+                return self._answers[number][end : end + length]
         return []

@@ -1,21 +1,21 @@
 """The published Lookahead retrieval (arXiv 2312.12728 and its code), re-implemented with its faults.
 
-What it does, and TokenTrie does not:
+It differs from TokenTrie in this:
 
-- whatever follows an end-of-sequence token in the prompt is dropped: with chat templates, the user's words;
-- a token of the answer is remembered only when `branch_length + 1` more have come;
-- the last two tokens are the whole context, and a shorter match replaces a longer one's draft;
-- branches of earlier prompts stay, with a count of nothing, until a squeeze, and fill drafts that have room;
-- in a subtree larger than the draft only what answers say counts, never the prompt;
-- nodes are taken depth first until the draft is full;
-- nothing caps it: a token's own subtree is squeezed once 1,024 subtrees were touched.
+- it drops everything after an end-of-sequence token in the prompt: with chat templates, the user's message;
+- it inserts a token of the answer only after `branch_length + 1` more tokens;
+- it matches only the last two tokens, and a shorter match replaces the draft of a longer one;
+- branches of earlier prompts stay with a count of 0 until a squeeze, and fill drafts that have room;
+- in a subtree larger than the draft only the counts of answers matter, not the prompt's;
+- it takes nodes depth first until the draft is full;
+- it has no cap: the subtree of a token is squeezed after 1,024 subtrees were touched.
 
-One fault cannot show in replay: token id 0 taken for "none" in node 0.
+One fault does not occur in replay: token id 0 means "none" in node 0.
 """
 
-from lookahead.bench.replay.peers.peer import Peer, measured_bytes, tree_of
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
+from research.peers.peer import Peer, measured_bytes, tree_of
 
 _OUTPUT_WEIGHT = 1e-4
 _MAX_NODES = 65536
@@ -25,7 +25,7 @@ _CONTEXT = 2
 
 
 class _Node:
-    """A token under its branch; what was seen of it in the prompt, and in answers."""
+    """A token below its branch, with its counts in the prompt and in answers."""
 
     __slots__ = ("children", "in_output", "in_prompt")
 
@@ -36,12 +36,12 @@ class _Node:
 
     @property
     def weight(self) -> float:
-        """What nodes are ordered by: the prompt's count, and a trace of the answers'."""
+        """The order of nodes: the prompt's count, with a small share of the answers' count."""
         return (1.0 - _OUTPUT_WEIGHT) * self.in_prompt + _OUTPUT_WEIGHT * self.in_output
 
 
 class _Subtree:
-    """All that followed one token."""
+    """The tree of everything that followed one token."""
 
     __slots__ = ("children", "nodes", "output_nodes")
 
@@ -51,7 +51,7 @@ class _Subtree:
         self.output_nodes = 0
 
     def insert(self, branch: list[int], *, is_output: bool) -> None:
-        """Count a branch, and make what is new of it."""
+        """Count a branch, and add its new nodes."""
         children = self.children
         for token in branch:
             node = children.get(token)
@@ -66,17 +66,17 @@ class _Subtree:
             children = node.children
 
     def squeeze(self) -> None:
-        """Halve the counts and drop what was seen in one answer or none, where the subtree is too large."""
+        """If the subtree is too large, halve the counts and drop nodes seen in at most one answer."""
         if self.nodes > _MAX_NODES or self.output_nodes > _MAX_OUTPUT_NODES:
             self.nodes = self.output_nodes = _squeezed(self.children)
 
 
 class PublishedTrie(Peer):
-    """The published trie, hierarchical drafts of one row.
+    """The published trie, with hierarchical drafts of one row.
 
     Args:
-        branch_length: the deepest a draft goes.
-        eos: the end-of-sequence token; 2 is what the published cache takes it for.
+        branch_length: Maximum depth of a draft.
+        eos: The end-of-sequence token; 2 in the published cache.
     """
 
     def __init__(self, branch_length: int = 12, eos: int = 2) -> None:
@@ -89,38 +89,38 @@ class PublishedTrie(Peer):
         self._context: list[int] = []
 
     def begin(self, prompt_ids: Int32Array) -> None:
-        """Insert the prompt but for its first token, as far as the first end-of-sequence token."""
+        """Insert the prompt without its first token, up to the first end-of-sequence token."""
         tokens = prompt_ids.tolist()
         self._context = tokens[-_CONTEXT:]
-        told = self._before_eos(tokens[1:])
-        for place in range(len(told) - 1):
-            if told[place] in self._subtrees:
-                self._touched.add(self._subtrees[told[place]])
-            self._touched_by_prompt.add(self._insert(told, place, is_output=False))
+        kept = self._before_eos(tokens[1:])
+        for start in range(len(kept) - 1):
+            if kept[start] in self._subtrees:
+                self._touched.add(self._subtrees[kept[start]])
+            self._touched_by_prompt.add(self._insert(kept, start, is_output=False))
 
     def propose(self, draft_tokens: int, max_depth: int) -> DraftTree:
-        """Return the first draft with a branch's length of tokens, or else the last one looked for."""
+        """Return the first draft of at least `branch_length` tokens, else the last draft."""
         levels = min(self._branch_length, max_depth)
         drafted: tuple[list[int], list[int]] = ([self._context[-1]], [-1])
         if levels > 0:
-            for place, token in enumerate(self._context):
+            for index, token in enumerate(self._context):
                 subtree = self._subtrees.get(token)
                 if subtree is None:
                     continue
-                children = _followed(subtree.children, self._context[place + 1 :])
+                children = _followed(subtree.children, self._context[index + 1 :])
                 drafted = _drafted(self._context[-1], children, draft_tokens + 1, levels)
                 if len(drafted[0]) >= levels:
                     break
         return tree_of(*drafted, levels)
 
     def learn(self, token_ids: Int32Array) -> None:
-        """Remember those tokens of the answer that a whole branch has followed by now."""
+        """Insert the tokens of the answer that are followed by a whole branch by now."""
         self._context = (self._context + token_ids.tolist())[-_CONTEXT:]
         self._unlearned += self._before_eos(token_ids.tolist())
         self._learn_all_but(self._branch_length + 1)
 
     def end(self) -> None:
-        """Remember the rest of the answer, take the prompt's counts back, squeeze what grew too large."""
+        """Insert the rest of the answer, remove the prompt's counts, squeeze large subtrees."""
         self._learn_all_but(1)
         self._unlearned = []
         for subtree in self._touched_by_prompt:
@@ -138,13 +138,13 @@ class PublishedTrie(Peer):
 
     def _learn_all_but(self, last: int) -> None:
         learned = max(0, len(self._unlearned) - last)
-        for place in range(learned):
-            self._touched.add(self._insert(self._unlearned, place, is_output=True))
+        for start in range(learned):
+            self._touched.add(self._insert(self._unlearned, start, is_output=True))
         self._unlearned = self._unlearned[learned:]
 
-    def _insert(self, tokens: list[int], place: int, *, is_output: bool) -> _Subtree:
-        subtree = self._subtrees.setdefault(tokens[place], _Subtree())
-        subtree.insert(tokens[place + 1 : place + 2 + self._branch_length], is_output=is_output)
+    def _insert(self, tokens: list[int], start: int, *, is_output: bool) -> _Subtree:
+        subtree = self._subtrees.setdefault(tokens[start], _Subtree())
+        subtree.insert(tokens[start + 1 : start + 2 + self._branch_length], is_output=is_output)
         return subtree
 
     def _before_eos(self, tokens: list[int]) -> list[int]:
@@ -152,7 +152,7 @@ class PublishedTrie(Peer):
 
 
 def _followed(children: dict[int, _Node], tokens: list[int]) -> dict[int, _Node]:
-    """Return what follows `tokens`; nothing where neither this prompt nor an answer went that way."""
+    """Return the nodes after `tokens`; none if neither this prompt nor an answer has this path."""
     for token in tokens:
         node = children.get(token)
         if node is None or node.weight == 0:
@@ -164,7 +164,7 @@ def _followed(children: dict[int, _Node], tokens: list[int]) -> dict[int, _Node]
 def _drafted(
     last_token: int, children: dict[int, _Node], max_nodes: int, levels: int
 ) -> tuple[list[int], list[int]]:
-    """Return the draft's tokens and parents, depth first, the heaviest first."""
+    """Return the draft's tokens and parents, depth first, by descending weight."""
     min_output = _min_output(children, max_nodes)
     token_ids, parents = [last_token], [-1]
 
@@ -184,9 +184,9 @@ def _drafted(
 
 
 def _min_output(children: dict[int, _Node], max_nodes: int) -> float:
-    """Return how often answers must have said a node: where not all fit, as often as the middle one.
+    """Return the minimum count of a node in answers: if not all nodes fit, the count of the middle node.
 
-    A second threshold, meant for the prompt's nodes, is never set in the published code.
+    The published code never sets a second threshold, meant for the prompt's nodes.
     """
     nodes: list[_Node] = []
     _collect(children, nodes)
@@ -197,7 +197,7 @@ def _min_output(children: dict[int, _Node], max_nodes: int) -> float:
 
 
 def _collect(children: dict[int, _Node], nodes: list[_Node]) -> None:
-    """Append every node that this prompt or an answer has seen, parents first."""
+    """Append every node with a count, parents first."""
     for node in children.values():
         if node.weight > 0:
             nodes.append(node)
@@ -205,7 +205,7 @@ def _collect(children: dict[int, _Node], nodes: list[_Node]) -> None:
 
 
 def _forget_prompt(children: dict[int, _Node]) -> None:
-    """Take the prompt's counts back; the nodes stay."""
+    """Reset the prompt's counts; the nodes stay."""
     for node in children.values():
         if node.in_prompt > 0:
             node.in_prompt = 0.0
@@ -213,7 +213,7 @@ def _forget_prompt(children: dict[int, _Node]) -> None:
 
 
 def _squeezed(children: dict[int, _Node]) -> int:
-    """Halve the counts in answers, drop nodes that count no more than one; return how many are left."""
+    """Halve the counts in answers, drop nodes with a count of at most 1; return the number of nodes left."""
     left = 0
     for token, node in list(children.items()):
         if node.in_output > 1.0:

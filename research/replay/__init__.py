@@ -1,0 +1,1 @@
+"""`lookahead replay` for the project's own documents: other systems, costs, calibration, experiments."""

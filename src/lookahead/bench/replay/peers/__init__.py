@@ -1,1 +1,0 @@
-"""Other systems' drafts, re-implemented or wrapped, for comparison in replay; one module a system."""
