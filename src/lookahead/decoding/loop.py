@@ -150,10 +150,10 @@ def emit_first_tokens(
         logits: [B, k, V] after the prompts' last k tokens, in the order of the states' rows.
         stats: Counts; updated.
     """
-    place = 0
+    first = 0
     for state in states:
-        tokens = state.emit(logits[place : place + len(state.rows), -1])
-        place += len(state.rows)
+        tokens = state.emit(logits[first : first + len(state.rows), -1])
+        first += len(state.rows)
         for row, token in zip(state.rows, tokens, strict=True):
             drafter.learn(row, [token])
         stats.requests += len(tokens)

@@ -34,13 +34,13 @@ class SmallestMargin:
 
     def argmax_and_note(self, scores: Tensor, left_out: Sequence[int] = ()) -> list[int]:
         """Return the argmax of each row of scores [B, V] on the CPU, and note its margin."""
-        places = topk_indices(scores, min(2, scores.shape[-1]))
-        for row, of_row in enumerate(places):
-            if len(of_row) > 1 and row not in left_out:
-                margin = float(scores[row, of_row[0]]) - float(scores[row, of_row[1]])
+        indices = topk_indices(scores, min(2, scores.shape[-1]))
+        for row, best in enumerate(indices):
+            if len(best) > 1 and row not in left_out:
+                margin = float(scores[row, best[0]]) - float(scores[row, best[1]])
                 if 0 <= margin < self._smallest:
                     self._smallest = margin
-        chosen: list[int] = places[:, 0].tolist()
+        chosen: list[int] = indices[:, 0].tolist()
         return chosen
 
     @property

@@ -40,9 +40,9 @@ def topk_indices(numbers: Tensor, count: int) -> Int32Array:
         found: Int32Array = numbers.topk(count).indices.to("cpu", torch.int32).numpy()
         return found
     integers, infinity = kind
-    places = np.empty((len(numbers), count), np.int32)
-    pick_topk(numbers.detach().contiguous().view(integers).numpy(), infinity, places)
-    return places
+    indices = np.empty((len(numbers), count), np.int32)
+    pick_topk(numbers.detach().contiguous().view(integers).numpy(), infinity, indices)
+    return indices
 
 
 @lean_kernel
@@ -109,7 +109,7 @@ def pick_topk(bits: Any, infinity: int, out: Int32Array) -> None:
     shift, count = 8 * bits.itemsize - 1, out.shape[1]
     largest = np.empty(count, np.int64)
     for row in range(len(bits)):
-        line, places, held = bits[row], out[row], 0
+        line, indices, held = bits[row], out[row], 0
         for start in range(0, len(line), _STRETCH):
             stretch = line[start : start + _STRETCH]
             if (
@@ -118,20 +118,20 @@ def pick_topk(bits: Any, infinity: int, out: Int32Array) -> None:
                 and _largest_of_stretch(line, start, infinity) <= largest[count - 1]
             ):
                 continue
-            for place in range(len(stretch)):
-                number = _in_order(stretch[place], infinity, shift)
+            for offset in range(len(stretch)):
+                number = _in_order(stretch[offset], infinity, shift)
                 if held < count or number > largest[count - 1]:
-                    held = _put_in(number, start + place, largest, places, held)
+                    held = _insert(number, start + offset, largest, indices, held)
 
 
 @lean_kernel
-def _put_in(number: int, place: int, largest: Any, places: Any, held: int) -> int:
+def _insert(number: int, index: int, largest: Any, indices: Any, held: int) -> int:
     """Insert a number into the largest so far; return how many are held."""
     at = min(held, len(largest) - 1)
     while at > 0 and largest[at - 1] < number:
-        largest[at], places[at] = largest[at - 1], places[at - 1]
+        largest[at], indices[at] = largest[at - 1], indices[at - 1]
         at -= 1
-    largest[at], places[at] = number, place
+    largest[at], indices[at] = number, index
     return min(held + 1, len(largest))
 
 

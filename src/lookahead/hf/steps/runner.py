@@ -124,12 +124,12 @@ class StepLogits:
 
     Attributes:
         logits: [R, size, V], size at least the largest tree's nodes.
-        places: For each row of the batch, its row in `logits`.
+        logit_rows: For each row of the batch, its row in `logits`.
         argmax: int64 [R, size] on the device of the logits; None if it was not computed.
     """
 
     logits: Tensor
-    places: Sequence[int]
+    logit_rows: Sequence[int]
     argmax: Tensor | None = None
 
 

@@ -129,11 +129,10 @@ class TransformersStepModel:
         if logits.device.type != "cpu":
             argmax = logits.argmax(dim=-1) if argmax is None else argmax
             wait_for(logits)  # so that the forward pass's time is counted as its own
-        places = dict(zip(order, found.places, strict=True))
-        return TreeLogits(drafts, places, logits, argmax)
+        return TreeLogits(drafts, dict(zip(order, found.logit_rows, strict=True)), logits, argmax)
 
     def keep(self, paths: Mapping[int, list[int]]) -> None:
-        """Keep in the cache, of the trees just forwarded, only the nodes of each row's path."""
+        """Keep in the cache only the nodes of each row's path, of the trees verified last."""
         self.cache.arena.keep({self._rows[row].slot: path for row, path in paths.items()})
         for row, path in paths.items():
             self._rows[row].position += len(path)
