@@ -100,12 +100,23 @@ class WithoutPrompts(AblatedStore):
 
 
 class WithoutEarlierAnswers(AblatedStore):
-    """No memory outlives a request: each request has a new store."""
+    """No memory outlives a request: requests that are not open at the same time share no store."""
+
+    def __init__(self, make_store: MakeStore) -> None:
+        super().__init__(make_store)
+        self._open: set[RequestId] = set()
+
+    def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
+        """Append tokens to a request's sequence; this opens it."""
+        super().insert(request, token_ids, origin)
+        self._open.add(request)
 
     def forget(self, request: RequestId) -> None:
-        """Close a request, and make a new store."""
+        """Close a request, and make a new store when it was the last one open."""
         super().forget(request)
-        self._store = self._make_store()
+        self._open.discard(request)
+        if not self._open:
+            self._store = self._make_store()
 
     def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
         """Remember nothing."""

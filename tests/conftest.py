@@ -6,6 +6,7 @@ from hypothesis import settings
 from transformers.utils import logging as transformers_logging
 
 from helpers import tiny_models
+from lookahead.hf.machine.cache_folder import user_cache_folder
 
 # Hypothesis draws the same examples every time, so that a red run is red again.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
@@ -36,9 +37,14 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def own_step_times(tmp_path_factory):
-    """Keep step times measured in tests, on one thread, out of the user's cache folder."""
+def own_cache_folder(tmp_path_factory):
+    """Keep step times of tests out of the user's cache folder, but use its converted embedded model."""
     folder = tmp_path_factory.mktemp("cache")
+    users = user_cache_folder()
+    if users is not None:
+        (users / "embedded").mkdir(parents=True, exist_ok=True)
+        (folder / "lookahead").mkdir()
+        (folder / "lookahead" / "embedded").symlink_to(users / "embedded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield

@@ -18,7 +18,7 @@ def test_the_script_lists_every_family(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "| bloom  | tree " in printed
     assert "2 tree, 0 chain, 1 plain; reproducible: 1 one shape, 2 plain" in printed
-    assert "bloom: plain where reproducible, its attention cannot be had" in printed
+    assert "bloom: plain where reproducible, its attention cannot be computed" in printed
     assert "jamba: plain, it has layers of type 'linear_attention'" in printed
     written = json.loads(out.read_text())
     assert {"date", "command", "transformers", "dtype", "counts"} <= set(written)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from lookahead.decoding.attention.split_attention import split_tree_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
+from lookahead.hf.compat.attention import attending_by, attention_name
 
 GREEDY = {"max_new_tokens": 40, "do_sample": False}
 
@@ -63,22 +63,12 @@ def test_where_sdpa_cannot_take_its_place_drafts_have_one_branch(calls, monkeypa
     assert max(calls[2:]) > 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_attention_in_two_parts(family, dtype, monkeypatch):
-    used = []
-
-    def counted(*given, **more):
-        used.append(given)
-        return split_tree_attention(*given, **more)
-
-    monkeypatch.setattr("lookahead.hf.steps.step_model.splits_on", lambda _device: True)
-    monkeypatch.setattr("lookahead.hf.attention.grouped_query.can_split", lambda *_: True)
-    monkeypatch.setattr("lookahead.hf.attention.grouped_query.split_tree_attention", counted)
-    model = tiny_model(family, dtype)
-    lookahead = Lookahead(LookaheadConfig(decoding_length=16, compiled_cpu=False))
-    for _ in ("cold", "warm"):
-        expected = model.generate(prompt(0), **GREEDY)
-        assert lookahead.generate(model, prompt(0), **GREEDY).tolist() == expected.tolist()
-    assert lookahead.stats.mean_acceptance_length > 1.2
-    assert used
+def test_the_attention_of_another_thread_keeps_its_name():
+    model = tiny_model("llama")
+    for own in ("sdpa", "flash_attention_2", "eager"):
+        model.config._attn_implementation = own
+        with attending_by(model, "test", lambda *_: None):
+            assert model.config._attn_implementation.startswith("lookahead_test_for_")
+            assert "flash" not in model.config._attn_implementation
+            assert attention_name(model) == own
+        assert model.config._attn_implementation == own

@@ -6,6 +6,7 @@ import torch
 from helpers.same_text import assert_same_text
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
+from lookahead.errors import PromptTooLongError
 from lookahead.hf.compat.limits import DraftLimits, unknown_settings
 
 GREEDY = {"max_new_tokens": 40, "do_sample": False}
@@ -191,3 +192,12 @@ def test_settings_under_their_older_names(settings, limits):
     for name, value in settings.items():
         setattr(model.config, name, value)
     assert DraftLimits.of(model) == limits
+
+
+def test_a_context_that_was_made_shorter_holds_for_the_next_call():
+    model, lookahead = tiny_model("llama"), Lookahead(LookaheadConfig(decoding_length=16))
+    lookahead.generate(model, prompt(0), max_new_tokens=4, do_sample=False)
+    model.config.max_position_embeddings = prompt(0).shape[1] + 10
+    assert_same_text(model, lookahead, prompt(0), max_new_tokens=30, do_sample=False)
+    with pytest.raises(PromptTooLongError):
+        lookahead.generate(model, prompt(0, 40), max_new_tokens=4, do_sample=False)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, LlamaForCausalLM
 
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig, SupportReport
-from lookahead.hf.steps.compiled_cpu import why_not_fused
+from lookahead.hf.steps.compiled_cpu import unsupported_reason
 from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support import report as report_module
 from lookahead.hf.support.report import Backend, support_report
@@ -26,8 +27,8 @@ REPRODUCIBLE_KEYS = {
 
 def fused_model():
     model = tiny_model("fused-llama")
-    if why_not_fused(model):
-        pytest.skip(f"no compiled step here: {why_not_fused(model)}")
+    if unsupported_reason(model):
+        pytest.skip(f"no compiled step here: {unsupported_reason(model)}")
     return model
 
 
@@ -35,7 +36,7 @@ def test_a_model_that_is_decoded_by_its_own_code_says_why_no_better_way_is_taken
     found = Lookahead.supports(tiny_model("gpt2"))
     assert (found.mode, found.backend, found.why_not_tree) == (VerificationMode.TREE, Backend.MODEL, "")
     assert found.is_supported
-    assert "no fused step is known" in found.why_not_compiled_cpu
+    assert "does not know it" in found.why_not_compiled_cpu
     assert found.why_not_cuda_graphs == "the model is on cpu, not on a CUDA device"
     assert found.dependence_on_drafts
     assert (found.reproducible_method, found.reproducible_width) == (ReproducibleMethod.FIXED_WIDTH, 16)
@@ -165,7 +166,8 @@ class OnCuda:
     ],
 )
 def test_why_cuda_graphs_are_not_used(monkeypatch, settings, mode, reason):
-    monkeypatch.setattr(report_module, "unsupported_reason", lambda _model: "")
+    monkeypatch.setattr(report_module, "unsupported_reason", lambda *_: "")
+    monkeypatch.setattr(report_module, "ModelTraits", Mock())
     found = report_module._why_not_cuda_graphs(OnCuda(), LookaheadConfig(**settings), mode)
     assert reason in found
     assert bool(reason) is bool(found)

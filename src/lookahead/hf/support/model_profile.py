@@ -17,6 +17,7 @@ from lookahead.drafting.budget.policy import BudgetPolicy
 from lookahead.drafting.budget.step_times import StepTimes, StepTimesTable, rows_bucket
 from lookahead.hf.compat.call import GenerateCall
 from lookahead.hf.compat.layout import AttentionLayout
+from lookahead.hf.compat.limits import DraftLimits
 from lookahead.hf.compat.modifications import build_signature
 from lookahead.hf.compat.traits import ModelTraits, traits_key
 from lookahead.hf.steps import compiled_cpu
@@ -64,11 +65,12 @@ class ModelProfiles:
         self._profiles: WeakKeyDictionary[PreTrainedModel, ModelProfile] = WeakKeyDictionary()
 
     def traits(self, model: PreTrainedModel) -> ModelTraits:
-        """Return a model's traits, computed again when its dtype, device or attention has changed."""
+        """Return a model's traits, computed again when its dtype, device, attention or limits change."""
         profile = self._profile(model)
-        if profile.traits is None or profile.traits.key != traits_key(model):
-            profile.traits = ModelTraits.of(model)
-        return profile.traits
+        known = profile.traits
+        if known is None or known.key != traits_key(model) or known.limits != DraftLimits.of(model):
+            known = profile.traits = ModelTraits.of(model)
+        return known
 
     def controller(self, model: PreTrainedModel, verification: Verification) -> BudgetController:
         """Return the budget controller of a model with this verification."""
