@@ -21,7 +21,7 @@ from lookahead.hf.models.gguf import quiet_transformers
 from lookahead.hf.steps.compiled_cpu import unsupported_reason
 from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support.probe import ProbeResult, probe
-from lookahead.hf.support.reproducibility import Way, way_of
+from lookahead.hf.support.reproducibility import ReproducibleMethod, reproducible_method_of
 from research.families.families import FAMILIES, family_model, is_installed
 
 _MODES = ("tree", "chain", "plain")
@@ -44,7 +44,7 @@ class FamilyRow:
     model_type: str
     result: ProbeResult | None = None
     skipped: str = ""
-    reproducible: Way = Way.PLAIN
+    reproducible: ReproducibleMethod = ReproducibleMethod.PLAIN
     why_plain: str = ""
 
     def as_dict(self) -> dict[str, str | float | None]:
@@ -83,7 +83,7 @@ def family_rows(dtype: torch.dtype = torch.float32) -> Iterator[FamilyRow]:
         )
         only_plain = exact.mode is VerificationMode.PLAIN and result.mode is not VerificationMode.PLAIN
         reason = exact.reason if only_plain else ""
-        yield FamilyRow(family, model_type, result, "", way_of(exact.verification), reason)
+        yield FamilyRow(family, model_type, result, "", reproducible_method_of(exact.verification), reason)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,9 +18,7 @@ DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 def test_a_forward_pass_of_one_width_has_the_same_bits_whatever_is_drafted(dtype, width):
     model = tiny_model("llama", dtype, hidden_size=256, intermediate_size=512, head_dim=64).cuda()
     with torch.no_grad():
-        check_bits(
-            model, attention_layout(model, fresh_cache(model)), of_fixed_width(width)
-        )
+        check_bits(model, attention_layout(model, fresh_cache(model)), of_fixed_width(width))
 
 
 @pytest.mark.parametrize("sampling", [{}, SAMPLING], ids=["greedy", "sampling"])

@@ -19,51 +19,56 @@ if TYPE_CHECKING:
 Prompt = Annotated[
     str | None, typer.Argument(help="The prompt; without it and --file, read from stdin.", show_default=False)
 ]
+PromptFile = Annotated[Path | None, typer.Option(help="Read the prompt from this file.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Maximum length of the answer, in tokens.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Use the prompt as it is, without the chat template.")]
+Temperature = Annotated[
+    float | None, typer.Option(min=0.0, help="Sampling temperature; greedy if it is 0 or missing.")
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Sample from the smallest set of tokens with this probability."),
+]
+TopK = Annotated[int | None, typer.Option(min=1, help="Sample from the K most probable tokens.")]
+RepetitionPenalty = Annotated[
+    float | None, typer.Option(help="Above 1, tokens that occurred become less probable.")
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of the sampling.")]
+MemoryFile = Annotated[Path | None, typer.Option(help="Draft from this memory file.")]
+SaveMemory = Annotated[
+    bool,
+    typer.Option("--save-memory", help="Save the memory with the answer to --memory; the file may be new."),
+]
+Namespace = Annotated[str, typer.Option(help="The namespace that the answer belongs to and is drafted from.")]
+Reads = Annotated[
+    list[str] | None,
+    typer.Option(help="Also draft from this namespace; repeatable.", show_default="none"),
+]
+Stats = Annotated[bool, typer.Option("--stats", help="Print counts and times to stderr.")]
 
 
 def generate(
     prompt: Prompt = None,
-    file: Annotated[Path | None, typer.Option(help="Read the prompt from this file.")] = None,
+    file: PromptFile = None,
     model: options.Model = "embedded",
     dtype: options.Dtype = options.DtypeName.BFLOAT16,
     device: options.Device = None,
     threads: options.Threads = None,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Maximum length of the answer, in tokens.")
-    ] = 256,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Use the prompt as it is, without the chat template.")
-    ] = False,
-    temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="Sampling temperature; greedy if it is 0 or missing.")
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=1.0, help="Sample from the smallest set of tokens with this probability."),
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from the K most probable tokens.")] = None,
-    repetition_penalty: Annotated[
-        float | None, typer.Option(help="Above 1, tokens that occurred become less probable.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampling.")] = None,
+    max_new_tokens: MaxNewTokens = 256,
+    raw: Raw = False,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    repetition_penalty: RepetitionPenalty = None,
+    seed: Seed = None,
     decoding_length: options.DecodingLength = options.AUTO,
     branch_length: options.BranchLength = options.DEFAULTS.branch_length,
     draft_mode: options.Mode = options.DEFAULTS.draft_mode,
-    memory: Annotated[Path | None, typer.Option(help="Draft from this memory file.")] = None,
-    save_memory: Annotated[
-        bool,
-        typer.Option(
-            "--save-memory", help="Save the memory with the answer to --memory; the file may be new."
-        ),
-    ] = False,
-    namespace: Annotated[
-        str, typer.Option(help="The namespace that the answer belongs to and is drafted from.")
-    ] = "default",
-    reads: Annotated[
-        list[str] | None,
-        typer.Option(help="Also draft from this namespace; repeatable.", show_default="none"),
-    ] = None,
-    stats: Annotated[bool, typer.Option("--stats", help="Print counts and times to stderr.")] = False,
+    memory: MemoryFile = None,
+    save_memory: SaveMemory = False,
+    namespace: Namespace = "default",
+    reads: Reads = None,
+    stats: Stats = False,
 ) -> None:
     """Answer a prompt from the argument, a file or stdin; stream the text to stdout."""
     config = LookaheadConfig(

@@ -1,1 +1,1 @@
-"""Verification: tree attention, acceptance, cache and the loop. torch, and no transformers."""
+"""Verification: tree attention, acceptance, cache and the loop; uses torch, not transformers."""

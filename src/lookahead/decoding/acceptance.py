@@ -1,7 +1,7 @@
 """Acceptance: keep the longest path of the draft that the model itself would have produced (VA, section 4.4).
 
-At each node the model's own token is chosen; where a child carries it the walk goes on there, where none
-does it ends, and that last token is the bonus. Greedy and sampling alike: a drawn token never depends on
+At each node the model's own token is chosen. If a child has this token, the walk continues there; otherwise
+it ends, and this last token is the bonus. Greedy and sampling are alike: the chosen token never depends on
 the draft, so the text is the model's.
 """
 
@@ -18,12 +18,12 @@ from lookahead.drafting.tree import DraftTree
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What one forward yielded for a row.
+    """The result of one forward pass for a row.
 
     Attributes:
-        path: the accepted nodes from node 0 down, whose keys and values stay in the cache.
-        tokens: the emitted tokens, the bonus last; one for each node of the path, less where the answer
-            ended within it and was padded from there on.
+        path: The accepted nodes from node 0 down, whose keys and values stay in the cache.
+        tokens: The emitted tokens, the bonus last: one per node of the path, or fewer if the answer ended
+            within it and was then padded.
     """
 
     path: list[int]
@@ -33,26 +33,26 @@ class Acceptance:
 def accept(
     drafts: Mapping[int, DraftTree], logits: Mapping[int, Tensor], state: GenerationState
 ) -> dict[int, Acceptance]:
-    """Walk down the drafts of rows that advance together, along the model's own choices, emitting each.
+    """Walk down the drafts of rows in lockstep along the model's own choices, and emit them.
 
     Args:
-        drafts: by row, a tree of n nodes.
-        logits: by row [n, V], each node's for the token after it.
-        state: chooses the tokens and knows when the answers are finished.
+        drafts: By row, a tree of n nodes.
+        logits: By row, [n, V], each node's logits for the token after it.
+        state: Chooses the tokens and knows when the answers are finished.
 
     Returns:
-        What each of the emission's rows yielded, by row. The paths are equally long: the walk ends where
-        any row has no child to go on with.
+        The acceptance of each of the state's rows. The paths are equally long: the walk ends when any row
+        has no child with the chosen token.
     """
     rows = state.rows
-    argmax = argmax_of(logits) if state.takes_chosen else None
+    argmax = argmax_of(logits) if state.needs_only_argmax else None
     tokens: dict[int, list[int]] = {row: [] for row in rows}
-    here = {row: [0] for row in rows}  # in a parallel draft several nodes can stand for the same tokens
+    here = {row: [0] for row in rows}  # in a parallel draft, several nodes can have the same tokens
     while True:
         padded = state.padded_rows
         at = {row: here[row][0] for row in rows}
-        if state.takes_chosen:
-            chosen = state.emit_chosen(_argmax_at(at, logits, argmax, state))
+        if state.needs_only_argmax:
+            chosen = state.emit_argmax(_argmax_at(at, logits, argmax, state))
         else:
             chosen = state.emit(_logits_at(at, logits))
         below: dict[int, list[int]] = {}
@@ -72,12 +72,12 @@ def _argmax_at(
     argmax: Mapping[int, list[int]] | None,
     state: GenerationState,
 ) -> list[int]:
-    """Return the likeliest token at one node of each row; its margin is taken account of."""
+    """Return the argmax at one node of each row, and note its margin."""
     scores = _logits_at(nodes, logits)
-    left_out = [at for at, row in enumerate(nodes) if row in state.padded_rows]
+    left_out = [index for index, row in enumerate(nodes) if row in state.padded_rows]
     if argmax is None and scores.device.type == "cpu":
-        return state.margin.choose(scores, left_out)
-    state.margin.see(scores, left_out)
+        return state.margin.argmax_and_note(scores, left_out)
+    state.margin.note(scores, left_out)
     if argmax is None:
         return [int(token) for token in scores.float().argmax(dim=-1).tolist()]
     return [argmax[row][node] for row, node in nodes.items()]

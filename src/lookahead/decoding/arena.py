@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 BLOCK_SLOTS = 512
-"""An arena grows by whole blocks: doubled, it would hold up to as much again that is never used."""
+"""An arena grows by whole blocks: doubling could leave half of it unused."""
 
 Allocate = Callable[[tuple[int, ...], Tensor], Tensor]
-"""Returns memory [layers, rows, heads, capacity or more, width], like a tensor in all else."""
+"""Returns memory [layers, rows, heads, capacity or more, width] with the dtype and device of a tensor."""
 
 
 @dataclass(eq=False)
@@ -59,8 +59,8 @@ class KVArena:
     """Keys and values of a whole model, in row slots.
 
     A request takes a row slot (`join`) and gives it back (`leave`); nothing is copied for either. `begin`
-    chooses the rows of the next forward passes. Each of them appends directly behind its own text, and
-    `keep` then keeps of what was appended only each row's path:
+    chooses the rows of the next forward passes. Each row is appended to directly behind its own text, and
+    then `keep` keeps only each row's path:
 
         row slot 0   a b c d | 0 1 2      append a tree of three nodes behind 4 tokens
         row slot 1   (free)
@@ -74,7 +74,7 @@ class KVArena:
         capacity: Slots of each row to allocate for; the arena grows by blocks of `BLOCK_SLOTS`.
         max_slots: Upper bound on the slots of a row, if known.
         max_rows: Row slots.
-        allocate: Where the memory comes from, if its addresses must repeat from call to call.
+        allocate: Allocates the memory, if its addresses must repeat from call to call.
     """
 
     layer_count: int
@@ -125,7 +125,7 @@ class KVArena:
         heapq.heappush(self._free, row)
 
     def begin(self, rows: Sequence[int]) -> None:
-        """Choose the row slots of the next forward passes, and forget what was appended and not kept."""
+        """Choose the row slots of the next forward passes, and forget appended tokens that were not kept."""
         self._active = list(rows)
         self._appended.clear()
 
@@ -165,11 +165,11 @@ class KVArena:
         )
 
     def claim(self, tokens: int) -> tuple[Tensor, Tensor] | None:
-        """Make room for so many tokens behind each active row in all layers, for the caller to write.
+        """Make room for `tokens` tokens behind each active row in all layers, for the caller to write.
 
         Returns:
             The memory of keys and of values, [layers, rows, heads, capacity, width], its layers in order;
-            None, and nothing is done, where the layers do not all lie in one tensor.
+            None, with nothing done, if the layers do not all lie in one tensor.
         """
         if len(self._slabs) != 1 or len(self._homes) != self.layer_count:
             return None
@@ -180,7 +180,7 @@ class KVArena:
         return slab.keys, slab.values
 
     def extend(self, tokens: int) -> None:
-        """Count so many slots behind each active row as appended in all layers, for the caller to write.
+        """Count `tokens` slots behind each active row as appended in all layers, for the caller to write.
 
         Every layer must have been appended to before.
         """
@@ -189,12 +189,12 @@ class KVArena:
 
     @property
     def addresses(self) -> tuple[int, ...]:
-        """Where the memory is."""
+        """The addresses of the memory."""
         return tuple(part.data_ptr() for slab in self._slabs.values() for part in (slab.keys, slab.values))
 
     @property
     def room(self) -> int:
-        """Slots of each row that there is memory for in all layers."""
+        """Slots per row that are allocated in all layers."""
         return min(slab.keys.shape[3] for slab in self._slabs.values())
 
     def memory(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -209,18 +209,18 @@ class KVArena:
         return self._of_active(keys[:, :, :end]), self._of_active(values[:, :, :end])
 
     def commit(self, tokens: int | None = None) -> None:
-        """Keep so many of the appended tokens of every active row, the first ones; all if not given."""
+        """Keep the first `tokens` appended tokens of every active row; all if None."""
         kept = max(self._appended.values(), default=0) if tokens is None else tokens
         for row in self._active:
             self.lengths[row] += kept
         self._appended = {layer: count - kept for layer, count in self._appended.items()}
 
     def keep(self, paths: Mapping[int, Sequence[int]]) -> None:
-        """Keep, of what was appended, only each row's path, moved directly behind the row's text.
+        """Keep only each row's path of the appended tokens, moved directly behind the row's text.
 
         Args:
-            paths: By row slot, strictly increasing node numbers of the accepted path. Of rows that are left
-                out nothing is kept.
+            paths: By row slot, strictly increasing node numbers of the accepted path. Rows that are left out
+                keep nothing.
         """
         moves: list[tuple[int, int, int]] = []
         for row, path in paths.items():
@@ -289,7 +289,7 @@ class KVArena:
         return _Slab(allocated(keys), allocated(values), allocate)
 
     def _reserve(self, appended: int) -> None:
-        """Have memory for so many slots behind each active row."""
+        """Make sure that `appended` slots behind each active row are allocated."""
         for row in self._active:
             self._ends[row] = max(self._ends[row], self.lengths[row] + appended)
         needed = self.start + appended
@@ -313,6 +313,6 @@ def _uninitialised(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 def grown_capacity(needed: int, max_slots: int | None = None) -> int:
-    """Return the slots of as many blocks as are needed, but not more than the upper bound."""
+    """Return the slots of the blocks that are needed, but not more than the upper bound."""
     blocks = -(-needed // BLOCK_SLOTS) * BLOCK_SLOTS
     return blocks if max_slots is None or max_slots < needed else min(blocks, max_slots)

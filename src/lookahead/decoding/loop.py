@@ -15,7 +15,7 @@ from lookahead.stats import GenerationStats
 
 
 class StepModel(Protocol):
-    """What the loop asks of a model; it owns the model's cache. Rows have numbers of the caller's choice."""
+    """A model as the loop uses it, with its cache. The caller chooses the numbers of the rows."""
 
     def prefill(self) -> Tensor:
         """Read the prompts of all rows; return logits [B, k, V] after the last k tokens of each."""
@@ -27,10 +27,10 @@ class StepModel(Protocol):
         """
 
     def keep(self, paths: Mapping[int, list[int]]) -> None:
-        """Keep in the cache, of the trees just forwarded, only the nodes of each row's path."""
+        """Keep in the cache only the nodes of each row's path, of the trees verified last."""
 
     def remove(self, row: int) -> None:
-        """Forget a row and free its place in the cache."""
+        """Forget a row and free its slot in the cache."""
 
     def max_draft_depth(self, row: int) -> int:
         """Return how deep a row's draft may go before the model runs out of positions."""
@@ -40,10 +40,10 @@ class Drafter(Protocol):
     """The requests' view of the draft memory."""
 
     def calibrate(self) -> None:
-        """Measure what drafting needs to know of the model, which has read the prompts."""
+        """Measure the model's step times if drafting needs them; called after the prefill."""
 
     def propose(self, max_depths: Mapping[int, int]) -> dict[int, DraftTree]:
-        """Return a draft of each row after its last learned token, not deeper than its maximum."""
+        """Return a draft for each row after its last learned token, not deeper than its maximum."""
 
     def learn(self, row: int, tokens: list[int]) -> None:
         """Remember emitted tokens."""
@@ -59,12 +59,12 @@ class Drafter(Protocol):
         """Remember the model's top-k after each node of a draft, int32 [n, k]; `path` was accepted."""
 
     def adapt(self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float]) -> None:
-        """Adapt to what a step yielded and took.
+        """Adapt to the results and the times of a step.
 
         Args:
             sizes: Nodes verified, by row.
             tokens: Tokens emitted by all rows.
-            seconds: Seconds of the step, by their names in the stats.
+            seconds: Seconds of the step, by the names of the stats' fields.
         """
 
     def remove(self, row: int) -> None:
@@ -80,7 +80,7 @@ def decode(
         model: Verifies drafts.
         drafter: Proposes drafts.
         states: One for all rows, which then advance in lockstep, or one for each row.
-        stats: Counts and seconds; brought up to date.
+        stats: Counts and seconds; updated.
     """
     clock = StepClock(stats)
     logits = model.prefill()
@@ -100,17 +100,17 @@ def step(
     stats: GenerationStats,
     clock: "StepClock | None" = None,
 ) -> dict[int, Acceptance]:
-    """Do one step of the rows whose states go on; return what each yielded, nothing where none goes on.
+    """Do one step of the rows that are not finished; return each one's acceptance, empty if all are finished.
 
-    Rows may join and leave between steps: the model and the drafter must know the rows of `states`, and
-    rows that they know beside those are not in this step.
+    Rows may join and leave between steps. The model and the drafter must know the rows of `states`; other
+    rows that they know are not in this step.
 
     Args:
         model: Verifies drafts.
         drafter: Proposes drafts.
-        states: Those of the rows of this step; finished ones are passed over.
-        stats: Counts and seconds; brought up to date.
-        clock: Charges the seconds; a new one if not given.
+        states: The states of this step's rows; finished ones are skipped.
+        stats: Counts and seconds; updated.
+        clock: Charges the seconds; a new one if None.
     """
     clock = clock or StepClock(stats)
     max_depths = _max_depths(model, states)
@@ -148,12 +148,12 @@ def emit_first_tokens(
         drafter: Learns the tokens.
         states: Choose the tokens.
         logits: [B, k, V] after the prompts' last k tokens, in the order of the states' rows.
-        stats: Counts; brought up to date.
+        stats: Counts; updated.
     """
-    place = 0
+    first = 0
     for state in states:
-        tokens = state.emit(logits[place : place + len(state.rows), -1])
-        place += len(state.rows)
+        tokens = state.emit(logits[first : first + len(state.rows), -1])
+        first += len(state.rows)
         for row, token in zip(state.rows, tokens, strict=True):
             drafter.learn(row, [token])
         stats.requests += len(tokens)
@@ -163,7 +163,7 @@ def emit_first_tokens(
 def _calibrate(
     drafter: Drafter, states: Sequence[GenerationState], logits: Tensor, clock: "StepClock"
 ) -> None:
-    """Measure and recycle what the prompts gave, if any row goes on."""
+    """Calibrate the drafter and recycle the prompts' logits, if any row is not finished."""
     rows = _rows_under_way(states)
     if rows:
         drafter.calibrate()
@@ -179,7 +179,7 @@ def _calibrate(
 def _remove_finished(
     model: StepModel, drafter: Drafter, states: Sequence[GenerationState], removed: Sequence[GenerationState]
 ) -> Sequence[GenerationState]:
-    """Remove the rows of finished states while others go on; return all states that are removed."""
+    """Remove the rows of finished states while others continue; return all finished states."""
     finished = [state for state in states if state.finished]
     if len(finished) < len(states):
         for state in finished:
@@ -191,7 +191,7 @@ def _remove_finished(
 
 
 def _rows_under_way(states: Sequence[GenerationState]) -> dict[int, GenerationState]:
-    """Return the rows whose answers go on, each with its state."""
+    """Return the rows whose answers are not finished, each with its state."""
     return {
         row: state
         for state in states
@@ -202,7 +202,7 @@ def _rows_under_way(states: Sequence[GenerationState]) -> dict[int, GenerationSt
 
 
 def _max_depths(model: StepModel, states: Sequence[GenerationState]) -> dict[int, int]:
-    """Return, for each row whose answer goes on, how deep its draft may be."""
+    """Return, for each row whose answer is not finished, how deep its draft may be."""
     under_way = _rows_under_way(states)
     behind = max((state.remaining for state in under_way.values()), default=0)
     depths = {}

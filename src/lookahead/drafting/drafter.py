@@ -1,4 +1,4 @@
-"""The requests' view of the draft memory, from their prompts to their ends."""
+"""The requests' view of the draft memory, from prompt to end."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
@@ -13,17 +13,17 @@ from lookahead.drafting.tree import DraftTree
 
 
 class RequestDrafter:
-    """Streams one request's tokens into a draft store and proposes what may follow.
+    """Writes one request's tokens to a draft store and proposes drafts.
 
     Args:
-        store: the memory's.
-        branch_length: the deepest a draft may go.
-        mode: how drafts are laid out.
-        namespace: the one the request belongs to.
-        reads: further namespaces to draft from.
+        store: The draft store.
+        branch_length: Maximum depth of a draft.
+        mode: Shape of drafts.
+        namespace: The request's namespace.
+        reads: Further namespaces to draft from.
 
     Attributes:
-        recycled_tokens: accepted tokens that were drafted from the model's recycled logits.
+        recycled_tokens: Accepted tokens that were drafted from the model's recycled logits.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class RequestDrafter:
         self._store.insert(self._request, self._prompt, Origin.PROMPT)
 
     def propose(self, max_depth: int, max_nodes: int) -> DraftTree:
-        """Return a draft after the last learned token, of at most this depth and so many nodes."""
+        """Return a draft after the last learned token, within this depth and number of nodes."""
         return self._store.propose(
             self._request,
             decoding_length=max_nodes,
@@ -68,17 +68,17 @@ class RequestDrafter:
         self.recycled_tokens = self._store.recycled_tokens(self._request)
 
     def recycle_prompt(self, successors: Int32Array) -> None:
-        """Remember what the model holds most likely after each of the prompt's last tokens, int32 [m, k]."""
+        """Remember the model's top-k after each of the prompt's last tokens, int32 [m, k]."""
         tokens = self._prompt[-len(successors) :]
         self._store.recycle(self._request, tokens, successors[-len(tokens) :])
 
     def recycle(self, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
-        """Remember what the model holds most likely after the nodes it verified.
+        """Remember the model's top-k after the nodes it verified.
 
         Args:
             draft: n nodes.
-            path: those accepted, whose context was the true one: they count as read last.
-            successors: int32 [n, k], each node's likeliest next tokens, likeliest first.
+            path: The accepted nodes; written last, since their context is the text itself.
+            successors: int32 [n, k], each node's most probable next tokens, most probable first.
         """
         is_rejected = np.ones(len(draft), np.bool_)
         is_rejected[path] = False
@@ -96,9 +96,9 @@ class BatchDrafter:
     Args:
         controller: Decides how much is drafted, and whether logits are recycled.
         recycles: Whether the store drafts from recycled logits.
-        lockstep: Whether all rows stay in the forward pass and advance by as much as the least accepted.
-        measure: Returns the model's step times, once the prompts have been read; None where it has no
-            positions left for a draft.
+        lockstep: Whether all rows stay in the forward pass and advance by the smallest number accepted.
+        measure: Returns the model's step times after the prefill; None if it has no positions left for a
+            draft.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class BatchDrafter:
         request.close()
 
     def calibrate(self) -> None:
-        """Measure the model's step times where they are wanted and unknown; the prompts have been read."""
+        """Measure the model's step times if they are needed and unknown; called after the prefill."""
         rows, context = len(self._requests), self._context(self._requests)
         if self._controller.needs_measuring(rows, context):
             times = self._measure()
@@ -136,9 +136,9 @@ class BatchDrafter:
                 self._controller.measured(rows, context, times)
 
     def propose(self, max_depths: Mapping[int, int]) -> dict[int, DraftTree]:
-        """Return a draft of each row after its last learned token, not deeper than its maximum."""
+        """Return a draft for each row after its last learned token, not deeper than its maximum."""
         if not self._controller.has_times:
-            self.calibrate()  # positions for a draft may have become free, behind a boundary
+            self.calibrate()  # the rows may have passed a limit that left no positions for a draft
         rows = self._rows_in_forward(max_depths)
         max_nodes = self._controller.max_nodes(rows) if self._controller.has_times else 1
         drafts = [self._requests[row].propose(depth, max_nodes) for row, depth in max_depths.items()]
@@ -198,7 +198,7 @@ class BatchDrafter:
 
 
 class NoDrafter:
-    """Drafts nothing and remembers nothing: every step is a plain one."""
+    """Drafts nothing and remembers nothing: every step is plain."""
 
     recycles = False
     recycled_tokens = 0
@@ -207,7 +207,7 @@ class NoDrafter:
         self._last_tokens: dict[int, int] = {}
 
     def calibrate(self) -> None:
-        """Do nothing: nothing is drafted, however fast forward passes are."""
+        """Do nothing: no draft needs step times."""
 
     def propose(self, max_depths: Mapping[int, int]) -> dict[int, DraftTree]:
         """Return each row's last token alone."""
@@ -224,7 +224,7 @@ class NoDrafter:
         """Do nothing: nothing is drafted from it."""
 
     def adapt(self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float]) -> None:
-        """Do nothing: steps are plain, whatever they take."""
+        """Do nothing: every step is plain."""
 
     def remove(self, row: int) -> None:
         """Forget a row."""

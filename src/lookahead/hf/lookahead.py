@@ -1,4 +1,4 @@
-"""`Lookahead`: a generation mode of transformers, one line to turn on."""
+"""`Lookahead`: a generation mode of transformers that one line turns on."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from lookahead.config import LookaheadConfig
 from lookahead.drafting.memory.draft_memory import DraftMemory
 from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
 from lookahead.errors import ConfigError
-from lookahead.hf.compat.call import named_arguments, taken_stop_strings
+from lookahead.hf.compat.call import named_arguments, pop_stop_strings
 from lookahead.hf.compat.layout import mark_callers_cache
 from lookahead.hf.generate.attachment import Attachment, attachment_of, detach, uncompiled
 from lookahead.hf.generate.checks import check_arguments, check_memory, check_model
@@ -22,7 +22,7 @@ from lookahead.hf.support.report import SupportReport, support_report
 from lookahead.hf.vocabulary import vocabulary_successors
 from lookahead.stats import GenerationStats
 
-_BEFORE_THE_VOCABULARY = ".\n"
+_VOCABULARY_CONTEXT = ".\n"
 """Context of each token when the vocabulary is read: a sentence end says little about what follows."""
 
 
@@ -46,7 +46,7 @@ class Lookahead:
 
     Args:
         config: Settings; the defaults suit most uses.
-        memory: The draft memory; if none is given, a fresh one with the cap that the settings name.
+        memory: The draft memory; if None, a fresh one with the settings' `max_bytes`.
 
     Attributes:
         config: The settings.
@@ -128,7 +128,7 @@ class Lookahead:
         check_model(model)
         arguments = named_arguments(model, args, kwargs)
         check_arguments(arguments)
-        extra_criteria = taken_stop_strings(model, arguments)
+        extra_criteria = pop_stop_strings(model, arguments)
         mark_callers_cache(arguments)
         own: dict[str, Any] = {
             "streamer": arguments.get("streamer"),
@@ -212,7 +212,7 @@ class Lookahead:
         """
         check_model(model)
         check_memory(model, self.memory)
-        before = tokenizer(_BEFORE_THE_VOCABULARY, add_special_tokens=False)["input_ids"] or [0]
+        before = tokenizer(_VOCABULARY_CONTEXT, add_special_tokens=False)["input_ids"] or [0]
         self.memory.learn_vocabulary(vocabulary_successors(model, before, limit, on_progress))
 
     def __call__(
@@ -236,7 +236,7 @@ class Lookahead:
             namespace: As for `generate`; transformers passes on the keywords that this signature names.
             reads: As for `generate`.
             on_stats: As for `generate`.
-            **kwargs: logits_processor, stopping_criteria, generation_config and the model's inputs.
+            **kwargs: Logits_processor, stopping_criteria, generation_config and the model's inputs.
 
         Returns:
             int64 [B, L + new tokens], or a `GenerateDecoderOnlyOutput` if `return_dict_in_generate` is set.

@@ -30,8 +30,8 @@ def vocabulary_successors(
 ) -> Int32Array:
     """Return the top-k next tokens after each token of the vocabulary, most probable first.
 
-    All tokens are read behind the same context, side by side as branches of a draft tree. This takes as long
-    as reading a text of as many tokens and computing the logits of each.
+    All tokens are read after the same context, as sibling branches of a draft tree. This takes as long as
+    reading a text of as many tokens and computing the logits of each.
 
     Args:
         model: A decoder-only model that can verify trees.
@@ -50,17 +50,17 @@ def vocabulary_successors(
     size = size if limit is None else min(size, limit)
     *before, root = context
     successors: list[Int32Array] = []
-    with closing(_prefilled_for_trees(model, before or [root])) as step_model:
+    with closing(_tree_step_model(model, before or [root])) as step_model:
         for begin in range(0, size, _NODES_PER_FORWARD - 1):
             end = min(size, begin + _NODES_PER_FORWARD - 1)
-            logits = step_model.forward({0: _side_by_side(root, np.arange(begin, end, dtype=np.int32))})
+            logits = step_model.forward({0: _tree_of_children(root, np.arange(begin, end, dtype=np.int32))})
             step_model.keep({0: []})
             successors.append(topk_successors(logits[0][1:]))
             on_progress(end, size)
     return np.concatenate(successors)
 
 
-def _prefilled_for_trees(model: PreTrainedModel, prompt: Sequence[int]) -> TransformersStepModel:
+def _tree_step_model(model: PreTrainedModel, prompt: Sequence[int]) -> TransformersStepModel:
     layout = attention_layout(model, fresh_cache(model))
     result = probe(model, layout)
     if result.mode is not VerificationMode.TREE:
@@ -74,7 +74,7 @@ def _prefilled_for_trees(model: PreTrainedModel, prompt: Sequence[int]) -> Trans
     )
 
 
-def _side_by_side(root: int, tokens: Int32Array) -> DraftTree:
+def _tree_of_children(root: int, tokens: Int32Array) -> DraftTree:
     """Return a tree with each of the tokens as a child of the root."""
     return DraftTree(
         np.concatenate([np.array([root], np.int32), tokens]),

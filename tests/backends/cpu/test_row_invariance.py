@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  # its usual name
 
 from lookahead.decoding.attention.branch_order import BLOCK
-from lookahead.hf.support.simd_alignment import is_cut_within
+from lookahead.hf.support.simd_alignment import splits_vectors
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 SHAPES = [(16, 576, 1536), (16, 1536, 576), (48, 576, 192), (16, 896, 4864), (8, 64, 100)]
@@ -78,7 +78,7 @@ ACTIVATIONS = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("width", [100, 1536, 4864, 11008])
 def test_an_activation_has_the_same_bits_in_every_row(width, dtype, threads):
-    assert not is_cut_within(16 * width, threads)
+    assert not splits_vectors(16 * width, threads)
     before = torch.get_num_threads()
     given = numbers(1, width, dtype=dtype).repeat(16, 1)
     torch.set_num_threads(threads)
@@ -105,4 +105,4 @@ def test_an_activation_has_the_same_bits_in_every_row(width, dtype, threads):
     ],
 )
 def test_where_threads_cut(elements, threads, is_cut):
-    assert is_cut_within(elements, threads) is is_cut
+    assert splits_vectors(elements, threads) is is_cut

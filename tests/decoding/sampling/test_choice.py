@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lookahead.decoding.sampling.choice import StepNoise, argmax, drawn
+from lookahead.decoding.sampling.choice import StepNoise, argmax, sample
 
 ROWS, STEPS, VOCABULARY = 3, 6, 40
 
@@ -16,7 +16,7 @@ def scores_at(row: int, step: int) -> torch.Tensor:
 def drawn_together() -> tuple[list[list[int]], torch.Tensor]:
     torch.manual_seed(7)
     steps = [
-        drawn(torch.cat([scores_at(row, step) for row in range(ROWS)])).tolist() for step in range(STEPS)
+        sample(torch.cat([scores_at(row, step) for row in range(ROWS)])).tolist() for step in range(STEPS)
     ]
     return [list(tokens) for tokens in zip(*steps, strict=True)], torch.rand(1)
 
@@ -33,7 +33,7 @@ def test_the_order_in_which_rows_advance_does_not_matter(order):
     expected, random_after = drawn_together()
     torch.manual_seed(7)
     noise = StepNoise(ROWS)
-    choices = [noise.of_row(row) for row in range(ROWS)]
+    choices = [noise.choice_of_row(row) for row in range(ROWS)]
     tokens: list[list[int]] = [[] for _ in range(ROWS)]
     for row in order:
         tokens[row].append(int(choices[row](scores_at(row, len(tokens[row])))))
@@ -44,11 +44,11 @@ def test_the_order_in_which_rows_advance_does_not_matter(order):
 
 def test_nothing_is_kept_for_a_row_that_left():
     noise = StepNoise(2)
-    first, second = noise.of_row(0), noise.of_row(1)
+    first, second = noise.choice_of_row(0), noise.choice_of_row(1)
     first(scores_at(0, 0))
     first(scores_at(0, 1))
     second(scores_at(1, 0))
-    noise.leave(1)
+    noise.remove(1)
     first(scores_at(0, 2))
     assert not noise._waiting
 
@@ -58,9 +58,9 @@ def test_what_multinomial_refuses_is_refused_in_its_words(value):
     scores = torch.zeros(1, 4)
     scores[0, 2] = value
     with pytest.raises(RuntimeError, match="probability tensor contains either"):
-        drawn(scores)
+        sample(scores)
     with pytest.raises(RuntimeError, match="probability tensor contains either"):
-        StepNoise(1).of_row(0)(scores)
+        StepNoise(1).choice_of_row(0)(scores)
 
 
 def test_the_likeliest_is_the_first_of_equals():

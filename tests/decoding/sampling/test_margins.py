@@ -13,7 +13,7 @@ INFINITY = float("inf")
 def smallest(*scores, left_out=(), dtype=torch.float32):
     margin = SmallestMargin()
     for step in scores:
-        margin.see(torch.tensor(step, dtype=dtype), left_out)
+        margin.note(torch.tensor(step, dtype=dtype), left_out)
     return margin.value
 
 

@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import torch
 
-from lookahead.decoding.sampling.choice import argmax, drawn
+from lookahead.decoding.sampling.choice import argmax, sample
 from lookahead.decoding.sampling.state import GenerationState, padded_together
 
 
@@ -69,7 +69,7 @@ def test_views_handed_out_keep_their_content_while_the_answer_grows():
 def test_sampling_draws_once_per_token_as_multinomial_does():
     logits = torch.linspace(0, 1, 50)[None]
     state = GenerationState(
-        torch.tensor([[0]]), max_length=99, process=ignore, is_finished=never, choose=drawn
+        torch.tensor([[0]]), max_length=99, process=ignore, is_finished=never, choose=sample
     )
     torch.manual_seed(3)
     tokens = [state.emit(logits)[0] for _ in range(20)]
@@ -146,11 +146,11 @@ def test_tokens_chosen_elsewhere_are_emitted_as_those_chosen_here(ending, mixed,
     expected, actual = [], []
     asked = ended_by_7_or_length(0, expected, ends=None, publish_first=publish_first)
     told = ended_by_7_or_length(0, actual, ends={7}, publish_first=publish_first)
-    assert told.takes_chosen
-    assert not asked.takes_chosen
+    assert told.needs_only_argmax
+    assert not asked.needs_only_argmax
     for step, tokens in enumerate(ending):
         assert not asked.finished
-        emitted = told.emit(one_hot(*tokens)) if mixed and step % 2 else told.emit_chosen(tokens)
+        emitted = told.emit(one_hot(*tokens)) if mixed and step % 2 else told.emit_argmax(tokens)
         assert emitted == asked.emit(one_hot(*tokens))
         assert (told.padded_rows, told.finished) == (asked.padded_rows, asked.finished)
         assert told.remaining == asked.remaining

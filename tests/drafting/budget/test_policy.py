@@ -59,13 +59,13 @@ def test_more_tokens_never_take_less_time():
 @pytest.mark.parametrize(
     ("sizes", "seconds", "message"),
     [
-        ((), (), "ascend from 1"),
-        ((2, 4), (0.1, 0.2), "ascend from 1"),
-        ((1, 4, 4), (0.1, 0.2, 0.3), "ascend from 1"),
-        ((1, 2), (0.1,), "one for each of the seconds"),
-        ((1, 2), (0.0, 0.1), "positive and finite"),
-        ((1, 2), (0.1, float("inf")), "positive and finite"),
-        ((1, 2), (0.1, float("nan")), "positive and finite"),
+        ((), (), "give ascending sizes from 1"),
+        ((2, 4), (0.1, 0.2), "give ascending sizes from 1"),
+        ((1, 4, 4), (0.1, 0.2, 0.3), "give ascending sizes from 1"),
+        ((1, 2), (0.1,), "as many as seconds"),
+        ((1, 2), (0.0, 0.1), "give positive, finite numbers"),
+        ((1, 2), (0.1, float("inf")), "give positive, finite numbers"),
+        ((1, 2), (0.1, float("nan")), "give positive, finite numbers"),
     ],
 )
 def test_what_describes_no_times_is_refused(sizes, seconds, message):
@@ -107,7 +107,7 @@ def test_sizes_beyond_the_grid_are_learned_at_its_end():
 
 @pytest.mark.parametrize("seconds", [-0.1, float("nan")])
 def test_a_time_that_is_none_is_refused(seconds):
-    with pytest.raises(ValueError, match="a time is not negative"):
+    with pytest.raises(ValueError, match="give a time that is not negative"):
         CPU.observed(1, seconds)
 
 

@@ -13,7 +13,7 @@ POLICY = RecyclingPolicy(trial_steps=4, rest_steps=3)
 def after(steps, state=None):
     state = RecyclingState() if state is None else state
     for tokens, cost_s in steps:
-        state = POLICY.adapt(state, tokens=tokens, cost_s=cost_s, seconds_a_token=0.02)
+        state = POLICY.adapt(state, tokens=tokens, cost_s=cost_s, seconds_per_token=0.02)
     return state
 
 

@@ -56,7 +56,7 @@ def test_where_sdpa_cannot_take_its_place_drafts_have_one_branch(calls, monkeypa
     monkeypatch.setattr(type(model), "_supports_sdpa", False)
     lookahead = Lookahead(LookaheadConfig(decoding_length=16))
     expected = model.generate(prompt(0), **GREEDY)
-    with pytest.warns(UserWarning, match=r"drafts of one branch.*flash_attention_2, takes no tree's mask"):
+    with pytest.warns(UserWarning, match=r"drafts of one branch.*flash_attention_2, takes no tree mask"):
         assert lookahead.generate(model, prompt(0), **GREEDY).tolist() == expected.tolist()
     lookahead.generate(model, prompt(0), **GREEDY)
     assert lookahead.last_stats.mean_acceptance_length > 1.5

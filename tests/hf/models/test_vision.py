@@ -19,7 +19,7 @@ SAMPLING = {"max_new_tokens": 28, "do_sample": True, "temperature": 0.8, "top_p"
 pytestmark = pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated")
 """Transformers 5.16 raises this warning for its own Mllama."""
 WAYS = pytest.mark.parametrize("generation", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
-PLAIN = {"exaone4_5": "positions of its own making", "mllama": "pixel_values"}
+PLAIN = {"exaone4_5": "positions that it computes itself", "mllama": "pixel_values"}
 """By family, why its steps are plain. All other families verify trees."""
 TREES = sorted(VISION_MODELS.keys() - PLAIN)
 
@@ -150,7 +150,7 @@ def test_remote_code_gets_plain_steps_after_images():
     model = tiny_vision_model("llava")
     model.__class__ = OfARepository
     lookahead = Lookahead(LookaheadConfig(decoding_length=16))
-    with pytest.warns(UserWarning, match="it is not known what its steps do with"):
+    with pytest.warns(UserWarning, match="it is not known how its steps use"):
         assert_same_text(model, lookahead, **image_inputs("llava"), **GREEDY)
     assert lookahead.stats.mean_acceptance_length == 1.0
 
@@ -200,7 +200,7 @@ def test_an_unknown_flag_gets_plain_steps():
         for _ in range(2):
             assert_same_text(model, lookahead, input_ids=prompt(1), output_router_logits=True, **GREEDY)
     (warning,) = caught
-    assert str(warning.message).endswith("it is not known what its steps do with output_router_logits")
+    assert str(warning.message).endswith("it is not known how its steps use output_router_logits")
     assert lookahead.stats.mean_acceptance_length == 1.0
 
 

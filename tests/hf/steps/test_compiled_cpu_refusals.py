@@ -99,7 +99,7 @@ CHANGES = {
     given_a_forward_of_its_own: "model.layers.0.mlp has a hook",
     given_a_layer_of_another_class: "up_proj is a Shifted",
     parametrized: "down_proj is a Parametrized",
-    given_a_weight_of_a_kind_of_its_own: "of a kind of their own",
+    given_a_weight_of_a_kind_of_its_own: "are not plain parameters",
     scattered: "not all contiguous",
     pruned: "not all of one shape",
 }
@@ -218,7 +218,7 @@ def test_an_adapter(fused_steps):
 def test_torch_without_openmp(monkeypatch, fused_steps):
     monkeypatch.setattr(fused_model, "torch_thread_team", lambda: None)
     model = tiny_model("fused-llama")
-    assert "without OpenMP" in unsupported_reason(model)
+    assert "does not use OpenMP" in unsupported_reason(model)
     assert_same_text(model)
     assert fused_steps.taken() == 0
     assert team.torch_thread_team() is not None

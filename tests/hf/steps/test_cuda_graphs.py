@@ -166,7 +166,7 @@ def test_a_model_that_asks_for_the_caches_length_is_left_as_it_is(capture, monke
         return own(self, *arguments, past_key_values=past_key_values, **given)
 
     monkeypatch.setattr(type(model.model), "forward", counts_slots)
-    with pytest.warns(UserWarning, match="not captured.*asks for the cache's length"):
+    with pytest.warns(UserWarning, match="not captured.*reads the cache's length"):
         assert_same_text(model, lookahead, prompt(0), **GREEDY)
     assert not capture.captured
 

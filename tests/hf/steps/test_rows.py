@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from helpers.tiny_models import prompt, tiny_model
 from lookahead.decoding.loop import emit_first_tokens, step
-from lookahead.decoding.sampling.choice import argmax, drawn_with
+from lookahead.decoding.sampling.choice import argmax, sample_with
 from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.drafter import BatchDrafter, RequestDrafter
@@ -79,7 +79,7 @@ class Server:
         self.stats = GenerationStats()
 
     def join(self, row, tokens, seed, chunk):
-        choose = drawn_with(torch.Generator().manual_seed(seed)) if self.sampling else argmax
+        choose = sample_with(torch.Generator().manual_seed(seed)) if self.sampling else argmax
         state = self.states[row] = GenerationState(
             torch.tensor([tokens]),
             rows=(row,),

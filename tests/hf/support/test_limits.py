@@ -125,7 +125,7 @@ def test_settings_that_nobody_knows_leave_chains():
     model.config.look_back_window = 8
     lookahead = Lookahead(LookaheadConfig(decoding_length=8))
     with pytest.warns(
-        UserWarning, match="drafts of one branch: it is not known what look_back_window=8 does"
+        UserWarning, match="drafts of one branch: it is not known how look_back_window=8 affects"
     ):
         lookahead.generate(model, prompt(0), **GREEDY)
     for generation in (GREEDY, SAMPLING):

@@ -14,7 +14,7 @@ from lookahead.hf.steps.compiled_cpu import unsupported_reason
 from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support import report as report_module
 from lookahead.hf.support.report import Backend, support_report
-from lookahead.hf.support.reproducibility import Way
+from lookahead.hf.support.reproducibility import ReproducibleMethod
 
 CHECK_KEYS = {
     *("architecture", "dtype", "mode", "worst_logit_difference", "logit_spread", "reason"),
@@ -39,7 +39,7 @@ def test_a_model_that_is_decoded_by_its_own_code_says_why_no_better_way_is_taken
     assert "does not know it" in found.why_not_compiled_cpu
     assert found.why_not_cuda_graphs == "the model is on cpu, not on a CUDA device"
     assert found.dependence_on_drafts
-    assert (found.reproducible_way, found.reproducible_width) == (Way.ONE_SHAPE, 16)
+    assert (found.reproducible_method, found.reproducible_width) == (ReproducibleMethod.FIXED_WIDTH, 16)
     assert 0 <= found.worst_logit_difference < found.logit_spread
     assert found.step_ratio_1 > 0
 
@@ -58,7 +58,7 @@ def test_a_compiled_model_has_nothing_better():
     found = Lookahead.supports(fused_model())
     assert (found.mode, found.backend) == (VerificationMode.TREE, Backend.COMPILED_CPU)
     assert (found.why_not_compiled_cpu, found.dependence_on_drafts) == ("", "")
-    assert found.reproducible_way is Way.COMPILED
+    assert found.reproducible_method is ReproducibleMethod.COMPILED
     assert "not " not in str(found)
 
 
@@ -66,7 +66,7 @@ def test_an_objects_own_settings_count():
     model = fused_model()
     found = Lookahead(LookaheadConfig(compiled_cpu=False)).supports(model)
     assert (found.backend, found.why_not_compiled_cpu) == (Backend.MODEL, "compiled_cpu=False")
-    assert found.reproducible_way is Way.ONE_SHAPE
+    assert found.reproducible_method is ReproducibleMethod.FIXED_WIDTH
     gpt2 = tiny_model("gpt2")
     found = Lookahead(LookaheadConfig(reproducible=True, reproducible_width=8)).supports(gpt2)
     assert (found.mode, found.reproducible_width) == (VerificationMode.TREE, 8)

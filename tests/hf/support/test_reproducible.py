@@ -216,7 +216,7 @@ def test_fused_steps(dtype):
 @pytest.mark.parametrize(
     ("family", "reason"),
     [
-        ("mixtral", "its experts multiply as many tokens as are sent to each"),
+        ("mixtral", "each of its experts multiplies a varying number of tokens"),
         ("bloom", "the order of the text"),
     ],
 )
@@ -245,7 +245,7 @@ def test_padding_on_the_right_takes_plain_steps():
 def test_threads_that_cut_vectors_take_plain_steps(monkeypatch):
     monkeypatch.setattr(simd_alignment.torch, "get_num_threads", lambda: 3)
     model = tiny_model("llama", intermediate_size=4864)
-    with pytest.warns(UserWarning, match="3 threads would cut its 1 x 16 x 4864 .* reproducible_width=18"):
+    with pytest.warns(UserWarning, match="3 threads would split its 1 x 16 x 4864 .* reproducible_width=18"):
         Lookahead(config(8)).generate(model, prompt(0), max_new_tokens=4)
 
 

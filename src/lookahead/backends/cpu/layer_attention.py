@@ -66,18 +66,10 @@ def attend_in_layer(
     Returns:
         [B, n, heads, width].
     """
-    batch, heads, nodes, width = query.shape
-    key_heads, spans = keys.shape[1], trees.spans
+    heads, width, key_heads = query.shape[1], query.shape[3], keys.shape[1]
     queries = query.transpose(1, 2).contiguous()
     attended = torch.empty_like(queries)
-    threads = torch.get_num_threads()
-    scratch, integers = attention_scratch(width), attention_integers(heads, key_heads)
-    workspace = {
-        Field.TOTALS_AT: torch.empty(batch * nodes * heads * spans * width),
-        Field.STATES_AT: torch.empty(batch * nodes * heads * spans * 2),
-        Field.SCRATCH_AT: torch.empty(threads * scratch),
-        Field.INTEGERS_AT: torch.empty(threads * integers, dtype=torch.int64),
-    }
+    workspace = _workspace(queries, key_heads, trees.spans)
     layer = np.zeros(LAYER_FIELDS, np.int64)
     layer[LayerField.WINDOW_INDEX] = window_index
     scalars = np.zeros(max(EPSILON, SCALE) + 1, np.float32)
@@ -100,10 +92,22 @@ def attend_in_layer(
         Field.HEAD_STRIDE: keys.stride(1),
         Field.QUERIES_AT: queries.data_ptr(),
         Field.INPUTS_AT: attended.data_ptr(),
-        Field.SCRATCH_STRIDE: scratch,
-        Field.INTEGERS_STRIDE: integers,
+        Field.SCRATCH_STRIDE: attention_scratch(width),
+        Field.INTEGERS_STRIDE: attention_integers(heads, key_heads),
     }
     for field, value in fields.items():
         table[field] = value
     team.run(attention_address(is_bfloat16=query.dtype == torch.bfloat16), table.ctypes.data)
     return attended
+
+
+def _workspace(queries: Tensor, key_heads: int, spans: int) -> dict[Field, Tensor]:
+    """Return the working memory for queries [B, n, heads, width], by the field of its address."""
+    batch, nodes, heads, width = queries.shape
+    threads = torch.get_num_threads()
+    return {
+        Field.TOTALS_AT: torch.empty(batch * nodes * heads * spans * width),
+        Field.STATES_AT: torch.empty(batch * nodes * heads * spans * 2),
+        Field.SCRATCH_AT: torch.empty(threads * attention_scratch(width)),
+        Field.INTEGERS_AT: torch.empty(threads * attention_integers(heads, key_heads), dtype=torch.int64),
+    }

@@ -1,11 +1,16 @@
-"""Attention of each node to its own branch, in the order of the text, in products of one shape.
+"""Attention of each node to its own branch, in the order of the text, in matrix products of one shape.
 
-A product's row depends, to the last bit, on how many rows and columns the product has; a sum on the order of
-what is added. So keys are taken in blocks that begin at multiples of 64 places, multiplied in products of one
-shape and added block by block. A node's last blocks are looked up by the slot table, each node's by itself;
-those far behind it are in the cache in their order, the same for all nodes of a row, and read from there.
-Which are which is a matter of the node's own place. What comes of a node is then a function of its text
-alone, wherever in the cache that lies and whatever else is in the forward.
+The last bits of a product depend on its number of rows and columns, those of a sum on the order of its terms.
+So keys are taken in blocks that begin at multiples of 64 places, multiplied in products of one shape and
+summed block by block. Near blocks, which a draft may reach, are gathered for each node by the slot table. Far
+blocks lie in the cache in order, the same for all nodes of a row, and are read in place. A node's own place
+decides which of its blocks are near. A node's result is then a function of its text alone, wherever that lies
+in the cache and whatever else the forward pass contains.
+
+    length 150, drafts of up to 16 nodes, BLOCK 64
+
+    places   0 ........ 63 | 64 ....... 127 | 128 .. 149 + the node's path ...
+             far           | far            | near: gathered for each node
 """
 
 from collections.abc import Sequence
@@ -20,7 +25,7 @@ from lookahead.decoding.attention.visibility import TreeRow, Visibility
 from lookahead.drafting.arrays import Int64Array
 
 BLOCK = 64
-"""Keys of a product; blocks begin at multiples of it, counted in places of the text."""
+"""Keys per product; blocks begin at its multiples, counted in places of the text."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,9 @@ class OrderedPlaces:
     """Where in the cache the text of each node lies.
 
     Attributes:
-        far: the first and the end of the places, whole blocks, that are read where they are: their slots.
-        near: int64 [B, n, near places], the slots of the following ones, whole blocks, node by node; each
-            row's begin where they have to.
+        far: First and end of the places that are read in place, whole blocks; a place's slot is its number.
+        near: int64 [B, n, near places], the slots of the further places, whole blocks, for each node; where
+            they begin depends on the row.
         seen: bool [B, n, far and near places], which of them a node sees.
     """
 
@@ -42,10 +47,10 @@ class OrderedPlaces:
     def of(
         cls, rows: Sequence[TreeRow], *, size: int, window: int | None = None, chunk: int | None = None
     ) -> "OrderedPlaces":
-        """Return the places of draft trees behind a cache; the arguments are those of `tree_mask`."""
+        """Return the places of draft trees; the arguments are those of `tree_mask`."""
         visibility = Visibility.of(rows, size, window=window, chunk=chunk)
         first, last = visibility.first, visibility.places
-        ends = np.maximum(last - size + 1, 0) // BLOCK * BLOCK  # no draft of this size begins before there
+        ends = np.maximum(last - size + 1, 0) // BLOCK * BLOCK  # a draft of this size begins at or after it
         begins = ends.min(axis=1)
         near = _near_slots(rows, size, begins)
         far = min(int(first.min()) // BLOCK * BLOCK, int(ends.max())), int(ends.max())
@@ -84,15 +89,15 @@ def ordered_attention(
     scaling: float,
     softcap: float | None = None,
 ) -> Tensor:
-    """Attend, each node to its own branch.
+    """Return what each node attends to: its own branch.
 
     Args:
         query: [B, heads, n, width].
         keys: [B, key heads, S, width]; heads is a multiple of key heads.
         values: [B, key heads, S, value width].
-        places: where the nodes' text lies.
-        scaling: factor on the scores.
-        softcap: what the scores come near to and never exceed, by a tanh (Gemma 2), or None.
+        places: Where the nodes' text lies.
+        scaling: Factor on the scores.
+        softcap: Upper bound of the scores, which a tanh applies (Gemma 2), or None.
 
     Returns:
         [B, heads, n, value width].
@@ -107,7 +112,7 @@ def ordered_attention(
     shares = (scores - scores.amax(-1, keepdim=True)).exp()  # an exact 0 where nothing is seen
     weights = torch.unflatten(shares, -1, (-1, BLOCK)).sum(-1).unbind(-1)
     weight = weights[0]
-    for of_block in weights[1:]:  # in their order: blocks that nobody sees add nothing
+    for of_block in weights[1:]:  # in their order; a block that the node does not see adds exactly 0
         weight = weight + of_block
     attended: Tensor = (_total(shares, values, places) / weight[..., None]).to(query.dtype)
     return attended.transpose(2, 3).reshape(batch, heads, nodes, values.shape[3])
@@ -127,7 +132,7 @@ def _scores(folded: Tensor, keys: Tensor, places: OrderedPlaces) -> Tensor:
 def _total(shares: Tensor, values: Tensor, places: OrderedPlaces) -> Tensor:
     """Return values summed by their shares, in the order of the text: [B, key heads, n, group, value width].
 
-    What no node sees is left out: nothing may be kept there, not even a number.
+    Values that no node sees are replaced by 0: their memory may hold NaNs.
     """
     first, end = places.far
     unseen = ~places.seen.any(1)
@@ -145,12 +150,12 @@ def _total(shares: Tensor, values: Tensor, places: OrderedPlaces) -> Tensor:
 
 
 def _far(kept: Tensor, begin: int, dtype: torch.dtype) -> Tensor:
-    """Return a block of keys or values from where they are: [B, key heads, 64, width]."""
+    """Return a block of keys or values, read in place: [B, key heads, 64, width]."""
     return kept[:, :, begin : begin + BLOCK].to(dtype).contiguous()
 
 
 def _near(kept: Tensor, places: OrderedPlaces, dtype: torch.dtype) -> list[Tensor]:
-    """Return the blocks of keys or values that are looked up: each [B, key heads, n, 64, width]."""
+    """Return the gathered blocks of keys or values: each [B, key heads, n, 64, width]."""
     rows = torch.arange(len(kept), device=kept.device)[:, None, None]
     found = kept.transpose(1, 2)[rows, places.near].permute(0, 3, 1, 2, 4).to(dtype)
     return list(torch.split(found, BLOCK, dim=3))

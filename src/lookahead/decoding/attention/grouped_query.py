@@ -13,9 +13,9 @@ def grouped_query_tree_attention(
         query: [B, heads, T, width].
         keys: [B, key heads, S, width]; heads is a multiple of key heads.
         values: [B, key heads, S, value width].
-        mask: additive, the same for all heads: [B or 1, 1, T, S], or [B or 1, 1, heads / key heads · T, S]
-            where it is repeated already, once for all layers.
-        scaling: factor on the scores; None for 1 / √width.
+        mask: Additive, the same for all heads: [B or 1, 1, T, S], or [B or 1, 1, heads / key heads · T, S]
+            if it was repeated once for all layers.
+        scaling: Factor on the scores; None for 1 / √width.
 
     Returns:
         [B, heads, T, value width].

@@ -1,4 +1,4 @@
-"""Choosing tokens from processed scores: the likeliest, or drawn exactly as `generate` draws."""
+"""Choosing tokens from processed scores: the argmax, or a sample drawn exactly as `generate` draws it."""
 
 from collections.abc import Callable, Iterable
 
@@ -10,34 +10,38 @@ TokenChoice = Callable[[Tensor], Tensor]
 
 
 def argmax(scores: Tensor) -> Tensor:
-    """Return the likeliest token of each row of [B, V]: int64 [B]."""
+    """Return the most probable token of each row of [B, V]: int64 [B]."""
     return scores.argmax(dim=-1)
 
 
-def drawn(scores: Tensor) -> Tensor:
-    """Return a token drawn from each row of [B, V]: int64 [B]."""
+def sample(scores: Tensor) -> Tensor:
+    """Return a token sampled from each row of [B, V]: int64 [B]."""
     return torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
 
 
-def drawn_with(generator: torch.Generator) -> TokenChoice:
-    """Return what draws a token from each row of [B, V] with a generator of its own: int64 [B]."""
+def sample_with(generator: torch.Generator) -> TokenChoice:
+    """Return a choice that samples a token from each row of [B, V] with its own generator."""
 
-    def drawn_of_generator(scores: Tensor) -> Tensor:
+    def sample_from_generator(scores: Tensor) -> Tensor:
         return torch.multinomial(scores.softmax(dim=-1), num_samples=1, generator=generator).squeeze(1)
 
-    return drawn_of_generator
+    return sample_from_generator
 
 
 class StepNoise:
-    """The noise of sampling for rows that advance each at its own pace.
+    """The sampling noise of rows that do not advance in lockstep.
 
-    `multinomial` draws, for all rows of a batch at once, exponential noise of the shape of the
-    probabilities, and takes where their ratio is largest. Here the same noise is drawn at the same steps,
-    in the same order, and each row takes its part of it when it gets there: the text is that of rows that
-    wait for each other, and afterwards torch's random state is the same as well.
+    `multinomial` draws exponential noise of the shape of the probabilities, for all rows of a batch at once,
+    and chooses the argmax of probability ÷ noise. Here the same noise is drawn at the same steps in the same
+    order, and each row takes its part when it reaches the step. So the text is the same as in lockstep, and
+    torch's random state is the same afterwards.
+
+        step     0        1        2          row 0 is first at step 1 and draws noise for both rows;
+        row 0    taken    taken    -          row 1 takes its part later
+        row 1    taken    waiting  -
 
     Args:
-        rows: how many rows there are.
+        rows: Number of rows.
     """
 
     def __init__(self, rows: int) -> None:
@@ -46,44 +50,44 @@ class StepNoise:
         self._steps_taken = [0] * rows
         self._waiting: dict[tuple[int, int], Tensor] = {}
 
-    def of_row(self, row: int) -> TokenChoice:
-        """Return what draws the tokens of one row, from scores [1, V]."""
+    def choice_of_row(self, row: int) -> TokenChoice:
+        """Return a choice that samples the tokens of one row from scores [1, V]."""
 
-        def drawn_of_row(scores: Tensor) -> Tensor:
+        def sample_of_row(scores: Tensor) -> Tensor:
             probabilities = scores.softmax(dim=-1)
             _check_probabilities(probabilities)
-            return (probabilities / self._taken(row, probabilities)).argmax(dim=-1)
+            return (probabilities / self._next_noise(row, probabilities)).argmax(dim=-1)
 
-        return drawn_of_row
+        return sample_of_row
 
-    def leave(self, row: int) -> None:
-        """Draw no more for a row: its answer is over, and what was drawn ahead for it is forgotten."""
+    def remove(self, row: int) -> None:
+        """Keep no more noise for a row whose answer is finished."""
         self._steps_taken[row] = -1
         self._waiting = {key: noise for key, noise in self._waiting.items() if key[0] != row}
 
-    def _taken(self, row: int, probabilities: Tensor) -> Tensor:
-        """Return the noise [1, V] of a row's next step; the first row to get there has it drawn for all."""
+    def _next_noise(self, row: int, probabilities: Tensor) -> Tensor:
+        """Return the noise [1, V] of a row's next step; the first row at a step draws it for all rows."""
         step = self._steps_taken[row]
         self._steps_taken[row] += 1
         if step == self._steps_drawn:
             noise = probabilities.new_empty(self._rows, probabilities.shape[1]).exponential_(1)
             self._steps_drawn += 1
             self._waiting.update(
-                {(other, step): noise[other : other + 1] for other in self._rows_at_most(step, but=row)}
+                {(other, step): noise[other : other + 1] for other in self._rows_before(step, but=row)}
             )
             return noise[row : row + 1]
         return self._waiting.pop((row, step))
 
-    def _rows_at_most(self, step: int, *, but: int) -> Iterable[int]:
+    def _rows_before(self, step: int, *, but: int) -> Iterable[int]:
         """Return the rows that have not taken this step's noise yet and will."""
         return (row for row, taken in enumerate(self._steps_taken) if 0 <= taken <= step and row != but)
 
 
 def _check_probabilities(probabilities: Tensor) -> None:
-    """Refuse what `multinomial` refuses, in its words.
+    """Check probabilities as `multinomial` does, with its message.
 
     Raises:
-        RuntimeError: one is infinite, no number or negative.
+        RuntimeError: A probability is infinite, NaN or negative.
     """
     if not bool(((probabilities >= 0) & (probabilities < torch.inf)).all()):
         message = "probability tensor contains either `inf`, `nan` or element < 0"

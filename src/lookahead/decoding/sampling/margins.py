@@ -1,6 +1,7 @@
-"""How near a tie came: the likeliest token's score less the next one's, the smallest of an answer.
+"""The smallest margin of an answer: how much the best score of a greedy choice exceeded the second best.
 
-Rounding can only turn a choice where that is a few units of rounding: it tells a near tie from a bug.
+Rounding can change a choice only if its margin is a few units of rounding: the margin tells a near tie from a
+bug.
 """
 
 from collections.abc import Sequence
@@ -12,18 +13,18 @@ from lookahead.decoding.sampling.topk import topk_indices
 
 
 class SmallestMargin:
-    """The smallest margin of the greedy choices seen; of drawn tokens there is none."""
+    """The smallest margin of the greedy choices so far; sampled tokens have no margin."""
 
     def __init__(self) -> None:
         self._smallest: float | Tensor = float("inf")
 
-    def see(self, scores: Tensor, left_out: Sequence[int] = ()) -> None:
-        """Take account of scores [B, V] that the likeliest was chosen from; rows may be left out.
+    def note(self, scores: Tensor, left_out: Sequence[int] = ()) -> None:
+        """Note the margins of scores [B, V], except in the rows that are left out.
 
-        What is on a device stays there: nothing waits for it before `value` is asked for.
+        Margins on a device stay there: only `value` waits for them.
         """
         if scores.device.type == "cpu":
-            self.choose(scores, left_out)
+            self.argmax_and_note(scores, left_out)
         elif scores.shape[-1] > 1:
             largest = scores.topk(2).values.float()
             margins = (largest[:, 0] - largest[:, 1]).nan_to_num(nan=torch.inf, posinf=torch.inf)
@@ -31,24 +32,24 @@ class SmallestMargin:
             seen = torch.as_tensor(self._smallest, device=margins.device)
             self._smallest = torch.minimum(margins.amin(), seen)
 
-    def choose(self, scores: Tensor, left_out: Sequence[int] = ()) -> list[int]:
-        """Return the likeliest token by each row of scores [B, V] on the CPU, and take account of them."""
-        places = topk_indices(scores, min(2, scores.shape[-1]))
-        for row, of_row in enumerate(places):
-            if len(of_row) > 1 and row not in left_out:
-                margin = float(scores[row, of_row[0]]) - float(scores[row, of_row[1]])
+    def argmax_and_note(self, scores: Tensor, left_out: Sequence[int] = ()) -> list[int]:
+        """Return the argmax of each row of scores [B, V] on the CPU, and note its margin."""
+        indices = topk_indices(scores, min(2, scores.shape[-1]))
+        for row, best in enumerate(indices):
+            if len(best) > 1 and row not in left_out:
+                margin = float(scores[row, best[0]]) - float(scores[row, best[1]])
                 if 0 <= margin < self._smallest:
                     self._smallest = margin
-        chosen: list[int] = places[:, 0].tolist()
+        chosen: list[int] = indices[:, 0].tolist()
         return chosen
 
     @property
     def value(self) -> float | None:
-        """The smallest margin; None where no choice had a second token to choose."""
+        """The smallest margin; None if no choice had a second token."""
         smallest = float(self._smallest)
         return smallest if smallest < float("inf") else None
 
 
 def smallest_of(values: Sequence[float | None]) -> float | None:
-    """Return the smallest of those that there are."""
+    """Return the smallest of the values that are not None; None if there are none."""
     return min((value for value in values if value is not None), default=None)

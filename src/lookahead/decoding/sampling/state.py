@@ -1,4 +1,4 @@
-"""Choosing tokens exactly as `generate` does: one call of each callback for each emitted token, in order."""
+"""Choosing tokens exactly as `generate` does: one call of each callback per emitted token, in order."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -13,30 +13,29 @@ LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 """Maps the tokens so far [B, L] and the next token's scores [B, V] to new scores [B, V]."""
 
 StoppingCriterion = Callable[[Tensor, tuple[Tensor, ...] | None], Tensor]
-"""Tells, from the tokens so far [B, L] and the scores kept, which rows are finished: bool [B]."""
+"""Maps the tokens so far [B, L] and the kept scores to which rows are finished, bool [B]."""
 
 
 class GenerationState:
-    """Answers under way that advance together: turns logits into tokens, one for each row at a time.
+    """The answers of rows in lockstep: turns logits into tokens, one per row at a time.
 
     Args:
         prompt_ids: int64 [B, L].
-        rows: the place of each row in the batch, where these are not all of it.
-        max_length: the most tokens, the prompt included; never exceeded.
-        process: all logits processors in order.
-        is_finished: all stopping criteria; asked once after each token.
-        choose: picks the tokens from the processed scores.
-        pad_token_id: what finished rows go on with while others are under way; None where they go on
-            with tokens of their own, as they do in `generate` where nothing ends a row but itself.
-        max_lead_tokens: how many tokens the rows may be ahead of the emission that is furthest behind.
-        on_finish: called once when all rows are finished.
-        publish: called with each step's tokens, int64 [B] on the CPU (a streamer's `put`).
-        publish_first: publish a token before the stopping criteria judge it, not after.
-        keep_scores: collect the processed scores of each step.
-        keep_logits: collect the raw logits of each step.
-        ends: the tokens that end an answer, where nothing but they and the length do, the scores are kept
-            from nobody, and the likeliest token by the raw logits is the choice: then `emit_chosen` serves.
-            None where the callbacks have to be asked.
+        rows: The numbers of the rows; 0 to B - 1 if None.
+        max_length: Maximum number of tokens, the prompt included.
+        process: All logits processors in order.
+        is_finished: All stopping criteria; called once after each token.
+        choose: Chooses the tokens from the processed scores.
+        pad_token_id: The token that finished rows are padded with while others continue; None to continue
+            them with their own tokens, as `generate` does if no criterion ends a row by its tokens.
+        max_lead_tokens: How many tokens the rows may be ahead of the row that is furthest behind.
+        on_finish: Called once when all rows are finished.
+        publish: Called with each step's tokens, int64 [B] on the CPU (a streamer's `put`).
+        publish_first: Publish a token before the stopping criteria are called, not after.
+        keep_scores: Collect the processed scores of each step.
+        keep_logits: Collect the raw logits of each step.
+        ends: The tokens that end an answer, if only they and the length end it, the choice is the argmax of
+            the raw logits, and no callback reads the scores: then `emit_argmax` may be used. Else None.
     """
 
     def __init__(
@@ -70,8 +69,8 @@ class GenerationState:
         self._publish_first = publish_first
         self._ends = ends
         self._ids = _with_room(prompt_ids, self._length + 256)
-        self._unwritten: list[list[int]] = []  # tokens of the last steps that are not among the ids yet
-        self._over = [False] * len(prompt_ids)
+        self._unwritten: list[list[int]] = []  # tokens of the last steps that are not in `_ids` yet
+        self._is_finished_row = [False] * len(prompt_ids)
         self.padded_rows: frozenset[int] = frozenset()
         self.scores: tuple[Tensor, ...] | None = () if keep_scores else None
         self.logits: tuple[Tensor, ...] | None = () if keep_logits else None
@@ -80,13 +79,13 @@ class GenerationState:
 
     @property
     def token_ids(self) -> Tensor:
-        """The prompts and what was emitted: int64 [B, L]."""
+        """The prompts and the emitted tokens: int64 [B, L]."""
         if self._unwritten:
             written, self._unwritten = self._unwritten, []
             self._length -= len(written)
             self._append(torch.tensor(written).T.to(self._ids.device))
         ids = self._ids[:, : self._length]
-        return ids if len(ids) == 1 else ids.contiguous()  # as `generate` has them; one row is so anyway
+        return ids if len(ids) == 1 else ids.contiguous()  # as in `generate`; one row is contiguous anyway
 
     @property
     def remaining(self) -> int:
@@ -94,7 +93,7 @@ class GenerationState:
         return self._max_length - self._length
 
     def emit(self, logits: Tensor) -> list[int]:
-        """Choose each row's next token from its raw logits [B, V], tell everybody, and return them."""
+        """Choose each row's next token from the raw logits [B, V], call the callbacks, return the tokens."""
         rows = logits.to(copy=True, dtype=torch.float32, device=self._ids.device)
         scores = self._process(self.token_ids, rows)
         if self.scores is not None:
@@ -103,53 +102,56 @@ class GenerationState:
             self.logits += (rows,)
         tokens = self._choose(scores)
         if self._choose is argmax:
-            self.margin.see(scores, [at for at, row in enumerate(self.rows) if row in self.padded_rows])
+            padded = [index for index, row in enumerate(self.rows) if row in self.padded_rows]
+            self.margin.note(scores, padded)
         if self.pad_token_id is not None and self.padded_rows:
-            is_over = torch.tensor(self._over, device=tokens.device)
-            tokens = tokens.masked_fill(is_over, self.pad_token_id)
+            finished_rows = torch.tensor(self._is_finished_row, device=tokens.device)
+            tokens = tokens.masked_fill(finished_rows, self.pad_token_id)
         self._append(tokens[:, None])
         if self._publish is not None and self._publish_first:
             self._publish(tokens.cpu())
         ended = self._is_finished(self.token_ids, self.scores)
         chosen: list[int]
-        chosen, over = torch.stack([tokens, ended.to(tokens)]).tolist()  # one copy from the device for both
-        self._judge(over)
+        chosen, ended_rows = torch.stack([tokens, ended.to(tokens)]).tolist()  # one copy from the device
+        self._mark_finished(ended_rows)
         if self._publish is not None and not self._publish_first:
             self._publish(torch.tensor(chosen))
         return chosen
 
     @property
-    def takes_chosen(self) -> bool:
-        """Whether each row's next token is the likeliest by its raw logits, and nobody looks at them."""
+    def needs_only_argmax(self) -> bool:
+        """Whether each row's next token is the argmax of its raw logits, and no callback reads them."""
         return self._ends is not None
 
-    def emit_chosen(self, argmax: Sequence[int]) -> list[int]:
-        """Emit each row's likeliest token and tell everybody: as `emit`, without a tensor on the device."""
+    def emit_argmax(self, argmax: Sequence[int]) -> list[int]:
+        """Emit each row's argmax as `emit` does, but without a tensor on the device."""
         ends, pad = self._ends or (), self.pad_token_id
         chosen = list(argmax)
         if pad is not None:
-            chosen = [pad if over else token for token, over in zip(chosen, self._over, strict=True)]
+            pairs = zip(chosen, self._is_finished_row, strict=True)
+            chosen = [pad if is_finished else token for token, is_finished in pairs]
         self._unwritten.append(chosen)
         self._length += 1
         if self._publish is not None and self._publish_first:
             self._publish(torch.tensor(chosen))
-        self._judge([token in ends or self.remaining <= 0 for token in chosen])
+        self._mark_finished([token in ends or self.remaining <= 0 for token in chosen])
         if self._publish is not None and not self._publish_first:
             self._publish(torch.tensor(chosen))
         return chosen
 
-    def _judge(self, ended: Sequence[object]) -> None:
-        """Take note of which rows ended with their last token."""
-        self._over = [over or bool(now) for over, now in zip(self._over, ended, strict=True)]
-        self.finished = all(self._over) or self.remaining <= 0
+    def _mark_finished(self, ended: Sequence[object]) -> None:
+        """Mark the rows that ended with their last token."""
+        pairs = zip(self._is_finished_row, ended, strict=True)
+        self._is_finished_row = [before or bool(now) for before, now in pairs]
+        self.finished = all(self._is_finished_row) or self.remaining <= 0
         if self.finished:
             self._on_finish()
         if self.pad_token_id is not None:
-            over_of = zip(self.rows, self._over, strict=True)
-            self.padded_rows = frozenset(row for row, over in over_of if over)
+            rows = zip(self.rows, self._is_finished_row, strict=True)
+            self.padded_rows = frozenset(row for row, is_finished in rows if is_finished)
 
     def _append(self, tokens: Tensor) -> None:
-        """Write the tokens of some steps, [B, steps]."""
+        """Write the tokens of one or more steps, [B, steps]."""
         end = self._length + tokens.shape[1]
         if end > self._ids.shape[1]:
             self._ids = _with_room(self._ids, 2 * end)
@@ -158,7 +160,7 @@ class GenerationState:
 
 
 def padded_together(states: Sequence[GenerationState], pad_token_id: int) -> Tensor:
-    """Return the answers of emissions of one row each as `generate` returns a batch: int64 [B, longest]."""
+    """Return the answers of states of one row each as `generate` returns a batch: int64 [B, longest]."""
     longest = max(state.token_ids.shape[1] for state in states)
     rows = [
         torch.nn.functional.pad(state.token_ids, (0, longest - state.token_ids.shape[1]), value=pad_token_id)
@@ -177,15 +179,15 @@ def _with_room(token_ids: Tensor, capacity: int) -> Tensor:
 def padding_drafts(
     states: Sequence[GenerationState], drafts: Mapping[int, DraftTree]
 ) -> dict[int, DraftTree]:
-    """Return drafts for the rows that are padded: what they go on with is certain.
+    """Return drafts for the rows that are padded, whose next tokens are known.
 
-    Callbacks that see all rows at once see the logits of finished ones too, so that these stay in the
-    forward until all are finished. Such a draft is as deep as the deepest of the others, so that no row
-    waits for it.
+    Callbacks that see all rows at once also see the logits of finished rows, so these stay in the forward
+    pass until all are finished. Their drafts are as deep as the deepest other one, so that no row waits for
+    them.
 
     Args:
-        states: those of the batch.
-        drafts: of the rows that are not padded, by row.
+        states: The states of the batch.
+        drafts: The drafts of the rows that are not padded, by row.
     """
     levels = max(int(draft.depths.max()) for draft in drafts.values())
     return {

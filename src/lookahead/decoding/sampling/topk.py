@@ -1,4 +1,4 @@
-"""The largest numbers of rows of logits, in one pass over their bits: several times faster than sorting."""
+"""Top-k of rows of logits, in one pass over their bits: several times faster than sorting."""
 
 from typing import Any
 
@@ -13,23 +13,23 @@ from lookahead.drafting.log.successors import SUCCESSORS
 from lookahead.jit import compiled, intrinsic_call, kernel, lean_kernel
 
 _AS_INTEGERS = {
-    # the integers of the same size, and the bits of infinity
+    # the integer dtype of the same size, and the bits of infinity
     torch.bfloat16: (torch.int16, 0x7F80),
     torch.float16: (torch.int16, 0x7C00),
     torch.float32: (torch.int32, 0x7F800000),
 }
 _VECTOR_BITS = 512
 _MINUS_ZERO = -1
-"""What its bits become in order; it is equal to zero."""
+"""The ordered integer of minus zero, which is equal to zero."""
 _STRETCH = 64
-"""Numbers of which the largest is found first: hardly any stretch has one that counts."""
+"""Numbers whose maximum is computed first: almost no stretch has a number of the top k."""
 
 
 def topk_indices(numbers: Tensor, count: int) -> Int32Array:
-    """Return where each row's largest numbers are, the largest first; of equal ones the first on the CPU.
+    """Return the indices of each row's largest numbers, largest first; on the CPU the lower index wins ties.
 
     Args:
-        numbers: [n, V], of any floating-point type; one that is no number counts as the largest.
+        numbers: [n, V], of any floating-point dtype; a NaN counts as the largest.
         count: k, at most V.
 
     Returns:
@@ -40,14 +40,17 @@ def topk_indices(numbers: Tensor, count: int) -> Int32Array:
         found: Int32Array = numbers.topk(count).indices.to("cpu", torch.int32).numpy()
         return found
     integers, infinity = kind
-    places = np.empty((len(numbers), count), np.int32)
-    pick_topk(numbers.detach().contiguous().view(integers).numpy(), infinity, places)
-    return places
+    indices = np.empty((len(numbers), count), np.int32)
+    pick_topk(numbers.detach().contiguous().view(integers).numpy(), infinity, indices)
+    return indices
 
 
 @lean_kernel
 def _in_order(bits: int, infinity: int, shift: int) -> int:
-    """Return an integer ordered as the number of these bits is: negative ones turn round, NaNs come last."""
+    """Return an integer that is ordered like the floating-point number with these bits; NaNs are largest.
+
+    Bits of positive numbers ascend with the number, those of negative ones descend, so they are inverted.
+    """
     mask = (1 << shift) - 1
     ordered = bits ^ ((bits >> shift) & mask)
     ordered = 0 if ordered == _MINUS_ZERO else ordered
@@ -58,9 +61,9 @@ def _in_order(bits: int, infinity: int, shift: int) -> int:
 def _largest_of_stretch(
     _typing: Any, bits: types.Array, start: types.Integer, infinity: types.Integer
 ) -> Any:
-    """Return the largest of a whole stretch of numbers as an integer in order, by vectors of them.
+    """Return the largest ordered integer of a whole stretch of numbers, computed by vectors.
 
-    A minus zero may count for less here.
+    Here a minus zero may be smaller than zero.
     """
 
     def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -96,17 +99,17 @@ def _largest_of_stretch(
 
 @kernel
 def pick_topk(bits: Any, infinity: int, out: Int32Array) -> None:
-    """Write the places of each row's largest numbers, the largest first, of equal ones the first.
+    """Write the indices of each row's largest numbers, largest first; ties go to the lower index.
 
     Args:
         bits: int16 or int32 [n, V], the numbers' bits.
-        infinity: its bits.
+        infinity: The bits of infinity.
         out: int32 [n, k], k at most V.
     """
     shift, count = 8 * bits.itemsize - 1, out.shape[1]
     largest = np.empty(count, np.int64)
     for row in range(len(bits)):
-        line, places, held = bits[row], out[row], 0
+        line, indices, held = bits[row], out[row], 0
         for start in range(0, len(line), _STRETCH):
             stretch = line[start : start + _STRETCH]
             if (
@@ -115,28 +118,28 @@ def pick_topk(bits: Any, infinity: int, out: Int32Array) -> None:
                 and _largest_of_stretch(line, start, infinity) <= largest[count - 1]
             ):
                 continue
-            for place in range(len(stretch)):
-                number = _in_order(stretch[place], infinity, shift)
+            for offset in range(len(stretch)):
+                number = _in_order(stretch[offset], infinity, shift)
                 if held < count or number > largest[count - 1]:
-                    held = _put_in(number, start + place, largest, places, held)
+                    held = _insert(number, start + offset, largest, indices, held)
 
 
 @lean_kernel
-def _put_in(number: int, place: int, largest: Any, places: Any, held: int) -> int:
-    """Put a number among the largest so far; return how many are held."""
+def _insert(number: int, index: int, largest: Any, indices: Any, held: int) -> int:
+    """Insert a number into the largest so far; return how many are held."""
     at = min(held, len(largest) - 1)
     while at > 0 and largest[at - 1] < number:
-        largest[at], places[at] = largest[at - 1], places[at - 1]
+        largest[at], indices[at] = largest[at - 1], indices[at - 1]
         at -= 1
-    largest[at], places[at] = number, place
+    largest[at], indices[at] = number, index
     return min(held + 1, len(largest))
 
 
 def topk_successors(logits: Tensor) -> Int32Array:
-    """Return each node's likeliest next tokens, likeliest first.
+    """Return each node's top-k next tokens, most probable first.
 
     Args:
-        logits: [n, V], as the model gave them, before any processor.
+        logits: [n, V], the model's raw logits.
 
     Returns:
         int32 [n, k] on the CPU, k at most SUCCESSORS.

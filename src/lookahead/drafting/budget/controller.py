@@ -1,4 +1,4 @@
-"""The budget while running: how much to draft and whether to recycle, adapted to every step."""
+"""The budget at run time: how much to draft and whether to recycle, adapted after every step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +17,14 @@ _LATEST = 1 / 32
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step: what it did and the seconds it took.
+    """The counts and times of one step.
 
     Attributes:
         rows: Rows in the forward pass.
         context: Tokens of the longest row before it.
         nodes: Nodes verified in each row, the current token included.
         tokens: Tokens emitted by all rows.
-        recycled_tokens: Those of them that were drafted from the model's recycled logits.
+        recycled_tokens: How many of them were drafted from the model's recycled logits.
         forward_s: Seconds of the forward pass, keeping the accepted path included.
         draft_s: Seconds drafting and learning.
         recycle_s: Seconds recycling logits.
@@ -41,10 +41,10 @@ class StepReport:
 
 
 class BudgetController:
-    """Decides how much to draft and whether to recycle; remembers what the policies know about one model.
+    """Decides how much to draft and whether to recycle, and holds the policies' state for one model.
 
     Args:
-        max_nodes: Returns the maximum nodes of each of so many rows in one forward pass, the current token
+        max_nodes: Maps the number of rows to the maximum nodes per row in one forward pass, the current token
             included.
         budget: Chooses how much of a draft to verify; None verifies all of it.
         times: The model's step times; an empty table if not given.
@@ -66,32 +66,32 @@ class BudgetController:
 
     @property
     def has_times(self) -> bool:
-        """Whether enough is known of the model's step times to choose a budget."""
+        """Whether step times are known, or not needed, to choose a budget."""
         return self._budget is None or bool(self._times)
 
     def needs_measuring(self, rows: int, context: int) -> bool:
-        """Return whether the step times of so many rows behind so many tokens are unknown, and wanted."""
+        """Return whether step times for this many rows and context tokens are needed and unknown."""
         return self._budget is not None and not self._times.knows(rows, context)
 
     def measured(self, rows: int, context: int, times: StepTimes) -> None:
-        """Begin with these step times of so many rows behind so many tokens."""
+        """Set the step times for this many rows and context tokens."""
         self._times.put(rows, context, times)
 
     @property
     def recycles(self) -> bool:
-        """Whether the model's logits are to be recycled."""
+        """Whether to recycle the model's logits."""
         return self._recycling_state.is_on
 
     def cut(
         self, drafts: Sequence[DraftTree], *, rows: int, context: int, lockstep: bool = False
     ) -> list[DraftTree]:
-        """Return as much of each row's draft as pays.
+        """Return the part of each row's draft that is worth verifying.
 
         Args:
             drafts: The rows' drafts.
-            rows: Rows in the forward pass, finished ones that stay in it included.
+            rows: Rows in the forward pass, including finished ones that stay in it.
             context: Tokens of the longest row.
-            lockstep: Whether the rows advance by as much as the least accepted of them.
+            lockstep: Whether the rows advance by the smallest number accepted.
         """
         state = self._state_at(rows, context)
         if self._budget is None or state is None:
@@ -105,7 +105,7 @@ class BudgetController:
         ]
 
     def adapt(self, step: StepReport) -> None:
-        """Take a step into account."""
+        """Adapt to a step."""
         seconds = step.forward_s + step.draft_s + step.recycle_s
         self._mean_tokens += _LATEST * (step.tokens - self._mean_tokens)
         self._mean_seconds += _LATEST * (seconds - self._mean_seconds)
@@ -113,7 +113,7 @@ class BudgetController:
             self._recycling_state,
             tokens=step.recycled_tokens,
             cost_s=step.recycle_s,
-            seconds_a_token=self._mean_seconds / self._mean_tokens,
+            seconds_per_token=self._mean_seconds / self._mean_tokens,
         )
         state = self._state_at(step.rows, step.context)
         if self._budget is not None and state is not None:
@@ -127,7 +127,7 @@ class BudgetController:
             self._times.put(step.rows, step.context, self._state.times)
 
     def _state_at(self, rows: int, context: int) -> BudgetState | None:
-        """Return what the budget goes by, with the step times of so many rows and context tokens."""
+        """Return the policy's state with the step times for this many rows and context tokens."""
         times = None if self._budget is None else self._times.curve(rows, context)
         if self._budget is None or times is None:
             return None
@@ -135,9 +135,9 @@ class BudgetController:
 
 
 def accepted_together(drafts: Sequence[DraftTree]) -> list[Float64Array]:
-    """Return, for rows that wait for each other, each node's chance that it is accepted and no row waits.
+    """Return, for rows in lockstep, each node's probability that all rows accept up to its depth.
 
-    That is its own chance times, for each of the other rows, the chance that it gets as deep.
+    This is its own probability times, for each other row, the probability that a path reaches its depth.
     """
     deepest = max(int(draft.depths.max()) for draft in drafts)
     reaching = np.array(

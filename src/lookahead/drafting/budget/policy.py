@@ -1,8 +1,8 @@
-"""How many nodes of a draft to verify: as many as raise the long-run rate of tokens, measured, not tuned.
+"""How many nodes of a draft to verify: the number that maximises tokens per second, without tuning.
 
-Verifying n nodes yields a known expectation of tokens and takes T(n) seconds (`StepTimes`). `BudgetPolicy`
-maximises the tokens expected minus λ·T(n), λ being the running tokens per second; docs/concepts/budget.md
-says why.
+Verifying n nodes yields a known expected number of tokens and takes T(n) seconds (`StepTimes`).
+`BudgetPolicy` maximises expected tokens - λ·T(n), where λ is the running rate of tokens per second;
+docs/concepts/budget.md explains why.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from lookahead.drafting.budget.step_times import StepTimes, counted_seconds
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """What a `BudgetPolicy` knows; handed in and out, never changed.
+    """The state of a `BudgetPolicy`; immutable.
 
     Attributes:
-        times: how long forwards take.
-        mean_tokens: tokens emitted by a step, over the last steps.
-        mean_seconds: seconds of a step, over the same steps.
-        mean_other_seconds: those of them that were spent outside the forward.
+        times: Step times.
+        mean_tokens: Running mean of the tokens emitted per step.
+        mean_seconds: Running mean of the seconds per step.
+        mean_other_seconds: The part of `mean_seconds` outside the forward pass.
     """
 
     times: StepTimes
@@ -36,12 +36,12 @@ class BudgetPolicy:
     """Chooses how much of each row's draft to verify; state goes in and comes out.
 
     Args:
-        max_nodes: nodes of a row in one forward at most, its node 0 included.
-        memory_steps: over how many steps, roughly, the rate of tokens is averaged: long enough to be
-            steady, short enough to follow a text from its prose into its tables.
+        max_nodes: Maximum number of nodes per row in one forward pass, node 0 included.
+        memory_steps: Number of steps over which the running means average: enough to be steady, few enough
+            to follow a text from prose into a table.
 
     Raises:
-        ValueError: either is below 1.
+        ValueError: Either is below 1.
     """
 
     max_nodes: int = 64
@@ -53,14 +53,14 @@ class BudgetPolicy:
             raise ValueError(message)
 
     def init(self, times: StepTimes) -> BudgetState:
-        """Return the state before any step: the rate is that of plain steps."""
+        """Return the state before the first step, with the rate of plain steps."""
         return BudgetState(times, mean_tokens=1.0, mean_seconds=times.seconds_for(1))
 
     def tokens_per_second(self, state: BudgetState, rows: int = 1) -> float:
-        """Return λ, the running rate of tokens, within what is plausible for so many rows.
+        """Return λ, the running rate of tokens per second, clipped to the range possible for `rows` rows.
 
-        It is never below that of plain steps, which is always to be had: else a draft that disappoints
-        would make the next one larger. It is never above that of forwards whose every node is emitted.
+        The lower bound is the rate of plain steps, which are always possible: below it, a rejected draft
+        would make the next one larger. The upper bound is the rate if every node is accepted.
         """
         seconds = state.times.up_to(self.max_nodes) + state.mean_other_seconds
         rates = rows * np.arange(1, 1 + len(seconds)) / seconds
@@ -69,14 +69,14 @@ class BudgetPolicy:
     def sizes(self, state: BudgetState, probabilities_by_row: Sequence[Float64Array]) -> tuple[int, ...]:
         """Return how many nodes of each row's draft to verify, node 0 included.
 
-        A forward is a rectangle, as many tokens for each row as for the row with the most: so there is one
-        size for all rows, and a row has less only where its draft ends. Every size is looked at, since T
-        has flat parts and steps; where none pays, each row gets its node 0 alone.
+        A forward pass is a rectangle: all rows have the width of the largest tree. So one size is chosen for
+        all rows, and a row has fewer nodes only if its draft is smaller. Every size is considered, since T
+        has flat parts and jumps; if no draft is worth its time, each row gets node 0 alone.
 
         Args:
-            state: as `init` and `adapt` return it.
-            probabilities_by_row: for each row float64 [n], its draft nodes' path probabilities, best
-                first, so that any prefix is a tree.
+            state: As `init` and `adapt` return it.
+            probabilities_by_row: For each row float64 [n], the path probabilities of its draft's nodes,
+                highest first, so that any prefix is a tree.
         """
         longest = min(self.max_nodes, max(len(row) for row in probabilities_by_row))
         tokens = np.zeros(longest)
@@ -93,18 +93,18 @@ class BudgetPolicy:
         """Return the state after a step.
 
         Args:
-            state: the one before.
-            nodes: nodes verified in its forward for each row.
-            tokens: tokens emitted by it, all rows together.
-            step_seconds: seconds of its forward.
-            other_seconds: seconds that it took besides, such as drafting. What is spent for each emitted
-                token (sampling, processors) does not belong here: it is the same however they are drafted.
+            state: The state before the step.
+            nodes: Nodes verified per row.
+            tokens: Tokens emitted by all rows.
+            step_seconds: Seconds of the forward pass.
+            other_seconds: Further seconds that depend on drafting. Time per emitted token (sampling,
+                processors) does not belong here: it does not depend on how the token was drafted.
 
         Raises:
-            ValueError: a time is negative or not a number.
+            ValueError: A time is negative or not a number.
         """
         times = state.times.observed(nodes, step_seconds)
-        # A pause of the whole process says nothing about drafting, so one step counts for so much only.
+        # A pause of the whole process says nothing about drafting, so the influence of one step is limited.
         other_seconds = min(other_seconds, 2 * state.mean_other_seconds + times.seconds_for(1))
         seconds = counted_seconds(step_seconds, state.times.seconds_for(nodes)) + other_seconds
         weight = 1 / self.memory_steps

@@ -1,8 +1,7 @@
-"""Whether recycling the model's logits pays: measured, and off by itself where it does not.
+"""Whether recycling the model's logits is worth its time; if not, it is switched off.
 
-Picking each verified node's likeliest successors out of the vocabulary takes time at every step. What it
-brings are tokens accepted where nothing but such a successor had been drafted; each spares about the time of
-one token.
+Finding the top-k of each verified node's logits takes time in every step. The gain are accepted tokens that
+were drafted only because of recycled logits; each saves about the time of one token.
 """
 
 from dataclasses import dataclass, replace
@@ -10,14 +9,14 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class RecyclingState:
-    """What a `RecyclingPolicy` knows; handed in and out, never changed.
+    """The state of a `RecyclingPolicy`; immutable.
 
     Attributes:
-        is_on: logits are being recycled.
-        steps: steps since it was switched on or off.
-        tokens: tokens since then that were accepted from recycled logits.
-        cost_s: seconds since then that recycling took.
-        saved_s: seconds since then that those tokens spared.
+        is_on: Whether logits are recycled.
+        steps: Steps since the last switch or verdict.
+        tokens: Tokens accepted from recycled logits since then.
+        cost_s: Seconds spent recycling since then.
+        saved_s: Seconds that these tokens saved.
     """
 
     is_on: bool = True
@@ -29,14 +28,14 @@ class RecyclingState:
 
 @dataclass(frozen=True, slots=True)
 class RecyclingPolicy:
-    """Switches recycling off while it costs more than it spares; state goes in and comes out.
+    """Switches recycling off while it costs more time than it saves; state goes in and comes out.
 
     Args:
-        trial_steps: after so many steps it is judged what they cost and brought; then counting begins anew.
-        rest_steps: it stays off for so many steps before it is tried again, for a text may turn.
+        trial_steps: Number of steps after which cost and savings are compared and counted again from zero.
+        rest_steps: Number of steps that it stays off before another trial, since the text may change.
 
     Raises:
-        ValueError: either is below 1.
+        ValueError: Either is below 1.
     """
 
     trial_steps: int = 128
@@ -48,22 +47,22 @@ class RecyclingPolicy:
             raise ValueError(message)
 
     def adapt(
-        self, state: RecyclingState, *, tokens: int, cost_s: float, seconds_a_token: float
+        self, state: RecyclingState, *, tokens: int, cost_s: float, seconds_per_token: float
     ) -> RecyclingState:
         """Return the state after a step.
 
         Args:
-            state: the one before.
-            tokens: tokens of the step that were accepted from recycled logits.
-            cost_s: seconds that recycling took in it.
-            seconds_a_token: what a token takes now, on average.
+            state: The state before the step.
+            tokens: Tokens of the step that were accepted from recycled logits.
+            cost_s: Seconds of the step spent recycling.
+            seconds_per_token: Current mean seconds per token.
         """
         state = replace(
             state,
             steps=state.steps + 1,
             tokens=state.tokens + tokens,
             cost_s=state.cost_s + cost_s,
-            saved_s=state.saved_s + tokens * seconds_a_token,
+            saved_s=state.saved_s + tokens * seconds_per_token,
         )
         if not state.is_on:
             return RecyclingState() if state.steps >= self.rest_steps else state

@@ -1,1 +1,1 @@
-"""Attention functions registered with the library."""
+"""Attention functions registered with transformers."""

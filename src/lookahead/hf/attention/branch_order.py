@@ -1,8 +1,7 @@
 """The attention of reproducible text: each node attends to its own branch, in the order of the text.
 
-Where the compiled CPU decoder's attention can serve (`backends/cpu/layer_attention.py`) it does, else
-products of one shape (`decoding/attention/branch_order.py`). The choice depends on the model, never on a
-draft.
+The compiled CPU decoder's attention (`backends/cpu/layer_attention.py`) computes it where it can, else
+products of one shape (`decoding/attention/branch_order.py`). The choice depends on the model, not on drafts.
 """
 
 from collections.abc import Sequence
@@ -23,24 +22,24 @@ from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.hf.compat.attention import attending_by
 
 _HARMLESS = frozenset({"is_causal", "position_ids", "sliding_window", "use_cache", "cache_position"})
-"""Arguments of the library's attention functions that the places say as well or better."""
+"""Arguments of transformers' attention functions that the places make redundant."""
 
 
 def branch_order_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """Within, a model's layers attend to the places that their masks carry."""
+    """Within the block, a model's layers attend to the places that their masks carry."""
     return attending_by(model, "branch_order", _forward)
 
 
 @dataclass(frozen=True)
 class BranchPlaces:
-    """Where the text of draft trees lies, in the form that either attention asks for.
+    """Where the text of draft trees lies, in the form that each of the two attentions needs.
 
     Attributes:
         rows: The trees, padded on the left; row b of the forward pass is row b of the keys.
         size: Nodes of each row in the forward pass.
         device: Device of the model.
         window: Places that a token sees, itself included; None for all.
-        chunk: Places of a chunk; None where there are none.
+        chunk: Places of a chunk; None for no chunks.
     """
 
     rows: Sequence[TreeRow]
@@ -54,7 +53,7 @@ class BranchPlaces:
         """The tables for the compiled CPU decoder's attention, which knows no chunks."""
         return TreeTables.of(self.rows, size=self.size, windows=(self.window,))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # nor compile anew for each tree
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # else it compiles again for each tree
     def ordered(self) -> OrderedPlaces:
         """Return the places for products of one shape."""
         return self._ordered
@@ -66,7 +65,7 @@ class BranchPlaces:
 
 
 def with_places(mask: Tensor, places: BranchPlaces) -> Tensor:
-    """Return a mask that carries places as an attribute, where the attention function looks for them."""
+    """Return a mask that carries places as an attribute, for the attention function."""
     mask.places = places  # type: ignore[attr-defined]
     return mask
 

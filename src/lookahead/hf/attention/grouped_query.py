@@ -11,16 +11,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from lookahead.decoding.attention.grouped_query import grouped_query_tree_attention
 from lookahead.hf.compat.attention import attending_by, can_use_sdpa
 
-_LEFT_TO_THE_LIBRARY = ("position_bias", "softcap", "s_aux", "cache")
-"""Arguments that change what attention computes: with one of them the library's own function is called."""
+_UNSUPPORTED_ARGUMENTS = ("position_bias", "softcap", "s_aux", "cache")
+"""Arguments that change what attention computes: with any of them, transformers' own function is called."""
 
 
 def grouped_query_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """Within, a model verifies trees by SDPA, without repeating keys and values for grouped queries.
+    """Within the block, a model verifies trees by SDPA, without repeating keys and values.
 
-    Where SDPA is the model's own attention, this is right for plain forward passes of other threads, too:
-    only the way to compute changes, not the result. Other models serve one thread at a time
-    (`ModelProfiles.lock`).
+    If SDPA is the model's own attention, plain forward passes of other threads stay correct: they compute the
+    same in another layout. Other models serve one thread at a time (`ModelProfiles.lock`).
     """
     return attending_by(model, "grouped_query", _forward) if can_use_sdpa(model) else nullcontext()
 
@@ -28,8 +27,7 @@ def grouped_query_attention(model: PreTrainedModel) -> AbstractContextManager[No
 def with_repeated_rows(mask: Tensor, groups: int) -> Tensor:
     """Return a mask [B, 1, T, S] that carries [B, 1, groups · T, S], repeated once for all layers.
 
-    It is carried as an attribute, so that layers that attend by the library's function find the mask as
-    usual.
+    The repeated mask is an attribute, so that layers with transformers' own function find the usual mask.
     """
     if groups > 1:
         mask.repeated = mask.repeat(1, 1, groups, 1)  # type: ignore[attr-defined]
@@ -47,7 +45,7 @@ def _forward(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     is_tree = query.shape[2] > 1 and attention_mask is not None and attention_mask.shape[1] == 1
-    is_other = any(kwargs.get(name) is not None for name in _LEFT_TO_THE_LIBRARY)
+    is_other = any(kwargs.get(name) is not None for name in _UNSUPPORTED_ARGUMENTS)
     if attention_mask is None or not is_tree or dropout or is_other:
         attended, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs

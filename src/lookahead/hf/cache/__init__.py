@@ -1,1 +1,1 @@
-"""The library's cache interface over the arena."""
+"""Transformers' cache interface over the arena."""

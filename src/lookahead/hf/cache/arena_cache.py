@@ -1,4 +1,4 @@
-"""The library's cache interface over Lookahead's arena."""
+"""Transformers' cache interface over Lookahead's arena."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,19 +7,19 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from lookahead.decoding.arena import Allocate, KVArena
-from lookahead.hf.compat.layout import keeping_nothing
+from lookahead.hf.compat.layout import empty_layer
 
 
 class ArenaLayer(DynamicLayer):
-    """One layer's keys and values, kept in the arena.
+    """One layer's keys and values, kept in the arena, which holds every token.
 
-    It holds every token. In a tree's forward it shows them all, and what a node may not see is the mask's
-    business. Else one with a sliding window shows what the library's own layer would, no more: there are
-    models whose cache alone makes the window.
+    In a tree's forward pass the layer returns all of them, and the mask hides what a node does not see.
+    Otherwise a layer with a sliding window returns only what transformers' own layer would: in some models
+    the cache alone makes the window.
     """
 
     def __init__(self, arena: KVArena, layer: int, window: int | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # which says that it holds nothing
+        super().__init__()  # type: ignore[no-untyped-call]  # sets the layer to uninitialised
         self._arena = arena
         self._layer = layer
         self._window = window
@@ -29,7 +29,7 @@ class ArenaLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append keys and values [B, heads, T, width]; return those that may be seen."""
+        """Append keys and values [B, heads, T, width]; return the visible ones."""
         keys, values = self._arena.append(self._layer, key_states, value_states)
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
@@ -41,7 +41,7 @@ class ArenaLayer(DynamicLayer):
 
     @property
     def keys(self) -> Tensor | None:
-        """What the layer holds, [B, heads, length, width]; None before it has seen a token."""
+        """The layer's keys, [B, heads, length, width]; None before the first token."""
         return self._arena.view(self._layer)[0] if self.is_initialized else None
 
     @keys.setter
@@ -50,7 +50,7 @@ class ArenaLayer(DynamicLayer):
 
     @property
     def values(self) -> Tensor | None:
-        """What the layer holds, [B, heads, length, value width]; None before it has seen a token."""
+        """The layer's values, [B, heads, length, value width]; None before the first token."""
         return self._arena.view(self._layer)[1] if self.is_initialized else None
 
     @values.setter
@@ -58,7 +58,7 @@ class ArenaLayer(DynamicLayer):
         _only_none(values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return how many keys the next forward sees, and the slot of the first."""
+        """Return how many keys the next forward pass sees, and the slot of the first."""
         held = self.get_seq_length()
         hidden = 0 if self._window is None or self.shows_all else max(0, held - self._window + 1)
         return held - hidden + query_length, hidden
@@ -69,20 +69,20 @@ class ArenaLayer(DynamicLayer):
 
 
 def _only_none(states: Tensor | None) -> None:
-    """Take note that a layer holds nothing: a view that it held itself would keep an outgrown arena alive."""
-    assert states is None, "an arena's layer is written to by `update`"  # noqa: S101  # cannot happen
+    """Check that a layer's tensors are only set to None: a stored view would keep an outgrown arena alive."""
+    assert states is None, "write to an arena's layer with `update`"  # noqa: S101  # cannot happen
 
 
 class ArenaCache(Cache):
     """A cache whose layers share one arena.
 
     Args:
-        windows: each layer's sliding window in tokens, or None.
-        capacity: tokens to allocate for at first.
-        borrowing: layers that keep nothing.
-        max_slots: upper bound on the slots of a row, if known.
-        max_rows: row slots.
-        allocate: where the memory comes from; see `KVArena`.
+        windows: Each layer's sliding window in tokens, or None.
+        capacity: Initial slots per row.
+        borrowing: Layers that keep nothing.
+        max_slots: Upper bound on the slots of a row, if known.
+        max_rows: Row slots.
+        allocate: Allocates the memory; see `KVArena`.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class ArenaCache(Cache):
     ) -> None:
         self.arena = KVArena(len(windows) - len(borrowing), capacity, max_slots, max_rows, allocate)
         layers: list[Any] = [
-            keeping_nothing() if layer in borrowing else ArenaLayer(self.arena, layer, window)
+            empty_layer() if layer in borrowing else ArenaLayer(self.arena, layer, window)
             for layer, window in enumerate(windows)
         ]
         super().__init__(layers=layers)
         self._windowed = [layer for layer in layers if getattr(layer, "is_sliding", False)]
 
     def show_all(self, shows_all: bool) -> None:
-        """Say whether the next forward's mask takes care of windows, as a tree's does."""
+        """Set whether layers return all tokens because the next forward pass's mask applies the windows."""
         for layer in self._windowed:
             layer.shows_all = shows_all

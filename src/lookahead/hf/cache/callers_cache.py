@@ -1,4 +1,4 @@
-"""A cache that the caller handed over: read into the arena before, brought up to date afterwards."""
+"""The caller's cache: copied into the arena before decoding, brought up to date afterwards."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,6 +15,7 @@ from lookahead.hf.compat.layout import (
     attention_layout,
     fresh_cache,
     holds_tokens,
+    is_marked_as_callers,
     marks_callers_caches,
 )
 from lookahead.hf.compat.limits import rope_switches_at
@@ -22,49 +23,49 @@ from lookahead.hf.compat.limits import rope_switches_at
 _KNOWN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
-def is_callers(cache: object) -> bool:
-    """Return whether the caller holds on to a cache, as far as one can tell.
+def is_callers_cache(cache: object) -> bool:
+    """Return whether the caller passed this cache.
 
-    In 5.16 nothing marks it but `Lookahead.generate` and `attach`: behind `custom_generate=` an empty one
-    with layers may be `generate`'s own, and is taken for it.
+    In 5.16 only `Lookahead.generate` and `attach` mark the caller's cache. With `custom_generate=`, an empty
+    cache with layers may be `generate`'s own, and counts as that.
     """
     if not isinstance(cache, Cache):
         return False
-    if getattr(cache, "_is_user_defined", False):
+    if is_marked_as_callers(cache):
         return True
     return not marks_callers_caches() and (not cache.layers or holds_tokens(cache))
 
 
 def can_be_brought_up_to_date(cache: object) -> bool:
-    """Return whether a cache is of the kind that grows, on the model's own device."""
+    """Return whether a cache is a `DynamicCache` on the model's own device."""
     return type(cache) is DynamicCache and not cache.offloading
 
 
 def layout_behind(model: PreTrainedModel, cache: Any) -> AttentionLayout:
-    """Return how a model's layers see the past behind a cache that the caller may have made.
+    """Return how a model's layers see the past, for a cache that may be the caller's.
 
-    A cache made without the model's configuration keeps all tokens in every layer. Whether the model then
-    sees more than its windows is left to `generate` itself, in plain steps.
+    A cache created without the model's configuration keeps all tokens in every layer. The model may then see
+    more than its windows, so `generate` itself decodes it in plain steps.
     """
-    if not is_callers(cache) or not all(type(layer) in _KNOWN_LAYERS for layer in cache.layers):
+    if not is_callers_cache(cache) or not all(type(layer) in _KNOWN_LAYERS for layer in cache.layers):
         return attention_layout(model, cache)
     layout = attention_layout(model, fresh_cache(model))
     if layout.unsupported:
         return layout
     kept = tuple(getattr(layer, "sliding_window", None) for layer in cache.layers)
     if kept != layout.kept and any(layout.kept):
-        reason = "the cache that was handed over was made without the model's configuration"
-        return replace(layout, unsupported=reason)
+        return replace(layout, unsupported="the given cache was created without the model's configuration")
     if rope_switches_at(model) is not None and cache.layers and holds_tokens(cache):
-        return replace(layout, unsupported="its rotary frequencies change with the length of a cache begun")
+        reason = "its rotary frequencies change with the length of the given cache"
+        return replace(layout, unsupported=reason)
     return layout
 
 
 def read_into(arena: KVArena, cache: Any) -> None:
-    """Append to an empty arena what a cache holds.
+    """Append a cache's keys and values to an empty arena.
 
-    A layer with a sliding window has let go of its oldest tokens: their places are filled with zeros, which
-    no token may see any more.
+    A layer with a sliding window has dropped its oldest tokens: zeros fill their slots, which no token sees
+    any more.
     """
     for index, layer in enumerate(cache.layers):
         if isinstance(layer, _KNOWN_LAYERS) and layer.is_initialized and layer.get_seq_length() > 0:
@@ -73,11 +74,11 @@ def read_into(arena: KVArena, cache: Any) -> None:
 
 
 def write_back(held: ArenaCache, cache: Any) -> None:
-    """Make a cache hold copies of all that an arena holds, each of its layers in its own way."""
+    """Replace a cache's layers by copies of what an arena holds, with the same windows."""
     layers: list[Any] = []
     for index, held_layer in enumerate(held.layers):
         if not isinstance(held_layer, ArenaLayer):
-            layers.append(held_layer)  # one that keeps nothing
+            layers.append(held_layer)  # it keeps nothing
             continue
         window = getattr(cache.layers[index], "sliding_window", None) if index < len(cache.layers) else None
         layer: Any = DynamicLayer() if window is None else DynamicSlidingWindowLayer(window)
@@ -88,7 +89,7 @@ def write_back(held: ArenaCache, cache: Any) -> None:
 
 
 def _in_full(states: Tensor, length: int) -> Tensor:
-    """Return keys or values [B, heads, n, width] as the last of [B, heads, length, width]."""
+    """Return keys or values [B, heads, n, width] with zeros before them, [B, heads, length, width]."""
     missing = length - states.shape[2]
     zeros = states.new_zeros(*states.shape[:2], missing, states.shape[3])
     return torch.cat([zeros, states], dim=2)

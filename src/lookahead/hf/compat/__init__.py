@@ -1,1 +1,1 @@
-"""All that is known of the private parts of transformers."""
+"""Everything Lookahead knows about transformers' private parts."""

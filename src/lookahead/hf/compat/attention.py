@@ -18,7 +18,7 @@ _PREFIX = "lookahead_"
 _SEPARATOR = "_for_"
 _ALIASES = {"flash_attention_2": "fa2", "flash_attention_3": "fa3", "flash_attention_4": "fa4"}
 _REPLACED_BY_SDPA = ("flex_attention", *_ALIASES)
-"""Attention functions that take no tree's mask (flex attention on the CPU crashes on it)."""
+"""Attention functions that take no tree mask (flex attention on the CPU crashes on it)."""
 
 
 def attention_name(model: PreTrainedModel) -> str:
@@ -43,14 +43,14 @@ def can_use_sdpa(model: PreTrainedModel) -> bool:
 
 
 def takes_tree_masks(model: PreTrainedModel) -> bool:
-    """Return whether the model's own attention function takes a tree's mask."""
+    """Return whether the model's own attention function takes a tree mask."""
     name = attention_name(model)
     return name == "sdpa" or not (name in _REPLACED_BY_SDPA or "flash" in name)
 
 
 @contextmanager
 def attending_by(model: PreTrainedModel, kind: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Within, the model's layers attend by `function`, registered with the library on first use.
+    """Within the block, the model's layers attend by `function`, registered with transformers on first use.
 
     Args:
         model: One that `uses_attention_interface`.

@@ -1,4 +1,4 @@
-"""What `generate` hands over to a generation mode, in one piece."""
+"""`GenerateCall`: a call of `generate`, prepared by transformers."""
 
 import copy
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from lookahead.hf.compat.config import text_config
 
 @dataclass(frozen=True)
 class GenerateCall:
-    """A call of `generate`, prepared by the library up to where a token would be chosen.
+    """A call of `generate`, prepared by transformers up to its decoding loop.
 
     Attributes:
-        model: the model it was called on.
+        model: The model it was called on.
         input_ids: int64 [B, L], the prompts.
-        logits_processor: all processors, the library's and the caller's.
-        stopping_criteria: all criteria.
-        generation_config: the settings.
-        streamer: the caller's, or None.
-        namespaces: the one that each row's answer belongs to.
-        reads: further namespaces to draft from.
-        model_kwargs: the model's own inputs, its cache among them.
+        logits_processor: All processors, the library's and the caller's.
+        stopping_criteria: All criteria.
+        generation_config: The settings.
+        streamer: The caller's, or None.
+        namespaces: The namespace of each row's answer.
+        reads: Further namespaces to draft from.
+        model_kwargs: The model's inputs, including its cache.
     """
 
     model: PreTrainedModel
@@ -44,7 +44,7 @@ class GenerateCall:
 
     @property
     def max_slots(self) -> int:
-        """Slots of the cache that prompts and answers take at most, padding included."""
+        """Maximum number of cache slots per row for prompt and answer, padding included."""
         limit: int = self.stopping_criteria.max_length or self.generation_config.max_length
         positions: Tensor | None = self.model_kwargs.get("position_ids")
         read = self.input_ids.shape[1]  # 0 where the prompts are embeddings
@@ -52,7 +52,7 @@ class GenerateCall:
 
     @cached_property
     def prompts(self) -> list[list[int]]:
-        """Each row's prompt, without padding and without what stands for pictures beyond the vocabulary."""
+        """Each row's prompt, without padding and without image placeholders outside the vocabulary."""
         mask = self.model_kwargs.get("attention_mask")
         seen = (self.input_ids >= 0) & (self.input_ids < text_config(self.model).vocab_size)
         if mask is not None and mask.shape == self.input_ids.shape:
@@ -61,15 +61,15 @@ class GenerateCall:
 
 
 def namespaces_of_rows(namespace: str | Sequence[str], reads: Sequence[str], rows: int) -> tuple[str, ...]:
-    """Return the namespace of each row: the one that is given, or each prompt's for its sequences.
+    """Return the namespace of each row.
 
     Args:
-        namespace: one for all, or one for each prompt; `num_return_sequences` rows belong to a prompt.
-        reads: further namespaces, which are checked as well.
-        rows: sequences in the batch.
+        namespace: One for all rows, or one per prompt; each prompt has `num_return_sequences` rows.
+        reads: Further namespaces, which are checked as well.
+        rows: Sequences in the batch.
 
     Raises:
-        ConfigError: a name is not allowed, or there are not as many as prompts.
+        ConfigError: A name is not allowed, or the number of names does not match the prompts.
     """
     names = [namespace] if isinstance(namespace, str) else list(namespace)
     for name in names:
@@ -84,12 +84,12 @@ def namespaces_of_rows(namespace: str | Sequence[str], reads: Sequence[str], row
 
 
 def named_arguments(model: PreTrainedModel, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return a call's arguments by the names that `generate` gives them.
+    """Return a call's arguments by their names in the signature of `generate`.
 
     Raises:
-        TypeError: there are more than `generate` takes.
+        TypeError: There are more arguments than `generate` takes.
     """
-    generate = getattr(type(model), "generate", GenerationMixin.generate)  # a compiled one's wrapper has none
+    generate = getattr(type(model), "generate", GenerationMixin.generate)  # a compiled wrapper has none
     own = list(signature(generate).parameters.values())[1:]
     if any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in own):  # an adapter's wrapper
         own = list(signature(GenerationMixin.generate).parameters.values())[1:]
@@ -100,17 +100,17 @@ def named_arguments(model: PreTrainedModel, args: Sequence[Any], kwargs: dict[st
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def taken_stop_strings(model: PreTrainedModel, arguments: dict[str, Any]) -> list[StopStringCriteria]:
-    """Take stop strings and their tokenizer out of a call's arguments, as a criterion of our own.
+def pop_stop_strings(model: PreTrainedModel, arguments: dict[str, Any]) -> list[StopStringCriteria]:
+    """Remove stop strings and tokenizer from a call's arguments; return them as a stopping criterion.
 
-    The library would make the same one, but hands a custom callable's call no tokenizer to make it with.
+    Transformers would create the same criterion, but gives a custom callable no tokenizer for it.
 
     Args:
-        model: whose own generation settings may have stop strings, too.
-        arguments: by name; changed.
+        model: The model; its generation settings may have stop strings, too.
+        arguments: The arguments by name; changed in place.
 
     Raises:
-        ValueError: there are stop strings and no tokenizer.
+        ValueError: There are stop strings but no tokenizer.
     """
     tokenizer = arguments.pop("tokenizer", None)
     given = arguments.get("generation_config")

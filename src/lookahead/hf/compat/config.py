@@ -1,4 +1,4 @@
-"""Facts of a model, read off its configuration and code."""
+"""Facts about a model, read from its configuration and code."""
 
 from inspect import signature
 from typing import Any
@@ -27,20 +27,20 @@ _EXPERT_COUNTS = (
 
 
 def has_experts(model: PreTrainedModel) -> bool:
-    """Return whether a model sends tokens to experts of which it has several."""
+    """Return whether a model is a mixture of experts."""
     config = text_config(model)
     return any(isinstance(count := getattr(config, name, None), int) and count > 1 for name in _EXPERT_COUNTS)
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """Return how many positions the model was made for, or None where it does not say."""
+    """Return the number of positions the model supports; None if its configuration does not say."""
     config = text_config(model)
     lengths = (getattr(config, name, None) for name in _CONTEXT_NAMES)
     return next((length for length in lengths if isinstance(length, int)), None)
 
 
 def rope_entries(model: PreTrainedModel) -> list[dict[str, Any]]:
-    """Return the rotary settings under new and old names, and where layer types have their own also those."""
+    """Return the rotary settings under their new and old names, including those of single layer types."""
     config = text_config(model)
     found = (getattr(config, name, None) for name in ("rope_parameters", "rope_scaling", "rotary"))
     entries: list[dict[str, Any]] = []
@@ -50,14 +50,14 @@ def rope_entries(model: PreTrainedModel) -> list[dict[str, Any]]:
     return entries
 
 
-def has_loop_of_its_own(model: PreTrainedModel) -> bool:
-    """Return whether the model's class samples in another way than the library's (CSM, Higgs Audio)."""
+def has_own_sampling_loop(model: PreTrainedModel) -> bool:
+    """Return whether the model's class overrides the library's sampling loop (CSM, Higgs Audio)."""
     own = getattr(type(model), "_sample", GenerationMixin._sample)  # an adapter's wrapper has none
     return own is not GenerationMixin._sample
 
 
 def waits_for_other_ranks(model: PreTrainedModel) -> bool:
-    """Return whether `generate` keeps processes in step that share the model's weights (FSDP, ZeRO-3)."""
+    """Return whether `generate` runs in lockstep with other processes (FSDP, ZeRO-3)."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return False
@@ -65,20 +65,20 @@ def waits_for_other_ranks(model: PreTrainedModel) -> bool:
 
 
 def takes_cache(model: PreTrainedModel) -> bool:
-    """Return whether the model keeps its past where others do; GPT-1 keeps none."""
+    """Return whether the model takes a key-value cache; GPT-1 does not."""
     return "past_key_values" in signature(model.forward).parameters
 
 
-def looks_across(model: PreTrainedModel) -> bool:
-    """Return whether layers of the model attend to images themselves, whose keys its cache holds (Mllama)."""
+def has_cross_attention(model: PreTrainedModel) -> bool:
+    """Return whether some layers attend to images, whose keys the cache holds (Mllama)."""
     return bool(getattr(text_config(model), "cross_attention_layers", None))
 
 
 def takes_positions(model: PreTrainedModel) -> bool:
-    """Return whether the model can be told each token's position, which a tree needs."""
+    """Return whether the model takes each token's position, which a tree needs."""
     return "position_ids" in signature(model.forward).parameters
 
 
-def is_the_librarys(model: PreTrainedModel) -> bool:
-    """Return whether the model's code is the library's, not some that came with its weights."""
+def is_library_code(model: PreTrainedModel) -> bool:
+    """Return whether the model's code is part of transformers, not loaded with its weights."""
     return type(model).__module__.startswith("transformers.")

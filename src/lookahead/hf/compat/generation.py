@@ -1,4 +1,4 @@
-"""What Lookahead knows of transformers' internals, and nobody else here does (5.16.1 to 5.23)."""
+"""The private functions of `generate` that Lookahead calls (transformers 5.16.1 to 5.23)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 from transformers.generation import utils as generation_utils
 from transformers.utils.generic import ModelOutput
 
-from lookahead.hf.compat.config import is_the_librarys
+from lookahead.hf.compat.config import is_library_code
 
 TOKEN_TYPE_NAMES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
-"""Inputs that say of each token of what type it is."""
+"""Inputs that give the type of each token."""
 
 INPUTS_ABOUT_IMAGES = frozenset(
     {
@@ -41,12 +41,12 @@ INPUTS_ABOUT_IMAGES = frozenset(
         "vision_feature_select_strategy",
     }
 )
-"""What every step is given and models read only beside pictures and sounds, or to find out positions."""
+"""Inputs that every step gets but models read only with images or audio, or to compute positions."""
 
 
 @contextmanager
 def decoding_experts(model: PreTrainedModel) -> Iterator[None]:
-    """Within, a mixture of experts computes them as `generate` has them computed after the prompt."""
+    """Within the block, experts are computed as `generate` computes them after the prompt."""
     untyped: Any = model
     switch = getattr(untyped, "_optimize_model_for_decode", nullcontext)
     with switch():
@@ -54,10 +54,7 @@ def decoding_experts(model: PreTrainedModel) -> Iterator[None]:
 
 
 def streamers_come_first() -> bool:
-    """Return whether `generate` hands a token to the streamer before it asks the stopping criteria.
-
-    It did so in 5.16; 5.23 asks first.
-    """
+    """Return whether `generate` calls the streamer before the stopping criteria, as in 5.16 but not 5.23."""
     return not hasattr(generation_utils, "StopCheck")
 
 
@@ -72,8 +69,8 @@ def prefill(
     """Read the prompt exactly as `generate` does.
 
     Returns:
-        Logits [B, k, V] after the prompts' last k tokens, the first new token's last; k is `max_logits`, or
-        less where the model or the way the prompt is read gives fewer.
+        Logits [B, k, V] after each prompt's last k tokens; k is `max_logits`, or less if the prefill returns
+        fewer.
     """
     untyped: Any = model  # the library's own types do not know its private method
     if max_logits > 1 and "logits_to_keep" in model_kwargs:
@@ -86,7 +83,7 @@ def prefill(
 def prefill_as_library(
     model: PreTrainedModel, input_ids: Tensor, generation_config: Any, model_kwargs: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Read the prompts as `generate` does, cache and all.
+    """Read the prompts as `generate` does, in the library's own cache.
 
     Returns:
         Logits [B, 1, V] after the prompts, and the model's inputs for the next step.
@@ -100,7 +97,7 @@ def prefill_as_library(
 def step_as_library(
     model: PreTrainedModel, input_ids: Tensor, model_kwargs: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Do a step as `generate` does, behind the tokens so far [B, L].
+    """Do one step as `generate` does, after the tokens so far, [B, L].
 
     Returns:
         Logits [B, 1, V], and the model's inputs for the next step.
@@ -113,18 +110,24 @@ def step_as_library(
     return outputs.logits[:, -1:], updated
 
 
-def inputs_of_first_step(
+def sample_as_library(model: PreTrainedModel, input_ids: Tensor, **prepared: Any) -> Any:
+    """Decode a prepared call in the library's own loop, greedy or sampling; return its result."""
+    untyped: Any = type(model)
+    return untyped._sample(model, input_ids, **prepared)
+
+
+def first_step_inputs(
     model: PreTrainedModel, input_ids: Tensor, model_kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what `generate` would give the model in the step behind the prompts, whatever token comes first.
+    """Return the inputs that `generate` would give the model in the first step after the prompts.
 
     Args:
-        model: the model.
+        model: The model.
         input_ids: int64 [B, L], the prompts.
-        model_kwargs: as `generate` prepared them, with a cache that says it holds the prompts.
+        model_kwargs: As `generate` prepared them, with a cache that says it holds the prompts.
 
     Raises:
-        Exception: whatever a model's code raises that wants the prefill's outputs.
+        Exception: The model's code needs the prefill's outputs; the type depends on the model.
     """
     untyped: Any = model
     tokens = torch.cat([input_ids, input_ids.new_zeros(len(input_ids), 1)], dim=1)
@@ -133,19 +136,19 @@ def inputs_of_first_step(
     return inputs
 
 
-def forward_in_emptied_cache(
+def forward_with_cleared_cache(
     model: PreTrainedModel, input_ids: Tensor, model_kwargs: dict[str, Any], **preparation: Any
 ) -> Tensor | None:
-    """Do the forward in which `generate` would start the cache anew, as longrope models like Phi-3 do.
+    """Do the forward pass in which `generate` would restart the cache, as longrope models like Phi-3 do.
 
     Args:
-        model: the model.
+        model: The model.
         input_ids: int64 [1, L], all tokens so far.
-        model_kwargs: as `generate` would have them, an `ArenaCache` among them.
-        **preparation: what `generate` tells `prepare_inputs_for_generation` beside them.
+        model_kwargs: As `generate` would have them, including an `ArenaCache`.
+        **preparation: Further arguments that `generate` gives `prepare_inputs_for_generation`.
 
     Returns:
-        Logits [1, k, V]; None where the model keeps its cache, and nothing has been done.
+        Logits [1, k, V]; None, with nothing done, if the model keeps its cache.
     """
     untyped: Any = model
     inputs = untyped.prepare_inputs_for_generation(input_ids, **preparation, **model_kwargs)
@@ -159,14 +162,14 @@ def forward_in_emptied_cache(
 
 
 def extra_inputs(model: PreTrainedModel, prefix_length: int, tokens: int) -> dict[str, Tensor]:
-    """Return what `generate` gives models with code of their own beside the usual: the tokens' slots."""
-    if is_the_librarys(model) or "cache_position" not in signature(model.forward).parameters:
+    """Return the further inputs that `generate` gives models with their own code: the tokens' slots."""
+    if is_library_code(model) or "cache_position" not in signature(model.forward).parameters:
         return {}
     return {"cache_position": torch.arange(prefix_length, prefix_length + tokens, device=model.device)}
 
 
 def takes_logits_to_keep(model: PreTrainedModel) -> bool:
-    """Return whether the model can be asked for the logits of the last tokens alone."""
+    """Return whether the model can return the logits of the last tokens alone."""
     return "logits_to_keep" in signature(model.forward).parameters
 
 

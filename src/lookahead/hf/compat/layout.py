@@ -1,4 +1,4 @@
-"""How a model's layers see the past, read off the cache that the library makes."""
+"""How a model's layers see the past, read from the cache that transformers creates."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ from transformers.generation import utils as generation_utils
 from lookahead.hf.compat.config import text_config
 
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
-"""Under which of the model's inputs `generate` keeps the cache: attention models, Mamba, RWKV."""
+"""The inputs in which `generate` passes the cache: attention models, Mamba, RWKV."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class AttentionLayout:
     """How a model's layers see the past.
 
     Attributes:
-        windows: by layer type, the sliding window in tokens, or None for full attention.
-        chunks: by layer type, for those that see only their own chunk, its tokens.
-        kept: by layer, how many tokens its own cache would keep, the current one included; None for all.
-        borrowing: layers that keep nothing: they use the keys and values of others (Gemma 3n and 4) or none.
-        unsupported: why no arena can take the place of the model's own cache; empty where one can.
+        windows: By layer type, the sliding window in tokens, or None for full attention.
+        chunks: By layer type, the chunk in tokens; only for layer types that attend within their own chunk.
+        kept: By layer, how many tokens its own cache would keep, the current one included; None for all.
+        borrowing: Layers that keep nothing: they use the keys and values of others (Gemma 3n and 4) or none.
+        unsupported: Why an arena cannot replace the model's own cache; empty if it can.
     """
 
     windows: dict[str, int | None] = field(default_factory=dict)
@@ -32,34 +32,34 @@ class AttentionLayout:
     unsupported: str = ""
 
 
-def made_cache(model_kwargs: dict[str, Any]) -> object:
-    """Return the cache among a model's inputs, whatever it is called there; None where there is none."""
+def cache_of(model_kwargs: dict[str, Any]) -> object:
+    """Return the cache among a model's inputs, under any of `CACHE_NAMES`; None if there is none."""
     return next((model_kwargs[name] for name in CACHE_NAMES if model_kwargs.get(name) is not None), None)
 
 
 def fresh_cache(model: PreTrainedModel) -> Cache | None:
-    """Return an empty cache like the one that `generate` makes; None where it leaves that to the model."""
+    """Return an empty cache like the one `generate` creates; None if the model creates its own."""
     untyped: Any = model
     makes_one = untyped._supports_default_dynamic_cache()
     return DynamicCache(config=text_config(model)) if makes_one else None
 
 
 def holds_tokens(cache: Cache) -> bool:
-    """Return whether a cache with layers has seen a token."""
+    """Return whether a cache with layers holds any token."""
     try:
         return int(cache.get_seq_length()) > 0
-    except ValueError:  # no layer of it is an attention layer, and the others count no tokens
+    except ValueError:  # it has no attention layer, and other layers count no tokens
         return bool(cache.has_previous_state())
 
 
 def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
-    """Read off the cache that `generate` made how the model's layers see the past."""
+    """Return how the model's layers see the past, read from the cache that `generate` created."""
     if not isinstance(cache, Cache) or not cache.layers:
         return AttentionLayout(unsupported="it keeps something other than a key-value cache")
     config = text_config(model)
     types = getattr(config, "layer_types", None) or [_type_of(config, layer) for layer in cache.layers]
     if len(types) - len(cache.layers) == getattr(config, "num_kv_shared_layers", None):
-        types = types[: len(cache.layers)]  # before 5.23 layers that keep nothing have no place in the cache
+        types = types[: len(cache.layers)]  # before 5.23, layers that keep nothing are not in the cache
     if len(types) != len(cache.layers):
         return AttentionLayout(unsupported=f"it has {len(types)} layers, its cache {len(cache.layers)}")
     windows: dict[str, int | None] = {}
@@ -84,8 +84,8 @@ def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
     return AttentionLayout(windows, chunks, kept, borrowing)
 
 
-def keeping_nothing() -> Any:
-    """Return a cache layer of the library's for a layer that keeps nothing; older versions have none."""
+def empty_layer() -> Any:
+    """Return the library's cache layer for a layer that keeps nothing; older versions have none."""
     return cache_utils.DummyLayer()
 
 
@@ -104,12 +104,17 @@ def _type_of(config: PreTrainedConfig, layer: object) -> str:
 
 
 def marks_callers_caches() -> bool:
-    """Return whether `generate` marks a cache that it was given; 5.16 does not, 5.23 does."""
+    """Return whether `generate` marks the caller's cache; 5.16 does not, 5.23 does."""
     return hasattr(generation_utils, "StopCheck")
+
+
+def is_marked_as_callers(cache: Cache) -> bool:
+    """Return whether a cache is marked as the caller's."""
+    return bool(getattr(cache, "_is_user_defined", False))
 
 
 def mark_callers_cache(arguments: dict[str, Any]) -> None:
     """Mark a cache among the arguments of `generate` as the caller's, as 5.23 itself does."""
-    cache = made_cache(arguments)
+    cache = cache_of(arguments)
     if isinstance(cache, Cache):
         cache._is_user_defined = True  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Where drafts must end: what a model's configuration says and a small forward cannot show."""
+"""Where drafts must end, read from a model's configuration; a small forward pass cannot show it."""
 
 import re
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from lookahead.hf.compat.config import context_length, is_the_librarys, rope_entries, text_config
+from lookahead.hf.compat.config import context_length, is_library_code, rope_entries, text_config
 
 _BY_LENGTH = re.compile(r"window|chunk|local_att|block_size|ntk|logn|index_topk|indexer|sparse_att")
-"""Names of settings that may make a model see or weigh tokens by where they stand."""
+"""Names of settings that may hide or weigh tokens by their distance or position."""
 
-# Those that are understood: dealt with by masks, by the limits here, by `position_bias`, or of another kind.
+# Settings that are understood: masks, the limits here or `position_bias` handle them, or they are unrelated.
 _UNDERSTOOD = frozenset(
     {
         "sliding_window",
@@ -23,7 +23,7 @@ _UNDERSTOOD = frozenset(
         "prefix_dense_sliding_window_pattern",
         "max_window_layers",
         "attention_chunk_size",
-        "local_attention",  # ModernBERT's decoder: its cache layers say the same
+        "local_attention",  # ModernBERT's decoder: its cache layers have the same window
         "keep_window_size",
         "chunk_size_feed_forward",
         "chunk_size_lm_head",
@@ -36,16 +36,16 @@ _UNDERSTOOD = frozenset(
 
 @dataclass(frozen=True)
 class DraftLimits:
-    """How deep drafts may go, by where they begin.
+    """How deep drafts may go, depending on where they begin.
 
     Attributes:
-        context: positions that the model was made for; None where it does not say.
-        rope_switch: length at which the rotary frequencies become others (longrope).
-        rope_growth: length from which on they are others at every length (dynamic).
-        slot_block: slots whose tokens are scaled alike, where a model scales queries by slots (Llama 4).
-        dense_until: tokens in the cache up to which a model sees them all; of more it picks some (Doge).
-        counts_slots: whether the model may take the cache's length for the position, as code that is not the
-            library's likes to do.
+        context: Number of positions the model supports; None if its configuration does not say.
+        rope_switch: Length at which the rotary frequencies change once (longrope).
+        rope_growth: Length beyond which they change with every token (dynamic).
+        slot_block: Slots per block with one query scale, if the model scales queries by slot (Llama 4).
+        dense_until: Number of cached tokens up to which the model attends to all of them (Doge).
+        counts_slots: Whether the model may use the cache's length as the position; code outside transformers
+            often does.
     """
 
     context: int | None = None
@@ -57,7 +57,7 @@ class DraftLimits:
 
     @property
     def counts_slots_somewhere(self) -> bool:
-        """Whether slots of the cache matter to the model, so that the rows of a batch must not have gaps."""
+        """Whether the model depends on cache slots, so that rows of a batch must not differ in length."""
         return self.slot_block is not None or self.dense_until is not None or self.counts_slots
 
     @classmethod
@@ -65,9 +65,9 @@ class DraftLimits:
         """Return a model's limits.
 
         Args:
-            model: a decoder-only model.
-            kept: how many tokens each layer's cache would keep, where it is left to the model what several
-                tokens of a chain see of them: it is not known to get it right.
+            model: A decoder-only model.
+            kept: How many tokens each layer's cache would keep, for chains: beyond them the model itself
+                would have to mask each token of a chain correctly, which is not known.
         """
         config = text_config(model)
         types = _rope_types(model)
@@ -82,20 +82,20 @@ class DraftLimits:
             rope_growth=context if grows else None,
             slot_block=int(getattr(config, "floor_scale", 1)) if is_tuned else None,
             dense_until=min(dense, default=None),
-            counts_slots=not is_the_librarys(model),
+            counts_slots=not is_library_code(model),
         )
 
     def max_draft_depth(self, position: int, slot: int, nodes: int) -> int | None:
         """Return how deep a draft may go, or None for any depth.
 
         Args:
-            position: of the draft's root.
-            slot: of the draft's root in the cache: padding counts.
-            nodes: the most that a draft has.
+            position: Position of the draft's root.
+            slot: Cache slot of the draft's root; padding counts.
+            nodes: Maximum number of nodes of a draft.
         """
         ends = [end for end in (self.context, self.rope_growth) if end is not None]
         if self.rope_switch is not None and slot < self.rope_switch:
-            ends.append(self.rope_switch - (slot - position))  # the cache is started anew at so many slots
+            ends.append(self.rope_switch - (slot - position))  # the cache restarts at this slot
         elif self.rope_switch is not None and position < self.rope_switch:
             ends.append(self.rope_switch)
         if self.slot_block is not None and (slot + 1) // self.slot_block != (slot + nodes) // self.slot_block:
@@ -108,7 +108,7 @@ class DraftLimits:
 
 
 def rope_switches_at(model: PreTrainedModel) -> int | None:
-    """Return the length at which a longrope model changes its frequencies and starts its cache anew."""
+    """Return the length at which a longrope model changes its frequencies and restarts its cache."""
     for entry in rope_entries(model):
         if _rope_type(entry) == "longrope":
             found = entry.get("original_max_position_embeddings")
@@ -120,11 +120,11 @@ def rope_switches_at(model: PreTrainedModel) -> int | None:
 
 
 def unknown_settings(model: PreTrainedModel, settled: AbstractSet[str] = frozenset()) -> list[str]:
-    """Return the settings that may hide tokens by where they stand, and that nobody here understands.
+    """Return the settings that may hide tokens by position and are not understood.
 
     Args:
-        model: a decoder-only model.
-        settled: names of further settings that are taken care of.
+        model: A decoder-only model.
+        settled: Names of further settings that are understood.
     """
     understood = _UNDERSTOOD | settled
     return sorted(

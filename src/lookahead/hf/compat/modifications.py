@@ -1,4 +1,4 @@
-"""The one check that a model is as the library made it, and the signature that tells when to check again."""
+"""The one check that a model is unmodified, and the signature that shows when to check again."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
 def modifications(model: PreTrainedModel) -> str:
-    """Return what was changed about a model's forward, in words; empty where nothing was.
+    """Return how a model's `forward` was modified, in words; empty if it was not.
 
-    What replaces a model's own forward (the compiled CPU decoder, a CUDA graph) would pass these changes by:
-    compilation, mixed precision, hooks of modules or of all modules, a `forward` of one module's own.
+    The compiled CPU decoder and CUDA graphs would bypass these modifications: compilation, mixed precision,
+    hooks of one module or of all modules, a `forward` set on a single module.
     """
     if getattr(model, "_compiled_call_impl", None) is not None:
         return "it is compiled"
@@ -29,7 +29,7 @@ def modifications(model: PreTrainedModel) -> str:
 
 
 def build_signature(model: PreTrainedModel) -> tuple[object, ...]:
-    """Return what `modifications` and the addresses of the weights depend on, in microseconds per module."""
+    """Return what `modifications` and the weights' addresses depend on; takes microseconds per module."""
     found: list[object] = [torch.is_autocast_enabled(model.device.type), "_compiled_call_impl" in vars(model)]
     found.append(_has_global_hooks())
     waiting: list[nn.Module] = [model]
@@ -45,7 +45,7 @@ def build_signature(model: PreTrainedModel) -> tuple[object, ...]:
 
 
 def rope_state(module: Any) -> tuple[dict[str, torch.Tensor | None], dict[str, Any]]:
-    """Return copies of a rotary embedding's buffers and scalars, which dynamic types change."""
+    """Return copies of a rotary embedding's buffers and scalars, which dynamic RoPE types change."""
     buffers = {name: None if buffer is None else buffer.clone() for name, buffer in module._buffers.items()}
     attributes = {
         name: value.clone() if isinstance(value, torch.Tensor) else value
@@ -56,7 +56,7 @@ def rope_state(module: Any) -> tuple[dict[str, torch.Tensor | None], dict[str, A
 
 
 def restore_rope_state(module: Any, state: tuple[dict[str, torch.Tensor | None], dict[str, Any]]) -> None:
-    """Give a rotary embedding back what `rope_state` returned."""
+    """Restore what `rope_state` returned."""
     buffers, attributes = state
     module._buffers.update(buffers)
     vars(module).update(attributes)

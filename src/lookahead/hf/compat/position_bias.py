@@ -1,10 +1,12 @@
-"""Models that read positions off the cache's slots: for a tree's forward they are told the places instead.
+"""Tree forward passes of models that derive positions from cache slots.
 
-ALiBi models (BLOOM, MPT, Falcon's older ones) add a bias for each key's slot, GPT-Neo hides keys by their
-slots' distance. In a chain slots and positions are the same. In a tree, a node's place is where it would
-stand if its branch were the whole text: the prefix's slots, then the depth. So each bias is built for a chain
-as deep as the tree, by the model's own builder, and then picked by places. It stays so for the duration of
-one forward, on the one instance.
+ALiBi models (BLOOM, MPT, older Falcons) add a bias for each key's slot; GPT-Neo hides keys by the distance of
+slots. In a chain, slots and positions are the same. In a tree, a node's place is its index in its branch's
+text: the prefix's slots, then the depth. So the model's own function builds the bias for a chain as deep as
+the tree, and each node gets the values of its place. This holds for one forward pass, on one instance.
+
+    prefix of 3 tokens, node 0 with two children:   slots   0 1 2 3 4 5
+                                                    places  0 1 2 3 4 4
 """
 
 from collections.abc import Iterator
@@ -25,12 +27,12 @@ _MPT_ALIBI = "build_mpt_alibi_tensor"
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the keys and queries of a tree's forward stand.
+    """The places of the keys and queries of a tree's forward pass.
 
     Attributes:
         keys: int64 [S], each key's place.
-        queries: int64 [n], each node's.
-        padding: int64 [1, P], zeros where the prompt is padded; None where it is not.
+        queries: int64 [n], each node's place.
+        padding: int64 [1, P], 0 for padding of the prompt; None if there is none.
     """
 
     keys: Tensor
@@ -44,11 +46,11 @@ class _Places:
 
     @property
     def length(self) -> int:
-        """How long the longest branch's text is."""
+        """Length of the longest branch's text."""
         return int(self.queries.max()) + 1
 
     def chain_mask(self, device: torch.device) -> Tensor:
-        """Return int64 [1, length]: which tokens of that text are no padding."""
+        """Return int64 [1, length]: 0 for padding, 1 for the other tokens of that text."""
         mask = torch.ones(1, self.length, dtype=torch.int64)
         if self.padding is not None:
             mask[:, : self.padding.shape[1]] = self.padding
@@ -56,7 +58,7 @@ class _Places:
 
 
 class PositionBias:
-    """What of a model reads positions off slots; most models have nothing of the kind."""
+    """A model's modules that derive positions from slots; most models have none."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._modules = [module for module in model.modules() if _kind_of(module)]
@@ -66,11 +68,11 @@ class PositionBias:
 
     @contextmanager
     def biased_for(self, tree: DraftTree, prefix_length: int, padding: Tensor | None) -> Iterator[None]:
-        """Within, a forward pass of this tree behind so many tokens is biased by places.
+        """Within the block, a forward pass over this tree uses places instead of slots.
 
         Args:
-            tree: what the forward is given.
-            prefix_length: tokens in the cache, padding included.
+            tree: The tree of the forward pass.
+            prefix_length: Tokens in the cache, padding included.
             padding: [1, P], the prompt's 2-D mask, or None.
         """
         if not self._modules:
@@ -89,7 +91,7 @@ class PositionBias:
 
 
 def _kind_of(module: torch.nn.Module) -> str:
-    """Return what a module needs: a name of this file, or nothing."""
+    """Return which override a module needs; empty for none."""
     if callable(getattr(type(module), _ALIBI, None)) and _ALIBI not in vars(module):
         return _ALIBI
     if callable(getattr(type(module), _MPT_ALIBI, None)) and _MPT_ALIBI not in vars(module):
@@ -99,7 +101,7 @@ def _kind_of(module: torch.nn.Module) -> str:
         getattr(module, "use_alibi", False)
         and isinstance(forward, FunctionType)
         and _ALIBI in forward.__code__.co_names
-        and "forward" not in vars(module)  # else something has wrapped it, which must go on working
+        and "forward" not in vars(module)  # else `forward` is wrapped, and the wrapper must keep working
     ):
         return "forward"
     mask = getattr(module, "bias", None)
@@ -109,14 +111,14 @@ def _kind_of(module: torch.nn.Module) -> str:
 
 
 def _override(module: torch.nn.Module, places: _Places) -> tuple[str, Any]:
-    """Return the name of the instance's attribute to override, and what with."""
+    """Return the name of the instance's attribute to override, and its value."""
     kind = _kind_of(module)
     if kind == _MPT_ALIBI:
         return kind, _mpt_alibi_by_places(getattr(module, kind), places)
     if kind == _ALIBI:
         return kind, _alibi_by_places(getattr(module, kind), places)
-    # Falcon's builder is a function of its file: a copy of `forward` that looks up another one under its name
-    # touches neither the file nor other Falcons.
+    # Falcon's builder is a global function of its module: a copy of `forward` with other globals changes
+    # neither the module nor other Falcons.
     forward: Any = type(module).forward
     names = {**forward.__globals__, _ALIBI: _alibi_by_places(forward.__globals__[_ALIBI], places)}
     copied = FunctionType(
@@ -128,7 +130,7 @@ def _override(module: torch.nn.Module, places: _Places) -> tuple[str, Any]:
 
 def _alibi_by_places(build: Any, places: _Places) -> Any:
     def built(attention_mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
-        """Return [heads, 1, S]; softmax does not mind that the bias is the same for all queries."""
+        """Return [heads, 1, S]; one bias serves all queries, since softmax ignores a constant per query."""
         bias: Tensor = build(places.chain_mask(attention_mask.device), num_heads, dtype)
         return bias[..., places.keys.to(bias.device)]
 
@@ -146,7 +148,7 @@ def _mpt_alibi_by_places(build: Any, places: _Places) -> Any:
 
 @contextmanager
 def _with_slot_mask_by_places(module: Any, places: _Places) -> Iterator[None]:
-    """Within, the module's causal mask, of which it takes the last n rows, has rows and columns by places."""
+    """Within the block, the module's causal mask has rows and columns by place; it uses the last n rows."""
     mask = module.bias
     queries, keys = places.queries.to(mask.device), places.keys.to(mask.device)
     by_places = mask.new_ones(1, 1, len(keys), len(keys))

@@ -1,4 +1,4 @@
-"""The facts of a model that decoding depends on, computed once and handed down."""
+"""`ModelTraits`: the facts about a model that decoding depends on, computed once and handed down."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ from lookahead.hf.compat.attention import (
     uses_attention_interface,
 )
 from lookahead.hf.compat.config import (
+    has_cross_attention,
     has_experts,
-    is_the_librarys,
-    looks_across,
+    is_library_code,
     takes_cache,
     takes_positions,
     text_config,
@@ -25,7 +25,7 @@ from lookahead.hf.compat.position_bias import PositionBias
 
 @dataclass(frozen=True)
 class ModelTraits:
-    """Facts of a model, read off its configuration and code.
+    """Facts about a model, read from its configuration and code.
 
     Attributes:
         dtype: Dtype of its weights.
@@ -33,14 +33,14 @@ class ModelTraits:
         attention: Name of its own attention function.
         uses_attention_interface: Whether it looks that function up by name.
         can_use_sdpa: Whether SDPA, called by a function of ours, can stand in for its attention.
-        takes_tree_masks: Whether its own attention function takes a tree's mask.
+        takes_tree_masks: Whether its own attention function takes a tree mask.
         query_groups: Query heads that share a key head; 1 where SDPA cannot stand in.
-        bias: What of it reads positions off slots.
+        bias: Its modules that derive positions from slots.
         limits: Where its drafts must end.
         takes_positions: Whether it takes each token's position, which a tree needs.
-        takes_cache: Whether it keeps its past in `past_key_values`.
-        has_experts: Whether it sends tokens to experts.
-        is_library_code: Whether its code is the library's.
+        takes_cache: Whether it takes a key-value cache.
+        has_experts: Whether it is a mixture of experts.
+        is_library_code: Whether its code is part of transformers.
         has_cross_attention: Whether some layers attend to images, whose keys the cache holds.
     """
 
@@ -76,8 +76,8 @@ class ModelTraits:
             takes_positions=takes_positions(model),
             takes_cache=takes_cache(model),
             has_experts=has_experts(model),
-            is_library_code=is_the_librarys(model),
-            has_cross_attention=looks_across(model),
+            is_library_code=is_library_code(model),
+            has_cross_attention=has_cross_attention(model),
         )
 
     @property
@@ -87,7 +87,7 @@ class ModelTraits:
 
     @property
     def changes_in_forwards(self) -> bool:
-        """Whether a tree's forward pass changes the model for as long as it takes, beyond a harmless name."""
+        """Whether a tree's forward pass changes the model while it runs, so that other threads must wait."""
         return bool(self.bias) or (self.can_use_sdpa and self.attention != "sdpa")
 
 

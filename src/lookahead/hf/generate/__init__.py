@@ -1,1 +1,1 @@
-"""The generation mode: from what `generate` hands over to what it returns."""
+"""The generation mode: from a call of `generate` to its result."""

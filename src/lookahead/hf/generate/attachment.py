@@ -12,8 +12,9 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 
 from lookahead.errors import ConfigError, LookaheadError
-from lookahead.hf.compat.call import named_arguments, taken_stop_strings
+from lookahead.hf.compat.call import named_arguments, pop_stop_strings
 from lookahead.hf.compat.config import waits_for_other_ranks
+from lookahead.hf.compat.generation import sample_as_library
 from lookahead.hf.compat.layout import mark_callers_cache
 from lookahead.hf.generate.checks import SERVED_MODES, check_model
 
@@ -90,7 +91,7 @@ class Attachment:
         if other is not None:
             self._step_aside(other)
             return original(model, **arguments)
-        extra_criteria = taken_stop_strings(model, arguments)
+        extra_criteria = pop_stop_strings(model, arguments)
         mark_callers_cache(arguments)
         mode = partial(self._generate, streamer=arguments.get("streamer"), extra_criteria=extra_criteria)
         return original(model, custom_generate=mode, **arguments)
@@ -110,8 +111,7 @@ class Attachment:
             prepared = self._prepare(model, input_ids, **kwargs)
         except LookaheadError as reason:
             self._step_aside(str(reason))
-            untyped: Any = type(model)
-            return untyped._sample(model, input_ids, **kwargs)  # noqa: SLF001  # `_sample` does greedy search as well
+            return sample_as_library(model, input_ids, **kwargs)
         return self._decode(prepared)
 
     def _step_aside(self, reason: str) -> None:

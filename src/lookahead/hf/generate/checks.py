@@ -13,10 +13,10 @@ from lookahead.errors import (
     UnsupportedGenerationError,
     UnsupportedModelError,
 )
-from lookahead.hf.cache.callers_cache import can_be_brought_up_to_date, is_callers, layout_behind
+from lookahead.hf.cache.callers_cache import can_be_brought_up_to_date, is_callers_cache, layout_behind
 from lookahead.hf.compat.call import GenerateCall
-from lookahead.hf.compat.config import has_loop_of_its_own, text_config
-from lookahead.hf.compat.layout import AttentionLayout, made_cache
+from lookahead.hf.compat.config import has_own_sampling_loop, text_config
+from lookahead.hf.compat.layout import AttentionLayout, cache_of
 from lookahead.hf.compat.limits import DraftLimits, rope_switches_at
 
 SERVED_MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
@@ -35,7 +35,7 @@ def checked_layout(generate_call: GenerateCall) -> AttentionLayout:
     check_model(model)
     check_call(model, generate_call.generation_config)
     check_prompt(model, generate_call.input_ids, model_kwargs.get("inputs_embeds"))
-    cache = made_cache(model_kwargs)
+    cache = cache_of(model_kwargs)
     check_cache(cache)
     return layout_behind(model, cache)
 
@@ -44,7 +44,7 @@ def check_model(model: PreTrainedModel) -> None:
     """Check that a model is decoder-only and uses the decoding loop of transformers.
 
     Raises:
-        UnsupportedModelError: It is an encoder-decoder, or its class has its own `_sample`.
+        UnsupportedModelError: It is an encoder-decoder, or its class has its own sampling loop.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         message = (
@@ -52,7 +52,7 @@ def check_model(model: PreTrainedModel) -> None:
             f"choose one, {_WITHOUT}"
         )
         raise UnsupportedModelError(message)
-    if has_loop_of_its_own(model):
+    if has_own_sampling_loop(model):
         message = (
             f"{type(model).__name__} decodes in a loop of its own, which Lookahead does not support: "
             f"choose another model, {_WITHOUT}"
@@ -84,10 +84,10 @@ def check_call(model: PreTrainedModel, generation_config: Any) -> None:
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Check for arguments of `generate` that select another way of decoding.
+    """Check that no argument of `generate` selects another decoding loop.
 
     Raises:
-        UnsupportedGenerationError: There is one; the message names it.
+        UnsupportedGenerationError: One does; the message names it.
     """
     for name in ("assistant_model", "custom_generate"):
         if arguments.get(name) is not None:
@@ -100,7 +100,7 @@ def check_cache(cache: object) -> None:
     Raises:
         UnsupportedGenerationError: It cannot; the message names the cache's class.
     """
-    if is_callers(cache) and not can_be_brought_up_to_date(cache):
+    if is_callers_cache(cache) and not can_be_brought_up_to_date(cache):
         _refuse("past_key_values", type(cache).__name__, "give a DynamicCache that is not offloaded, or none")
 
 
@@ -115,7 +115,7 @@ def check_prompt(model: PreTrainedModel, input_ids: Tensor, embeddings: Tensor |
     Raises:
         PromptTooLongError: It does not; the message gives both lengths.
     """
-    context = DraftLimits.of(model).context  # None with dynamic RoPE, which has no end
+    context = DraftLimits.of(model).context  # None with dynamic RoPE, which has no limit
     length = input_ids.shape[1] if embeddings is None else embeddings.shape[1]
     if context is not None and length > context:
         message = (
@@ -126,7 +126,7 @@ def check_prompt(model: PreTrainedModel, input_ids: Tensor, embeddings: Tensor |
 
 
 def check_memory(model: PreTrainedModel, memory: DraftMemory) -> None:
-    """Bind a fresh memory to the model's vocabulary.
+    """Bind a fresh memory to the model's vocabulary size.
 
     Raises:
         VocabularyMismatchError: The memory holds tokens of a vocabulary of another size.

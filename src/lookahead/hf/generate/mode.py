@@ -1,4 +1,4 @@
-"""The generation mode itself: from what `generate` hands over to what it returns."""
+"""The generation mode itself: checks a call that `generate` has prepared, and decodes it."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,9 +19,9 @@ from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
 from lookahead.drafting.memory.draft_memory import DraftMemory
 from lookahead.drafting.store import DEFAULT_NAMESPACE
-from lookahead.hf.cache.callers_cache import is_callers
+from lookahead.hf.cache.callers_cache import is_callers_cache
 from lookahead.hf.compat.call import GenerateCall, namespaces_of_rows
-from lookahead.hf.compat.layout import AttentionLayout, made_cache
+from lookahead.hf.compat.layout import AttentionLayout, cache_of
 from lookahead.hf.generate.checks import check_memory, checked_layout
 from lookahead.hf.generate.row_groups import output_of, row_groups_for, token_ids_of
 from lookahead.hf.steps.call_steps import CallStepModel
@@ -43,7 +43,7 @@ class CheckedCall:
     Attributes:
         generate_call: The call.
         layout: How the model's layers see the past.
-        memory: What is drafted from.
+        memory: The draft memory.
         on_stats: Called with the call's counts and times when it ends.
     """
 
@@ -54,12 +54,12 @@ class CheckedCall:
 
 
 class LookaheadMode:
-    """Decodes what `generate` has prepared.
+    """Decodes calls that `generate` has prepared.
 
     Args:
-        config: the settings.
-        memory: returns the draft memory of the next call.
-        record: is told the counts and seconds of each call that ended, whatever ended it.
+        config: The settings.
+        memory: Returns the draft memory of the next call.
+        record: Called with the counts and times of each call, also of one that failed.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class LookaheadMode:
         on_stats: OnStats | None = None,
         **model_kwargs: Any,
     ) -> CheckedCall:
-        """Check what `generate` hands over, before anything is generated or learned; see `__call__`.
+        """Check a call, before anything is generated or learned; `Lookahead.__call__` names the arguments.
 
         Raises:
-            LookaheadError: the model or the call is one that Lookahead cannot serve.
+            LookaheadError: Lookahead cannot serve the model or the call.
         """
         generate_call = GenerateCall(
             model,
@@ -111,11 +111,11 @@ class LookaheadMode:
 
     @torch.no_grad()
     def decode(self, checked: CheckedCall) -> Any:
-        """Decode what `prepare` has checked; return what `generate` returns."""
+        """Decode a checked call; return what `generate` returns."""
         call = checked.generate_call
         config = call.generation_config
         verification, step_inputs = self._profiles.of_call(call, checked.layout)
-        has_callers_cache = is_callers(made_cache(call.model_kwargs))  # brought up to date in all rows
+        has_callers_cache = is_callers_cache(cache_of(call.model_kwargs))  # its rows must stay equally long
         lockstep = has_callers_cache or not verification.rows_may_differ
         states = row_groups_for(call, lockstep=lockstep)
         drafter: BatchDrafter | NoDrafter = NoDrafter()
@@ -191,7 +191,7 @@ class LookaheadMode:
         )
 
     def _requests(self, checked: CheckedCall, mode: VerificationMode) -> list[RequestDrafter]:
-        """Return a request of each row, not yet read."""
+        """Return a new request for each row."""
         call = checked.generate_call
         return [
             RequestDrafter(
@@ -211,7 +211,7 @@ class LookaheadMode:
         drafter: BatchDrafter | NoDrafter,
         states: Sequence[GenerationState],
     ) -> GenerationStats:
-        """Run the loop; whatever happens in it, the prompts are forgotten and the counts are kept."""
+        """Run the loop; even if it raises, the prompts are forgotten and the stats are recorded."""
         stats = GenerationStats()
         try:
             if isinstance(drafter, BatchDrafter) and isinstance(step_model, CallStepModel):
@@ -222,7 +222,7 @@ class LookaheadMode:
                 stats.draft_s += perf_counter() - started
             loop.decode(step_model, drafter, states, stats)
         finally:
-            with ExitStack() as ending:  # whatever one of them raises, the others are done
+            with ExitStack() as ending:  # if one of them raises, the others still run
                 if checked.on_stats is not None:
                     ending.callback(checked.on_stats, stats)
                 ending.callback(self._record, stats)

@@ -1,4 +1,4 @@
-"""From what `generate` prepared to emissions: which rows may advance alone, and which wait for each other."""
+"""Generation states for a call's rows: one for each row, or one for all rows that advance in lockstep."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.generation import logits_process, stopping_criteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from lookahead.decoding.sampling.choice import StepNoise, argmax, drawn
+from lookahead.decoding.sampling.choice import StepNoise, argmax, sample
 from lookahead.decoding.sampling.state import GenerationState, padded_together
 from lookahead.hf.compat.call import GenerateCall
 from lookahead.hf.compat.config import text_config
@@ -40,10 +40,10 @@ _ROW_BY_ROW_PROCESSORS = frozenset(
         logits_process.SuppressTokensLogitsProcessor,
     }
 )
-"""The library's own that keep nothing from call to call and treat each row as if it were alone."""
+"""Transformers' processors that are stateless and treat each row independently."""
 
 _MAX_NOISE_BYTES = 2**28
-"""Noise that rows which are ahead have had drawn for those behind takes no more: so far may they be ahead."""
+"""Limit on the noise drawn for rows that are behind; it bounds how far other rows may be ahead."""
 
 _ROW_BY_ROW_CRITERIA = frozenset(
     {
@@ -55,15 +55,15 @@ _ROW_BY_ROW_CRITERIA = frozenset(
 
 
 def row_groups_for(generate_call: GenerateCall, *, lockstep: bool = False) -> list[GenerationState]:
-    """Return an emission for each row, or one for all of them where they have to advance together.
+    """Return a generation state for each row, or one for all rows if they have to advance in lockstep.
 
-    `generate` calls every callback with all rows at once. The library's own treat each row as if it were
-    alone, and are called with it alone here; any other sees what it would see in `generate`, so that the
-    rows wait for each other.
+    `generate` calls every callback with all rows at once. Transformers' own callbacks treat each row
+    independently, so here each is called with a single row. Any other callback must see what it would see in
+    `generate`, which needs lockstep.
 
     Args:
-        generate_call: the call.
-        lockstep: whether the rows have to advance together for another reason.
+        generate_call: The call.
+        lockstep: Whether the rows have to advance in lockstep for another reason.
     """
     input_ids, generation_config = generate_call.input_ids, generate_call.generation_config
     processors, criteria = generate_call.logits_processor, generate_call.stopping_criteria
@@ -88,17 +88,18 @@ def row_groups_for(generate_call: GenerateCall, *, lockstep: bool = False) -> li
         or not _treat_rows_alone(criteria, _ROW_BY_ROW_CRITERIA)
         or not (ends_by_token or _all_end_at_once(criteria))
     )
+    samples = generation_config.do_sample
     if rows == 1 or lockstep or sees_all_rows:
-        return [GenerationState(input_ids, choose=drawn if generation_config.do_sample else argmax, **common)]
+        return [GenerationState(input_ids, choose=sample if samples else argmax, **common)]
     noise = StepNoise(rows)
-    bytes_a_step = 4 * rows * text_config(generate_call.model).vocab_size
+    bytes_per_step = 4 * rows * text_config(generate_call.model).vocab_size
     return [
         GenerationState(
             input_ids[row : row + 1],
             rows=(row,),
-            choose=noise.of_row(row) if generation_config.do_sample else argmax,
-            max_lead_tokens=max(1, _MAX_NOISE_BYTES // bytes_a_step) if generation_config.do_sample else None,
-            on_finish=partial(noise.leave, row),
+            choose=noise.choice_of_row(row) if samples else argmax,
+            max_lead_tokens=max(1, _MAX_NOISE_BYTES // bytes_per_step) if samples else None,
+            on_finish=partial(noise.remove, row),
             **{**common, "process": _of_row(processors, row)},
         )
         for row in range(rows)
@@ -106,21 +107,21 @@ def row_groups_for(generate_call: GenerateCall, *, lockstep: bool = False) -> li
 
 
 def _of_row(processors: Any, row: int) -> Any:
-    """Return the processors as one row needs them: one of them may know something of each row."""
+    """Return the processors for one row; one of them may hold a value per row."""
     own = type(processors)()
     for processor in processors:
         ignored = getattr(processor, "prompt_ignore_length", None)
-        if isinstance(ignored, Tensor):  # how much padding each row has
-            processor = copy(processor)  # noqa: PLW2901  the others need theirs
+        if isinstance(ignored, Tensor):  # the padding of each row
+            processor = copy(processor)  # noqa: PLW2901  other rows need the original
             processor.prompt_ignore_length = ignored[row : row + 1]
         own.append(processor)
     return own
 
 
 def _ends_of_greedy(processors: Any, criteria: Any, generation_config: Any) -> frozenset[int] | None:
-    """Return the tokens that end an answer, where nothing but they and the length decide about it.
+    """Return the tokens that end an answer, if the argmax and these tokens and the length decide everything.
 
-    None where that is not all: sampling, processors, scores to be kept, other criteria.
+    None with sampling, processors, scores to keep, or other criteria.
     """
     keeps = generation_config.return_dict_in_generate and (
         generation_config.output_scores or generation_config.output_logits
@@ -138,7 +139,7 @@ def _treat_rows_alone(callbacks: Any, known: frozenset[type]) -> bool:
 
 
 def _all_end_at_once(criteria: Any) -> bool:
-    """Return whether nothing but the length ends an answer, which ends all rows at one step."""
+    """Return whether only the length ends an answer, so that all rows end at the same step."""
     return all(type(criterion) is stopping_criteria.MaxLengthCriteria for criterion in criteria)
 
 
@@ -150,8 +151,8 @@ def token_ids_of(states: Sequence[GenerationState], generation_config: Any) -> T
 
 
 def output_of(state: GenerationState, cache: Any, stats: GenerationStats) -> GenerateDecoderOnlyOutput:
-    """Return what `generate` returns where a dict was asked for, and with it `lookahead_stats`."""
-    fields: dict[str, Any] = {  # the library's annotations ask for narrower tensors than it makes
+    """Return what `generate` returns with `return_dict_in_generate`, plus `lookahead_stats`."""
+    fields: dict[str, Any] = {  # transformers' annotations are narrower than the tensors it returns
         "sequences": state.token_ids.clone(),
         "scores": state.scores,
         "logits": state.logits,

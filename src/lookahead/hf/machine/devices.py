@@ -1,4 +1,4 @@
-"""The names of processors."""
+"""Names of processors."""
 
 import platform
 from pathlib import Path

@@ -19,16 +19,16 @@ from lookahead.hf.steps.verification import Verification
 
 
 def unsupported_reason(traits: ModelTraits) -> str:
-    """Return why a model's forward passes cannot be of one width; empty where that is worth trying."""
+    """Return why a model's forward passes cannot have one width; empty if that is worth trying."""
     if traits.has_experts:
-        return "its experts multiply as many tokens as are sent to each, which changes the bits"
+        return "each of its experts multiplies a varying number of tokens, which changes the bits"
     if not traits.uses_attention_interface or traits.bias:
         return "its attention cannot be computed in the order of the text"
     return ""
 
 
 class BranchOrderRunner(EagerRunner):
-    """The model's own forward over all row slots, each of one width.
+    """The model's own forward pass over all row slots, each of one width.
 
     Args:
         model: One that `unsupported_reason` is empty for.
@@ -45,11 +45,11 @@ class BranchOrderRunner(EagerRunner):
         verification: Verification,
     ) -> None:
         super().__init__(model, traits, layout, verification)
-        assert verification.fixed_width is not None  # noqa: S101  # else `EagerRunner` is the runner
+        assert verification.fixed_width is not None  # noqa: S101  # otherwise `EagerRunner` is the runner
         self._width = verification.fixed_width
 
     def run(self, batch: StepBatch) -> StepLogits:
-        """Verify trees of at most the fixed width; rows without a draft are in the forward pass, too."""
+        """Verify trees of at most the fixed width; the forward pass includes rows without a draft."""
         padded = batch.over_slots(batch.cache.arena.max_rows)
         return StepLogits(self.forward(padded, self._width), [row.slot for row in batch.rows])
 

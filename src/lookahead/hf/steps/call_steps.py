@@ -36,8 +36,8 @@ class CallStepModel(TransformersStepModel):
         max_new_tokens: Upper bound on the tokens of an answer.
         max_nodes: Upper bound on the nodes of a draft tree while no row has left.
         max_nodes_alone: Upper bound on the nodes of a draft tree when one row is left; the same if not given.
-        recycle_prompt_tokens: How many of the prompts' last tokens have their logits returned.
-        step_inputs: What the steps are given beside tokens, cache and mask; none of it unserved.
+        recycle_prompt_tokens: For how many of each prompt's last tokens `prefill` returns logits.
+        step_inputs: The steps' inputs beside tokens, cache and mask; `unserved` is empty.
         graphs: The captured steps of models; None captures nothing.
         lock: Held during forward passes: trees change some models for as long as they take.
     """
@@ -81,12 +81,12 @@ class CallStepModel(TransformersStepModel):
         self._recycle_prompt_tokens = recycle_prompt_tokens
         self._step_inputs = step_inputs or StepInputs()
         self._handed_cache = model_kwargs.get("past_key_values")
-        switch = traits.limits.rope_switch if len(input_ids) == 1 else None  # no batch gets as far
+        switch = traits.limits.rope_switch if len(input_ids) == 1 else None  # batches end before it
         self._restart = CacheRestart(model, switch, input_ids, model_kwargs)
         self._drafts: Mapping[int, DraftTree] = {}
 
     def prefill(self) -> Tensor:
-        """Read the prompts; return logits [B, k, V] after their last k tokens, the first new token's last."""
+        """Read the prompts; return logits [B, k, V] after each prompt's last k tokens."""
         arena, rows = self.cache.arena, range(len(self._input_ids))
         slots = [arena.join() for _ in rows]
         arena.begin(slots)
@@ -112,7 +112,7 @@ class CallStepModel(TransformersStepModel):
         return logits
 
     def forward(self, drafts: Mapping[int, DraftTree]) -> TreeLogits:
-        """Verify a draft tree of each row; a longrope model's cache starts anew where `generate`'s does."""
+        """Verify a draft tree of each row; a longrope model's cache restarts where `generate`'s does."""
         self._drafts = drafts
         if self._restart.is_due(self.cache.arena.lengths[0]):
             (row,) = drafts
@@ -122,7 +122,7 @@ class CallStepModel(TransformersStepModel):
         return super().forward(drafts)
 
     def keep(self, paths: Mapping[int, list[int]]) -> None:
-        """Keep, of the trees just forwarded, only the nodes of each row's path."""
+        """Keep only the nodes of each row's path, of the trees verified last."""
         super().keep(paths)
         first = next(iter(paths))
         self._restart.keep(self._drafts[first].token_ids[paths[first]].tolist())
@@ -132,13 +132,13 @@ class CallStepModel(TransformersStepModel):
         return 0 if self._restart.is_due(self.cache.arena.lengths[0]) else super().max_draft_depth(row)
 
     def returned_cache(self) -> object:
-        """Return the cache as `generate` would: the one that was handed over, brought up to date."""
+        """Return the cache as `generate` would: the given one, brought up to date."""
         self.cache.arena.begin([row.slot for row in self._rows.values()])
         write_back(self.cache, self._handed_cache)
         return self._handed_cache
 
     def _restarted(self, row: int, tree: DraftTree) -> Tensor | None:
-        """Return logits [1, 1, V] of the step in which a longrope model's cache starts anew, if it is."""
+        """Return logits [1, 1, V] of a step that restarts a longrope model's cache; None if it does not."""
         arena = self.cache.arena
         arena.begin([self._rows[row].slot])
         with self._lock:

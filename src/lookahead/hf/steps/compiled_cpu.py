@@ -1,7 +1,7 @@
-"""Steps by the compiled CPU decoder, which reads the weights where transformers keeps them.
+"""Steps by the compiled CPU decoder, which reads the weights in the memory of the model's parameters.
 
-Nothing of the model is changed. Its prompt is read by its own code, and so is every step of a model that is
-not exactly as the library made it: an adapter, a hook, packed weights, another device.
+The model is not changed. Its own code reads the prompt, and runs every step of a model that is modified in
+any way: an adapter, a hook, packed weights, another device.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from lookahead.hf.compat.modifications import modifications
 from lookahead.hf.steps.runner import StepBatch, StepLogits
 
 _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
-"""Families whose layers are those of `backends.cpu`. To add one, add its name: the probe will tell."""
+"""Families whose layers `backends.cpu` implements. To add one, add its name: the probe checks it."""
 _PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm", "RotaryEmbedding")
 _COMMON = (nn.Linear, nn.Embedding, nn.ModuleList, nn.SiLU, SiLUActivation)
 
 
 class CpuRunner:
-    """A model's steps by the compiled CPU decoder, made at the first step, behind the prompt.
+    """A model's steps by the compiled CPU decoder, which is created at the first step after the prompt.
 
     Args:
         model: One that `unsupported_reason` is empty for.
@@ -39,7 +39,7 @@ class CpuRunner:
         self._layout = layout
 
     def run(self, batch: StepBatch) -> StepLogits | None:
-        """Verify trees; None where padding is not on the left or the arena holds layers of several shapes."""
+        """Verify trees; None if padding is not on the left or the arena's layers differ in shape."""
         if not batch.is_padded_left:
             return None
         size = batch.width
@@ -59,21 +59,21 @@ class CpuRunner:
     @cached_property
     def _decoder(self) -> CpuDecoder:
         team = torch_thread_team()
-        assert team is not None, "asked only where the decoder is supported"  # noqa: S101  # cannot happen
+        assert team is not None, "used only if the decoder is supported"  # noqa: S101  # cannot happen
         return CpuDecoder(_weights_of(self._model, self._layout), team)
 
 
 def unsupported_reason(model: PreTrainedModel) -> str:
-    """Return why the compiled CPU decoder does not serve a model, in words; empty where it does."""
+    """Return why the compiled CPU decoder does not support a model, in words; empty if it does."""
     family = next((name for name in _FAMILIES if type(model).__name__ == f"{name}ForCausalLM"), None)
     if family is None or model.device.type != "cpu":
         return "the compiled CPU decoder does not know it"
     known = {f"{family}{part}" for part in _PARTS}
     for name, module in model.named_modules():
-        if not (type(module) in _COMMON or (type(module).__name__ in known and _is_the_librarys(module))):
+        if not (type(module) in _COMMON or (type(module).__name__ in known and _is_library_module(module))):
             return f"its {name} is a {type(module).__name__}"
     if any(type(parameter) is not nn.Parameter for parameter in model.parameters()):
-        return "its weights are of a kind of their own"
+        return "its weights are not plain parameters"
     return modifications(model) or _unsupported_weights(model)
 
 
@@ -83,11 +83,11 @@ def _unsupported_weights(model: PreTrainedModel) -> str:
     for layer in untyped.model.layers:
         biased = (layer.self_attn.o_proj, layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj)
         if any(linear.bias is not None for linear in (*biased, untyped.lm_head)):
-            return "some of its layers have biases that others of its kind have not"
+            return "some of its layers have biases that its family does not have"
     if config.hidden_act != "silu":
-        return f"its gated units use {config.hidden_act}"
+        return f"its MLP uses {config.hidden_act}, not silu"
     if torch_thread_team() is None:
-        return "torch computes without OpenMP here"
+        return "torch does not use OpenMP here"
     if not multiplies_and_adds():
         return "this processor has no fused multiply-add"
     return _weights_of(model, None).unsupported_reason()
@@ -132,5 +132,5 @@ def _layer_weights(layer: Any, window: int | None) -> LayerWeights:
     )
 
 
-def _is_the_librarys(module: nn.Module) -> bool:
+def _is_library_module(module: nn.Module) -> bool:
     return type(module).__module__.startswith("transformers.")

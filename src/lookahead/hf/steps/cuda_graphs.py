@@ -1,8 +1,7 @@
-"""Models whose steps are captured in CUDA graphs: a step is then one launch, not one for each kernel.
+"""Steps captured in CUDA graphs: one launch per step, not one per kernel.
 
-Nothing of the model is changed: what is captured are the kernels of its own forward. What that does beside
-launching kernels (hooks, code that looks at values or at the cache's length) a graph cannot repeat: such a
-model's steps stay as they are.
+The model is not changed: a graph records the kernels of its own forward pass. It cannot repeat other work
+(hooks, code that reads values or the cache's length), so a model that does other work runs without graphs.
 """
 
 import warnings
@@ -32,9 +31,10 @@ from lookahead.backends.cuda.graphs import (
     node_bucket,
 )
 from lookahead.decoding.arena import Allocate
+from lookahead.errors import first_line
 from lookahead.hf.attention.grouped_query import grouped_query_attention, with_repeated_rows
 from lookahead.hf.cache.arena_cache import ArenaCache, ArenaLayer
-from lookahead.hf.compat.layout import keeping_nothing
+from lookahead.hf.compat.layout import empty_layer
 from lookahead.hf.compat.modifications import modifications
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps.eager import EagerRunner
@@ -43,21 +43,21 @@ from lookahead.hf.steps.verification import Verification, VerificationMode
 
 _ROUNDING_FACTOR = 32.0
 _RELATIVE_FLOOR = 1e-4
-"""The first steps may differ from the model's own forward as a chain may from single steps (`probe`)."""
+"""The first captured steps may differ from the model's own as a chain may from single steps (`probe`)."""
 _MAX_DISAGREEMENTS = 3
 
 
 class _NotStaticError(Exception):
-    """A step depends on something that changes from one to the next; the message says on what."""
+    """A step depends on something that changes from step to step; the message names it."""
 
 
 def capture_for(device: torch.device, lock: AbstractContextManager[Any]) -> Capture | None:
-    """Return what captures steps on a device, one at a time under a lock; None where nothing can."""
+    """Return what captures steps on a device, one at a time under a lock; None if no graphs exist there."""
     return CudaCapture(device, lock) if device.type == "cuda" else None
 
 
 def unsupported_reason(model: PreTrainedModel, traits: ModelTraits) -> str:
-    """Return why a model's steps cannot be captured, in words; empty where that is worth trying."""
+    """Return why a model's steps cannot be captured, in words; empty if that is worth trying."""
     limits = traits.limits
     if not traits.is_library_code or not traits.takes_positions or traits.has_cross_attention:
         return "its code may count the cache's slots, or has layers that keep no text"
@@ -76,10 +76,10 @@ class CapturedModels:
         self._lock = Lock()
 
     def runner(self, eager: EagerRunner, verification: Verification) -> "GraphRunner | None":
-        """Return the runner for one call, to be closed after it; None where there can be none.
+        """Return the runner for one call, to be closed after it; None if its steps cannot be captured.
 
         Args:
-            eager: Does the same steps by the model's own forward.
+            eager: Does the same steps by the model's own code.
             verification: How the model's drafts are verified.
         """
         model = eager.model
@@ -99,11 +99,11 @@ class CapturedModels:
 
 
 class _CapturedModel:
-    """What is kept of a model as long as its weights stay where they are.
+    """What is kept of a model while the addresses of its weights stay the same.
 
     Args:
-        key: what its steps depend on beside their shapes.
-        new_capture: returns what captures them, another one for each memory.
+        key: What its steps depend on besides their shapes.
+        new_capture: Returns what captures them, a new one for each `StepMemory`.
     """
 
     def __init__(self, key: object, new_capture: Callable[[], Capture | None]) -> None:
@@ -116,7 +116,7 @@ class _CapturedModel:
         self._lock = Lock()
 
     def borrow(self) -> StepMemory:
-        """Return memory that no other call uses."""
+        """Return memory that no other call is using."""
         with self._lock:
             memory, self._free = self._free, None
         if memory is None:
@@ -125,7 +125,7 @@ class _CapturedModel:
         return memory
 
     def give_back(self, memory: StepMemory) -> None:
-        """Keep memory for the next call; of several calls at a time, the last one's."""
+        """Keep memory for the next call; of concurrent calls, only the last one's is kept."""
         with self._lock:
             self._free = None if self.is_given_up else memory
 
@@ -134,7 +134,7 @@ class GraphRunner:
     """The steps of one call, captured in CUDA graphs, each shape when it is used for the second time.
 
     Args:
-        eager: Does the same steps by the model's own forward; the first captured steps are compared with it.
+        eager: Does the same steps by the model's own code; the first captured steps are compared with it.
         kept: What is kept of the model from call to call.
         verification: How the model's drafts are verified.
     """
@@ -148,11 +148,11 @@ class GraphRunner:
 
     @property
     def allocate(self) -> Allocate:
-        """Where the cache's memory comes from."""
+        """Allocates the cache's memory."""
         return self._memory.allocate
 
     def run(self, batch: StepBatch) -> StepLogits | None:
-        """Verify trees of at most 64 nodes; None where this shape is not captured.
+        """Verify trees of at most 64 nodes; None if this shape is not captured.
 
         The graph covers the arena's first row slots, a power of two of them, so that rows may join and leave
         without another capture.
@@ -167,7 +167,7 @@ class GraphRunner:
         padded = batch.over_slots(min(arena.max_rows, 1 << max(slots).bit_length()))
         try:
             verified = self._verified(batch, padded, nodes)
-        except Exception as problem:  # noqa: BLE001  # whatever a model's code raises, its own forward serves
+        except Exception as problem:  # noqa: BLE001  # whatever a model's code raises, the eager runner serves
             self._give_up(problem)
             verified = None
         if verified is None:
@@ -177,11 +177,11 @@ class GraphRunner:
         return StepLogits(logits, slots, argmax)
 
     def close(self) -> None:
-        """Leave the memory to the next call."""
+        """Return the memory for the next call."""
         self._kept.give_back(self._memory)
 
     def _verified(self, batch: StepBatch, padded: StepBatch, nodes: int) -> Verified | None:
-        """Return logits and argmax of the padded batch; None where they disagree with the eager runner's."""
+        """Return logits and argmax of the padded batch; None if they disagree with the eager runner's."""
         arena = batch.cache.arena
         arena.extend(nodes)
         step = self._step(padded, nodes)
@@ -200,7 +200,7 @@ class GraphRunner:
         return verified if self._agrees(actual, expected, batch, is_repeated=is_repeated) else None
 
     def _step(self, padded: StepBatch, nodes: int) -> StaticStep:
-        """Return the step of this shape behind this cache."""
+        """Return the step of this shape over this cache."""
         arena, rows = padded.cache.arena, len(padded.rows)
         slots = min(context_slots(arena.start + nodes), arena.room)
         key = (rows, nodes, slots, arena.addresses)
@@ -212,10 +212,12 @@ class GraphRunner:
         return steps[key]
 
     def _agrees(self, logits: Tensor, expected: Tensor, batch: StepBatch, *, is_repeated: bool) -> bool:
-        """Return, and remember, whether a step says what the model's own forward says.
+        """Return, and record, whether a step's logits agree with those of the eager runner.
+
+        A few disagreements are allowed: in half precision, rounding may choose other experts.
 
         Raises:
-            _NotStaticError: once too often it did not. In half precision, experts may be chosen otherwise.
+            _NotStaticError: There were too many disagreements.
         """
         nodes = [len(tree) for tree in batch.trees]
         actual, wanted = (
@@ -230,33 +232,28 @@ class GraphRunner:
             return True
         self._kept.disagreements += 1
         if self._kept.disagreements >= _MAX_DISAGREEMENTS:
-            message = (
-                f"logits differ from its own forward's by {worst:.3g}, more than rounding ({allowed:.3g})"
-            )
+            message = f"logits differ from its own code's by {worst:.3g}, more than rounding ({allowed:.3g})"
             raise _NotStaticError(message)
         return False
 
     def _give_up(self, problem: Exception) -> None:
-        """Leave this model's steps to its own forward from now on, and say why."""
+        """Stop capturing this model's steps, with a warning that says why."""
         self._kept.is_given_up = True
         self._memory.steps.clear()
-        first_line = next(iter(str(problem).splitlines()), "")
-        reason = (
-            first_line if isinstance(problem, _NotStaticError) else f"{type(problem).__name__}: {first_line}"
-        )
+        reason = first_line(problem)
+        if not isinstance(problem, _NotStaticError):
+            reason = f"{type(problem).__name__}: {reason}"
         name = type(self._model).__name__
-        warnings.warn(
-            f"{name}'s steps are not captured but done one kernel at a time: {reason}", stacklevel=2
-        )
+        warnings.warn(f"{name}'s steps are not captured in CUDA graphs: {reason}", stacklevel=2)
 
 
 class _BucketLayer(DynamicLayer):
-    """A layer that writes where it is told on the device, and shows a fixed number of slots.
+    """A layer that writes to the slots in a tensor on the device, and returns a fixed number of slots.
 
     Args:
         keys: [B, heads, slots, width], a part of an arena.
         values: [B, heads, slots, value width].
-        is_sliding: whether the layer has a window.
+        is_sliding: Whether the layer has a window.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, *, is_sliding: bool) -> None:
@@ -270,20 +267,20 @@ class _BucketLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write keys and values [B, heads, n, width]; return all slots, of which the mask hides the rest."""
+        """Write keys and values [B, heads, n, width]; return all slots, some of which the mask hides."""
         rows = torch.arange(len(key_states), device=key_states.device)[:, None]
         for memory, states in zip(self._memory, (key_states, value_states), strict=True):
             memory.transpose(1, 2)[rows, self.slots] = states.transpose(1, 2)
         return self._memory
 
-    def get_mask_sizes(self, query_length: int) -> NoReturn:  # noqa: ARG002  # the library's signature
-        """Refuse: whoever asks would bake the answer in."""
+    def get_mask_sizes(self, query_length: int) -> NoReturn:  # noqa: ARG002  # transformers' signature
+        """Raise: the graph would record the answer as a constant."""
         message = "its mask depends on the cache's length, which changes from step to step"
         raise _NotStaticError(message)
 
     def get_seq_length(self) -> NoReturn:
-        """Refuse: whoever asks would bake the answer in."""
-        message = "it asks for the cache's length, which changes from step to step"
+        """Raise: the graph would record the answer as a constant."""
+        message = "it reads the cache's length, which changes from step to step"
         raise _NotStaticError(message)
 
 
@@ -291,9 +288,9 @@ class _BucketCache(Cache):
     """An arena's cache as a captured step sees it.
 
     Args:
-        cache: whose arena holds the tokens.
+        cache: The cache whose arena holds the tokens.
         rows: B.
-        slots: how many of its slots are attended to.
+        slots: How many slots of each row are attended to.
     """
 
     def __init__(self, cache: ArenaCache, rows: int, slots: int) -> None:
@@ -303,11 +300,11 @@ class _BucketCache(Cache):
                 keys, values = (part[:rows, :, :slots] for part in cache.arena.memory(index))
                 layers.append(_BucketLayer(keys, values, is_sliding=layer.is_sliding))
             else:
-                layers.append(keeping_nothing())
+                layers.append(empty_layer())
         super().__init__(layers=layers)
 
     def write_at(self, slots: Tensor) -> None:
-        """Say where the next tokens are written: int64 [rows, n]."""
+        """Set the slots of the next tokens, int64 [rows, n]."""
         for layer in self.layers:
             if isinstance(layer, _BucketLayer):
                 layer.slots = slots
@@ -316,14 +313,14 @@ class _BucketCache(Cache):
 def _run_of(
     eager: EagerRunner, cache: _BucketCache, slots: int, *, groups_queries: bool
 ) -> Callable[[PackedTrees], Verified]:
-    """Return a model's forward over trees, as a function of them alone."""
+    """Return a model's forward pass as a function of the packed trees alone."""
     groups = eager.traits.query_groups if groups_queries else 1
     layout, dtype = eager.layout, eager.traits.dtype
-    reference = weakref.ref(eager.model)  # what is kept for a model must not keep it alive
+    reference = weakref.ref(eager.model)  # captured steps must not keep the model alive
 
     def run(trees: PackedTrees) -> Verified:
         model = reference()
-        assert model is not None, "its steps are forgotten with it"  # noqa: S101  # cannot happen
+        assert model is not None, "its steps are dropped with it"  # noqa: S101  # cannot happen
         masks = {
             name: with_repeated_rows(
                 trees.mask(slots, dtype, window=window, chunk=layout.chunks.get(name)), groups

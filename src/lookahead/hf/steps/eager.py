@@ -18,7 +18,7 @@ from lookahead.hf.steps.verification import Verification, VerificationMode
 
 
 class EagerRunner:
-    """The model's own forward, whatever the model; as wide as the largest tree.
+    """The model's own forward pass, for any model; as wide as the largest tree.
 
     Args:
         model: A decoder-only model.
@@ -88,7 +88,7 @@ class EagerRunner:
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _plain_mask(self, batch: StepBatch, size: int) -> Tensor | None:
-        """Return what `generate` itself would give for so many tokens behind the cache."""
+        """Return the 2-D mask that `generate` would pass for `size` tokens after the cache."""
         length = batch.cache.arena.start + size
         masks = [
             torch.nn.functional.pad(row.padding, (0, length - len(row.padding)), value=1)

@@ -1,4 +1,4 @@
-"""Plain steps as `generate` does them, in the library's own cache: for what no arena can hold."""
+"""Plain steps as `generate` does them, in transformers' own cache: for models that an arena cannot serve."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -10,20 +10,20 @@ from transformers import PreTrainedModel
 
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.compat.generation import decoding_experts, prefill_as_library, step_as_library
-from lookahead.hf.compat.layout import made_cache
+from lookahead.hf.compat.layout import cache_of
 
 _NO_LOCK = nullcontext()
 
 
 class LibraryStepModel:
-    """A batch's forwards, one token of each row at a time; all rows stay in it until all are finished.
+    """The forward passes of a batch, one token per row; all rows stay in it until all are finished.
 
     Args:
-        model: a decoder-only model: recurrent, hybrid, whatever `generate` takes.
+        model: Any decoder-only model that `generate` supports, recurrent and hybrid ones included.
         input_ids: int64 [B, L], the prompts.
-        generation_config: as `generate` prepared it.
-        model_kwargs: as `generate` prepared them.
-        lock: held during forwards.
+        generation_config: As `generate` prepared it.
+        model_kwargs: As `generate` prepared them.
+        lock: Held during forward passes.
     """
 
     def __init__(
@@ -60,19 +60,19 @@ class LibraryStepModel:
         return dict(enumerate(logits))
 
     def max_draft_depth(self, row: int) -> int:  # noqa: ARG002  # no row may draft
-        """Return 0: a step is a plain one."""
+        """Return 0: every step is plain."""
         return 0
 
     def keep(self, paths: Mapping[int, list[int]]) -> None:
-        """Do nothing: what has been read is kept."""
+        """Do nothing: the library's cache keeps every token."""
 
     def remove(self, row: int) -> None:
         """Do nothing: all rows stay until all are finished."""
 
     def returned_cache(self) -> object:
         """Return the cache as `generate` would."""
-        return made_cache(self._model_kwargs)
+        return cache_of(self._model_kwargs)
 
     def close(self) -> None:
-        """Leave the model as it was."""
+        """Undo changes to the model."""
         self._switches.close()

@@ -1,4 +1,4 @@
-"""What every way of doing a forward pass is given and returns."""
+"""`StepRunner`, the protocol of the backends that execute a step, with its input and output."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from lookahead.drafting.tree import DraftTree
 from lookahead.hf.cache.arena_cache import ArenaCache
 
 PADDING_TREE = DraftTree.root_only(0)
-"""What a row without a draft has in a forward pass that includes it all the same: no result of it is read."""
+"""Stands in for a draft in forward passes that include a row without one; its results are not read."""
 
 
 @dataclass(eq=False)
@@ -24,10 +24,10 @@ class Row:
 
     Attributes:
         slot: Its row slot in the arena, which knows the length of its text.
-        position: Position of its next token as text is counted, without padding.
+        position: Position of its next token, without padding.
         padding: Mask of the first slots, int [m]: 0 for padding; None where there is none.
         shift: int64 [] or [axes], how far the model's positions are ahead of `position`; None for no shift.
-        types: By input, the type [1, 1] of any new token.
+        types: By input name, the type [1, 1] of any new token.
     """
 
     slot: int
@@ -38,7 +38,7 @@ class Row:
 
     @property
     def max_position_shift(self) -> int:
-        """How far the model's furthest position is ahead of `position`; 0 if it is behind."""
+        """How far the model's largest position is ahead of `position`; 0 if it is behind."""
         return 0 if self.shift is None else max(0, int(self.shift.max()))
 
 
@@ -49,7 +49,7 @@ class StepBatch:
     Attributes:
         rows: B rows, by ascending row slots.
         trees: The draft of each.
-        cache: Holds the rows' texts; its arena's active rows are these.
+        cache: Holds the rows' texts; these rows are its arena's active rows.
     """
 
     rows: Sequence[Row]
@@ -82,7 +82,7 @@ class StepBatch:
         return all(row.is_padded_left for row in self.tree_rows)
 
     def tokens(self, size: int) -> Tensor:
-        """Return the trees' tokens, int64 [B, size]; behind a tree copies of node 0's."""
+        """Return the trees' tokens, int64 [B, size], padded with copies of node 0's."""
         tokens = np.empty((len(self.trees), size), np.int64)
         for of_row, tree in zip(tokens, self.trees, strict=True):
             of_row[: len(tree)] = tree.token_ids
@@ -101,14 +101,14 @@ class StepBatch:
         return counted + shift[..., None]
 
     def token_types(self, size: int) -> dict[str, Tensor]:
-        """Return, by input, the types [B, size] of the nodes' tokens."""
+        """Return, by input name, the types [B, size] of the nodes' tokens."""
         names = self.rows[0].types
         return {name: torch.cat([row.types[name] for row in self.rows]).expand(-1, size) for name in names}
 
     def over_slots(self, slots: int) -> "StepBatch":
-        """Return the batch over the arena's first row slots; rows that are not in it have a padding tree.
+        """Return the batch over the arena's first row slots; rows without a draft get a padding tree.
 
-        The arena's active rows become these.
+        These rows become the arena's active rows.
         """
         if [row.slot for row in self.rows] == list(range(slots)):
             return self
@@ -120,27 +120,27 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class StepLogits:
-    """What a forward pass over a batch says.
+    """The result of a forward pass over a batch.
 
     Attributes:
         logits: [R, size, V], size at least the largest tree's nodes.
-        places: The row of `logits` of each row of the batch.
-        argmax: int64 [R, size] on the device of the logits; None where it was not computed.
+        logit_rows: For each row of the batch, its row in `logits`.
+        argmax: int64 [R, size] on the device of the logits; None if it was not computed.
     """
 
     logits: Tensor
-    places: Sequence[int]
+    logit_rows: Sequence[int]
     argmax: Tensor | None = None
 
 
 class StepRunner(Protocol):
-    """One way of doing a forward pass. Its module says, in `unsupported_reason`, what it cannot serve."""
+    """A backend that executes steps; `unsupported_reason` in its module says why it cannot serve a model."""
 
     def run(self, batch: StepBatch) -> StepLogits | None:
         """Verify the batch's trees and append them to its cache.
 
         Returns:
-            The logits; None, and nothing is appended, where this runner does not serve such a batch.
+            The logits; None, with nothing appended, if this runner does not serve this batch.
         """
 
     def close(self) -> None:

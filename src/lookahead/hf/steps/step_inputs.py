@@ -1,9 +1,9 @@
-"""What a model is given in the steps after its prompt, beside tokens, cache and mask.
+"""A model's inputs in the steps after its prompt, beside tokens, cache and mask.
 
-Pictures and sounds are for the prompt: the library gives them to the prefill alone. What is left is read off
-the library's own functions, which are asked once, before the prompt is read, what they would give the first
-step: the positions (Qwen2-VL has several axes of them, PaliGemma counts from one) and the types of tokens. An
-input that nobody here understands has the whole call decoded in plain steps: slow, not wrong.
+Transformers passes images and audio to the prefill alone. To find the other inputs, `StepInputs.of` lets
+transformers prepare the first step, before the prompt is read: this gives the positions (several axes in
+Qwen2-VL, counted from one in PaliGemma) and the token types. A call with an input that is not understood is
+decoded in plain steps: slow, not wrong.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lookahead.hf.cache.arena_cache import ArenaCache
-from lookahead.hf.compat.config import is_the_librarys, looks_across
-from lookahead.hf.compat.generation import INPUTS_ABOUT_IMAGES, TOKEN_TYPE_NAMES, inputs_of_first_step
+from lookahead.hf.compat.config import has_cross_attention, is_library_code
+from lookahead.hf.compat.generation import INPUTS_ABOUT_IMAGES, TOKEN_TYPE_NAMES, first_step_inputs
 from lookahead.hf.compat.layout import CACHE_NAMES, AttentionLayout
 from lookahead.hf.compat.limits import rope_switches_at
 
@@ -31,7 +31,7 @@ _USUAL = frozenset(
         *CACHE_NAMES,
     }
 )
-"""Inputs that are served whatever the model."""
+"""Inputs that are supported for every model."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class StepInputs:
     """The inputs of every step after the prefill.
 
     Attributes:
-        shift: int64 [B] or [axes, B], how far the model's positions are ahead of each row's count of tokens;
-            None where the two are the same.
-        types: by input, each row's type of any new token, [B, 1].
-        unserved: inputs that the steps need and nobody here understands; nothing else here is then of use.
+        shift: int64 [B] or [axes, B], how far the model's positions are ahead of each row's number of tokens;
+            None if the two are the same.
+        types: By input name, each row's type of any new token, [B, 1].
+        unserved: Inputs that the steps need and that are not understood; if there are any, do not use the
+            other attributes.
     """
 
     shift: Tensor | None = None
@@ -57,28 +58,28 @@ class StepInputs:
         model_kwargs: Mapping[str, Any],
         layout: AttentionLayout,
     ) -> "StepInputs":
-        """Return the inputs of a call's steps; where the model's own code raises, they are not understood.
+        """Return the inputs of a call's steps; if the model's own code raises, they are not understood.
 
         Args:
-            model: a decoder-only model, whose cache an arena can take the place of.
+            model: A decoder-only model whose cache an arena can replace.
             input_ids: int64 [B, L], the prompts.
-            model_kwargs: as `generate` prepared them; they stay as they are.
-            layout: how the model's layers see the past.
+            model_kwargs: As `generate` prepared them; not changed.
+            layout: How the model's layers see the past.
         """
         extras = tuple(_beyond_the_usual(model_kwargs))
-        if not is_the_librarys(model) or rope_switches_at(model) is not None or looks_across(model):
-            # Code of its own, a cache that starts anew or that holds more than text: the first step's inputs
-            # say little of what the others see.
+        if not is_library_code(model) or rope_switches_at(model) is not None or has_cross_attention(model):
+            # With custom code, a cache that restarts or that holds more than text, the first step's inputs do
+            # not show what later steps need.
             return cls(unserved=extras)
         stand_in = _StandIn(layout.kept, _prompt_slots(input_ids, model_kwargs))
         try:
-            given = inputs_of_first_step(model, input_ids, {**model_kwargs, "past_key_values": stand_in})
-        except Exception as problem:  # noqa: BLE001  # an odd model's code, which may want the prefill's outputs
-            return cls(unserved=extras or (f"what its prefill yields ({type(problem).__name__})",))
+            given = first_step_inputs(model, input_ids, {**model_kwargs, "past_key_values": stand_in})
+        except Exception as problem:  # noqa: BLE001  # a model's code may need the prefill's outputs
+            return cls(unserved=extras or (f"its prefill's outputs ({type(problem).__name__})",))
         positions: Tensor | None = given.get("position_ids")
         unserved = [name for name in _beyond_the_usual(given) if not _is_served(name, given[name], positions)]
         if positions is None and model_kwargs.get("position_ids") is not None:
-            unserved.append("positions of its own making")
+            unserved.append("positions that it computes itself")
         if unserved:
             return cls(unserved=tuple(unserved))
         types = {name: given[name][:, -1:] for name in TOKEN_TYPE_NAMES if given.get(name) is not None}
@@ -90,18 +91,18 @@ class StepInputs:
         return cls(shift if shift.ndim > 1 or shift.any() else None, types)
 
     def of_row(self, row: int) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Return a row's shift, int64 [] or [axes], or None; and by input the type [1, 1] of its tokens."""
+        """Return a row's shift, int64 [] or [axes], or None; and its token type [1, 1] by input name."""
         types = {name: of_rows[row : row + 1] for name, of_rows in self.types.items()}
         return (None if self.shift is None else self.shift[..., row]), types
 
 
 def first_positions(rows: int, slots: int, model_kwargs: Mapping[str, Any]) -> Tensor:
-    """Return int64 [B], each row's position of the first new token as text is counted, without padding.
+    """Return int64 [B], the position of each row's first new token, without padding.
 
     Args:
         rows: B.
-        slots: how many slots of the cache the prompts take, padding included.
-        model_kwargs: as `generate` prepared them.
+        slots: Cache slots of the prompts, padding included.
+        model_kwargs: As `generate` prepared them.
     """
     positions: Tensor | None = model_kwargs.get("position_ids")
     mask: Tensor | None = model_kwargs.get("attention_mask")
@@ -109,12 +110,12 @@ def first_positions(rows: int, slots: int, model_kwargs: Mapping[str, Any]) -> T
         return positions[:, -1].expand(rows).cpu() + 1
     if positions is not None and mask is not None:
         return mask.long().sum(-1).cpu()
-    # Nothing is padded, or the model counts slots.
+    # There is no padding, or the model counts slots.
     return torch.full((rows,), slots if positions is None else positions.shape[-1])
 
 
 def _prompt_slots(input_ids: Tensor, model_kwargs: Mapping[str, Any]) -> int:
-    """Return how many slots of the cache the prompts take."""
+    """Return the number of cache slots that the prompts need."""
     positions, embeddings = model_kwargs.get("position_ids"), model_kwargs.get("inputs_embeds")
     if positions is not None:
         return int(positions.shape[-1])
@@ -122,13 +123,13 @@ def _prompt_slots(input_ids: Tensor, model_kwargs: Mapping[str, Any]) -> int:
 
 
 class _StandIn(ArenaCache):
-    """An empty cache that says it holds the prompt, for code that asks how long it is."""
+    """An empty cache that reports the prompt's length, for code that reads it."""
 
     def __init__(self, windows: Sequence[int | None], length: int) -> None:
         super().__init__(windows, capacity=1)
         self._length = length
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002  # the library's signature
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002  # transformers' signature
         return self._length
 
 
@@ -137,9 +138,9 @@ def _beyond_the_usual(inputs: Mapping[str, Any]) -> list[str]:
 
 
 def _is_served(name: str, value: Any, positions: Tensor | None) -> bool:
-    """Return whether it is known how to give the nodes of a tree what the first step is given."""
+    """Return whether the nodes of a tree can be given this input of the first step."""
     if name in INPUTS_ABOUT_IMAGES:
         return True
-    # 5.16 gives whole rows of types, of which models with several axes have no use: they have positions.
+    # 5.16 passes whole rows of types; models with several axes ignore them, since they have positions.
     has_axes = positions is not None and positions.ndim > 2
     return name in TOKEN_TYPE_NAMES and (value.shape[-1] == 1 or has_axes)

@@ -26,9 +26,9 @@ from lookahead.hf.steps.verification import Verification, VerificationMode
 _NO_LOCK = nullcontext()
 _ANY_DEPTH = 1 << 30
 _FIRST_CAPACITY = 512
-"""Slots of each row that are allocated for at first; the arena grows when they are used up."""
+"""Initial slots per row beside the prompt; the arena grows when they are full."""
 _FIRST_CAPACITY_OF_GRAPHS = 4096
-"""The same where growing means to capture the steps anew."""
+"""The same with CUDA graphs, where growing means capturing the steps again."""
 
 
 class TransformersStepModel:
@@ -38,10 +38,10 @@ class TransformersStepModel:
         model: A decoder-only model.
         traits: Its traits.
         layout: How its layers see the past.
-        verification: How its drafts are verified; not in plain mode, which `LibraryStepModel` serves.
+        verification: How its drafts are verified; `LibraryStepModel` serves plain mode.
         max_nodes: Upper bound on the nodes of a draft tree.
         max_rows: Row slots.
-        prompt_slots: Slots of a row that are allocated for beside those of its answer.
+        prompt_slots: Slots per row to allocate for prompts.
         max_slots: Upper bound on the slots of a row, if known.
         graphs: The captured steps of models; None captures nothing.
         lock: Held during forward passes: trees change some models for as long as they take.
@@ -129,17 +129,16 @@ class TransformersStepModel:
         if logits.device.type != "cpu":
             argmax = logits.argmax(dim=-1) if argmax is None else argmax
             wait_for(logits)  # so that the forward pass's time is counted as its own
-        places = dict(zip(order, found.places, strict=True))
-        return TreeLogits(drafts, places, logits, argmax)
+        return TreeLogits(drafts, dict(zip(order, found.logit_rows, strict=True)), logits, argmax)
 
     def keep(self, paths: Mapping[int, list[int]]) -> None:
-        """Keep in the cache, of the trees just forwarded, only the nodes of each row's path."""
+        """Keep in the cache only the nodes of each row's path, of the trees verified last."""
         self.cache.arena.keep({self._rows[row].slot: path for row, path in paths.items()})
         for row, path in paths.items():
             self._rows[row].position += len(path)
 
     def max_draft_depth(self, row: int) -> int:
-        """Return how deep a row's draft may go within the model's positions; beyond them steps are plain."""
+        """Return how deep a row's draft may go within the model's positions; beyond them, steps are plain."""
         found = self._rows[row]
         position = found.position + found.max_position_shift
         slot = self.cache.arena.lengths[found.slot]
@@ -147,7 +146,7 @@ class TransformersStepModel:
         return _ANY_DEPTH if depth is None else depth
 
     def close(self) -> None:
-        """Give back what was borrowed; the model is as it was."""
+        """Give back borrowed memory."""
         for runner in self._runners:
             runner.close()
 
@@ -158,12 +157,12 @@ class TransformersStepModel:
 
     @property
     def runner_name(self) -> str:
-        """The runner of the steps where it is not the model's own code in the drafts' width; else empty."""
+        """Name of the steps' runner; empty for the model's own code in the drafts' width."""
         return "captured" if self.is_captured else self.verification.runner_name
 
     @property
     def is_captured(self) -> bool:
-        """Whether steps are captured in CUDA graphs, each shape when it is used for the second time."""
+        """Whether steps are captured in CUDA graphs, each shape at its second use."""
         return self._graphs is not None
 
     def _make_runners(self, layout: AttentionLayout) -> list[StepRunner]:
@@ -185,7 +184,7 @@ class TransformersStepModel:
             if found is not None:
                 return found
         message = f"no runner serves {type(self.model).__name__}'s trees"
-        raise UnsupportedModelError(message)  # cannot happen: the last runner serves all
+        raise UnsupportedModelError(message)  # cannot happen: the last runner serves every batch
 
     def _check_row(self, row: int, prompt: Sequence[int]) -> None:
         if row in self._rows or not prompt:
@@ -195,14 +194,14 @@ class TransformersStepModel:
             raise ValueError(message)
         if self._rows and not (self.verification.rows_may_differ and not self._limits.counts_slots_somewhere):
             message = (
-                f"{type(self.model).__name__} does not tell rows of different lengths apart; "
+                f"{type(self.model).__name__} does not support rows of different lengths; "
                 "serve its requests one at a time"
             )
             raise UnsupportedModelError(message)
 
 
 def wait_for(tensor: Tensor) -> None:
-    """Return when a tensor [≥ 1, ≥ 1, ≥ 1] is computed; nothing is copied on CUDA devices."""
+    """Wait until a tensor [≥ 1, ≥ 1, ≥ 1] is computed; on CUDA devices nothing is copied."""
     if tensor.device.type == "cuda":
         torch.cuda.current_stream(tensor.device).synchronize()
     elif tensor.device.type != "cpu":

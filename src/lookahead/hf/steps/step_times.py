@@ -1,4 +1,4 @@
-"""How long a model's forwards take: measured once behind a real prompt, kept in the user's cache folder."""
+"""How long a model's forward passes take, measured once after a real prompt and kept on disk."""
 
 import contextlib
 import hashlib
@@ -22,26 +22,25 @@ from lookahead.hf.machine.dtypes import dtype_name
 from lookahead.hf.steps.step_model import TransformersStepModel
 
 _FORMAT = 2
-"""Number of the cache files' layout; files of another are measured anew."""
+"""Version of the cache files; with another version, times are measured again."""
 _PASSES = 3
 _LIMIT_SECONDS = 1.5
 
 
 @dataclass(frozen=True)
 class StepTimesKey:
-    """What the seconds of a forward depend on.
+    """What the seconds of a forward pass depend on.
 
     Attributes:
-        model: the model's class.
-        architecture: a digest of the sizes in its configuration and of its weights' bytes.
-        dtype: what it computes in.
-        device: the name of the processor.
-        threads: threads that torch computes with; 0 where the processor is not the CPU.
-        attention: the library's name of the attention in use, and a word more where steps are fused, captured
-            or of one shape.
-        torch: its version.
-        context_tokens: the context's bucket.
-        rows: the bucket of the rows of a batch.
+        model: The model's class.
+        architecture: Digest of its configuration and of its weights' size in bytes.
+        dtype: Dtype of its weights.
+        device: Name of the processor.
+        threads: Threads of torch; 0 if the processor is not the CPU.
+        attention: Transformers' name of the attention, followed by the step model's `runner_name`.
+        torch: Version of torch.
+        context_tokens: Bucket of the context.
+        rows: Bucket of the batch's rows.
     """
 
     model: str
@@ -58,7 +57,7 @@ class StepTimesKey:
     def of(
         cls, model: PreTrainedModel, context_tokens: int, rows: int = 1, *, runner_name: str = ""
     ) -> "StepTimesKey":
-        """Return the key of a model behind so many tokens, in each of so many rows."""
+        """Return the key of a model with this many context tokens in each of this many rows."""
         return cls(
             model=type(model).__name__,
             architecture=_architecture_digest(model),
@@ -74,10 +73,10 @@ class StepTimesKey:
 
 @dataclass(frozen=True)
 class StepTimesCache:
-    """Step times on disk, a small file for each key; what cannot be read or written is done without.
+    """Step times on disk, a small file per key; files that cannot be read or written are ignored.
 
     Args:
-        folder: where they are kept; None keeps nothing.
+        folder: The folder of the files; None keeps nothing.
     """
 
     folder: Path | None
@@ -89,7 +88,7 @@ class StepTimesCache:
         return cls(base / "step-times" if base is not None else None)
 
     def load(self, key: StepTimesKey) -> StepTimes | None:
-        """Return what is kept for a key; None where that is nothing, damaged or another key's."""
+        """Return the times of a key; None if its file is missing, damaged or another key's."""
         if self.folder is None:
             return None
         try:
@@ -101,11 +100,11 @@ class StepTimesCache:
             ):
                 return None
             return StepTimes.from_dict(entry.get("times"))
-        except (OSError, ValueError, RecursionError):  # whatever the file is, measuring is still right
+        except (OSError, ValueError, RecursionError):  # measuring works, whatever the file contains
             return None
 
     def store(self, key: StepTimesKey, times: StepTimes) -> None:
-        """Keep the times of a key, instead of what was kept for it before."""
+        """Write the times of a key, replacing earlier ones."""
         if self.folder is None:
             return
         entry = {"format": _FORMAT, "key": asdict(key), "times": times.as_dict()}
@@ -125,20 +124,20 @@ def step_times_for(
     max_nodes: int,
     cache: StepTimesCache,
 ) -> StepTimes | None:
-    """Return how long forwards behind prompts take: from the cache, or measured there and then.
+    """Return how long forward passes after the prompts take: from the cache, or measured now.
 
-    Measuring takes about a second and a half at most for a model of 50 ms a forward, draws no random number
-    and leaves the step model's cache as it was.
+    With forward passes of 50 ms, measuring takes at most about 1.5 seconds. It draws no random numbers and
+    leaves the step model's cache as it was.
 
     Args:
-        model: the model.
-        step_model: its view of a batch, the prompts just read.
-        prompts: each row's tokens, without padding.
-        max_nodes: the most tokens of a row that are of interest.
-        cache: where times are kept.
+        model: The model.
+        step_model: Its step model, after the prefill.
+        prompts: Each row's tokens, without padding.
+        max_nodes: Upper bound on the tokens per row that are timed.
+        cache: The step times on disk.
 
     Returns:
-        The times, or None where the model has no positions left for a draft, however small.
+        The times; None if the model has no positions left for any draft.
     """
     largest = min(max_nodes, *(step_model.max_draft_depth(row) + 1 for row in step_model.rows))
     if largest < 2:
@@ -148,16 +147,16 @@ def step_times_for(
     times = cache.load(key)
     if times is None or times.sizes[-1] < largest:
         sizes = sizes_to_measure(largest)
-        for size in sizes * (2 if step_model.is_captured else 0):  # a shape is captured in its second step
+        for size in sizes * (2 if step_model.is_captured else 0):  # each shape is captured at its second use
             _forward_and_forget(step_model, prompts, size)
         times = measure_step_times(partial(_forward_and_forget, step_model, prompts), sizes)
-        if largest == max_nodes:  # near the end of its positions a model shows only part of the curve
+        if largest == max_nodes:  # near the end of a model's positions, only part of the curve is measured
             cache.store(key, times)
     return times
 
 
 def sizes_to_measure(largest: int) -> tuple[int, ...]:
-    """Return the powers of two below the largest size, and it; both ends first, should time run out."""
+    """Return the largest size and the powers of two below it; both ends first, in case time runs out."""
     powers = [1 << exponent for exponent in range(largest.bit_length()) if 1 << exponent < largest]
     return (*powers[:1], largest, *powers[:0:-1])
 
@@ -170,18 +169,17 @@ def measure_step_times(
     limit_seconds: float = _LIMIT_SECONDS,
     clock: Callable[[], float] = perf_counter,
 ) -> StepTimes:
-    """Time forwards of several sizes, in passes over all of them so that what drifts touches all alike.
+    """Time forward passes of several sizes, in rounds over all sizes, so that drift affects all alike.
 
-    For each size the fastest counts, since whatever disturbs a forward makes it slower: warming up (memory,
-    kernels loaded for a shape) as well as other processes. Of two or three the median would keep much of it.
+    The fastest time of each size counts: every disturbance makes a forward pass slower, be it warm-up
+    (memory, kernels loaded for a shape) or other processes. A median of two or three would keep much of that.
 
     Args:
-        forward: does a forward of so many tokens, and returns when it is done.
-        sizes: in the order of their importance; the first two are measured however long they take.
-        passes: how many there are at most; the first one's seconds may be all warming up, so that wherever
-            it is completed a second follows.
-        limit_seconds: the first pass is cut short there, and no third is begun that would end later.
-        clock: seconds, from anywhere.
+        forward: Does a forward pass of that many tokens per row, and returns when it is done.
+        sizes: Sizes in order of importance; the first two are always measured.
+        passes: Maximum number of rounds; a second follows each completed first one, which may be all warm-up.
+        limit_seconds: The first round stops at this time, and no third is begun that would end later.
+        clock: Returns the time in seconds.
     """
     began = clock()
     fastest: dict[int, float] = {}
@@ -212,13 +210,13 @@ def _seconds_of(forward: Callable[[int], None], size: int, clock: Callable[[], f
 def _forward_and_forget(
     step_model: TransformersStepModel, prompts: Sequence[Sequence[int]], size: int
 ) -> None:
-    """Verify a chain of each prompt's last tokens, wait until that is done, and keep nothing of it."""
+    """Verify a chain of each prompt's last tokens, wait until it is done, and keep none of its nodes."""
     rows = step_model.rows
-    chains = {  # a short prompt again and again
+    chains = {  # a short prompt is repeated
         row: DraftTree.chain(np.resize(np.array(prompts[row][-size:], np.int32), size)) for row in rows
     }
     logits = step_model.forward(chains)
-    # Reading a logit waits for whatever devices computed it, as choosing a token from it does in a real step.
+    # Reading a logit waits for the device, as choosing a token does in a real step.
     logits[rows[-1]][-1, 0].item()
     step_model.keep({row: [] for row in rows})
 

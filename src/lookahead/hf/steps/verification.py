@@ -5,14 +5,14 @@ from enum import StrEnum
 
 
 class VerificationMode(StrEnum):
-    """What a model can be trusted with."""
+    """What the probe found a model to compute correctly."""
 
     TREE = "tree"
     """A draft tree in one forward pass, with a 4-D mask."""
     CHAIN = "chain"
-    """A single branch in one forward pass, masked as the library masks several tokens behind a cache."""
+    """A single branch in one forward pass, with the mask that the model itself makes for several tokens."""
     PLAIN = "plain"
-    """One token per forward pass, in the library's own cache."""
+    """One token per forward pass, in transformers' own cache."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Verification:
     """How a model's drafts are verified.
 
     Attributes:
-        mode: What the model can be trusted with.
+        mode: Trees, chains or plain steps.
         groups_queries: Whether grouped queries are laid side by side, with the mask repeated for them; not
-            where the model itself computes with its mask.
+            if the model itself computes with its mask.
         is_compiled: Whether the compiled CPU decoder does the steps.
-        fixed_width: Tokens of each row in every forward pass, where all have one width and each node attends
-            to its own branch in the order of the text; None where widths may differ.
+        fixed_width: Tokens of each row in every forward pass, if all have one width and each node attends to
+            its own branch in the order of the text; None if widths may differ.
         rows_may_differ: Whether the rows of a batch may hold texts of different lengths.
     """
 
@@ -37,14 +37,14 @@ class Verification:
 
     @property
     def runner_name(self) -> str:
-        """The runner of the steps where it is not the model's own code in the drafts' width; else empty."""
+        """Name of the steps' runner; empty for the model's own code in the drafts' width."""
         if self.is_compiled:
             return "fused"
         return "" if self.fixed_width is None else f"ordered {self.fixed_width}"
 
 
 def of_fixed_width(width: int) -> Verification:
-    """Return how trees are verified in forward passes of one width, each branch in the order of the text."""
+    """Return the verification in forward passes of one width, each branch in the order of the text."""
     return Verification(groups_queries=False, fixed_width=width)
 
 

@@ -1,1 +1,1 @@
-"""What a model can be trusted with: profile, probe, reproducibility."""
+"""How a model can be decoded: profile, probe, reproducibility, report."""

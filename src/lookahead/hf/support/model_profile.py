@@ -1,4 +1,4 @@
-"""What the first uses of a model have shown: how to verify its drafts, its step times, its locks."""
+"""`ModelProfile`: how to verify a model's drafts, its step times and its lock, found out at its first use."""
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -25,21 +25,21 @@ from lookahead.hf.steps.step_inputs import StepInputs
 from lookahead.hf.steps.step_times import StepTimesCache, StepTimesKey
 from lookahead.hf.steps.verification import PLAIN, Verification, VerificationMode
 from lookahead.hf.support.probe import ProbeResult, probe
-from lookahead.hf.support.simd_alignment import why_cut
+from lookahead.hf.support.simd_alignment import misalignment_reason
 
 
 @dataclass(eq=False)
 class ModelProfile:
-    """What is known of one model, as long as it lives.
+    """Everything known about one model, kept as long as the model lives.
 
     Attributes:
         traits: Its traits; None before the first use.
-        build: The build signature that `is_compiled` was found for.
-        is_compiled: Whether the compiled CPU decoder serves it.
+        build: The build signature for which `is_compiled` holds.
+        is_compiled: Whether the compiled CPU decoder supports it.
         controllers: Its budget controllers, by what step times depend on.
         probes: The probe's results, by what they depend on.
-        cuts: Why threads would cut vectors, by width, rows and threads.
-        warned: Reasons for plain steps that a warning has named.
+        misalignments: Why torch would split vectors between threads, by width, rows and threads.
+        warned: Reasons for plain steps that were warned of.
         lock: Held during forward passes that change the model.
     """
 
@@ -48,13 +48,13 @@ class ModelProfile:
     is_compiled: bool = False
     controllers: dict[object, BudgetController] = field(default_factory=dict)
     probes: dict[object, ProbeResult] = field(default_factory=dict)
-    cuts: dict[object, str] = field(default_factory=dict)
+    misalignments: dict[object, str] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
     lock: RLock = field(default_factory=RLock)
 
 
 class ModelProfiles:
-    """The profiles of the models that were used.
+    """The profiles of all models used so far.
 
     Args:
         config: The settings.
@@ -65,7 +65,7 @@ class ModelProfiles:
         self._profiles: WeakKeyDictionary[PreTrainedModel, ModelProfile] = WeakKeyDictionary()
 
     def traits(self, model: PreTrainedModel) -> ModelTraits:
-        """Return a model's traits, computed anew when its dtype, device, attention or limits have changed."""
+        """Return a model's traits, computed again when its dtype, device, attention or limits change."""
         profile = self._profile(model)
         known = profile.traits
         if known is None or known.key != traits_key(model) or known.limits != DraftLimits.of(model):
@@ -73,15 +73,15 @@ class ModelProfiles:
         return known
 
     def controller(self, model: PreTrainedModel, verification: Verification) -> BudgetController:
-        """Return the budget controller of a model whose drafts are verified in this way."""
+        """Return the budget controller of a model with this verification."""
         controllers = self._profile(model).controllers
         setting = (traits_key(model), verification.is_compiled, verification.fixed_width)
         if setting not in controllers:
             config, width = self._config, verification.fixed_width
 
             def max_nodes(rows: int) -> int:
-                most = config.max_nodes(rows_bucket(rows))
-                return most if width is None else min(most, width)
+                nodes = config.max_nodes(rows_bucket(rows))
+                return nodes if width is None else min(nodes, width)
 
             is_auto = config.decoding_length == "auto"
             controllers[setting] = BudgetController(
@@ -94,28 +94,26 @@ class ModelProfiles:
     def of_call(self, call: GenerateCall, layout: AttentionLayout) -> tuple[Verification, StepInputs]:
         """Return how a call's drafts are verified, and its steps' inputs beside tokens, cache and mask.
 
-        Where that is not known, steps are plain; one warning per model names the reason.
+        If either is unknown, steps are plain, with one warning per model and reason.
         """
         model, rows = call.model, len(call.input_ids)
         found = self.verification(model, layout, rows)
         if found.mode is VerificationMode.PLAIN:
             return found, StepInputs()
-        reason = self._why_plain(call, found, rows)
+        reason = self._plain_reason(call, found, rows)
         if reason:
             self._warn_once(model, reason)
             return PLAIN, StepInputs()
         step_inputs = StepInputs.of(model, call.input_ids, call.model_kwargs, layout)
         if step_inputs.unserved:
-            self._warn_once(
-                model, f"it is not known what its steps do with {', '.join(step_inputs.unserved)}"
-            )
+            self._warn_once(model, f"it is not known how its steps use {', '.join(step_inputs.unserved)}")
             return PLAIN, step_inputs
         return found, step_inputs
 
     def verification(self, model: PreTrainedModel, layout: AttentionLayout, rows: int) -> Verification:
-        """Return how drafts for a batch of so many rows are verified; a model's first use asks the probe.
+        """Return how the drafts of a batch of `rows` rows are verified; a model's first use runs the probe.
 
-        One warning per model says why, where that is not by trees.
+        If that is not by trees, one warning per model says why.
         """
         tries_compiled = self._config.compiled_cpu and self._is_compiled(model)
         if model.training:  # dropout draws random numbers in each forward pass
@@ -140,9 +138,9 @@ class ModelProfiles:
         return replace(verification, rows_may_differ=may_differ)
 
     def lock(self, model: PreTrainedModel) -> AbstractContextManager[Any]:
-        """Return what a model's forward passes are done within.
+        """Return the context of a model's forward passes.
 
-        A tree's forward pass changes some models for as long as it takes: they serve one thread at a time.
+        A tree's forward pass changes some models while it runs, so they serve one thread at a time.
         """
         if self.traits(model).changes_in_forwards or self._config.reproducible:
             return self._profile(model).lock
@@ -152,34 +150,35 @@ class ModelProfiles:
         return self._profiles.setdefault(model, ModelProfile())
 
     def _is_compiled(self, model: PreTrainedModel) -> bool:
-        """Return whether the compiled CPU decoder serves a model; asked again when the model has changed."""
+        """Return whether the compiled CPU decoder supports a model; checked again when the model changes."""
         profile, build = self._profile(model), build_signature(model)
         if profile.build != build:
             profile.build, profile.is_compiled = build, not compiled_cpu.unsupported_reason(model)
         return profile.is_compiled
 
-    def _why_plain(self, call: GenerateCall, found: Verification, rows: int) -> str:
-        """Return why a call is decoded in plain steps all the same; empty where it is not."""
+    def _plain_reason(self, call: GenerateCall, found: Verification, rows: int) -> str:
+        """Return why this call is decoded in plain steps although the model supports drafts; else empty."""
         model = call.model
         if self._config.reproducible and not _is_padded_left(call):
             return "its prompts are padded elsewhere than on the left"
-        cut = "" if found.fixed_width is None else self._why_cut(model, found.fixed_width, rows)
-        if cut:
-            return cut
+        if found.fixed_width is not None:
+            reason = self._misalignment_reason(model, found.fixed_width, rows)
+            if reason:
+                return reason
         limits = self.traits(model).limits
         ends = (limits.rope_switch, limits.rope_growth)
         if rows > 1 and any(end is not None and call.max_slots > end for end in ends):
             return "its rotary frequencies change with the length of the longest row"
         return ""
 
-    def _why_cut(self, model: PreTrainedModel, width: int, rows: int) -> str:
-        known, setting = self._profile(model).cuts, (width, rows, torch.get_num_threads())
+    def _misalignment_reason(self, model: PreTrainedModel, width: int, rows: int) -> str:
+        known, setting = self._profile(model).misalignments, (width, rows, torch.get_num_threads())
         if setting not in known:
-            known[setting] = why_cut(model, width, rows)
+            known[setting] = misalignment_reason(model, width, rows)
         return known[setting]
 
     def _warn_once(self, model: PreTrainedModel, reason: str) -> None:
-        """Say once per model and reason why a call is decoded in plain steps."""
+        """Warn, once per model and reason, that calls are decoded in plain steps."""
         warned = self._profile(model).warned
         if reason not in warned:
             warned.add(reason)
@@ -187,7 +186,7 @@ class ModelProfiles:
 
 
 def _times_on_disk(model: ReferenceType[PreTrainedModel], runner_name: str) -> Any:
-    """Return what loads a model's step times from the user's cache folder, by buckets of rows and context."""
+    """Return a function that loads a model's step times on disk, by buckets of rows and context."""
 
     def load(rows: int, context: int) -> StepTimes | None:
         alive = model()
@@ -205,5 +204,5 @@ def _is_padded_left(call: GenerateCall) -> bool:
 
 def _warn(model: PreTrainedModel, mode: VerificationMode, reason: str) -> None:
     if mode is not VerificationMode.TREE and reason:
-        way = "drafts of one branch" if mode is VerificationMode.CHAIN else "plain steps, without drafts"
-        warnings.warn(f"{type(model).__name__} is decoded in {way}: {reason}", stacklevel=2)
+        steps = "drafts of one branch" if mode is VerificationMode.CHAIN else "plain steps, without drafts"
+        warnings.warn(f"{type(model).__name__} is decoded in {steps}: {reason}", stacklevel=2)

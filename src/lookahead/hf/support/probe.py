@@ -1,7 +1,7 @@
-"""The probe: does a forward over a tree say what `generate`'s own steps say? Asked on first use.
+"""The probe: compares a tree's logits with those of `generate`'s own steps, at a model's first use.
 
-An architecture that nobody here has seen should be slow, not wrong: where trees disagree, chains are tried,
-and where those do as well, every step is a plain one.
+An unknown architecture should be slow, not wrong: if trees disagree, chains are tried; if chains disagree,
+too, every step is plain.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from lookahead.drafting.tree import DraftTree
+from lookahead.errors import first_line
 from lookahead.hf.compat.config import takes_cache, takes_positions, text_config
 from lookahead.hf.compat.layout import AttentionLayout, attention_layout, fresh_cache
 from lookahead.hf.compat.limits import unknown_settings
@@ -37,14 +38,14 @@ from lookahead.hf.steps.verification import (
 from lookahead.hf.support.trial import trial_step_model
 
 _NOISE_FACTOR = 3.0
-"""A tree may differ from its branches by this many times what a branch differs from single steps.
-In bfloat16, a mask that hides nothing of other branches made it 9.6 times and more on the embedded model."""
+"""A tree may differ from its branches by this factor times the difference of a branch from single steps.
+In bfloat16, a mask that did not hide other branches gave factors of at least 9.6 on the embedded model."""
 _RELATIVE_FLOOR = 1e-4
-"""… or by this share of the logits' spread, where single steps happen to agree to the last bit."""
+"""… or by this share of the logits' spread, if a branch happens to equal single steps to the last bit."""
 _ROUNDING_FACTOR = 32.0
 """A branch may differ from single steps by this many units of rounding, times the logits' spread."""
 _ATTEMPTS_IN_HALF_PRECISION = 3
-"""With other tokens each: there a router of experts may round to another expert, now and then."""
+"""Each with other tokens: in half precision, a router sometimes rounds to another expert."""
 
 _PROMPT_LENGTH = 4
 _PARENTS = [-1, 0, 1, 2, 0, 4]
@@ -53,14 +54,13 @@ _BRANCHES = [[0, 1, 2, 3], [0, 4, 5]]
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a model can be trusted with.
+    """How a model's drafts can be verified.
 
     Attributes:
-        verification: how its drafts are verified.
-        reason: why not as trees, in words; empty where they are.
-        difference: the worst difference of a logit from those of single steps, in the mode that was chosen;
-            None where there was nothing to compare.
-        spread: the logits' standard deviation, to judge the difference by.
+        verification: How its drafts are verified.
+        reason: Why they are not verified as trees, in words; empty if they are.
+        difference: Largest logit difference from single steps, in the chosen mode; None if not measured.
+        spread: The logits' standard deviation, to judge the difference by.
     """
 
     verification: Verification
@@ -70,12 +70,12 @@ class ProbeResult:
 
     @property
     def mode(self) -> VerificationMode:
-        """What the model can be trusted with."""
+        """Trees, chains or plain steps."""
         return self.verification.mode
 
 
 class DisagreementError(Exception):
-    """A mode's logits are not those of single steps; the message says by how much."""
+    """A mode's logits differ from those of single steps; the message says by how much."""
 
 
 def probe(
@@ -86,72 +86,67 @@ def probe(
     tries_compiled: bool = False,
     fixed_width: int | None = None,
 ) -> ProbeResult:
-    """Compare a small tree, and if need be a chain, with `generate`'s own steps, in the model's own dtype.
+    """Compare a small tree and, if need be, a chain with `generate`'s own steps, in the model's own dtype.
 
-    Takes nine small forwards, or a few times as many where trees cannot be had. Never raises, draws no random
-    number, and leaves the model as it was.
+    This takes nine small forward passes, or a few times as many if trees disagree. It never raises, draws no
+    random numbers and leaves the model as it was.
 
     Args:
-        model: a decoder-only model.
-        layout: how its layers see the past; read off a fresh cache if not given.
-        tries_trees: whether trees are worth trying; they are not for a batch whose rows the model does not
-            tell apart where it reads positions off slots.
-        tries_compiled: whether the compiled CPU decoder serves it.
-        fixed_width: for reproducible text, tokens of each row in every forward pass that is not compiled:
-            then only ways are tried whose logits are the same bits whatever else is in a forward pass.
+        model: A decoder-only model.
+        layout: How its layers see the past; read from a fresh cache if None.
+        tries_trees: Whether to try trees; not for batches of a model that derives positions from slots.
+        tries_compiled: Whether to try the compiled CPU decoder.
+        fixed_width: For reproducible text: tokens of each row in every forward pass of the model's own code.
+            Only verifications whose logits have the same bits in any forward pass are then tried.
     """
     layout = layout or attention_layout(model, _fresh_cache(model))
     if layout.unsupported or not takes_cache(model):
-        return ProbeResult(PLAIN, layout.unsupported or "its forward takes no past_key_values")
+        return ProbeResult(PLAIN, layout.unsupported or "its forward method takes no past_key_values")
     reasons: list[str] = []
     disagreed = False
     traits = ModelTraits.of(model)
-    with torch.no_grad(), _undisturbed(model):
-        ways = (
-            _worth_trying(model, traits, reasons, tries_compiled=tries_compiled)
+    with torch.no_grad(), _restored(model):
+        candidates = (
+            _candidates(model, traits, reasons, tries_compiled=tries_compiled)
             if tries_trees
             else iter([CHAIN])
         )
         if fixed_width is not None:
-            ways = _ways_of_fixed_width(traits, ways, reasons, fixed_width)
-        for verification in ways:
+            candidates = _fixed_width_candidates(traits, candidates, reasons, fixed_width)
+        for verification in candidates:
             if verification is TREE_UNGROUPED and disagreed:
-                continue  # what is laid out otherwise is the same arithmetic
+                continue  # another layout of the same arithmetic disagrees as well
             try:
-                difference, spread = _tried_often(model, layout, verification)
+                difference, spread = _compare_repeatedly(model, layout, verification)
                 if fixed_width is not None:
                     check_bits(model, layout, verification)
-            except Exception as problem:  # noqa: BLE001  # whatever an odd model raises, it is not trusted
+            except Exception as problem:  # noqa: BLE001  # a model's code may raise anything
                 disagreed = isinstance(problem, DisagreementError)
                 reasons.append(_as_reason(verification, problem))
             else:
-                reason = (
-                    ""
-                    if verification.mode is VerificationMode.TREE
-                    else "; ".join(_without_repetition(reasons))
-                )
+                reason = "" if verification.mode is VerificationMode.TREE else _joined(reasons)
                 return ProbeResult(verification, reason, difference, spread)
-    return ProbeResult(PLAIN, "; ".join(_without_repetition(reasons)))
+    return ProbeResult(PLAIN, _joined(reasons))
 
 
 def _fresh_cache(model: PreTrainedModel) -> object:
     try:
         return fresh_cache(model)
-    except Exception:  # noqa: BLE001  # the library's cache does not fit this model, whatever it says
+    except Exception:  # noqa: BLE001  # transformers' cache does not fit this model; it may raise anything
         return None
 
 
-def _worth_trying(
+def _candidates(
     model: PreTrainedModel, traits: ModelTraits, reasons: list[str], *, tries_compiled: bool
 ) -> Iterator[Verification]:
-    """Yield the ways of verification, best first; leave out, with a reason, what the settings rule out."""
+    """Yield the verifications to try, best first; append a reason for those that the settings rule out."""
     unknown = unknown_settings(model, settled={"window_size"} if traits.bias else set())
     if not traits.takes_positions and not traits.bias:
-        reasons.append("its forward takes no position_ids")
+        reasons.append("its forward method takes no position_ids")
     elif unknown:
-        reasons.append(f"it is not known what {', '.join(unknown)} does to a tree")
+        reasons.append(f"it is not known how {', '.join(unknown)} affects a tree")
     elif not traits.takes_tree_masks and not traits.can_use_sdpa:
-        reasons.append(f"its attention, {traits.attention}, takes no tree's mask")
+        reasons.append(f"its attention, {traits.attention}, takes no tree mask")
     else:
         if tries_compiled:
             yield COMPILED
@@ -161,14 +156,14 @@ def _worth_trying(
     yield CHAIN
 
 
-def _ways_of_fixed_width(
-    traits: ModelTraits, ways: Iterator[Verification], reasons: list[str], fixed_width: int
+def _fixed_width_candidates(
+    traits: ModelTraits, candidates: Iterator[Verification], reasons: list[str], fixed_width: int
 ) -> Iterator[Verification]:
-    """Yield those ways that may be the same bit by bit, whatever is drafted; give a reason where none is."""
-    for way in ways:
-        if way is COMPILED:
-            yield way
-        elif way is TREE:
+    """Yield the candidates whose bits may be independent of drafts; append a reason if trees cannot be."""
+    for candidate in candidates:
+        if candidate is COMPILED:
+            yield candidate
+        elif candidate is TREE:
             reason = branch_order.unsupported_reason(traits)
             if reason:
                 reasons.append(reason)
@@ -179,17 +174,16 @@ def _ways_of_fixed_width(
 def _as_reason(verification: Verification, problem: Exception) -> str:
     if isinstance(problem, DisagreementError):
         return str(problem)
-    first_line = next(iter(str(problem).splitlines()), "")
-    return f"a {verification.mode} forward raised {type(problem).__name__}: {first_line}"
+    return f"a {verification.mode} forward pass raised {type(problem).__name__}: {first_line(problem)}"
 
 
-def _without_repetition(reasons: list[str]) -> list[str]:
-    return list(dict.fromkeys(reasons))
+def _joined(reasons: list[str]) -> str:
+    return "; ".join(dict.fromkeys(reasons))
 
 
 @contextmanager
-def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
-    """Within, whatever a forward draws or remembers is undone at the end."""
+def _restored(model: PreTrainedModel) -> Iterator[None]:
+    """Restore torch's random state and the model's rotary state at the end of the block."""
     devices = [model.device] if model.device.type == "cuda" else []
     ropes = [module for module in model.modules() if hasattr(module, "rope_type")]
     before = [rope_state(module) for module in ropes]
@@ -201,32 +195,32 @@ def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
                 restore_rope_state(module, state)
 
 
-def _tried_often(
+def _compare_repeatedly(
     model: PreTrainedModel, layout: AttentionLayout, verification: Verification
 ) -> tuple[float, float]:
-    """Return the worst difference and the logits' spread of the first attempt that agrees.
+    """Return the largest difference and the logits' spread of the first attempt that agrees.
 
     Raises:
-        DisagreementError: none does.
+        DisagreementError: No attempt agrees.
     """
     is_half = torch.finfo(model.dtype).bits < 32
     for attempt in range(_ATTEMPTS_IN_HALF_PRECISION - 1 if is_half else 0):
         with suppress(DisagreementError):
-            return _tried(model, layout, verification, attempt)
-    return _tried(model, layout, verification, _ATTEMPTS_IN_HALF_PRECISION)
+            return _compare(model, layout, verification, attempt)
+    return _compare(model, layout, verification, _ATTEMPTS_IN_HALF_PRECISION)
 
 
-def _tried(
+def _compare(
     model: PreTrainedModel, layout: AttentionLayout, verification: Verification, attempt: int
 ) -> tuple[float, float]:
     tree, prompt = _probe_tree(model, attempt)
-    steps = _steps_alone(model, layout, prompt, tree.token_ids[_BRANCHES[0]].tolist())
+    steps = _single_steps(model, layout, prompt, tree.token_ids[_BRANCHES[0]].tolist())
     spread = float(steps.std())
-    read = trial_step_model(model, layout, prompt, max_nodes=len(tree), verification=verification)
-    with closing(read) as arena:
-        chains = [_verified(arena, DraftTree.chain(tree.token_ids[branch])) for branch in _BRANCHES]
-        as_tree = _verified(arena, tree) if verification.mode is VerificationMode.TREE else None
-    noise = _worst(chains[0], steps)
+    trial = trial_step_model(model, layout, prompt, max_nodes=len(tree), verification=verification)
+    with closing(trial) as step_model:
+        chains = [_logits_of(step_model, DraftTree.chain(tree.token_ids[branch])) for branch in _BRANCHES]
+        as_tree = _logits_of(step_model, tree) if verification.mode is VerificationMode.TREE else None
+    noise = _max_difference(chains[0], steps)
     allowed = max(_RELATIVE_FLOOR, _ROUNDING_FACTOR * torch.finfo(model.dtype).eps) * spread
     if not noise <= allowed:
         message = (
@@ -235,16 +229,17 @@ def _tried(
         raise DisagreementError(message)
     if as_tree is None:
         return noise, spread
-    error = max(_worst(as_tree[branch], chain) for branch, chain in zip(_BRANCHES, chains, strict=True))
+    pairs = zip(_BRANCHES, chains, strict=True)
+    error = max(_max_difference(as_tree[branch], chain) for branch, chain in pairs)
     allowed = max(_NOISE_FACTOR * noise, _RELATIVE_FLOOR * spread)
     if not error <= allowed:
         message = f"tree logits differ from the branches' by {error:.3g}, more than rounding ({allowed:.3g})"
         raise DisagreementError(message)
-    return max(noise, _worst(as_tree[_BRANCHES[0]], steps)), spread
+    return max(noise, _max_difference(as_tree[_BRANCHES[0]], steps)), spread
 
 
 def _probe_tree(model: PreTrainedModel, attempt: int) -> tuple[DraftTree, list[int]]:
-    """Return a small tree of various tokens, and a prompt before it."""
+    """Return a small tree of different tokens, and a prompt before it."""
     vocabulary: int = text_config(model).vocab_size
     depths = [0]
     for parent in _PARENTS[1:]:
@@ -260,10 +255,10 @@ def _probe_tree(model: PreTrainedModel, attempt: int) -> tuple[DraftTree, list[i
     return tree, prompt.tolist()
 
 
-def _steps_alone(
+def _single_steps(
     model: PreTrainedModel, layout: AttentionLayout, prompt: list[int], tokens: list[int]
 ) -> Tensor:
-    """Return logits [k, V] after each of some tokens, read one by one as `generate` reads them."""
+    """Return logits [k, V] after each of k tokens, read one by one as `generate` reads them."""
     kwargs: dict[str, Any] = {
         "past_key_values": DynamicCache(config=text_config(model)),
         "attention_mask": None,
@@ -272,7 +267,7 @@ def _steps_alone(
     if takes_positions(model):
         kwargs["position_ids"] = torch.arange(len(prompt), device=model.device)[None]
     if len(kwargs["past_key_values"].layers) not in (0, len(layout.kept)):
-        message = "its cache has not as many layers as `generate` makes"
+        message = "its cache does not have as many layers as `generate` creates"
         raise DisagreementError(message)
     ids = torch.tensor([prompt], device=model.device)
     step_model = LibraryStepModel(model, ids, model.generation_config, kwargs)
@@ -281,14 +276,12 @@ def _steps_alone(
 
 
 def dependence_on_drafts(model: PreTrainedModel, layout: AttentionLayout, verification: Verification) -> str:
-    """Return how logits depend on what is drafted, in words; empty where `check_bits` finds nothing."""
-    if verification.mode is not VerificationMode.TREE:
-        return (
-            ""
-            if verification.mode is VerificationMode.PLAIN
-            else "a chain's forward has as many tokens as the chain"
-        )
-    with torch.no_grad(), _undisturbed(model):
+    """Return how logits depend on drafts, in words; empty if `check_bits` finds no dependence."""
+    if verification.mode is VerificationMode.PLAIN:
+        return ""
+    if verification.mode is VerificationMode.CHAIN:
+        return "a chain's forward pass has as many tokens as the chain"
+    with torch.no_grad(), _restored(model):
         try:
             check_bits(model, layout, verification)
         except DisagreementError as found:
@@ -297,43 +290,41 @@ def dependence_on_drafts(model: PreTrainedModel, layout: AttentionLayout, verifi
 
 
 def check_bits(model: PreTrainedModel, layout: AttentionLayout, verification: Verification) -> None:
-    """Check that a branch's logits are the same, bit by bit, in a tree, in a chain and step by step.
+    """Check that a branch's logits are the same, bit by bit, in a tree, in a chain and in single steps.
 
-    The tree stands across the end of a block of keys, and its branch is not what comes first in it. Then a
-    token is tried at every place of a forward.
+    The tree crosses the end of a block of keys, and the branch is not its first. Then a token is checked at
+    every index of a forward pass.
 
     Raises:
-        DisagreementError: says how many of the branch's tokens differ.
+        DisagreementError: Bits differ; the message says for how many tokens.
     """
     tree, _ = _probe_tree(model, 0)
     prompt = [int(token) for token in (np.arange(62) * 31 + 7) % text_config(model).vocab_size]
     branch = _BRANCHES[1]
-    places = verification.fixed_width or len(tree)
-    read = trial_step_model(model, layout, prompt, max_nodes=places, verification=verification)
-    with closing(read) as arena:
-        in_tree = _verified(arena, tree)[branch]
-        in_chain = _verified(arena, DraftTree.chain(tree.token_ids[branch]))
-        everywhere = _verified(arena, _brush(tree.token_ids[branch[:2]], places))[1:]
+    width = verification.fixed_width or len(tree)
+    trial = trial_step_model(model, layout, prompt, max_nodes=width, verification=verification)
+    with closing(trial) as step_model:
+        in_tree = _logits_of(step_model, tree)[branch]
+        in_chain = _logits_of(step_model, DraftTree.chain(tree.token_ids[branch]))
+        everywhere = _logits_of(step_model, _equal_children(tree.token_ids[branch[:2]], width))[1:]
         alone = []
         for token in tree.token_ids[branch]:
-            alone.append(arena.forward({0: DraftTree.root_only(int(token))})[0].float())
-            arena.keep({0: [0]})
+            alone.append(step_model.forward({0: DraftTree.root_only(int(token))})[0].float())
+            step_model.keep({0: [0]})
     differing = int(((in_tree != in_chain) | (in_tree != torch.cat(alone))).any(-1).sum())
     if differing:
-        message = (
-            f"{differing} of {len(branch)} tokens' logits depend, in their last bits, on what is drafted"
-        )
+        message = f"the last bits of {differing} of {len(branch)} tokens' logits depend on what is drafted"
         raise DisagreementError(message)
     differing = int((everywhere != alone[1]).any(-1).sum())
     if differing:
         message = (
-            f"a token's logits depend, in their last bits, on its place in a forward, at {differing} places"
+            f"the last bits of a token's logits depend on its index in a forward pass, at {differing} indices"
         )
         raise DisagreementError(message)
 
 
-def _brush(tokens: Any, size: int) -> DraftTree:
-    """Return a tree of so many nodes: under the first token the second, again and again."""
+def _equal_children(tokens: Any, size: int) -> DraftTree:
+    """Return a tree of `size` nodes: the first token, and the second as each of its children."""
     return DraftTree(
         np.array([tokens[0]] + [tokens[1]] * (size - 1), np.int32),
         np.array([-1] + [0] * (size - 1), np.int32),
@@ -342,11 +333,11 @@ def _brush(tokens: Any, size: int) -> DraftTree:
     )
 
 
-def _verified(step_model: TransformersStepModel, tree: DraftTree) -> Tensor:
+def _logits_of(step_model: TransformersStepModel, tree: DraftTree) -> Tensor:
     logits = step_model.forward({0: tree})[0].float()
     step_model.keep({0: []})
     return logits
 
 
-def _worst(first: Tensor, second: Tensor) -> float:
+def _max_difference(first: Tensor, second: Tensor) -> float:
     return float((first - second).abs().max())

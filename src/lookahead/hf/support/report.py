@@ -13,7 +13,7 @@ from lookahead.hf.generate.checks import check_model
 from lookahead.hf.machine.dtypes import dtype_name
 from lookahead.hf.steps.cuda_graphs import unsupported_reason
 from lookahead.hf.steps.verification import VerificationMode
-from lookahead.hf.support.reproducibility import Reproducibility, Way, reproducibility
+from lookahead.hf.support.reproducibility import Reproducibility, ReproducibleMethod, reproducibility
 
 
 class Backend(StrEnum):
@@ -41,7 +41,7 @@ class SupportReport:
         worst_logit_difference: Largest logit difference from one-token steps; None if not measured.
         logit_spread: Standard deviation of the logits, to judge that difference by.
         dependence_on_drafts: How the last bits of the logits depend on drafts; empty if they do not.
-        reproducible_way: How `reproducible=True` makes the text independent of drafts; None if refused.
+        reproducible_method: How `reproducible=True` makes the text independent of drafts; None if refused.
         reproducible_width: Tokens per row in each forward pass then, if the width is fixed.
         why_reproducible_is_plain: Why `reproducible=True` means plain steps; empty if it does not.
         step_ratio_1: Step time then ÷ that of a usual step of 1 token; None if not measured.
@@ -60,7 +60,7 @@ class SupportReport:
     worst_logit_difference: float | None = None
     logit_spread: float | None = None
     dependence_on_drafts: str = ""
-    reproducible_way: Way | None = None
+    reproducible_method: ReproducibleMethod | None = None
     reproducible_width: int | None = None
     why_reproducible_is_plain: str = ""
     step_ratio_1: float | None = None
@@ -87,7 +87,7 @@ class SupportReport:
             "why_not_cuda_graphs": self.why_not_cuda_graphs,
             "dependence_on_drafts": self.dependence_on_drafts,
             "reproducible": {
-                "way": None if self.reproducible_way is None else self.reproducible_way.value,
+                "way": None if self.reproducible_method is None else self.reproducible_method.value,
                 "tokens_a_forward": self.reproducible_width,
                 "reason": self.why_reproducible_is_plain,
                 "step_times_that_of_1_token": self.step_ratio_1,
@@ -115,14 +115,14 @@ class SupportReport:
             lines.append(("logits", f"{difference}; their standard deviation is {self.logit_spread:.1e}"))
         depends = f"yes: {self.dependence_on_drafts}" if self.dependence_on_drafts else "no"
         lines.append(("depends on drafts", depends))
-        lines.append(("reproducible=True", self._way_in_words()))
+        lines.append(("reproducible=True", self._reproducible_method_in_words()))
         if self.step_ratio_1 is not None and self.step_ratio_8 is not None:
             ratios = f"{self.step_ratio_1:.2f} times that of 1 token, {self.step_ratio_8:.2f} times that of 8"
             lines.append(("", f"step time: {ratios}"))
         return lines
 
-    def _way_in_words(self) -> str:
-        if self.reproducible_way is Way.COMPILED:
+    def _reproducible_method_in_words(self) -> str:
+        if self.reproducible_method is ReproducibleMethod.COMPILED:
             return "compiled CPU decoder: no bit of a logit depends on drafts, at no cost"
         if self.reproducible_width is not None:
             return (
@@ -141,9 +141,9 @@ _MODE_IN_WORDS = {
 
 
 def support_report(model: PreTrainedModel, config: LookaheadConfig | None = None) -> SupportReport:
-    """Find out how a model will be decoded; takes some dozens of small forward passes.
+    """Find out how a model will be decoded; this takes several dozen small forward passes.
 
-    It needs no prompt, draws no random number and leaves the model as it was. No other thread should use the
+    It needs no prompt, draws no random numbers and leaves the model as it was. No other thread should use the
     model meanwhile.
 
     Args:
@@ -166,7 +166,7 @@ def support_report(model: PreTrainedModel, config: LookaheadConfig | None = None
             why_not_compiled_cpu=reason,
             why_not_cuda_graphs=reason,
             why_reproducible_is_plain=reason,
-            reproducible_way=Way.PLAIN,
+            reproducible_method=ReproducibleMethod.PLAIN,
         )
     found = reproducibility(model, config.reproducible_width, tries_compiled=config.compiled_cpu)
     mode, why_not_tree, is_compiled = _verification(found, config)
@@ -183,19 +183,19 @@ def support_report(model: PreTrainedModel, config: LookaheadConfig | None = None
         worst_logit_difference=found.usual.difference if is_usual else None,
         logit_spread=found.usual.spread if is_usual else None,
         dependence_on_drafts="" if config.reproducible else found.dependence,
-        reproducible_way=found.way,
+        reproducible_method=found.method,
         reproducible_width=found.width,
         why_reproducible_is_plain=found.reason,
-        step_ratio_1=found.of_one,
-        step_ratio_8=found.of_small,
+        step_ratio_1=found.step_ratio_1,
+        step_ratio_8=found.step_ratio_8,
     )
 
 
 def _verification(found: Reproducibility, config: LookaheadConfig) -> tuple[VerificationMode, str, bool]:
     """Return the mode, why it is not trees, and whether the compiled CPU decoder runs the steps."""
     if config.reproducible:
-        mode = VerificationMode.PLAIN if found.way is Way.PLAIN else VerificationMode.TREE
-        return mode, found.reason, found.way is Way.COMPILED
+        mode = VerificationMode.PLAIN if found.method is ReproducibleMethod.PLAIN else VerificationMode.TREE
+        return mode, found.reason, found.method is ReproducibleMethod.COMPILED
     is_compiled = found.usual.verification.is_compiled
     if config.decoding_length == 1 and not is_compiled:
         return VerificationMode.PLAIN, "decoding_length=1 drafts nothing", False

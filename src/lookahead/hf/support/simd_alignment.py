@@ -1,8 +1,8 @@
-"""Where torch's threads cut a vector: an activation's last bits can depend on how far off the cut is.
+"""Whether torch splits a tensor between threads at multiples of its vector loop.
 
-On the CPU a tensor is cut among threads without regard to its rows. What is left before a cut, after the last
-whole vector register, is computed by other code, whose sigmoid or tanh rounds differently. A token's bits
-are then a matter of its row, unless every cut is at a multiple of what a vector loop takes at once.
+On the CPU, torch divides a tensor's elements among threads without regard to rows. The elements at the end of
+a thread's part that do not fill a whole vector are computed by other code, whose sigmoid or tanh rounds
+differently. A token's bits then depend on its row, unless every split is at a multiple of the vector loop.
 """
 
 from typing import Any
@@ -11,49 +11,48 @@ import torch
 from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 
-_TAKEN_AT_ONCE = 64
-"""Elements of a vector loop's turn, the most there are: two AVX-512 registers of 16-bit numbers."""
+_LOOP_ELEMENTS = 64
+"""Elements per iteration of the widest vector loop: two AVX-512 registers of 16-bit numbers."""
 _GRAIN = 32_768
-"""Elements that torch gives a thread at least."""
+"""Minimum number of elements that torch gives a thread."""
 _KINDS: dict[str, Any] = dict(ACT2CLS)
 _ACTIVATIONS = tuple(kind[0] if isinstance(kind, tuple) else kind for kind in _KINDS.values())
 
 
-def why_cut(model: PreTrainedModel, shape: int, rows: int = 1) -> str:
-    """Return why forwards of so many tokens a row are cut within vectors, in words; empty if they are not."""
+def misalignment_reason(model: PreTrainedModel, width: int, rows: int = 1) -> str:
+    """Return why threads would split vectors in forward passes of `width` tokens per row; empty if not."""
     threads = torch.get_num_threads()
-    widths = _activated_widths(model) if model.device.type == "cpu" else set()
+    unit_counts = _activation_units(model) if model.device.type == "cpu" else set()
 
-    def cut_at(tokens: int) -> set[int]:
-        return {width for width in widths if is_cut_within(rows * tokens * width, threads)}
+    def split_units(tokens: int) -> set[int]:
+        return {units for units in unit_counts if splits_vectors(rows * tokens * units, threads)}
 
-    if not cut_at(shape):
+    if not split_units(width):
         return ""
-    fitting = next((other for other in range(16, 257) if not cut_at(other)), None)
+    fitting = next((other for other in range(16, 257) if not split_units(other)), None)
     advice = "fewer threads" if fitting is None else f"fewer threads or reproducible_width={fitting}"
-    elements = f"{rows} x {shape} x {max(cut_at(shape))}"
-    return f"{threads} threads would cut its {elements} activations within vectors; give {advice}"
+    elements = f"{rows} x {width} x {max(split_units(width))}"
+    return f"{threads} threads would split its {elements} activations inside vectors; give {advice}"
 
 
-def is_cut_within(elements: int, threads: int) -> bool:
-    """Return whether torch cuts so many elements anywhere but behind a whole turn of a vector loop."""
+def splits_vectors(elements: int, threads: int) -> bool:
+    """Return whether torch splits a tensor of that many elements inside an iteration of the vector loop."""
     tasks = min(threads, -(-elements // _GRAIN))
     part = -(-elements // tasks)
-    return bool(elements % _TAKEN_AT_ONCE or (tasks > 1 and part % _TAKEN_AT_ONCE))
+    return bool(elements % _LOOP_ELEMENTS or (tasks > 1 and part % _LOOP_ELEMENTS))
 
 
-def _activated_widths(model: PreTrainedModel) -> set[int]:
-    """Return how many units a token has where an activation function is applied to them."""
-    widths = set()
+def _activation_units(model: PreTrainedModel) -> set[int]:
+    """Return, for the model's activation functions, how many units per token they are applied to."""
+    units = set()
     for module in model.modules():
         children = list(module.children())
         if any(isinstance(child, _ACTIVATIONS) for child in children):
-            taken = [_inputs_of(child) for child in children]
-            widths.add(max(taken))
-    return widths - {0}
+            units.add(max(_inputs_of(child) for child in children))
+    return units - {0}
 
 
 def _inputs_of(module: torch.nn.Module) -> int:
-    """Return how many units a linear layer reads; 0 for other modules."""
-    read = getattr(module, "in_features", None) or getattr(module, "nx", None)
-    return read if isinstance(read, int) else 0
+    """Return the input units of a linear layer; 0 for other modules."""
+    units = getattr(module, "in_features", None) or getattr(module, "nx", None)
+    return units if isinstance(units, int) else 0

@@ -1,4 +1,4 @@
-"""A step model outside any call of `generate`, for trying a model out."""
+"""A step model outside any call of `generate`, for trying out a model."""
 
 from collections.abc import Sequence
 from typing import Any

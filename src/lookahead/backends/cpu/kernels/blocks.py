@@ -13,6 +13,7 @@ that a score needs no sum across lanes; the lanes of packed values are numbers o
     total   for each key k:  total[0:32]  += weight[k] * packed[k, 0:32]     two vectors, or four
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from llvmlite import ir
@@ -268,6 +269,38 @@ def _store_weights(builder: ir.IRBuilder, row: Any, start: int, weights: Any, *,
     vectors.store(builder, short, builder.bitcast(row, ir.IntType(16).as_pointer()), INT64(start))
 
 
+def _decayed_totals(
+    builder: ir.IRBuilder, totals: tuple[Any, Any, Any], decays: Any, *, queries: int, parts: int
+) -> tuple[list[tuple[Any, Any]], list[Any]]:
+    """Return where each query's totals are, as pointers and offsets, and their vectors times its decay.
+
+    `totals` is their memory, the elements between two of them, and their indices.
+    """
+    memory, stride, indices = totals
+    places, decayed = [], []
+    for query in range(queries):
+        item = builder.load(builder.gep(indices, [INT64(query)]))
+        row = builder.gep(memory, [builder.mul(item, stride)])
+        factor = vectors.splat_of(builder, builder.load(builder.gep(decays, [INT64(query)])))
+        for part in range(parts):
+            places.append((row, INT64(LANES * part)))
+            decayed.append(builder.fmul(vectors.load(builder, *places[-1], FLOATS), factor))
+    return places, decayed
+
+
+def _add_weighted(
+    builder: ir.IRBuilder, sums: list[Any], weights: Iterable[Any], values: list[Any], *, is_bfloat16: bool
+) -> list[Any]:
+    """Return the sums [queries · parts], with the word of weights at each pointer times the values added."""
+    added = []
+    for query, weight in enumerate(weights):
+        share = vectors.splat_of(builder, builder.load(weight))
+        for part, value in enumerate(values):
+            total = sums[query * len(values) + part]
+            added.append(vectors.dot_words(builder, share, value, total, is_bfloat16=is_bfloat16))
+    return added
+
+
 def _accumulator_maker(queries: int, parts: int) -> Any:
     """Return a function that adds weighted values, for some queries and 16 · parts numbers of each value."""
 
@@ -295,14 +328,8 @@ def _accumulator_maker(queries: int, parts: int) -> Any:
             weight, values, size, first_key, end_key, decay, total, indices, total_stride, _ = arguments
             is_bfloat16 = vectors.points_to_bfloat16(signature.args[9])
             keys = 2 if is_bfloat16 else 1
-            places, initial = [], []
-            for query in range(queries):
-                item = builder.load(builder.gep(indices, [INT64(query)]))
-                row = builder.gep(total, [builder.mul(item, total_stride)])
-                factor = vectors.splat_of(builder, builder.load(builder.gep(decay, [INT64(query)])))
-                for part in range(parts):
-                    places.append((row, INT64(LANES * part)))
-                    initial.append(builder.fmul(vectors.load(builder, *places[-1], FLOATS), factor))
+            totals = (total, total_stride, indices)
+            places, initial = _decayed_totals(builder, totals, decay, queries=queries, parts=parts)
             words = builder.bitcast(weight, INT32.as_pointer())
 
             def body(step: Any, sums: list[Any]) -> list[Any]:
@@ -311,18 +338,10 @@ def _accumulator_maker(queries: int, parts: int) -> Any:
                     vectors.load(builder, values, builder.add(at, INT64(LANES * part)), INTS)
                     for part in range(parts)
                 ]
-                results = []
-                for query in range(queries):
-                    place = builder.add(step, INT64(query * BLOCK))
-                    share = vectors.splat_of(builder, builder.load(builder.gep(words, [place])))
-                    for part in range(parts):
-                        summed = sums[query * parts + part]
-                        results.append(
-                            vectors.dot_words(
-                                builder, share, loaded_values[part], summed, is_bfloat16=is_bfloat16
-                            )
-                        )
-                return results
+                shares = (
+                    builder.gep(words, [builder.add(step, INT64(query * BLOCK))]) for query in range(queries)
+                )
+                return _add_weighted(builder, sums, shares, loaded_values, is_bfloat16=is_bfloat16)
 
             begin = builder.sdiv(first_key, INT64(keys))
             last = builder.sdiv(builder.add(end_key, INT64(keys - 1)), INT64(keys))
