@@ -31,7 +31,7 @@ from lookahead.drafting.log.calibration import (
     UNRANKED,
     initial_weights,
 )
-from lookahead.drafting.log.growth import FEW_MATCHES, MIN_CHILD_RATIO, MIN_REMATCH_PROBABILITY
+from lookahead.drafting.log.draft_tree import FEW_MATCHES, MIN_CHILD_RATIO, MIN_REMATCH_PROBABILITY
 from lookahead.drafting.log.matches import (
     AHEAD,
     CROWDS,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookahead.decoding.attention.branch_order import BLOCK, OrderedPlaces, ordered_attention
+from lookahead.decoding.attention.branch_order import BLOCK, BranchOrderPlaces, ordered_attention
 from lookahead.decoding.attention.tree_mask import tree_mask
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
@@ -74,7 +74,7 @@ def test_a_node_finds_the_slots_that_the_mask_shows_it(name, past):
     rows = ROWS[name]
     where = {"size": 11, **PASTS[past]}
     shown = tree_mask(rows, torch.float32, **where)[:, 0] == 0
-    places = OrderedPlaces.of(rows, **where)
+    places = BranchOrderPlaces.of(rows, **where)
     assert places.near.shape[2] % BLOCK == 0
     assert places.seen.shape[2] == places.near.shape[2] + places.far[1] - places.far[0]
     for row, of_row in enumerate(rows):
@@ -84,7 +84,7 @@ def test_a_node_finds_the_slots_that_the_mask_shows_it(name, past):
 
 def test_places_are_in_the_order_of_the_text():
     for length in (62, 200):
-        places = OrderedPlaces.of([TreeRow(TREE, length)], size=8)
+        places = BranchOrderPlaces.of([TreeRow(TREE, length)], size=8)
         at = [*range(length), length, length + 5, length + 6, length + 7]
         assert slots_in_order(places, 0, 7) == at
 
@@ -92,8 +92,8 @@ def test_places_are_in_the_order_of_the_text():
 @pytest.mark.parametrize("length", range(120, 150, 3))
 def test_which_blocks_are_looked_up_is_a_matter_of_a_nodes_own_place(length):
     """A node deep in a tree and the same one step by step have the same blocks in the same products."""
-    as_leaf = OrderedPlaces.of([TreeRow(DraftTree.chain([1] * 8), length)], size=8)
-    alone = OrderedPlaces.of([TreeRow(DraftTree.root_only(1), length + 7)], size=8)
+    as_leaf = BranchOrderPlaces.of([TreeRow(DraftTree.chain([1] * 8), length)], size=8)
+    alone = BranchOrderPlaces.of([TreeRow(DraftTree.root_only(1), length + 7)], size=8)
     in_far = [places.seen[0, node, : places.far[1]].sum() for places, node in ((as_leaf, 7), (alone, 0))]
     assert in_far[0] == in_far[1]
 
@@ -111,7 +111,7 @@ def test_the_values_of_dense_attention(name, past, softcap):
         scores = softcap * torch.tanh(scores / softcap)
     shares = (scores + tree_mask(rows, torch.float64, **where)).softmax(-1)
     dense = shares @ values.repeat_interleave(groups, 1)
-    places = OrderedPlaces.of(rows, **where)
+    places = BranchOrderPlaces.of(rows, **where)
     attended = ordered_attention(query, keys, values, places, scaling=SCALING, softcap=softcap)
     for row, of_row in enumerate(rows):
         nodes = len(of_row.tree)
@@ -137,7 +137,7 @@ def test_a_scattered_branch_has_the_bits_of_a_line(dtype, length, softcap):
             part[:, :, at] = source[:, :, length : length + len(nodes)]
         asked = torch.zeros_like(query)
         asked[:, :, nodes] = query[:, :, : len(nodes)]
-        places = OrderedPlaces.of(rows, size=size)
+        places = BranchOrderPlaces.of(rows, size=size)
         return ordered_attention(asked, *moved, places, scaling=SCALING, softcap=softcap)[:, :, nodes]
 
     scattered = attended(TREE, BRANCH)
@@ -145,7 +145,7 @@ def test_a_scattered_branch_has_the_bits_of_a_line(dtype, length, softcap):
     assert torch.equal(scattered, attended(line, [0, 1, 2, 3]))
     longer = [torch.nn.functional.pad(part, (0, 0, 0, 3), value=torch.nan) for part in (keys, values)]
     for depth in range(4):  # and of tokens that come one by one
-        places = OrderedPlaces.of([TreeRow(DraftTree.root_only(1), length + depth)], size=size)
+        places = BranchOrderPlaces.of([TreeRow(DraftTree.root_only(1), length + depth)], size=size)
         asked = query.roll(-depth, 2)
         alone = ordered_attention(asked, *longer, places, scaling=SCALING, softcap=softcap)
         assert torch.equal(alone[:, :, 0], scattered[:, :, depth])
@@ -161,7 +161,7 @@ def test_a_row_has_the_same_bits_beside_a_longer_one_and_beside_an_equal_one(bes
     keys[0, :, length + size :] = values[0, :, length + size :] = torch.nan
 
     def attended(order, rows):
-        places = OrderedPlaces.of(rows, size=size)
+        places = BranchOrderPlaces.of(rows, size=size)
         given = [part[order] for part in (query, keys, values)]
         return ordered_attention(*given, places, scaling=SCALING)[order.index(0)]
 

@@ -13,7 +13,7 @@ from lookahead.backends.cpu.kernels.blocks import BLOCK
 from lookahead.backends.cpu.layer_attention import attend_in_layer, team_for
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.backends.cuda.graphs import PackedTrees, pack
-from lookahead.decoding.attention.branch_order import OrderedPlaces
+from lookahead.decoding.attention.branch_order import BranchOrderPlaces
 from lookahead.decoding.attention.tree_mask import tree_mask
 from lookahead.decoding.attention.visibility import TreeRow
 
@@ -81,7 +81,7 @@ def by_packed_trees(batch):
 
 
 def by_ordered_places(batch):
-    places = OrderedPlaces.of(batch.rows, size=batch.size, **batch.past)
+    places = BranchOrderPlaces.of(batch.rows, size=batch.size, **batch.past)
     far = torch.arange(*places.far)
     return [
         [

@@ -9,7 +9,7 @@ from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cpu import team
 from lookahead.backends.cpu.decoder import CpuDecoder
-from lookahead.decoding.arena import KVArena
+from lookahead.decoding.kv_arena import KVArena
 from lookahead.hf.steps import compiled_cpu as fused_model
 from lookahead.hf.steps.compiled_cpu import unsupported_reason
 from lookahead.hf.steps.verification import COMPILED, VerificationMode

@@ -29,7 +29,7 @@ BLOCK = 64
 
 
 @dataclass(frozen=True)
-class OrderedPlaces:
+class BranchOrderPlaces:
     """Where in the cache the text of each node lies.
 
     Attributes:
@@ -46,7 +46,7 @@ class OrderedPlaces:
     @classmethod
     def of(
         cls, rows: Sequence[TreeRow], *, size: int, window: int | None = None, chunk: int | None = None
-    ) -> "OrderedPlaces":
+    ) -> "BranchOrderPlaces":
         """Return the places of draft trees; the arguments are those of `tree_mask`."""
         visibility = Visibility.of(rows, size, window=window, chunk=chunk)
         first, last = visibility.first, visibility.places
@@ -62,9 +62,9 @@ class OrderedPlaces:
         ]
         return cls(far, torch.from_numpy(near), torch.from_numpy(np.concatenate(seen, axis=2)))
 
-    def to(self, device: torch.device) -> "OrderedPlaces":
+    def to(self, device: torch.device) -> "BranchOrderPlaces":
         """Return the places on a device."""
-        return OrderedPlaces(self.far, self.near.to(device), self.seen.to(device))
+        return BranchOrderPlaces(self.far, self.near.to(device), self.seen.to(device))
 
 
 def _near_slots(rows: Sequence[TreeRow], size: int, begins: Int64Array) -> Int64Array:
@@ -84,7 +84,7 @@ def ordered_attention(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
-    places: OrderedPlaces,
+    places: BranchOrderPlaces,
     *,
     scaling: float,
     softcap: float | None = None,
@@ -118,7 +118,7 @@ def ordered_attention(
     return attended.transpose(2, 3).reshape(batch, heads, nodes, values.shape[3])
 
 
-def _scores(folded: Tensor, keys: Tensor, places: OrderedPlaces) -> Tensor:
+def _scores(folded: Tensor, keys: Tensor, places: BranchOrderPlaces) -> Tensor:
     """Return [B, key heads, n, group, places] of queries [B, key heads, n, group, width]."""
     together = folded.flatten(2, 3)
     blocks = [
@@ -129,7 +129,7 @@ def _scores(folded: Tensor, keys: Tensor, places: OrderedPlaces) -> Tensor:
     return torch.cat(blocks, dim=-1)
 
 
-def _total(shares: Tensor, values: Tensor, places: OrderedPlaces) -> Tensor:
+def _total(shares: Tensor, values: Tensor, places: BranchOrderPlaces) -> Tensor:
     """Return values summed by their shares, in the order of the text: [B, key heads, n, group, value width].
 
     Values that no node sees are replaced by 0: their memory may hold NaNs.
@@ -154,7 +154,7 @@ def _far(kept: Tensor, begin: int, dtype: torch.dtype) -> Tensor:
     return kept[:, :, begin : begin + BLOCK].to(dtype).contiguous()
 
 
-def _near(kept: Tensor, places: OrderedPlaces, dtype: torch.dtype) -> list[Tensor]:
+def _near(kept: Tensor, places: BranchOrderPlaces, dtype: torch.dtype) -> list[Tensor]:
     """Return the gathered blocks of keys or values: each [B, key heads, n, 64, width]."""
     rows = torch.arange(len(kept), device=kept.device)[:, None, None]
     found = kept.transpose(1, 2)[rows, places.near].permute(0, 3, 1, 2, 4).to(dtype)

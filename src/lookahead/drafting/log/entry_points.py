@@ -7,7 +7,7 @@ import numpy as np
 from lookahead.drafting.arrays import Float64Array, Int32Array, Int64Array
 from lookahead.drafting.growth.modes import side_by_side
 from lookahead.drafting.log.calibration import CalibrationState, initial_weights
-from lookahead.drafting.log.growth import grow_from_log, learn_from_draft
+from lookahead.drafting.log.draft_tree import build_draft_tree, learn_from_draft
 from lookahead.drafting.log.matches import LONGEST_MATCH, NO_OWNER, initial_hit_rates
 from lookahead.drafting.log.ring import GAP, SMALLEST_RING, RingBuffer, append_all, ring_view
 from lookahead.drafting.log.successors import SMALLEST_TABLE, copy_since, new_table, without_owner, write_all
@@ -38,8 +38,8 @@ def grow_draft(
     branch_length: int,
     is_single: bool,
 ) -> int:
-    """Build a draft in the workspace of `room` nodes in `integers` and `floats`, as `grow_from_log` does."""
-    return grow_from_log(
+    """Build a draft in the workspace of `room` nodes in `integers` and `floats`."""
+    return build_draft_tree(
         ring_view(own_cells, own_heads, own_end),
         ring_view(shared_cells, shared_heads, shared_end),
         keys,

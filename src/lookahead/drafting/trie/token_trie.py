@@ -28,7 +28,7 @@ from lookahead.drafting.store import (
     checked_tokens,
 )
 from lookahead.drafting.tree import DraftTree
-from lookahead.drafting.trie.growth import grow_tree
+from lookahead.drafting.trie.draft_tree import build_draft_tree
 from lookahead.drafting.trie.insertion import follow_token, insert_tokens
 from lookahead.drafting.trie.nodes import (
     CLOCK,
@@ -156,7 +156,7 @@ class TokenTrie:
         """
         check_decoding_length(decoding_length)
         with self._lock:
-            tree = grow_tree(
+            tree = build_draft_tree(
                 self._pool,
                 self._requests[request],
                 self._max_depth,
@@ -277,7 +277,7 @@ def compile_trie_kernels() -> None:
     for words in (stop_words, no_words):
         insert_tokens(pool, request, tokens, True, 2, words, hit_rates)
         follow_token(pool, request, tokens[0], True, 2, words)
-    side_by_side(grow_tree(pool, request, 2, no_words, hit_rates, 4, 2, False), 4)
+    side_by_side(build_draft_tree(pool, request, 2, no_words, hit_rates, 4, 2, False), 4)
     pool = grown_pool(pool, 128)
     collect_trie(pool, shared_root, np.empty(64, np.int32))
     prune(pool, shared_root, 0.5, np.array([request[SHARED_CONTEXT]], np.int32))

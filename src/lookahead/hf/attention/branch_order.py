@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lookahead.backends.cpu.layer_attention import attend_in_layer, team_for
 from lookahead.backends.cpu.tables import TreeTables
-from lookahead.decoding.attention.branch_order import OrderedPlaces, ordered_attention
+from lookahead.decoding.attention.branch_order import BranchOrderPlaces, ordered_attention
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.hf.compat.attention import attending_by
 
@@ -54,13 +54,13 @@ class BranchPlaces:
         return TreeTables.of(self.rows, size=self.size, windows=(self.window,))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # else it compiles again for each tree
-    def ordered(self) -> OrderedPlaces:
+    def ordered(self) -> BranchOrderPlaces:
         """Return the places for products of one shape."""
         return self._ordered
 
     @cached_property
-    def _ordered(self) -> OrderedPlaces:
-        places = OrderedPlaces.of(self.rows, size=self.size, window=self.window, chunk=self.chunk)
+    def _ordered(self) -> BranchOrderPlaces:
+        places = BranchOrderPlaces.of(self.rows, size=self.size, window=self.window, chunk=self.chunk)
         return places.to(self.device)
 
 

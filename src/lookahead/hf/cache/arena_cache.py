@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from lookahead.decoding.arena import Allocate, KVArena
+from lookahead.decoding.kv_arena import Allocate, KVArena
 from lookahead.hf.compat.layout import empty_layer
 
 

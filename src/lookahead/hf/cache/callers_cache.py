@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from lookahead.decoding.arena import KVArena
+from lookahead.decoding.kv_arena import KVArena
 from lookahead.hf.cache.arena_cache import ArenaCache, ArenaLayer
 from lookahead.hf.compat.layout import (
     AttentionLayout,

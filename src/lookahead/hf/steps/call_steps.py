@@ -88,8 +88,8 @@ class CallStepModel(TransformersStepModel):
     def prefill(self) -> Tensor:
         """Read the prompts; return logits [B, k, V] after each prompt's last k tokens."""
         arena, rows = self.cache.arena, range(len(self._input_ids))
-        slots = [arena.join() for _ in rows]
-        arena.begin(slots)
+        slots = [arena.add_row() for _ in rows]
+        arena.set_active_rows(slots)
         if isinstance(self._handed_cache, Cache):
             read_into(arena, self._handed_cache)
         self._model_kwargs = {**self._model_kwargs, "past_key_values": self.cache}
@@ -103,8 +103,8 @@ class CallStepModel(TransformersStepModel):
                     self._model_kwargs,
                     max_logits=self._recycle_prompt_tokens,
                 )
-        arena.commit()
-        firsts = first_positions(len(rows), arena.start, self._model_kwargs)
+        arena.keep_first()
+        firsts = first_positions(len(rows), arena.longest_length, self._model_kwargs)
         mask: Tensor | None = self._model_kwargs.get("attention_mask")
         for row, slot, position in zip(rows, slots, firsts.tolist(), strict=True):
             padding = None if mask is None else mask[row].cpu()
@@ -133,16 +133,16 @@ class CallStepModel(TransformersStepModel):
 
     def returned_cache(self) -> object:
         """Return the cache as `generate` would: the given one, brought up to date."""
-        self.cache.arena.begin([row.slot for row in self._rows.values()])
+        self.cache.arena.set_active_rows([row.slot for row in self._rows.values()])
         write_back(self.cache, self._handed_cache)
         return self._handed_cache
 
     def _restarted(self, row: int, tree: DraftTree) -> Tensor | None:
         """Return logits [1, 1, V] of a step that restarts a longrope model's cache; None if it does not."""
         arena = self.cache.arena
-        arena.begin([self._rows[row].slot])
+        arena.set_active_rows([self._rows[row].slot])
         with self._lock:
             logits = self._restart.step(int(tree.token_ids[0]), self.cache)
         if logits is not None:
-            arena.commit(self.cache.get_seq_length() - 1)  # `keep` counts this step's token
+            arena.keep_first(self.cache.get_seq_length() - 1)  # `keep` counts this step's token
         return logits

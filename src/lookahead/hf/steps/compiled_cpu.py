@@ -43,7 +43,7 @@ class CpuRunner:
         if not batch.is_padded_left:
             return None
         size = batch.width
-        cache = batch.cache.arena.claim(size)
+        cache = batch.cache.arena.claim_for_writing(size)
         if cache is None:
             return None
         model: Any = self._model

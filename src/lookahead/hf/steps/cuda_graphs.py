@@ -30,7 +30,7 @@ from lookahead.backends.cuda.graphs import (
     context_slots,
     node_bucket,
 )
-from lookahead.decoding.arena import Allocate
+from lookahead.decoding.kv_arena import Allocate
 from lookahead.errors import first_line
 from lookahead.hf.attention.grouped_query import grouped_query_attention, with_repeated_rows
 from lookahead.hf.cache.arena_cache import ArenaCache, ArenaLayer
@@ -75,7 +75,7 @@ class CapturedModels:
         self._models: WeakKeyDictionary[PreTrainedModel, _CapturedModel] = WeakKeyDictionary()
         self._lock = Lock()
 
-    def runner(self, eager: EagerRunner, verification: Verification) -> "GraphRunner | None":
+    def runner_for_call(self, eager: EagerRunner, verification: Verification) -> "GraphRunner | None":
         """Return the runner for one call, to be closed after it; None if its steps cannot be captured.
 
         Args:
@@ -171,7 +171,7 @@ class GraphRunner:
             self._give_up(problem)
             verified = None
         if verified is None:
-            arena.begin(slots)
+            arena.set_active_rows(slots)
             return None
         logits, argmax = verified
         return StepLogits(logits, slots, argmax)
@@ -183,15 +183,15 @@ class GraphRunner:
     def _verified(self, batch: StepBatch, padded: StepBatch, nodes: int) -> Verified | None:
         """Return logits and argmax of the padded batch; None if they disagree with the eager runner's."""
         arena = batch.cache.arena
-        arena.extend(nodes)
+        arena.count_appended(nodes)
         step = self._step(padded, nodes)
         is_repeated = step.is_repeated
         expected = None
         if is_repeated not in self._kept.agreed:
-            arena.begin([row.slot for row in batch.rows])
+            arena.set_active_rows([row.slot for row in batch.rows])
             expected = self._eager.forward(batch, batch.width)
-            arena.begin([row.slot for row in padded.rows])
-            arena.extend(nodes)
+            arena.set_active_rows([row.slot for row in padded.rows])
+            arena.count_appended(nodes)
         tokens, positions = padded.tokens(nodes), padded.positions(nodes)
         verified = step(self._memory.capture, tokens, positions, padded.tree_rows)
         if expected is None:
@@ -202,7 +202,7 @@ class GraphRunner:
     def _step(self, padded: StepBatch, nodes: int) -> StaticStep:
         """Return the step of this shape over this cache."""
         arena, rows = padded.cache.arena, len(padded.rows)
-        slots = min(context_slots(arena.start + nodes), arena.room)
+        slots = min(context_slots(arena.longest_length + nodes), arena.room)
         key = (rows, nodes, slots, arena.addresses)
         steps = self._memory.steps
         if key not in steps:

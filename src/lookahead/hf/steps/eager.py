@@ -49,13 +49,13 @@ class EagerRunner:
         """Return logits [B, size, V], or of the last `max_logits` nodes alone, [B, max_logits, V]."""
         arena, device = batch.cache.arena, self.model.device
         inputs: dict[str, Any] = {"past_key_values": batch.cache, "use_cache": True, "return_dict": True}
-        inputs |= extra_inputs(self.model, arena.start, size)
+        inputs |= extra_inputs(self.model, arena.longest_length, size)
         inputs |= batch.token_types(size)
         if self.traits.takes_positions:
             inputs["position_ids"] = batch.positions(size).to(device)
         if max_logits is not None and self._takes_logits_to_keep:
             inputs["logits_to_keep"] = max_logits
-        is_masked = self._is_tree and (size > 1 or not batch.is_even)
+        is_masked = self._is_tree and (size > 1 or not batch.has_equal_lengths)
         inputs["attention_mask"] = self._mask(batch, size) if is_masked else self._plain_mask(batch, size)
         batch.cache.show_all(is_masked)
         with ExitStack() as switched:
@@ -89,7 +89,7 @@ class EagerRunner:
 
     def _plain_mask(self, batch: StepBatch, size: int) -> Tensor | None:
         """Return the 2-D mask that `generate` would pass for `size` tokens after the cache."""
-        length = batch.cache.arena.start + size
+        length = batch.cache.arena.longest_length + size
         masks = [
             torch.nn.functional.pad(row.padding, (0, length - len(row.padding)), value=1)
             for row in batch.rows

@@ -62,7 +62,7 @@ class StepBatch:
         return max(map(len, self.trees))
 
     @property
-    def is_even(self) -> bool:
+    def has_equal_lengths(self) -> bool:
         """Whether all rows hold equally long texts."""
         lengths = self.cache.arena.lengths
         return len({lengths[row.slot] for row in self.rows}) == 1
@@ -114,7 +114,7 @@ class StepBatch:
             return self
         drafted = {row.slot: (row, tree) for row, tree in zip(self.rows, self.trees, strict=True)}
         pairs = [drafted.get(slot, (Row(slot), PADDING_TREE)) for slot in range(slots)]
-        self.cache.arena.begin(range(slots))
+        self.cache.arena.set_active_rows(range(slots))
         return StepBatch([row for row, _ in pairs], [tree for _, tree in pairs], self.cache)
 
 

@@ -70,7 +70,7 @@ class TransformersStepModel:
         self._lock = lock
         self._rows: dict[int, Row] = {}
         self._eager = EagerRunner(model, traits, layout, verification)
-        self._graphs = None if graphs is None else graphs.runner(self._eager, verification)
+        self._graphs = None if graphs is None else graphs.runner_for_call(self._eager, verification)
         self._runners = self._make_runners(layout)
         first = _FIRST_CAPACITY if self._graphs is None else _FIRST_CAPACITY_OF_GRAPHS
         capacity = prompt_slots + first + max(max_nodes, verification.fixed_width or 1)
@@ -100,10 +100,10 @@ class TransformersStepModel:
             UnsupportedModelError: The model does not let rows differ in length.
         """
         self._check_row(row, prompt)
-        added = self._rows[row] = Row(self.cache.arena.join())
+        added = self._rows[row] = Row(self.cache.arena.add_row())
         for begin in range(0, len(prompt), chunk):
             tokens = prompt[begin : begin + chunk]
-            self.cache.arena.begin([added.slot])
+            self.cache.arena.set_active_rows([added.slot])
             batch = StepBatch([added], [DraftTree.chain(tokens)], self.cache)
             with self._lock:
                 logits = self._eager.forward(batch, len(tokens), max_logits)
@@ -113,7 +113,7 @@ class TransformersStepModel:
 
     def remove(self, row: int) -> None:
         """Forget a row and free its row slot; nothing is copied."""
-        self.cache.arena.leave(self._rows.pop(row).slot)
+        self.cache.arena.remove_row(self._rows.pop(row).slot)
 
     def forward(self, drafts: Mapping[int, DraftTree]) -> TreeLogits:
         """Verify a draft tree of each row behind the row's text; return logits [n, V] by row.
@@ -179,7 +179,7 @@ class TransformersStepModel:
     def _run(self, batch: StepBatch) -> StepLogits:
         slots = [row.slot for row in batch.rows]
         for runner in self._runners:
-            self.cache.arena.begin(slots)
+            self.cache.arena.set_active_rows(slots)
             found = runner.run(batch)
             if found is not None:
                 return found

@@ -30,7 +30,7 @@ from lookahead.jit import kernel
 
 
 @kernel
-def grow_tree(
+def build_draft_tree(
     pool: NodePool,
     request: Int32Array,
     max_depth: int,

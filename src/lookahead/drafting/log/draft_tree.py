@@ -151,7 +151,7 @@ def match_node(
 
 
 @lean_kernel
-def grow_from_log(
+def build_draft_tree(
     own: TokenRing,
     shared: TokenRing,
     keys: Int64Array,

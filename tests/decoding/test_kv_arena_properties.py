@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from lookahead.decoding import arena
-from lookahead.decoding.arena import KVArena
+from lookahead.decoding import kv_arena
+from lookahead.decoding.kv_arena import KVArena
 from oracles.naive_arena import NaiveArena
 
 LAYERS, HEADS = 2, 2
@@ -30,7 +30,7 @@ class LifeOfAnArena(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.small_blocks = patch.object(arena, "BLOCK_SLOTS", 4)
+        self.small_blocks = patch.object(kv_arena, "GROWTH_SLOTS", 4)
         self.small_blocks.start()
 
     def teardown(self):
@@ -71,22 +71,22 @@ class LifeOfAnArena(RuleBasedStateMachine):
             assert torch.equal(states[:, : len(tokens)], expected), (row, layer)
 
     def begin(self, rows):
-        self.arena.begin(rows)
+        self.arena.set_active_rows(rows)
         self.naive.begin(rows)
 
     @rule()
     def join(self):
         if self.naive.free:
-            assert self.arena.join() == self.naive.join()
+            assert self.arena.add_row() == self.naive.join()
         else:
             with pytest.raises(IndexError):
-                self.arena.join()
+                self.arena.add_row()
 
     @rule(data=st.data())
     def leave(self, data):
         row = data.draw(st.sampled_from(sorted(self.naive.kept)))
         addresses = self.arena.addresses
-        self.arena.leave(row)
+        self.arena.remove_row(row)
         self.naive.leave(row)
         assert self.arena.addresses == addresses
         if not self.naive.kept:
@@ -101,7 +101,7 @@ class LifeOfAnArena(RuleBasedStateMachine):
         self.begin(rows[: data.draw(st.integers(1, len(rows)))])
         self.append(size, is_reversed=False)
         if is_kept:
-            self.arena.commit()
+            self.arena.keep_first()
             self.naive.commit(size)
 
     @rule(size=SIZES, is_reversed=st.booleans())
@@ -122,7 +122,7 @@ class LifeOfAnArena(RuleBasedStateMachine):
     def claim(self, size):
         """Claimed memory replaces what was appended and not kept."""
         self.begin(self.naive.active)
-        claimed = self.arena.claim(size)
+        claimed = self.arena.claim_for_writing(size)
         if claimed is None:
             return
         for row, of_row in zip(self.naive.active, self.new_tokens(size), strict=True):
@@ -146,7 +146,7 @@ class LifeOfAnArena(RuleBasedStateMachine):
     def commit(self, data):
         appended = len(self.naive.appended[self.naive.active[0]][0])
         tokens = data.draw(st.integers(0, appended))
-        self.arena.commit(None if tokens == appended else tokens)
+        self.arena.keep_first(None if tokens == appended else tokens)
         self.naive.commit(tokens)
 
     @rule()

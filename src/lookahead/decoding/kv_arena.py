@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-BLOCK_SLOTS = 512
+GROWTH_SLOTS = 512
 """An arena grows by whole blocks: doubling could leave half of it unused."""
 
 Allocate = Callable[[tuple[int, ...], Tensor], Tensor]
@@ -58,9 +58,9 @@ class _Slab:
 class KVArena:
     """Keys and values of a whole model, in row slots.
 
-    A request takes a row slot (`join`) and gives it back (`leave`); nothing is copied for either. `begin`
-    chooses the rows of the next forward passes. Each row is appended to directly behind its own text, and
-    then `keep` keeps only each row's path:
+    A request takes a row slot (`add_row`) and gives it back (`remove_row`); neither copies anything.
+    `set_active_rows` chooses the rows of the next forward passes. `append` writes new tokens directly after
+    each row's own text. `keep` then keeps only each row's path:
 
         row slot 0   a b c d | 0 1 2      append a tree of three nodes behind 4 tokens
         row slot 1   (free)
@@ -71,7 +71,7 @@ class KVArena:
 
     Args:
         layer_count: Layers of the model; layers whose tensors differ in shape share no tensor.
-        capacity: Slots of each row to allocate for; the arena grows by blocks of `BLOCK_SLOTS`.
+        capacity: Slots of each row to allocate for; the arena grows by blocks of `GROWTH_SLOTS`.
         max_slots: Upper bound on the slots of a row, if known.
         max_rows: Row slots.
         allocate: Allocates the memory, if its addresses must repeat from call to call.
@@ -95,7 +95,7 @@ class KVArena:
         self.lengths, self._ends = [0] * self.max_rows, [0] * self.max_rows
         self._free = list(range(self.max_rows))
 
-    def join(self) -> int:
+    def add_row(self) -> int:
         """Take the lowest free row slot and return it.
 
         Raises:
@@ -106,7 +106,7 @@ class KVArena:
             raise IndexError(message)
         return heapq.heappop(self._free)
 
-    def leave(self, row: int) -> None:
+    def remove_row(self, row: int) -> None:
         """Give a row slot back; its tokens are forgotten and nothing is moved.
 
         What the row wrote is overwritten with zeros: what a mask hides from a later row must be a number.
@@ -124,7 +124,7 @@ class KVArena:
         self._active = [active for active in self._active if active != row]
         heapq.heappush(self._free, row)
 
-    def begin(self, rows: Sequence[int]) -> None:
+    def set_active_rows(self, rows: Sequence[int]) -> None:
         """Choose the row slots of the next forward passes, and forget appended tokens that were not kept."""
         self._active = list(rows)
         self._appended.clear()
@@ -135,13 +135,13 @@ class KVArena:
         return self._active
 
     @property
-    def start(self) -> int:
+    def longest_length(self) -> int:
         """Slots that the longest active row holds."""
         return max((self.lengths[row] for row in self._active), default=0)
 
     def length(self, layer: int) -> int:
         """Return how many slots the longest active row holds in a layer, what was just appended included."""
-        return self.start + self._appended.get(layer, 0)
+        return self.longest_length + self._appended.get(layer, 0)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write a layer's new keys and values behind each active row's text; return what those rows hold.
@@ -164,7 +164,7 @@ class KVArena:
             self._written(slab.values[place], values, before),
         )
 
-    def claim(self, tokens: int) -> tuple[Tensor, Tensor] | None:
+    def claim_for_writing(self, tokens: int) -> tuple[Tensor, Tensor] | None:
         """Make room for `tokens` tokens behind each active row in all layers, for the caller to write.
 
         Returns:
@@ -176,10 +176,10 @@ class KVArena:
         (slab,) = self._slabs.values()
         if any(self._homes[layer] != (slab, layer) for layer in range(self.layer_count)):
             return None
-        self.extend(tokens)
+        self.count_appended(tokens)
         return slab.keys, slab.values
 
-    def extend(self, tokens: int) -> None:
+    def count_appended(self, tokens: int) -> None:
         """Count `tokens` slots behind each active row as appended in all layers, for the caller to write.
 
         Every layer must have been appended to before.
@@ -208,7 +208,7 @@ class KVArena:
         end = self.length(layer)
         return self._of_active(keys[:, :, :end]), self._of_active(values[:, :, :end])
 
-    def commit(self, tokens: int | None = None) -> None:
+    def keep_first(self, tokens: int | None = None) -> None:
         """Keep the first `tokens` appended tokens of every active row; all if None."""
         kept = max(self._appended.values(), default=0) if tokens is None else tokens
         for row in self._active:
@@ -292,7 +292,7 @@ class KVArena:
         """Make sure that `appended` slots behind each active row are allocated."""
         for row in self._active:
             self._ends[row] = max(self._ends[row], self.lengths[row] + appended)
-        needed = self.start + appended
+        needed = self.longest_length + appended
         if needed <= self.capacity:
             return
         if self._slabs and needed <= self.room:
@@ -314,5 +314,5 @@ def _uninitialised(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 def grown_capacity(needed: int, max_slots: int | None = None) -> int:
     """Return the slots of the blocks that are needed, but not more than the upper bound."""
-    blocks = -(-needed // BLOCK_SLOTS) * BLOCK_SLOTS
+    blocks = -(-needed // GROWTH_SLOTS) * GROWTH_SLOTS
     return blocks if max_slots is None or max_slots < needed else min(blocks, max_slots)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lookahead.decoding.arena import BLOCK_SLOTS, KVArena
+from lookahead.decoding.kv_arena import GROWTH_SLOTS, KVArena
 
 
 def states(start: int, count: int, width: int = 3) -> torch.Tensor:
@@ -19,7 +19,7 @@ def held(arena: KVArena, layer: int = 0) -> list[float]:
 
 def of_one_row(layers: int = 1, capacity: int = 32, **settings) -> KVArena:
     arena = KVArena(layers, capacity, **settings)
-    arena.begin([arena.join()])
+    arena.set_active_rows([arena.add_row()])
     return arena
 
 
@@ -27,7 +27,7 @@ def filled(layers: int = 2, capacity: int = 32, prefix: int = 4, tree: int = 6) 
     """One row that keeps a prefix, with a tree appended behind it."""
     arena = of_one_row(layers, capacity)
     for start, count in ((0, prefix), (prefix, tree)):
-        arena.commit()
+        arena.keep_first()
         for layer in range(layers):
             arena.append(layer, states(start, count), states(start, count))
     return arena
@@ -76,10 +76,10 @@ def test_grows_beyond_its_capacity_and_loses_nothing():
 def test_grows_by_whole_blocks():
     arena = of_one_row(capacity=8)
     arena.append(0, states(0, 9), states(0, 9))
-    assert arena.capacity == BLOCK_SLOTS
-    arena.append(0, states(9, BLOCK_SLOTS), states(9, BLOCK_SLOTS))
-    assert arena.capacity == 2 * BLOCK_SLOTS
-    assert held(arena) == list(range(9 + BLOCK_SLOTS))
+    assert arena.capacity == GROWTH_SLOTS
+    arena.append(0, states(9, GROWTH_SLOTS), states(9, GROWTH_SLOTS))
+    assert arena.capacity == 2 * GROWTH_SLOTS
+    assert held(arena) == list(range(9 + GROWTH_SLOTS))
 
 
 def test_does_not_grow_beyond_the_upper_bound():
@@ -92,22 +92,22 @@ def test_does_not_grow_beyond_the_upper_bound():
 
 def test_a_short_row_grows_the_arena_beside_a_long_one_that_is_not_active():
     arena = KVArena(1, 8, max_rows=2)
-    long, short = arena.join(), arena.join()
-    arena.begin([long])
+    long, short = arena.add_row(), arena.add_row()
+    arena.set_active_rows([long])
     arena.append(0, states(0, 8), states(0, 8))
-    arena.commit()
-    arena.begin([short])
+    arena.keep_first()
+    arena.set_active_rows([short])
     for start in (20, 26):  # the second append grows the arena
         arena.append(0, states(start, 6), states(start, 6))
     assert held(arena) == list(range(20, 32))
-    arena.begin([long])
+    arena.set_active_rows([long])
     assert held(arena) == list(range(8))
 
 
 def test_layers_of_different_shape_are_kept_apart():
     arena = of_one_row(layers=3)
     for start in (0, 4):
-        arena.commit()
+        arena.keep_first()
         for layer, width in enumerate((3, 5, 3)):
             arena.append(layer, states(start, 4, width), states(start, 4, width))
     arena.keep({0: [0, 3]})
@@ -122,10 +122,10 @@ def test_keys_and_values_may_differ_in_width():
 
 def test_of_what_was_appended_the_first_tokens_can_be_kept_without_a_copy():
     arena = filled()
-    arena.commit(2)
+    arena.keep_first(2)
     assert arena.lengths == [6]
     assert held(arena) == list(range(10))  # the rest is still there, until the next forward pass
-    arena.begin([0])
+    arena.set_active_rows([0])
     assert held(arena) == list(range(6))
     for layer in range(2):
         arena.append(layer, states(50, 1), states(50, 1))
@@ -134,7 +134,7 @@ def test_of_what_was_appended_the_first_tokens_can_be_kept_without_a_copy():
 
 def test_begin_forgets_what_was_appended_and_not_kept():
     arena = filled()
-    arena.begin([0])
+    arena.set_active_rows([0])
     for layer in range(2):
         arena.append(layer, states(50, 1), states(50, 1))
     assert held(arena, 0) == held(arena, 1) == [0, 1, 2, 3, 50]
@@ -158,12 +158,12 @@ def of_rows(texts: list[list[int]], *, max_rows: int | None = None, capacity: in
     """An arena of one layer whose first row slots hold these texts; all of them are active."""
     arena = KVArena(1, capacity, max_rows=max_rows or len(texts))
     for text in texts:
-        row = arena.join()
-        arena.begin([row])
+        row = arena.add_row()
+        arena.set_active_rows([row])
         if text:
             append(arena, [text])
-            arena.commit()
-    arena.begin(range(len(texts)))
+            arena.keep_first()
+    arena.set_active_rows(range(len(texts)))
     return arena
 
 
@@ -210,30 +210,30 @@ def test_of_rows_without_a_path_nothing_is_kept():
 
 def test_commit_keeps_as_many_tokens_of_every_active_row():
     arena = of_rows([[0, 1, 2], [10], [20]])
-    arena.begin([0, 1])
+    arena.set_active_rows([0, 1])
     append(arena, [[3, 4], [13, 14]])
-    arena.commit(1)
+    arena.keep_first(1)
     assert arena.lengths == [4, 2, 1]
     append(arena, [[5], [15]])  # behind the token that is appended and not kept yet
-    arena.commit()
+    arena.keep_first()
     assert texts_of(arena, [0, 1, 2]) == [[0, 1, 2, 3, 4, 5], [10, 13, 14, 15], [20]]
 
 
 def test_clear_forgets_the_active_rows_alone():
     arena = of_rows([[0, 1], [10], [20, 21]])
-    arena.begin([0, 2])
+    arena.set_active_rows([0, 2])
     append(arena, [[2], [22]])
     arena.clear()
     assert arena.lengths == [0, 1, 0]
     assert arena.length(0) == 0
     append(arena, [[5], [25]])
-    arena.commit()
+    arena.keep_first()
     assert texts_of(arena, [0, 1, 2]) == [[5], [10], [25]]
 
 
 def test_rows_that_are_not_active_are_left_as_they_are():
     arena = of_rows([[0, 1], [10, 11, 12], [20]])
-    arena.begin([0, 2])
+    arena.set_active_rows([0, 2])
     assert arena.active == [0, 2]
     append(arena, [[2, 3, 4], [22, 23, 24]])
     assert arena.length(0) == 5
@@ -246,33 +246,33 @@ def test_rows_that_are_not_active_are_left_as_they_are():
 
 def test_the_lowest_free_row_slot_is_taken_first():
     arena = KVArena(1, 8, max_rows=4)
-    assert [arena.join() for _ in range(3)] == [0, 1, 2]
-    arena.leave(2)
-    arena.leave(0)
-    assert [arena.join() for _ in range(3)] == [0, 2, 3]
+    assert [arena.add_row() for _ in range(3)] == [0, 1, 2]
+    arena.remove_row(2)
+    arena.remove_row(0)
+    assert [arena.add_row() for _ in range(3)] == [0, 2, 3]
     with pytest.raises(IndexError, match="all 4 row slots are taken"):
-        arena.join()
+        arena.add_row()
 
 
 def test_rows_join_and_leave_without_a_copy():
     arena = of_rows([[0, 1], [10, 11], [20, 21]])
     addresses, before = arena.addresses, arena.memory(0)[0].clone()
-    arena.leave(1)
+    arena.remove_row(1)
     assert arena.active == [0, 2]
     assert arena.addresses == addresses
     assert torch.equal(arena.memory(0)[0][[0, 2]], before[[0, 2]])
     assert texts_of(arena, [0, 2]) == [[0, 1], [20, 21]]
     assert append(arena, [[2], [22]])[:, 0, :, 0].tolist() == [[0, 1, 2], [20, 21, 22]]
-    assert arena.join() == 1
+    assert arena.add_row() == 1
     assert arena.addresses == addresses
     assert arena.lengths[1] == 0
 
 
 def test_a_row_that_joins_holds_nothing_of_the_one_that_left():
     arena = of_rows([[0, 1], [10, 11]])
-    arena.leave(0)
-    row = arena.join()
-    arena.begin([row, 1])
+    arena.remove_row(0)
+    row = arena.add_row()
+    arena.set_active_rows([row, 1])
     append(arena, [[5], [15]])
     arena.keep({row: [0], 1: [0]})
     assert texts_of(arena, [row, 1]) == [[5], [10, 11, 15]]
@@ -281,7 +281,7 @@ def test_a_row_that_joins_holds_nothing_of_the_one_that_left():
 def test_a_row_that_leaves_between_append_and_keep_does_not_disturb_the_others():
     arena = of_rows([[0], [10, 11, 12]])
     append(arena, [[1, 2], [13, 14]])
-    arena.leave(1)
+    arena.remove_row(1)
     assert arena.length(0) == 3
     arena.keep({0: [1]})
     assert texts_of(arena, [0]) == [[0, 2]]
@@ -296,7 +296,7 @@ TEXTS = [[0, 1, 2, 3], [10, 11], [20, 21], [30]]
 def test_rows_that_are_neighbours_and_rows_that_are_not_get_the_same(rows):
     """Neighbours get views of the arena, others copies."""
     arena = of_rows(TEXTS)
-    arena.begin(rows)
+    arena.set_active_rows(rows)
     trees = [[10 * row + 5, 10 * row + 6, 10 * row + 7] for row in rows]
     keys = append(arena, trees)
     wanted = [TEXTS[row] + tree for row, tree in zip(rows, trees, strict=True)]
@@ -317,8 +317,8 @@ def test_rows_that_are_neighbours_and_rows_that_are_not_get_the_same(rows):
 
 def test_room_is_claimed_in_all_layers_at_once():
     arena = filled()
-    arena.commit()
-    keys, values = arena.claim(3)
+    arena.keep_first()
+    keys, values = arena.claim_for_writing(3)
     assert keys.shape == values.shape == (2, 1, 2, 32, 3)
     for layer in range(2):
         keys[layer, :, :, 10:13], values[layer, :, :, 10:13] = states(10, 3)[0], states(10, 3)[0]
@@ -330,8 +330,8 @@ def test_room_is_claimed_in_all_layers_at_once():
 
 def test_room_is_claimed_behind_each_rows_own_text():
     arena = of_rows([[0, 1, 2], [10], [20, 21]])
-    arena.begin([2, 0])
-    keys, values = arena.claim(2)
+    arena.set_active_rows([2, 0])
+    keys, values = arena.claim_for_writing(2)
     assert keys.shape == (1, 3, 1, 32, 2)
     assert arena.length(0) == 5
     for row in (2, 0):
@@ -344,8 +344,8 @@ def test_room_is_claimed_behind_each_rows_own_text():
 
 def test_what_is_claimed_grows_with_what_was_there():
     arena = filled(capacity=11)
-    arena.commit()
-    keys, _ = arena.claim(3)
+    arena.keep_first()
+    keys, _ = arena.claim_for_writing(3)
     assert arena.capacity >= keys.shape[3] >= 13
     assert keys[1, 0, 0, :10, 0].tolist() == list(range(10))
 
@@ -353,8 +353,8 @@ def test_what_is_claimed_grows_with_what_was_there():
 def test_what_is_claimed_may_grow_no_further_than_needed():
     arena = of_one_row(capacity=8, max_slots=10)
     arena.append(0, states(0, 8), states(0, 8))
-    arena.commit()
-    keys, _ = arena.claim(2)
+    arena.keep_first()
+    keys, _ = arena.claim_for_writing(2)
     assert keys.shape[3] == 10
 
 
@@ -380,7 +380,7 @@ def unclaimable():
 def test_layers_that_do_not_lie_side_by_side_are_not_claimed(name):
     arena = unclaimable()[name]
     before = [arena.length(layer) for layer in range(2)]
-    assert arena.claim(1) is None
+    assert arena.claim_for_writing(1) is None
     assert [arena.length(layer) for layer in range(2)] == before
 
 
@@ -390,28 +390,28 @@ def test_memory_may_be_larger_than_asked_for():
 
     arena = of_one_row(capacity=4, allocate=roomy)
     arena.append(0, states(0, 4), states(0, 4))
-    arena.commit()
+    arena.keep_first()
     before, _ = arena.memory(0)
     assert before.shape[2] == arena.room == 14
-    arena.extend(10)
+    arena.count_appended(10)
     assert arena.memory(0)[0].data_ptr() == before.data_ptr()
-    arena.extend(BLOCK_SLOTS - 4)  # by then it has to grow
+    arena.count_appended(GROWTH_SLOTS - 4)  # by then it has to grow
     after, _ = arena.memory(0)
-    assert after.shape[2] == BLOCK_SLOTS + 10
+    assert after.shape[2] == GROWTH_SLOTS + 10
     assert after[0, 0, :4, 0].tolist() == [0, 1, 2, 3]
-    assert arena.length(0) == BLOCK_SLOTS
+    assert arena.length(0) == GROWTH_SLOTS
 
 
 def test_a_row_that_leaves_leaves_no_number_behind_that_a_mask_would_have_to_hide():
     arena = KVArena(1, 16, max_rows=2)
-    rows = [arena.join(), arena.join()]
-    arena.begin(rows)
+    rows = [arena.add_row(), arena.add_row()]
+    arena.set_active_rows(rows)
     poison = torch.full((2, 1, 6, 2), torch.nan)
     arena.append(0, poison, poison)
     arena.keep({rows[0]: [0, 1], rows[1]: []})
-    arena.leave(rows[0])
+    arena.remove_row(rows[0])
     keys, values = arena.memory(0)
     assert not keys[rows[0]].any()
     assert not values[rows[0]].any()
     with pytest.raises(ValueError, match="row slot 0 is free"):
-        arena.leave(rows[0])
+        arena.remove_row(rows[0])
