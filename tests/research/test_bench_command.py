@@ -1,6 +1,7 @@
 """`python -m research.bench`: experiments, reports, batches that go on after an interruption."""
 
 import json
+import sys
 
 import pytest
 
@@ -30,7 +31,8 @@ def run(*arguments):
     return ended.value.code
 
 
-def test_a_report_has_tables_pictures_and_every_figure(folder, data, tmp_path):
+def test_a_report_has_tables_pictures_and_every_figure(folder, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bench", "rows.jsonl"])
     out = tmp_path / "out" / "report"
     result = run(data, *on(folder), "--report", out)
     assert result == 0
@@ -43,7 +45,7 @@ def test_a_report_has_tables_pictures_and_every_figure(folder, data, tmp_path):
     text = (out / "report.md").read_text()
     assert "# rows.jsonl: main" in text
     assert "![speedup](speedup.svg)" in text
-    assert "```\npython -m research.bench " in text
+    assert "```\npython -m research.bench rows.jsonl\n" in text
     assert "noise: transformers measured twice" in text
     assert "prompt-lookup is prompt-lookup-" in text
     assert "| seed | 0 |" in text

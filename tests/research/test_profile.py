@@ -1,6 +1,7 @@
 """`python -m research.profile`: the picture of a profile, and a shape without weights."""
 
 import json
+import sys
 
 import pytest
 
@@ -46,13 +47,14 @@ def little_memory_to_read(monkeypatch):
 
 
 @pytest.mark.usefixtures("little_memory_to_read")
-def test_a_shape_is_profiled_without_weights_or_tokenizer_and_drawn(tmp_path):
+def test_a_shape_is_profiled_without_weights_or_tokenizer_and_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["profile", "--layers", "1"])
     shape, report_path, picture = (tmp_path / name for name in ("config.json", "profile.json", "profile.svg"))
     tiny_models.tiny_model("qwen2").config.to_json_file(shape)
     arguments = ("--random-weights", shape, "--layers", 1, "--context", 40, *QUICK)
     assert run(*arguments, "--json", report_path, "--plot", picture) == 0
     report = json.loads(report_path.read_text())
-    assert report["command"].startswith("python -m research.profile ")
+    assert report["command"] == "python -m research.profile --layers 1"
     assert report["environment"]["model"] == f"{shape} (random weights, 1 layer)"
     assert report["settings"]["layers"] == 1
     assert "<!-- 40 tokens, CDL" in picture.read_text()
