@@ -123,7 +123,7 @@ class WithoutEarlierAnswers(AblatedStore):
 
 
 class WithoutAnswers(WithoutEarlierAnswers):
-    """No output insertion, neither earlier answers nor the current one: drafts come from the prompt alone.
+    """No output insertion, neither earlier answers nor the current one: drafts come only from the prompt.
 
     The answer's last tokens are still matched. A store cannot match tokens without remembering them, so each
     draft opens a request of its own, with the prompt and these few tokens.

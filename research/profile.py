@@ -89,7 +89,7 @@ def _check_choice(model: str | None, random_weights: str | None, layers: int | N
         message = f"both a model, {model!r}, and --random-weights were given; give one of them"
         raise ConfigError(message)
     if layers is not None and random_weights is None:
-        message = f"--layers {layers} is for --random-weights alone; add it, or leave --layers out"
+        message = f"--layers {layers} is only for --random-weights; add it, or leave --layers out"
         raise ConfigError(message)
 
 

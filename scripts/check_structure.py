@@ -3,7 +3,7 @@
     python scripts/check_structure.py
 
 A module has at most 400 lines, a function 60, a folder of src/lookahead 12 entries (its root excepted).
-Private names of transformers stand in hf/compat/ alone, as accesses and as strings.
+Private names of transformers are only in hf/compat/, as accesses and as strings.
 """
 
 import ast

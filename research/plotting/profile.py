@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _LINES = SHADES[1:]  # the lightest is hard to see as a line
 _MARKERS = "osD^v"
-"""Contexts differ in shade and in marker, so no line is recognised by its colour alone."""
+"""Contexts differ in shade and in marker, so no line is recognised only by its colour."""
 
 
 def plot_profile(report: dict[str, Any], path: Path) -> None:

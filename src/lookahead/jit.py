@@ -31,7 +31,7 @@ _KERNEL_MARKERS = (b"kernel\n", b"llvmlite", b"IntEnum")
 def kernel(function: Kernel) -> Kernel:
     """Compile a pure function over arrays on first call; it releases the GIL while it runs.
 
-    The machine code is cached beside the source or in numba's cache folder. Where neither can be written
+    The machine code is cached next to the source or in numba's cache folder. Where neither can be written
     (a read-only container) each process compiles it in memory.
     """
     return _compiled(function, counts_references=True)
@@ -75,7 +75,7 @@ def _compiled_on_first_call(function: Kernel, options: dict[str, Any]) -> Kernel
 def _named_after_digest(function: Kernel) -> Kernel:
     """Add a digest of all kernels' sources to a kernel's name, and so to the names of its cache files.
 
-    Cached code contains the code of the kernels it calls, but numba checks the kernel's own file alone for
+    Cached code contains the code of the kernels it calls, but numba checks only the kernel's own file for
     changes. Without the digest an upgrade would run half of the old version.
     """
     function.__qualname__ += f"-{kernels_digest(Path(getfile(function)).parent)}"

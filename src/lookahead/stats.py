@@ -13,9 +13,9 @@ class GenerationStats:
         tokens: Tokens emitted, the first of each answer included.
         row_steps: Forward passes after prefill, counted once for each row they served.
         forwards: Forward passes after prefill, counted once for the whole batch.
-        draft_tokens: Tokens drafted, which forward passes verified beside the current one.
+        draft_tokens: Tokens drafted, which forward passes verified besides the current one.
         accepted_tokens: Drafted tokens that the model confirmed.
-        recycled_tokens: Accepted tokens that were drafted from the model's recycled logits alone.
+        recycled_tokens: Accepted tokens that were drafted only from the model's recycled logits.
         prefill_s: Seconds in prefill.
         measure_s: Seconds measuring step times: once per model, then kept on disk.
         draft_s: Seconds proposing drafts and learning from the emitted tokens.

@@ -151,7 +151,7 @@ def live_beside(log, tokens, *, is_live):
 
 
 def drafts_of(log, name, text):
-    log.open(name, namespace="mine", reads=["nobody's"])
+    log.open(name, namespace="mine", reads=["unused"])
     log.insert(name, text[:1], Origin.PROMPT)
     log.recycle(name, text[::2], [[token + 1, token] for token in text[::2]])
     for token in text:

@@ -359,7 +359,7 @@ def _attention_at(is_bfloat16, of_trees, at, sizes, scale, workers, out):
 
 
 class Attention(NamedTuple):
-    """Draft trees behind a cache, and their queries.
+    """Draft trees after a cached text, and their queries.
 
     Attributes:
         rows: B trees; padding is on the left.

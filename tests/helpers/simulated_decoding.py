@@ -100,7 +100,7 @@ class Auto:
 
 
 def rate(chooser, text, curve, *, tokens=10_000, seed=0, hiccups=0.005):
-    """Tokens a second over a long text.
+    """Tokens per second over a long text.
 
     The chooser learns what happens: tokens as chance has them, forwards that take their time give or take
     5%, now and then ten times. The rate counts what is to be expected of its choices.

@@ -64,7 +64,7 @@ def test_a_shape_is_profiled_without_weights_or_tokenizer_and_drawn(tmp_path, mo
     ("arguments", "said"),
     [
         (["FOLDER", "--random-weights", "llama-2-7b"], "both a model"),
-        (["FOLDER", "--layers", "2"], "--layers 2 is for --random-weights alone"),
+        (["FOLDER", "--layers", "2"], "--layers 2 is only for --random-weights"),
         (["--random-weights", "llama-9"], "shape 'llama-9' is unknown"),
         (["--random-weights", "llama-2-7b", "--layers", "33", "--device", "cpu"], "layers=33"),
         (["FOLDER", "--plot", "profile.bmp"], "'.bmp'"),

@@ -1,8 +1,8 @@
 """Acceptance: keep the longest path of the draft that the model itself would have produced (VA, section 4.4).
 
-At each node the model's own token is chosen. If a child has this token, the walk continues there; otherwise
-it ends, and this last token is the bonus. Greedy and sampling are alike: the chosen token never depends on
-the draft, so the text is the model's.
+At each node on the way, choose the model's own token. If a child has this token, go to that child. Otherwise
+stop: this last token is the bonus token. Greedy and sampling are alike: the chosen token never depends on the
+draft, so the text is the model's.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class Acceptance:
 def accept(
     drafts: Mapping[int, DraftTree], logits: Mapping[int, Tensor], state: GenerationState
 ) -> dict[int, Acceptance]:
-    """Walk down the drafts of rows in lockstep along the model's own choices, and emit them.
+    """Walk down the drafts of a state's rows in lockstep, follow the model's own choices, and emit them.
 
     Args:
         drafts: By row, a tree of n nodes.

@@ -1,8 +1,8 @@
-"""The KV cache's memory: row slots that requests join and leave, appended to and compacted in place.
+"""The KV cache's memory: row slots that requests take and give back, appended to and compacted in place.
 
-A library cache that concatenates copies everything it holds at every step, and cannot keep a path out of
-the middle. Here all layers of one shape lie in one tensor, so that appending writes only the new tokens,
-and keeping the accepted path of a draft tree is one gather for the whole model.
+The library's cache concatenates. It copies all its contents at every step, and it cannot keep a path from
+the middle. Here all layers of one shape lie in one tensor. Appending writes only the new tokens. Keeping the
+accepted path of a draft tree is one indexed copy for keys and one for values, for all layers of one shape.
 """
 
 import heapq
@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 GROWTH_SLOTS = 512
-"""An arena grows by whole blocks: doubling could leave half of it unused."""
+"""When a row outgrows the arena, the arena is copied to one whose capacity is the next multiple of this.
+
+Doubling could leave half of it unused.
+"""
 
 Allocate = Callable[[tuple[int, ...], Tensor], Tensor]
 """Returns memory [layers, rows, heads, capacity or more, width] with the dtype and device of a tensor."""
@@ -62,16 +65,16 @@ class KVArena:
     `set_active_rows` chooses the rows of the next forward passes. `append` writes new tokens directly after
     each row's own text. `keep` then keeps only each row's path:
 
-        row slot 0   a b c d | 0 1 2      append a tree of three nodes behind 4 tokens
+        row slot 0   a b c d | 0 1 2      append a tree of three nodes after 4 tokens
         row slot 1   (free)
-        row slot 2   e f | 0 1 2          … and behind 2 tokens
+        row slot 2   e f | 0 1 2          … and after 2 tokens
         keep {0: [0, 2], 2: [0]}
         row slot 0   a b c d 0 2          node 2 moves to where node 1 was
         row slot 2   e f 0
 
     Args:
         layer_count: Layers of the model; layers whose tensors differ in shape share no tensor.
-        capacity: Slots of each row to allocate for; the arena grows by blocks of `GROWTH_SLOTS`.
+        capacity: Slots of each row to allocate for; the arena grows to multiples of `GROWTH_SLOTS`.
         max_slots: Upper bound on the slots of a row, if known.
         max_rows: Row slots.
         allocate: Allocates the memory, if its addresses must repeat from call to call.
@@ -85,14 +88,14 @@ class KVArena:
     lengths: list[int] = field(init=False)
     """Slots of each row that hold kept tokens."""
     _free: list[int] = field(init=False)
-    _ends: list[int] = field(init=False)  # slots of each row that were ever written
+    _written_ends: list[int] = field(init=False)  # slots of each row that were ever written
     _active: list[int] = field(default_factory=list, init=False)
     _slabs: dict[tuple[object, ...], _Slab] = field(default_factory=dict, init=False)
-    _homes: dict[int, tuple[_Slab, int]] = field(default_factory=dict, init=False)
+    _slab_of_layer: dict[int, tuple[_Slab, int]] = field(default_factory=dict, init=False)
     _appended: dict[int, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.lengths, self._ends = [0] * self.max_rows, [0] * self.max_rows
+        self.lengths, self._written_ends = [0] * self.max_rows, [0] * self.max_rows
         self._free = list(range(self.max_rows))
 
     def add_row(self) -> int:
@@ -109,7 +112,7 @@ class KVArena:
     def remove_row(self, row: int) -> None:
         """Give a row slot back; its tokens are forgotten and nothing is moved.
 
-        What the row wrote is overwritten with zeros: what a mask hides from a later row must be a number.
+        The row's memory is set to zero, because masked memory must not hold NaN when a later row uses it.
 
         Raises:
             ValueError: The row slot is free.
@@ -118,9 +121,9 @@ class KVArena:
             message = f"row slot {row} is free; {self.max_rows - len(self._free)} others are taken"
             raise ValueError(message)
         for slab in self._slabs.values():
-            slab.keys[:, row, :, : self._ends[row]] = 0
-            slab.values[:, row, :, : self._ends[row]] = 0
-        self.lengths[row] = self._ends[row] = 0
+            slab.keys[:, row, :, : self._written_ends[row]] = 0
+            slab.values[:, row, :, : self._written_ends[row]] = 0
+        self.lengths[row] = self._written_ends[row] = 0
         self._active = [active for active in self._active if active != row]
         heapq.heappush(self._free, row)
 
@@ -144,7 +147,7 @@ class KVArena:
         return self.longest_length + self._appended.get(layer, 0)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write a layer's new keys and values behind each active row's text; return what those rows hold.
+        """Write a layer's new keys and values after each active row's text; return what those rows hold.
 
         Args:
             layer: Index of the layer.
@@ -157,35 +160,35 @@ class KVArena:
         """
         size, before = keys.shape[2], self._appended.get(layer, 0)
         self._reserve(before + size)
-        slab, place = self._home(layer, keys, values)
+        slab, layer_index = self._find_slab(layer, keys, values)
         self._appended[layer] = before + size
         return (
-            self._written(slab.keys[place], keys, before),
-            self._written(slab.values[place], values, before),
+            self._written(slab.keys[layer_index], keys, before),
+            self._written(slab.values[layer_index], values, before),
         )
 
     def claim_for_writing(self, tokens: int) -> tuple[Tensor, Tensor] | None:
-        """Make room for `tokens` tokens behind each active row in all layers, for the caller to write.
+        """Make room for `tokens` tokens after each active row in all layers, for the caller to write.
 
         Returns:
             The memory of keys and of values, [layers, rows, heads, capacity, width], its layers in order;
             None, with nothing done, if the layers do not all lie in one tensor.
         """
-        if len(self._slabs) != 1 or len(self._homes) != self.layer_count:
+        if len(self._slabs) != 1 or len(self._slab_of_layer) != self.layer_count:
             return None
         (slab,) = self._slabs.values()
-        if any(self._homes[layer] != (slab, layer) for layer in range(self.layer_count)):
+        if any(self._slab_of_layer[layer] != (slab, layer) for layer in range(self.layer_count)):
             return None
         self.count_appended(tokens)
         return slab.keys, slab.values
 
     def count_appended(self, tokens: int) -> None:
-        """Count `tokens` slots behind each active row as appended in all layers, for the caller to write.
+        """Count `tokens` slots after each active row as appended in all layers, for the caller to write.
 
         Every layer must have been appended to before.
         """
         self._reserve(tokens)
-        self._appended = dict.fromkeys(self._homes, tokens)
+        self._appended = dict.fromkeys(self._slab_of_layer, tokens)
 
     @property
     def addresses(self) -> tuple[int, ...]:
@@ -199,8 +202,8 @@ class KVArena:
 
     def memory(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return all memory of a layer: keys and values [rows, heads, capacity at least, width]."""
-        slab, place = self._homes[layer]
-        return slab.keys[place], slab.values[place]
+        slab, layer_index = self._slab_of_layer[layer]
+        return slab.keys[layer_index], slab.values[layer_index]
 
     def view(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return the keys and values that the active rows hold in a layer, [B, heads, length, width]."""
@@ -216,7 +219,7 @@ class KVArena:
         self._appended = {layer: count - kept for layer, count in self._appended.items()}
 
     def keep(self, paths: Mapping[int, Sequence[int]]) -> None:
-        """Keep only each row's path of the appended tokens, moved directly behind the row's text.
+        """Keep only each row's path of the appended tokens, moved directly after the row's text.
 
         Args:
             paths: By row slot, strictly increasing node numbers of the accepted path. Rows that are left out
@@ -264,22 +267,21 @@ class KVArena:
             return memory[self._active[0] : self._active[0] + len(self._active)]
         return memory.index_select(0, torch.tensor(self._active, device=memory.device))
 
-    def _home(self, layer: int, keys: Tensor, values: Tensor) -> tuple[_Slab, int]:
-        """Return the slab of a layer, and its place there; at the layer's first use it is given one."""
-        if layer not in self._homes:
+    def _find_slab(self, layer: int, keys: Tensor, values: Tensor) -> tuple[_Slab, int]:
+        """Return the slab of a layer and the layer's index there; both are assigned at its first use."""
+        if layer not in self._slab_of_layer:
             shape = (keys.shape[1], keys.shape[3], values.shape[1], values.shape[3])
             kind = (shape, keys.dtype, values.dtype, keys.device, values.device)
             if kind not in self._slabs:
                 self._slabs[kind] = self._new_slab(keys, values)
             slab = self._slabs[kind]
-            self._homes[layer] = (slab, slab.layers)
+            self._slab_of_layer[layer] = (slab, slab.layers)
             slab.layers += 1
-        return self._homes[layer]
+        return self._slab_of_layer[layer]
 
     def _new_slab(self, keys: Tensor, values: Tensor) -> _Slab:
-        layers = self.layer_count - len(self._homes)
-        # Rows of several lengths are attended to up to the longest one's end: what a mask hides there must
-        # still be a number.
+        layers = self.layer_count - len(self._slab_of_layer)
+        # Attention reads every row up to the end of the longest one. Masked memory there must not hold NaN.
         allocate = self.allocate or (_zeros if self.max_rows > 1 else _uninitialised)
 
         def allocated(like: Tensor) -> Tensor:
@@ -289,9 +291,9 @@ class KVArena:
         return _Slab(allocated(keys), allocated(values), allocate)
 
     def _reserve(self, appended: int) -> None:
-        """Make sure that `appended` slots behind each active row are allocated."""
+        """Make sure that `appended` slots after each active row are allocated."""
         for row in self._active:
-            self._ends[row] = max(self._ends[row], self.lengths[row] + appended)
+            self._written_ends[row] = max(self._written_ends[row], self.lengths[row] + appended)
         needed = self.longest_length + appended
         if needed <= self.capacity:
             return

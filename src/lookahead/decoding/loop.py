@@ -21,7 +21,7 @@ class StepModel(Protocol):
         """Read the prompts of all rows; return logits [B, k, V] after the last k tokens of each."""
 
     def forward(self, drafts: Mapping[int, DraftTree]) -> Mapping[int, Tensor]:
-        """Verify a draft tree of each row behind the row's text; return logits [n, V] by row.
+        """Verify a draft tree of each row after the row's text; return logits [n, V] by row.
 
         Rows without a draft are not in this step; they stay in the cache as they are.
         """
@@ -43,7 +43,10 @@ class Drafter(Protocol):
         """Measure the model's step times if drafting needs them; called after the prefill."""
 
     def propose(self, max_depths: Mapping[int, int]) -> dict[int, DraftTree]:
-        """Return a draft for each row after its last learned token, not deeper than its maximum."""
+        """Return a draft for each row.
+
+        It continues the row's last learned token and is no deeper than the row's entry in `max_depths`.
+        """
 
     def learn(self, row: int, tokens: list[int]) -> None:
         """Remember emitted tokens."""
@@ -100,10 +103,10 @@ def step(
     stats: GenerationStats,
     clock: "StepClock | None" = None,
 ) -> dict[int, Acceptance]:
-    """Do one step of the rows that are not finished; return each one's acceptance, empty if all are finished.
+    """Do one step for all unfinished rows. Return the acceptance of each row, or {} if all are finished.
 
-    Rows may join and leave between steps. The model and the drafter must know the rows of `states`; other
-    rows that they know are not in this step.
+    Rows may be added and removed between steps. The model and the drafter must know every row in `states`.
+    Their other rows do not take part in this step.
 
     Args:
         model: Verifies drafts.
@@ -169,9 +172,9 @@ def _calibrate(
         drafter.calibrate()
         clock.charge("measure_s")
     if rows and drafter.recycles:
-        for place, row in enumerate(row for state in states for row in state.rows):
+        for index, row in enumerate(row for state in states for row in state.rows):
             if row in rows:
-                drafter.recycle_prompt(row, topk_successors(logits[place]))
+                drafter.recycle_prompt(row, topk_successors(logits[index]))
         clock.charge("recycle_s")
     clock.lap()
 
@@ -204,13 +207,13 @@ def _rows_under_way(states: Sequence[GenerationState]) -> dict[int, GenerationSt
 def _max_depths(model: StepModel, states: Sequence[GenerationState]) -> dict[int, int]:
     """Return, for each row whose answer is not finished, how deep its draft may be."""
     under_way = _rows_under_way(states)
-    behind = max((state.remaining for state in under_way.values()), default=0)
+    max_remaining = max((state.remaining for state in under_way.values()), default=0)
     depths = {}
     for row, state in under_way.items():
         depths[row] = min(state.remaining - 1, model.max_draft_depth(row))
         if state.max_lead_tokens is not None:
-            lead = behind - state.remaining
-            depths[row] = min(depths[row], max(0, state.max_lead_tokens - lead))
+            tokens_ahead = max_remaining - state.remaining
+            depths[row] = min(depths[row], max(0, state.max_lead_tokens - tokens_ahead))
     return depths
 
 

@@ -91,7 +91,7 @@ class RequestDrafter:
 
 
 class BatchDrafter:
-    """Drafts for rows that join and leave, each a request of its own, within one budget.
+    """Drafts for rows that are added and removed, each a request of its own, within one budget.
 
     Args:
         controller: Decides how much is drafted, and whether logits are recycled.
@@ -210,7 +210,7 @@ class NoDrafter:
         """Do nothing: no draft needs step times."""
 
     def propose(self, max_depths: Mapping[int, int]) -> dict[int, DraftTree]:
-        """Return each row's last token alone."""
+        """Return only each row's last token."""
         return {row: DraftTree.root_only(self._last_tokens[row]) for row in max_depths}
 
     def learn(self, row: int, tokens: list[int]) -> None:

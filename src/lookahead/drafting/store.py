@@ -26,7 +26,7 @@ class Origin(StrEnum):
     """Where tokens come from. It decides which requests may draft them."""
 
     PROMPT = "prompt"
-    """The user's: drafted for this request alone and forgotten with it."""
+    """The user's: drafted only for this request and forgotten with it."""
     OUTPUT = "output"
     """The model's: drafted for this request and, through the shared memory, for later ones."""
 

@@ -95,7 +95,7 @@ class DraftTree:
 
     @classmethod
     def root_only(cls, token_id: int) -> "DraftTree":
-        """Return the tree of node 0 alone, for a plain step."""
+        """Return the tree of only node 0, for a plain step."""
         return cls.chain([token_id])
 
     @classmethod

@@ -34,7 +34,7 @@ def trace(prompt, output, category="qa", successors=None):
 
 
 class Spy:
-    """Drafts what it is told to and remembers all that it was shown."""
+    """Drafts what the test sets, and remembers all that it was shown."""
 
     calibrated = True
 

@@ -205,7 +205,7 @@ def test_the_requests_own_match_goes_before_a_shared_one_of_equal_length():
     run = list(range(100, 100 + LONGEST_MATCH))
     log = log_of([*run, 1, 2])
     log.insert("now", [1, 3, *run, 1], PROMPT)
-    assert first_tokens(propose(log, depth=1)) == [2, 3]  # but a much longer one goes first, whoever's it is
+    assert first_tokens(propose(log, depth=1)) == [2, 3]  # but a much longer one goes first, in any request
 
 
 def test_what_was_seen_more_often_comes_first():

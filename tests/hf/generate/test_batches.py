@@ -118,7 +118,7 @@ class SeesAll(LogitsProcessor, StoppingCriteria, BaseStreamer):
         if isinstance(scores, torch.Tensor):
             self.events.append(("process", input_ids.tolist()))
             self.scores.append(scores.clone())
-            # What one row says changes what all rows do: nobody may be a step ahead.
+            # What one row says changes what all rows do: no row may be a step ahead.
             return scores + 0.5 * scores.roll(1, dims=0)
         self.events.append(("judge", input_ids.tolist()))
         return input_ids[:, -1] == 40

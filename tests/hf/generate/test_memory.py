@@ -1,4 +1,4 @@
-"""Memories that were warmed, loaded, or are shared by tenants: the same text, and nobody else's tokens."""
+"""Memories that are warm, loaded, or shared by tenants: the same text, and no other tenant's tokens."""
 
 from concurrent.futures import ThreadPoolExecutor
 

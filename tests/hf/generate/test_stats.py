@@ -1,4 +1,4 @@
-"""Counts come back with the call: each call is told its own, whatever other threads do."""
+"""Counts come back with the call: each call gets its own, whatever other threads do."""
 
 import threading
 

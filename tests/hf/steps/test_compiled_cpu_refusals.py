@@ -174,7 +174,7 @@ def test_float16(fused_steps):
 
 
 def test_another_device():
-    assert unsupported_reason(tiny_model("fused-llama").to("meta"))
+    assert unsupported_reason(tiny_model("fused-llama").to("meta")) == "it is on meta, not on the CPU"
 
 
 def test_a_compiled_model(fused_steps):

@@ -79,7 +79,7 @@ def test_same_text_behind_padding(family):
 def test_same_text_with_holes_in_the_mask(family):
     model = tiny_model(family)
     mask = torch.ones(1, 17, dtype=torch.long)
-    mask[:, [0, 1, 2, 5, 9, 10]] = 0  # padding on the left, and tokens that nobody is to see
+    mask[:, [0, 1, 2, 5, 9, 10]] = 0  # padding on the left, and hidden tokens
     token_ids = torch.nn.functional.pad(PROMPTS[0], (5, 0))
     generation = {**GREEDY, "attention_mask": mask}
     lookahead = prepared(LookaheadConfig(decoding_length=8), "warm", model, [token_ids], **generation)

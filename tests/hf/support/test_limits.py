@@ -1,4 +1,4 @@
-"""What the probe cannot see: rotary frequencies by length, chunks, scales by slot, settings nobody knows."""
+"""What the probe cannot see: rotary frequencies by length, chunks, scales by slot, unknown settings."""
 
 import pytest
 import torch

@@ -26,7 +26,7 @@ class LayerWeights:
     Attributes:
         norm: [hidden], before attention.
         projections: Of queries, keys and values.
-        out: Projection behind attention.
+        out: Projection after attention.
         inner_norm: [hidden], before the gated MLP.
         gate: Of the gated MLP.
         up: Of the gated MLP.
@@ -160,7 +160,7 @@ class CpuDecoder:
         Args:
             embedded: Embeddings of the nodes' tokens, [B, n, hidden].
             rope: Cosines and sines of their positions, [B, n, width] each.
-            rows: B trees; padding is on the left. The keys and values of node i, also behind a tree smaller
+            rows: B trees; padding is on the left. The keys and values of node i, also after a tree smaller
                 than n, are written to slot length + i.
             cache_rows: The row of the cache that holds each row, all different.
             cache: Keys and values, [layers, cache rows, key heads, slots, width] each, of one layout, the

@@ -1,4 +1,4 @@
-"""The CPU decoder's attention alone, one layer per call, for models that run their own code otherwise.
+"""Only the CPU decoder's attention, one layer per call, for models that run their own code otherwise.
 
 It serves bfloat16 and float32 on the CPU, with head widths that are multiples of 32.
 """

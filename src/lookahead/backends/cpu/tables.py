@@ -47,7 +47,7 @@ class TreeTables:
 
         Args:
             rows: B trees.
-            size: Nodes of each row in the forward pass; those behind a smaller tree are copies of node 0.
+            size: Nodes of each row in the forward pass; those after a smaller tree are copies of node 0.
             cache_rows: The row of the cache that holds each row, all different; by default 0 to B - 1.
             windows: The different windows of the model's layers; None is a layer that sees all places.
         """

@@ -61,8 +61,8 @@ class CudaCapture:
     """Captures steps as CUDA graphs, which share one pool of memory: only one of them may run at a time.
 
     Args:
-        device: where they run.
-        lock: held while one is captured, by whoever captures on the device.
+        device: Where they run.
+        lock: Held while one is captured; all captures on the device share it.
     """
 
     def __init__(self, device: torch.device, lock: AbstractContextManager[Any]) -> None:
@@ -138,7 +138,7 @@ class PackedTrees:
     ) -> Tensor:
         """Return what `tree_mask` returns, [B, 1, n, slots], computed where the trees are.
 
-        Padding is on the left only; behind a tree that is smaller than others, nodes are like node 0.
+        Padding is on the left only; a tree that is smaller than others is padded with copies of node 0.
         """
         length, padding = (scalar[:, None] for scalar in self.packed[:, -_SCALARS:].unbind(1))  # [B, 1]
         slot = torch.arange(slots, device=self.packed.device)[None]
@@ -162,14 +162,14 @@ def pack(packed: Tensor, tokens: Tensor, positions: Tensor, rows: Sequence[TreeR
 
     Args:
         packed: int64 [B, 4n + 2], on the CPU.
-        tokens: int64 [B, n], behind a tree anything.
+        tokens: int64 [B, n]; after a tree anything.
         positions: int64 [B, n].
         rows: B trees of n nodes at most, padded on the left at most.
     """
     size, table = PackedTrees(packed).size, packed.numpy()
     columns = table[:, : _COLUMNS * size].reshape(len(rows), _COLUMNS, size)  # a view
     columns[:, 0], columns[:, 1] = tokens.numpy(), positions.numpy()
-    columns[:, 2], columns[:, 3] = 0, 1  # behind a tree: depth 0, sees node 0
+    columns[:, 2], columns[:, 3] = 0, 1  # after a tree: depth 0, sees node 0
     for of_row, scalars, row in zip(columns, table[:, -_SCALARS:], rows, strict=True):
         nodes = len(row.tree)
         of_row[2, :nodes] = row.tree.depths
@@ -225,7 +225,7 @@ class StaticStep:
 
 
 class StepMemory:
-    """A cache's memory, lent from call to call so that its addresses repeat, and the steps behind them.
+    """A cache's memory, lent from call to call so that its addresses repeat, and the steps captured there.
 
     Serves one call at a time.
 

@@ -62,7 +62,7 @@ def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> list[Compa
     pairs = _paired(first, second)
     methods = [name for name in pairs[0][0]["runs"] if name != BASELINE and name in pairs[0][1]["runs"]]
     if not methods:
-        message = f"the reports have no method in common beside {BASELINE}; measure the same methods in both"
+        message = f"the reports have no method in common besides {BASELINE}; measure the same methods in both"
         raise ConfigError(message)
     noise = _bounds(pairs, NOISE) if NOISE in methods else None
     return [_compared(pairs, method, noise) for method in methods]

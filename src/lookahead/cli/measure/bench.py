@@ -217,7 +217,7 @@ def describe_plan(plan: "Plan") -> dict[str, Any]:
 def open_journal(
     report: Path | None, settings: dict[str, Any], environment: dict[str, Any]
 ) -> "Journal | None":
-    """Return the journal beside a report, which continues an interrupted run; None without a report."""
+    """Return the journal next to a report, which continues an interrupted run; None without a report."""
     if report is None:
         return None
     from lookahead.bench.run.journal import Journal, journal_beside

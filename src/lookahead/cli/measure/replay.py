@@ -90,7 +90,7 @@ def replay(
 def about_replay(
     file: Path, traces: "list[Trace]", warm: Path | None, warming: "list[Trace]"
 ) -> dict[str, Any]:
-    """Return what a report says beside its figures: when, by which command, on what machine and data."""
+    """Return what a report says besides its figures: when, by which command, on what machine and data."""
     from lookahead.bench.run.environment import describe_machine, load_average
 
     about: dict[str, Any] = {**describe_call(), "environment": describe_machine(load_average())}

@@ -1,11 +1,11 @@
 """Attention of each node to its own branch, in the order of the text, in matrix products of one shape.
 
-The last bits of a product depend on its number of rows and columns, those of a sum on the order of its terms.
-So keys are taken in blocks that begin at multiples of 64 places, multiplied in products of one shape and
-summed block by block. Near blocks, which a draft may reach, are gathered for each node by the slot table. Far
+The last bits of a product depend on its shape. The last bits of a sum depend on the order of its terms. So
+keys are taken in blocks that begin at multiples of 64 places, multiplied in products of one shape and summed
+block by block. Near blocks, which a draft may reach, are gathered for each node by the slot table. Far
 blocks lie in the cache in order, the same for all nodes of a row, and are read in place. A node's own place
-decides which of its blocks are near. A node's result is then a function of its text alone, wherever that lies
-in the cache and whatever else the forward pass contains.
+decides which of its blocks are near. So a node's result depends only on its text. It depends neither on where
+the cache holds that text nor on the rest of the forward pass.
 
     length 150, drafts of up to 16 nodes, BLOCK 64
 
@@ -33,7 +33,8 @@ class BranchOrderPlaces:
     """Where in the cache the text of each node lies.
 
     Attributes:
-        far: First and end of the places that are read in place, whole blocks; a place's slot is its number.
+        far: First and end of the far places, in whole blocks. They are read directly from the cache;
+            slot = place.
         near: int64 [B, n, near places], the slots of the further places, whole blocks, for each node; where
             they begin depends on the row.
         seen: bool [B, n, far and near places], which of them a node sees.

@@ -21,7 +21,7 @@ def tail_length(length: int, depth: int, block: int) -> int:
 
     Args:
         length: Slots that hold the text.
-        depth: Depth of the deepest node behind it.
+        depth: Depth of the deepest node after it.
         block: Places of a block; blocks begin at its multiples.
     """
     places = length % block + depth + 1
@@ -32,10 +32,10 @@ def tail_length(length: int, depth: int, block: int) -> int:
 def fill_slots(table: Any, parents: Int32Array, depths: Int32Array, length: int, block: int) -> None:
     """Write the slot of each place from a text's last full block on, as each node of a tree sees them.
 
-    Places behind a node get the node's own slot: it holds numbers, whatever reads them.
+    Places after a node get the node's own slot, so that reading them is safe.
 
     Args:
-        table: int64 [size, tail], with size at least n; nodes behind the tree are copies of node 0.
+        table: int64 [size, tail], with size at least n; nodes after the tree are copies of node 0.
         parents: int32 [n].
         depths: int32 [n].
         length: Slots that hold the row's text, from slot 0 on; node i is in slot length + i.
@@ -60,7 +60,7 @@ def slot_table(trees: list[DraftTree], lengths: list[int], size: int, block: int
 
     Args:
         trees: One per row.
-        lengths: Slots that hold each row's text; the row's tree lies directly behind it.
+        lengths: Slots that hold each row's text; the row's tree lies directly after it.
         size: Nodes of each row in the forward pass.
         block: Places of a block.
     """

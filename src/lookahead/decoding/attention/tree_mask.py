@@ -10,7 +10,7 @@ from lookahead.drafting.tree import DraftTree
 
 
 def tree_positions(tree: DraftTree, first: int, size: int | None = None) -> Tensor:
-    """Return int64 [size]: the position of node 0 plus each node's depth; behind the tree that of node 0."""
+    """Return int64 [size]: `first` plus each node's depth. Padding nodes get `first`."""
     positions = torch.full((len(tree) if size is None else size,), first)
     positions[: len(tree)] += torch.from_numpy(tree.depths)
     return positions
@@ -24,10 +24,10 @@ def tree_mask(
     window: int | None = None,
     chunk: int | None = None,
 ) -> Tensor:
-    """Return the additive attention mask of draft trees, each directly behind its row's text.
+    """Return the additive attention mask of draft trees, each directly after its row's text.
 
     A node sees its row's text without padding, its ancestors and itself, as far back as `Visibility` says.
-    Copies of node 0 behind a smaller tree see what node 0 sees.
+    Copies of node 0 that pad a smaller tree see what node 0 sees.
 
         row 0, length 3, tree of 2     1 1 1 | 1 .            . hidden
                                        1 1 1 | 1 1

@@ -1,8 +1,8 @@
 """Which places of its text a node of a draft tree sees: the one rule that masks, tables and kernels render.
 
-A row's text is what the cache holds of it, padding included, and behind that the path from node 0 to the
-node. *Places* count that text from 0; a node's own place is the row's length plus the node's depth. The row's
-trees lie in the cache directly behind its text, so that node i is in slot length + i.
+A row's text is all that the cache holds for the row, padding included, followed by the path from node 0 to
+the node. *Places* count that text from 0; a node's own place is the row's length plus the node's depth. The
+row's tree lies directly after its text: node i is in slot length + i.
 
     place          0 1 2 3 4 5 6 7 8      window 4, left padding 2, length 6
     cache          p p a b c d            node 0 (place 6) sees places 3 to 6
@@ -48,14 +48,16 @@ class TreeRow:
 
 
 def first_visible(places: Any, left_padding: Any, window: int | None = None, chunk: int | None = None) -> Any:
-    """Return the first place that the token at each place sees; the last one is its own.
+    """For the token at each place, return the first place that it sees.
+
+    The last place that it sees is its own.
 
     Args:
         places: Integers, an array or a tensor of any shape.
         left_padding: Slots before the row's first token, of a shape that broadcasts.
         window: Places that a token sees, itself included; None for all.
-        chunk: Places of a chunk, counted from behind the left padding: a token sees its own chunk alone;
-            None where there are none.
+        chunk: Places of a chunk, counted after the left padding: a token sees only its own chunk; None
+            where there are none.
 
     Returns:
         Integers of the shape of `places`, of the same library.
@@ -73,8 +75,8 @@ def first_visible(places: Any, left_padding: Any, window: int | None = None, chu
 class Visibility:
     """The places that the nodes of a batch of draft trees see.
 
-    A node sees the places from `first` to its own place, along its own branch, without padding. Rows of a
-    forward pass are equally wide: behind a smaller tree stand copies of node 0, whose results are not read.
+    A node sees the places from `first` to its own place, along its own branch, without padding. All rows of a
+    forward pass have one width. A smaller tree is padded with copies of node 0; their results are not read.
 
     Attributes:
         places: int64 [B, size], each node's own place.

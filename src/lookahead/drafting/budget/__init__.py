@@ -1,1 +1,1 @@
-"""How many tokens a forward pass verifies: step times, policy, controller."""
+"""How many tokens to verify in one forward pass: step times, policy, controller."""

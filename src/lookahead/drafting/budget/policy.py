@@ -71,7 +71,7 @@ class BudgetPolicy:
 
         A forward pass is a rectangle: all rows have the width of the largest tree. So one size is chosen for
         all rows, and a row has fewer nodes only if its draft is smaller. Every size is considered, since T
-        has flat parts and jumps; if no draft is worth its time, each row gets node 0 alone.
+        has flat parts and jumps; if no draft is worth its time, each row gets only node 0.
 
         Args:
             state: As `init` and `adapt` return it.

@@ -26,7 +26,7 @@ BEGIN, END = 0, 1
 class Frontier(NamedTuple):
     """A priority queue of nodes to draft: most probable first, then first come.
 
-    Its capacity is the number of nodes still to draft. A node behind that many better ones would never be
+    Its capacity is the number of nodes still to draft. A node after that many better ones would never be
     drafted, so a full frontier refuses it, or drops its last node for a better one.
 
     Attributes:
@@ -57,7 +57,7 @@ class GrowingTree(NamedTuple):
 
 @kernel
 def new_tree(max_nodes: int, token: Integer) -> GrowingTree:
-    """Return a tree of node 0 alone, with room for `max_nodes`."""
+    """Return a tree of only node 0, with room for `max_nodes`."""
     tree = GrowingTree(
         np.empty(max_nodes, np.int32),
         np.empty(max_nodes, np.int32),
@@ -151,7 +151,7 @@ def push_candidates(
     payload_0: Integer,
     payload_1: Integer,
 ) -> None:
-    """Push the candidates after a node of path probability `probability`; the best alone if `is_single`."""
+    """Push the candidates after a node of path probability `probability`; only the best if `is_single`."""
     tokens, probabilities = candidates.tokens, candidates.probabilities
     if is_single and size > 1:
         best = np.argmax(probabilities[:size])

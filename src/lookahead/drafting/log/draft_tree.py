@@ -107,7 +107,7 @@ def predict_node(workspace: DraftWorkspace, node: Integer, own: TokenRing, state
 
 @lean_kernel
 def push_predictions(frontier: Frontier, workspace: DraftWorkspace, node: Integer, is_single: bool) -> None:
-    """Push the candidates that were predicted at a node; the best alone if `is_single`."""
+    """Push the candidates that were predicted at a node; only the best if `is_single`."""
     predictions, probability = workspace.predictions, workspace.tree.probabilities[node]
     begin, end = predictions.nodes[node, CANDIDATES_BEGIN], predictions.nodes[node, CANDIDATES_END]
     tokens, features, probabilities = predictions.tokens, predictions.features, predictions.probabilities

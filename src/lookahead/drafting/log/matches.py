@@ -27,7 +27,7 @@ MAX_WALKED_IN_REMATCH = 12
 """Narrower bounds for the searches at drafted nodes: the three longest orders only, half as far."""
 
 AHEAD = 24
-"""Tokens copied from behind a match; a draft that goes deeper needs a new search."""
+"""Tokens copied from after a match; a draft that goes deeper needs a new search."""
 NO_OWNER, VOCABULARY = 0, 1
 """The owner of all tokens in a request's own log, and the owner of the vocabulary's successors."""
 
@@ -46,7 +46,7 @@ class Matches(NamedTuple):
     What followed each is copied out of the log, so that growing a draft reads the log no more.
 
     Attributes:
-        continuations: int32 [room, AHEAD], the tokens that followed; those behind a GAP mean nothing.
+        continuations: int32 [room, AHEAD], the tokens that followed; those after a GAP mean nothing.
         ranks: int32 [room], source and length in one number, see `rank_of`.
         origins: int32 [room], the depth of the node that each was found for.
     """
@@ -120,7 +120,7 @@ def match_length(tokens: Int32Array, last: Integer, oldest: Integer, run: Int32A
 
 @lean_kernel
 def copy_continuation(tokens: Int32Array, index: Integer, end: Integer, continuation: Int32Array) -> None:
-    """Copy the tokens from an index on, and a GAP where the ring ends; those behind a GAP mean nothing."""
+    """Copy the tokens from an index on, and a GAP where the ring ends; those after a GAP mean nothing."""
     mask = len(tokens) - 1
     cell, count = np.int64(index & mask), np.int64(min(AHEAD, end - index))
     if cell + AHEAD <= len(tokens):  # as nearly always: a loop of fixed length takes a few instructions
@@ -222,7 +222,7 @@ def count_votes(
     """Count the votes of a group: the next tokens `votes[begin:end]` of its matches.
 
     A vote for a candidate that a better group has named does not count. Others make or strengthen candidates
-    behind the first `size`. With "cat" named before, the votes dog cat dog cow:
+    after the first `size`. With "cat" named before, the votes dog cat dog cow:
 
         tokens  cat │ dog  cow
         counts      │ 2    1        returns 3 candidates, 3 votes

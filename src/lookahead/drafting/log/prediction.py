@@ -167,7 +167,7 @@ def read_successors(
 ) -> None:
     """Write a token's successors, from the first of the `readable` owners that has an entry for it.
 
-    If none has, write the vocabulary's successors of the token alone, if there are any.
+    If none has, write the vocabulary's successors of the single token, if there are any.
     """
     found[0] = NO_TOKEN
     for i in range(len(readable) + 1):

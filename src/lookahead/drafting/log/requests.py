@@ -13,7 +13,7 @@ from lookahead.drafting.store import VOCABULARY_NAMESPACE
 
 
 class Namespaces:
-    """Numbers namespaces in the order of their first use: kernels know owners by number alone.
+    """Numbers namespaces in the order of their first use: kernels know owners only by number.
 
     A number is never used again.
 

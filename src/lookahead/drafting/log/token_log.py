@@ -2,7 +2,7 @@
 
 The text is a ring of tokens with hash chains (`ring`). The continuations of its matches are the trie
 (`matches`), built best first and only as far as it is needed (`growth`). The model's own most probable next
-tokens are stored beside it (`successors`). See docs/design/token-log.md.
+tokens are stored with it (`successors`). See docs/design/token-log.md.
 """
 
 import threading
@@ -204,7 +204,7 @@ class TokenLog:
             self._write_successors(self._requests[request].owner, tokens, rows)
 
     def learn_vocabulary(self, successors: Int32Array) -> None:
-        """Remember the model's most probable next tokens after each token of its vocabulary alone.
+        """Remember the model's most probable next tokens after each single token of its vocabulary.
 
         They hold no text, so requests of all namespaces draft from them.
 

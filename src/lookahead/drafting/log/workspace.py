@@ -16,7 +16,7 @@ from lookahead.drafting.log.successors import SUCCESSORS
 from lookahead.jit import lean_kernel
 
 MAX_SEARCHES = 4
-"""How many new searches for matches a draft has room for, beside the one at node 0."""
+"""How many new searches for matches a draft has room for, besides the one at node 0."""
 
 _FIXED = 3 + MAX_MATCHES + SUCCESSORS + LONGEST_MATCH
 _PER_NODE, _PER_MATCH, _PER_CANDIDATE, _FLOATS_PER_CANDIDATE = 15, AHEAD + 6, 4, 2

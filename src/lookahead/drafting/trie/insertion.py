@@ -7,8 +7,8 @@ Inserting c after … a b visits three nodes, without a search:
           ├─ b ── c      ◄── 2.  child c of its suffix b
           └─ c           ◄── 3.  child c of the root         then  a b c ─suffix─► b c ─suffix─► c ─► root
 
-The paper inserts a prompt's branches and an answer's into one trie. Here a prompt goes into the request's own
-trie alone, and an answer into that and the shared one.
+The paper inserts a prompt's branches and an answer's into one trie. Here a prompt goes only into the
+request's own trie, and an answer into that and the shared one.
 """
 
 import numpy as np
@@ -49,7 +49,7 @@ def insert_tokens(
 ) -> int:
     """Insert tokens while nodes are available; return how many were inserted.
 
-    Prompts go into the request's own trie alone, outputs into both.
+    Prompts go only into the request's own trie, outputs into both.
     """
     candidates = new_candidates()
     for i in range(len(tokens)):

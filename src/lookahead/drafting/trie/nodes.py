@@ -241,7 +241,7 @@ def contains(sorted_words: Int32Array, token: Integer) -> bool:
 
 @kernel
 def is_context(pool: NodePool, node: Integer, max_depth: int, stop_words: Int32Array) -> bool:
-    """Return whether `node` may have children: it is not too deep, and not a stop word alone."""
+    """Return whether `node` may have children: it is not too deep, and not only a stop word."""
     depth = pool.depth[node]
     if depth >= max_depth:
         return False

@@ -38,7 +38,8 @@ def collect_trie(pool: NodePool, root: Integer, nodes: Int32Array) -> int:
 def strength(pool: NodePool, node: Integer) -> int:
     """Return the number that pruning sorts nodes by: how often they were seen, then how recently.
 
-    No node is stronger than its suffix. But it can be stronger than its parent, which was never seen later.
+    No node is stronger than its suffix. But it can be stronger than its parent: when their
+    counts are equal, the node was seen one token later.
     """
     return int((np.int64(pool.seen[node]) << 32) | np.int64(pool.stamp[node]))
 

@@ -1,7 +1,7 @@
 """Trie retrieval (paper, section 4.2.3): the tokens that followed the matched contexts, with probabilities.
 
 There are two tries: the request's own (its prompt and its answer so far) and the shared one (all answers).
-Contexts are asked longest first, the request's own before the shared one at equal length. A shorter match
+Contexts are tried longest first, the request's own before the shared one at equal length. A shorter match
 only adds tokens to those of a longer one ("multi-stage retrieval"). Here for the context a b:
 
     context      children      adds      share of the rest

@@ -1,6 +1,6 @@
 """TokenTrie: the paper's draft store, a trie of token sequences (arXiv 2312.12728, section 4.2).
 
-`insertion`, `pruning` and `retrieval` are the paper's operations; `growth` builds drafts with them.
+`insertion`, `pruning` and `retrieval` are the paper's operations; `draft_tree` builds drafts with them.
 
 A node is a run of up to `context_length + 1` tokens, with how often it was seen and when last. Suffix links
 join a run to the same run without its first token, so that inserting a token and matching a context need no
@@ -55,11 +55,11 @@ _PRUNED_SHARE = 0.25
 
 
 class TokenTrie:
-    """A draft store of bounded size, safe under threads; a prompt is drafted for its own request alone.
+    """A draft store of bounded size, safe under threads; a prompt is drafted only for its own request.
 
     Args:
         context_length: The longest run of tokens matched, 1 to 15. Longer ones cost memory and gain little.
-        max_nodes: Hard cap in nodes, if any, those of live requests included. If live requests fill it alone,
+        max_nodes: Hard cap in nodes, if any, those of live requests included. If live requests alone fill it,
             their further tokens are matched but not remembered.
         max_bytes: Hard cap in bytes; the smaller of the two holds.
         stop_words: Token ids (from 0 to 2³¹ - 1) that are no context by themselves: nothing is drafted after
@@ -169,10 +169,10 @@ class TokenTrie:
         return as_draft_tree(tree, decoding_length, mode)
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
-        """Do nothing: this store drafts from seen tokens alone."""
+        """Do nothing: this store drafts only from seen tokens."""
 
     def learn_vocabulary(self, successors: Int32Array) -> None:
-        """Do nothing: this store drafts from seen tokens alone."""
+        """Do nothing: this store drafts only from seen tokens."""
 
     def recycled_tokens(self, request: RequestId) -> int:  # noqa: ARG002
         """Return 0: this store recycles no logits."""
@@ -311,7 +311,7 @@ def _checked_stop_words(stop_words: Iterable[int]) -> Int32Array:
 
 
 def _affordable_nodes(max_nodes: int, max_bytes: int, *, fixed_bytes: int, min_nodes: int) -> int:
-    """Return the largest capacity up to `max_nodes` that fits `max_bytes` beside `fixed_bytes`."""
+    """Return the largest capacity up to `max_nodes` that fits `max_bytes` besides `fixed_bytes`."""
     low, high = 0, max_nodes
     while low < high:
         middle = (low + high + 1) // 2

@@ -15,7 +15,7 @@ class ArenaLayer(DynamicLayer):
 
     In a tree's forward pass the layer returns all of them, and the mask hides what a node does not see.
     Otherwise a layer with a sliding window returns only what transformers' own layer would: in some models
-    the cache alone makes the window.
+    only the cache makes the window.
     """
 
     def __init__(self, arena: KVArena, layer: int, window: int | None = None) -> None:

@@ -169,7 +169,7 @@ def extra_inputs(model: PreTrainedModel, prefix_length: int, tokens: int) -> dic
 
 
 def takes_logits_to_keep(model: PreTrainedModel) -> bool:
-    """Return whether the model can return the logits of the last tokens alone."""
+    """Return whether the model can return only the logits of the last tokens."""
     return "logits_to_keep" in signature(model.forward).parameters
 
 

@@ -51,7 +51,7 @@ def load_tokenizer(name: str | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model without its weights.
 
     Args:
-        name: As for `load_model`; a folder may hold the tokenizer alone.
+        name: As for `load_model`; a folder may hold only the tokenizer.
 
     Raises:
         NotFoundError: The name leads to no tokenizer.

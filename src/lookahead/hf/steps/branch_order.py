@@ -1,6 +1,6 @@
 """Forward passes of one fixed width by the model's own code, attending in the order of the text.
 
-The bits of a node's logits then depend on its text alone: not on the draft, nor on what the memory holds.
+The bits of a node's logits then depend only on its text: not on the draft, nor on what the memory holds.
 """
 
 from contextlib import AbstractContextManager
@@ -19,7 +19,7 @@ from lookahead.hf.steps.verification import Verification
 
 
 def unsupported_reason(traits: ModelTraits) -> str:
-    """Return why a model's forward passes cannot have one width; empty if that is worth trying."""
+    """Return why this runner cannot serve a model; empty if the probe should try it."""
     if traits.has_experts:
         return "each of its experts multiplies a varying number of tokens, which changes the bits"
     if not traits.uses_attention_interface or traits.bias:
@@ -28,7 +28,7 @@ def unsupported_reason(traits: ModelTraits) -> str:
 
 
 class BranchOrderRunner(EagerRunner):
-    """The model's own forward pass over all row slots, each of one width.
+    """The model's own forward pass over all row slots, always of one width.
 
     Args:
         model: One that `unsupported_reason` is empty for.

@@ -1,4 +1,4 @@
-"""The step model of one call of `generate`, whose prompts are read as `generate` reads them."""
+"""The step model of one call of `generate`. It reads the prompts as `generate` does."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -37,9 +37,9 @@ class CallStepModel(TransformersStepModel):
         max_nodes: Upper bound on the nodes of a draft tree while no row has left.
         max_nodes_alone: Upper bound on the nodes of a draft tree when one row is left; the same if not given.
         recycle_prompt_tokens: For how many of each prompt's last tokens `prefill` returns logits.
-        step_inputs: The steps' inputs beside tokens, cache and mask; `unserved` is empty.
+        step_inputs: The steps' inputs besides tokens, cache and mask; `unserved` is empty.
         graphs: The captured steps of models; None captures nothing.
-        lock: Held during forward passes: trees change some models for as long as they take.
+        lock: Held during each forward pass, because verifying a tree temporarily changes some models.
     """
 
     def __init__(

@@ -39,7 +39,10 @@ class CpuRunner:
         self._layout = layout
 
     def run(self, batch: StepBatch) -> StepLogits | None:
-        """Verify trees; None if padding is not on the left or the arena's layers differ in shape."""
+        """Verify trees.
+
+        Return None if padding is not on the left, or if the layers do not all lie in one tensor in order.
+        """
         if not batch.is_padded_left:
             return None
         size = batch.width
@@ -64,10 +67,16 @@ class CpuRunner:
 
 
 def unsupported_reason(model: PreTrainedModel) -> str:
-    """Return why the compiled CPU decoder does not support a model, in words; empty if it does."""
+    """Return why the compiled CPU decoder does not support a model, in words; empty if it does.
+
+    Reasons that the weights give are in `DecoderWeights.unsupported_reason`. `CpuRunner.run` and
+    `KVArena.claim_for_writing` decide, for each batch, what the model's own code serves.
+    """
     family = next((name for name in _FAMILIES if type(model).__name__ == f"{name}ForCausalLM"), None)
-    if family is None or model.device.type != "cpu":
+    if family is None:
         return "the compiled CPU decoder does not know it"
+    if model.device.type != "cpu":
+        return f"it is on {model.device}, not on the CPU"
     known = {f"{family}{part}" for part in _PARTS}
     for name, module in model.named_modules():
         if not (type(module) in _COMMON or (type(module).__name__ in known and _is_library_module(module))):

@@ -43,7 +43,10 @@ from lookahead.hf.steps.verification import Verification, VerificationMode
 
 _ROUNDING_FACTOR = 32.0
 _RELATIVE_FLOOR = 1e-4
-"""The first captured steps may differ from the model's own as a chain may from single steps (`probe`)."""
+"""Tolerance between the first captured steps and the eager runner's.
+
+The probe allows the same between a chain and single steps.
+"""
 _MAX_DISAGREEMENTS = 3
 
 
@@ -57,7 +60,7 @@ def capture_for(device: torch.device, lock: AbstractContextManager[Any]) -> Capt
 
 
 def unsupported_reason(model: PreTrainedModel, traits: ModelTraits) -> str:
-    """Return why a model's steps cannot be captured, in words; empty if that is worth trying."""
+    """Return why a model's steps cannot be captured, in words; empty if capturing them should be tried."""
     limits = traits.limits
     if not traits.is_library_code or not traits.takes_positions or traits.has_cross_attention:
         return "its code may count the cache's slots, or has layers that keep no text"
@@ -99,7 +102,7 @@ class CapturedModels:
 
 
 class _CapturedModel:
-    """What is kept of a model while the addresses of its weights stay the same.
+    """State kept for a model between calls, valid while the addresses of its weights stay the same.
 
     Args:
         key: What its steps depend on besides their shapes.
@@ -152,10 +155,10 @@ class GraphRunner:
         return self._memory.allocate
 
     def run(self, batch: StepBatch) -> StepLogits | None:
-        """Verify trees of at most 64 nodes; None if this shape is not captured.
+        """Verify trees of at most 64 nodes; None if the eager runner must serve this batch.
 
-        The graph covers the arena's first row slots, a power of two of them, so that rows may join and leave
-        without another capture.
+        The graph covers the arena's first row slots, a power of two of them, so that rows may be added and
+        removed without another capture.
         """
         nodes = node_bucket(batch.width)
         if nodes is None or self._kept.is_given_up or not batch.is_padded_left or batch.rows[0].types:
@@ -313,7 +316,7 @@ class _BucketCache(Cache):
 def _run_of(
     eager: EagerRunner, cache: _BucketCache, slots: int, *, groups_queries: bool
 ) -> Callable[[PackedTrees], Verified]:
-    """Return a model's forward pass as a function of the packed trees alone."""
+    """Return a model's forward pass as a function of only the packed trees."""
     groups = eager.traits.query_groups if groups_queries else 1
     layout, dtype = eager.layout, eager.traits.dtype
     reference = weakref.ref(eager.model)  # captured steps must not keep the model alive

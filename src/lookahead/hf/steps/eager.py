@@ -18,7 +18,9 @@ from lookahead.hf.steps.verification import Verification, VerificationMode
 
 
 class EagerRunner:
-    """The model's own forward pass, for any model; as wide as the largest tree.
+    """The model's own forward pass, for any model whose cache an arena can replace.
+
+    It is as wide as the largest tree.
 
     Args:
         model: A decoder-only model.
@@ -46,7 +48,7 @@ class EagerRunner:
         return StepLogits(self.forward(batch, batch.width), range(len(batch.rows)))
 
     def forward(self, batch: StepBatch, size: int, max_logits: int | None = None) -> Tensor:
-        """Return logits [B, size, V], or of the last `max_logits` nodes alone, [B, max_logits, V]."""
+        """Return logits [B, size, V], or only of the last `max_logits` nodes, [B, max_logits, V]."""
         arena, device = batch.cache.arena, self.model.device
         inputs: dict[str, Any] = {"past_key_values": batch.cache, "use_cache": True, "return_dict": True}
         inputs |= extra_inputs(self.model, arena.longest_length, size)

@@ -1,4 +1,4 @@
-"""`StepRunner`, the protocol of the backends that execute a step, with its input and output."""
+"""`StepRunner`, the protocol of the classes that run a step's forward pass, with its input and output."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class Row:
 
     @property
     def max_position_shift(self) -> int:
-        """How far the model's largest position is ahead of `position`; 0 if it is behind."""
+        """How far the model's largest position is ahead of `position`; 0 if it is not."""
         return 0 if self.shift is None else max(0, int(self.shift.max()))
 
 
@@ -134,7 +134,11 @@ class StepLogits:
 
 
 class StepRunner(Protocol):
-    """A backend that executes steps; `unsupported_reason` in its module says why it cannot serve a model."""
+    """A class that runs a step's forward pass.
+
+    `unsupported_reason` in a runner's module says why it cannot serve a model; `EagerRunner` serves all.
+    The reasons of the CPU and the CUDA runner include `modifications`.
+    """
 
     def run(self, batch: StepBatch) -> StepLogits | None:
         """Verify the batch's trees and append them to its cache.

@@ -1,6 +1,6 @@
-"""A model's inputs in the steps after its prompt, beside tokens, cache and mask.
+"""A model's inputs in the steps after its prompt, besides tokens, cache and mask.
 
-Transformers passes images and audio to the prefill alone. To find the other inputs, `StepInputs.of` lets
+Transformers passes images and audio only to the prefill. To find the other inputs, `StepInputs.of` lets
 transformers prepare the first step, before the prompt is read: this gives the positions (several axes in
 Qwen2-VL, counted from one in PaliGemma) and the token types. A call with an input that is not understood is
 decoded in plain steps: slow, not wrong.

@@ -1,4 +1,4 @@
-"""A transformers model as the loop sees it: rows join and leave, trees are verified, paths are kept."""
+"""A transformers model as `loop.step` sees it; `CallStepModel` adds the prefill that `decode` needs."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,13 +26,13 @@ from lookahead.hf.steps.verification import Verification, VerificationMode
 _NO_LOCK = nullcontext()
 _ANY_DEPTH = 1 << 30
 _FIRST_CAPACITY = 512
-"""Initial slots per row beside the prompt; the arena grows when they are full."""
+"""Initial slots per row besides the prompt; the arena grows when they are full."""
 _FIRST_CAPACITY_OF_GRAPHS = 4096
 """The same with CUDA graphs, where growing means capturing the steps again."""
 
 
 class TransformersStepModel:
-    """The forward passes and the cache of rows that join and leave.
+    """The forward passes and the cache of rows, which are added and removed between steps.
 
     Args:
         model: A decoder-only model.
@@ -44,7 +44,7 @@ class TransformersStepModel:
         prompt_slots: Slots per row to allocate for prompts.
         max_slots: Upper bound on the slots of a row, if known.
         graphs: The captured steps of models; None captures nothing.
-        lock: Held during forward passes: trees change some models for as long as they take.
+        lock: Held during each forward pass, because verifying a tree temporarily changes some models.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class TransformersStepModel:
         self.cache.arena.remove_row(self._rows.pop(row).slot)
 
     def forward(self, drafts: Mapping[int, DraftTree]) -> TreeLogits:
-        """Verify a draft tree of each row behind the row's text; return logits [n, V] by row.
+        """Verify a draft tree of each row after the row's text; return logits [n, V] by row.
 
         Rows without a draft are not in this step.
         """

@@ -171,14 +171,16 @@ def measure_step_times(
 ) -> StepTimes:
     """Time forward passes of several sizes, in rounds over all sizes, so that drift affects all alike.
 
-    The fastest time of each size counts: every disturbance makes a forward pass slower, be it warm-up
-    (memory, kernels loaded for a shape) or other processes. A median of two or three would keep much of that.
+    The fastest time of each size counts. Any disturbance makes a forward pass slower: warm-up (memory,
+    kernels loaded for a shape) or other processes. A median of two or three would keep much of that.
 
     Args:
         forward: Does a forward pass of that many tokens per row, and returns when it is done.
         sizes: Sizes in order of importance; the first two are always measured.
-        passes: Maximum number of rounds; a second follows each completed first one, which may be all warm-up.
-        limit_seconds: The first round stops at this time, and no third is begun that would end later.
+        passes: Maximum number of rounds. If the first round completes, a second always follows, since the
+            first may be all warm-up.
+        limit_seconds: The first round stops at this time. A third round is not begun if it would end after
+            this limit.
         clock: Returns the time in seconds.
     """
     began = clock()

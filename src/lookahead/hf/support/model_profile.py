@@ -92,7 +92,7 @@ class ModelProfiles:
         return controllers[setting]
 
     def of_call(self, call: GenerateCall, layout: AttentionLayout) -> tuple[Verification, StepInputs]:
-        """Return how a call's drafts are verified, and its steps' inputs beside tokens, cache and mask.
+        """Return how a call's drafts are verified, and its steps' inputs besides tokens, cache and mask.
 
         If either is unknown, steps are plain, with one warning per model and reason.
         """

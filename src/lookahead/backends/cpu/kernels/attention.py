@@ -1,7 +1,7 @@
 """Attention of draft trees over the KV cache, block by block in the order of the text.
 
 Blocks and spans begin at fixed places of the row's text, wherever the cache keeps those places. So a node's
-result is the same bits in any tree, beside any rows, in any row of the cache, on any number of threads.
+result is the same bits in any tree, next to any rows, in any row of the cache, on any number of threads.
 
     a row with 700 places in the cache and a tree of depth 2; blocks of 64 places, spans of 512
 
@@ -63,7 +63,7 @@ class Trees(NamedTuple):
         lengths: [rows], slots that hold each row's text, padding included.
         places: [rows, nodes], each node's own place in its row's text.
         firsts: [rows, nodes], the first place that each node sees.
-        slots: [rows, nodes, tail], the slots of the places behind the row's last full block.
+        slots: [rows, nodes, tail], the slots of the places after the row's last full block.
         tail: A multiple of `BLOCK`.
         spans: Spans that hold all places.
     """
@@ -184,7 +184,7 @@ class Piece(NamedTuple):
         key_head: Index.
         span: Index.
         first: The first node.
-        last: The node behind the last.
+        last: The node after the last.
     """
 
     row: int

@@ -43,7 +43,7 @@ def units_of(outputs: int) -> int:
 
 @pointer_kernel
 def share_of(count: int, worker: int, workers: int) -> tuple[int, int]:
-    """Return a worker's share of `count` items: the first one, and the one behind the last."""
+    """Return a worker's share of `count` items: the first one, and the one after the last."""
     return count * worker // workers, count * (worker + 1) // workers
 
 

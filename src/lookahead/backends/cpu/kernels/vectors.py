@@ -1,6 +1,6 @@
 """LLVM code on vectors of sixteen floats, which numba's own loops do not become.
 
-Each sum is taken in one order, whatever is computed beside it: the same numbers give the same bits in a
+Each sum is taken in one order, whatever else is computed: the same numbers give the same bits in a
 forward pass of one token and in one of sixty-four.
 """
 
