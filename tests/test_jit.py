@@ -117,7 +117,7 @@ def package(tmp_path, monkeypatch):
 )
 @pytest.mark.parametrize("name", ["called.py", "drafting/calling.py", "decoding/new/deep.py"])
 def test_a_change_of_a_kernel_anywhere_in_the_package_makes_every_cached_kernel_stale(package, name, source):
-    # numba looks for changes in a kernel's own file alone, not in those of the kernels it calls.
+    # numba looks for changes only in a kernel's own file, not in those of the kernels it calls.
     digest = compilation.kernels_digest.__wrapped__
     (package / name).parent.mkdir(exist_ok=True)
     (package / name).write_text(source)

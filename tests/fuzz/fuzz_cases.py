@@ -14,7 +14,7 @@ _OFTEN = {
     **dict.fromkeys(("phi3-longrope", "llama-longrope", "jamba", "qwen3_next", "gptj", "falcon"), 2),
     **dict.fromkeys(COMPILED, 3),
 }
-"""How often those are drawn that differ most, beside the once of each other family."""
+"""How often those are drawn that differ most, besides the once of each other family."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Case:
         prompts: a row of tokens each.
         longest: the length that all rows are padded to on the left.
         mask: "int", "bool" or "none" for the attention mask's type.
-        holes: columns that the mask leaves out in all rows, beside the padding.
+        holes: columns that the mask leaves out in all rows, besides the padding.
         first_position: of positions that the caller gives; None where `generate` counts them itself.
         inputs: "tokens" or "embeddings".
         config: for `LookaheadConfig`.

@@ -1,4 +1,4 @@
-"""Dot products are right, and a row's are the same bits whatever rows are computed beside it."""
+"""Dot products are right, and a row's are the same bits whatever other rows are computed."""
 
 import numba
 import pytest
