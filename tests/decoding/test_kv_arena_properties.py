@@ -94,6 +94,15 @@ class LifeOfAnArena(RuleBasedStateMachine):
         if not self.naive.active:
             self.begin([max(self.naive.kept)])
 
+    @rule()
+    def move(self):
+        highest, target = max(self.naive.kept), self.arena.lowest_free_row
+        if target < highest:
+            self.arena.move_row(highest, target)
+            self.naive.move(highest, target)
+            if not self.naive.active:
+                self.begin([target])
+
     @rule(data=st.data(), size=SIZES, is_kept=st.booleans())
     def forward(self, data, size, is_kept):
         """Append to any rows in any order, and keep all of it or wait for what comes."""

@@ -23,6 +23,11 @@ class NaiveArena:
         self.appended.pop(row, None)
         self.active = [active for active in self.active if active != row]
 
+    def move(self, row: int, target: int) -> None:
+        self.kept[target] = self.kept[row]
+        self.free.remove(target)
+        self.leave(row)
+
     def begin(self, rows: list[int]) -> None:
         self.active = list(rows)
         self.appended = {row: [[] for _ in range(self.layers)] for row in rows}

@@ -6,9 +6,11 @@ accepted path of a draft tree is one indexed copy for keys and one for values, f
 """
 
 import heapq
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,14 +40,15 @@ class _Slab:
     allocate: Allocate
     layers: int = 0
 
-    def resize(self, capacity: int, length: int) -> None:
-        """Move to tensors of another capacity, keeping the first `length` slots of the layers in use."""
+    def resize(self, rows: int, capacity: int, length: int) -> None:
+        """Move to tensors of other sizes, keeping the first `length` slots of each row and layer in use."""
         for name in ("keys", "values"):
             old = getattr(self, name)
-            if old.shape[3] < capacity:
-                new = self.allocate((*old.shape[:3], capacity, old.shape[4]), old)
-                kept = min(length, old.shape[3])  # the longest row need not be the one that grows
-                new[: self.layers, ..., :kept, :] = old[: self.layers, ..., :kept, :]
+            if old.shape[1] < rows or old.shape[3] < capacity:
+                layers, _, heads, _, width = old.shape
+                new = self.allocate((layers, rows, heads, capacity, width), old)
+                kept_rows, kept = min(rows, old.shape[1]), min(length, old.shape[3])
+                new[: self.layers, :kept_rows, :, :kept] = old[: self.layers, :kept_rows, :, :kept]
                 setattr(self, name, new)
 
     def move(self, rows: Tensor, sources: Tensor, targets: Tensor) -> None:
@@ -76,7 +79,7 @@ class KVArena:
         layer_count: Layers of the model; layers whose tensors differ in shape share no tensor.
         capacity: Slots of each row to allocate for; the arena grows to multiples of `GROWTH_SLOTS`.
         max_slots: Upper bound on the slots of a row, if known.
-        max_rows: Row slots.
+        max_rows: Row slots; memory is allocated for those that are in use, up to a power of two.
         allocate: Allocates the memory, if its addresses must repeat from call to call.
     """
 
@@ -93,6 +96,7 @@ class KVArena:
     _slabs: dict[tuple[object, ...], _Slab] = field(default_factory=dict, init=False)
     _slab_of_layer: dict[int, tuple[_Slab, int]] = field(default_factory=dict, init=False)
     _appended: dict[int, int] = field(default_factory=dict, init=False)
+    _targets: tuple[object, Tensor, Tensor] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.lengths, self._written_ends = [0] * self.max_rows, [0] * self.max_rows
@@ -121,11 +125,32 @@ class KVArena:
             message = f"row slot {row} is free; {self.max_rows - len(self._free)} others are taken"
             raise ValueError(message)
         for slab in self._slabs.values():
-            slab.keys[:, row, :, : self._written_ends[row]] = 0
-            slab.values[:, row, :, : self._written_ends[row]] = 0
+            if row < slab.keys.shape[1]:
+                slab.keys[:, row, :, : self._written_ends[row]] = 0
+                slab.values[:, row, :, : self._written_ends[row]] = 0
         self.lengths[row] = self._written_ends[row] = 0
         self._active = [active for active in self._active if active != row]
         heapq.heappush(self._free, row)
+
+    def move_row(self, row: int, target: int) -> None:
+        """Move a row to a free row slot, and give its own back."""
+        self._free.remove(target)
+        heapq.heapify(self._free)
+        length = self.lengths[row]
+        for slab in self._slabs.values() if length else ():
+            for memory in (slab.keys, slab.values):
+                memory[:, target, :, :length] = memory[:, row, :, :length]
+        self.lengths[target] = self._written_ends[target] = length
+        self.remove_row(row)
+
+    @property
+    def lowest_free_row(self) -> int:
+        """The lowest free row slot; `max_rows` if all are taken."""
+        return self._free[0] if self._free else self.max_rows
+
+    def must_grow(self, appended: int) -> bool:
+        """Return whether `appended` slots after the longest row do not fit into what is allocated."""
+        return bool(self._slabs) and max(self.lengths) + appended > self.capacity
 
     def set_active_rows(self, rows: Sequence[int]) -> None:
         """Choose the row slots of the next forward passes, and forget appended tokens that were not kept."""
@@ -207,6 +232,7 @@ class KVArena:
 
     def view(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return the keys and values that the active rows hold in a layer, [B, heads, length, width]."""
+        self._reserve(0)
         keys, values = self.memory(layer)
         end = self.length(layer)
         return self._of_active(keys[:, :, :end]), self._of_active(values[:, :, :end])
@@ -251,11 +277,18 @@ class KVArena:
         if self._are_neighbours and len(set(starts)) == 1:
             memory[first : first + len(starts), :, starts[0] : end] = states
         else:
-            rows = torch.tensor(self._active, device=memory.device)[:, None]
-            begin = torch.tensor(starts, device=memory.device)[:, None]
-            slots = begin + torch.arange(size, device=memory.device)
+            rows, slots = self._target_slots(starts, size, memory.device)
             memory.transpose(1, 2)[rows, slots] = states.transpose(1, 2)
         return self._of_active(memory[:, :, :end])
+
+    def _target_slots(self, starts: list[int], size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return row slots [B, 1] and slots [B, size] to write to; all layers of a step share them."""
+        key = (tuple(self._active), tuple(starts), size, device)
+        if self._targets is None or self._targets[0] != key:
+            rows = torch.tensor(self._active, device=device)[:, None]
+            begin = torch.tensor(starts, device=device)[:, None]
+            self._targets = (key, rows, begin + torch.arange(size, device=device))
+        return self._targets[1:]
 
     @property
     def _are_neighbours(self) -> bool:
@@ -285,7 +318,7 @@ class KVArena:
         allocate = self.allocate or (_zeros if self.max_rows > 1 else _uninitialised)
 
         def allocated(like: Tensor) -> Tensor:
-            shape = (layers, self.max_rows, like.shape[1], self.capacity, like.shape[3])
+            shape = (layers, self._used_rows, like.shape[1], self.capacity, like.shape[3])
             return allocate(shape, like)
 
         return _Slab(allocated(keys), allocated(values), allocate)
@@ -294,20 +327,32 @@ class KVArena:
         """Make sure that `appended` slots after each active row are allocated."""
         for row in self._active:
             self._written_ends[row] = max(self._written_ends[row], self.lengths[row] + appended)
-        needed = self.longest_length + appended
-        if needed <= self.capacity:
-            return
-        if self._slabs and needed <= self.room:
+        needed, rows = self.longest_length + appended, max(self._active, default=0) + 1
+        has_rows = all(slab.keys.shape[1] >= rows for slab in self._slabs.values())
+        if needed > self.capacity and self._slabs and needed <= self.room:
             self.capacity = self.room
+        if needed <= self.capacity and has_rows:
             return
-        self.capacity = grown_capacity(needed, self.max_slots)
+        if needed > self.capacity:
+            self.capacity = grown_capacity(needed, self.max_slots)
         held = max(self.lengths) + max(self._appended.values(), default=0)
         for slab in self._slabs.values():
-            slab.resize(self.capacity, held)
+            slab.resize(self._used_rows, self.capacity, held)
+
+    @property
+    def _used_rows(self) -> int:
+        """Row slots to allocate: up to the highest one that is taken or active, a power of two of them."""
+        taken = set(range(self.max_rows)) - set(self._free)
+        highest = max(taken | set(self._active), default=0)
+        return min(self.max_rows, 1 << highest.bit_length())
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    return like.new_zeros(shape)
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    # numpy leaves pages that are never written to unallocated; torch would write zeros to all of them.
+    size = like.element_size() * math.prod(shape)
+    return torch.from_numpy(np.zeros(size, np.uint8)).view(like.dtype).view(shape)
 
 
 def _uninitialised(shape: tuple[int, ...], like: Tensor) -> Tensor:

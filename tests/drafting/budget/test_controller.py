@@ -128,3 +128,14 @@ def test_a_bucket_that_was_not_measured_begins_with_what_is_on_disk_else_with_th
     assert table.curve(2, 900) == StepTimes(FLAT.sizes, tuple(FLAT.seconds_for(2 * n) for n in FLAT.sizes))
     assert table.seconds(64, 1, 100) == FLAT.seconds_for(64)
     assert table.seconds(64, 4, 100) == pytest.approx(FLAT.seconds_for(64))
+
+
+def test_an_estimated_bucket_is_still_to_be_measured():
+    table = StepTimesTable()
+    table.put(1, 100, FLAT)
+    assert table.curve(1, 900) == FLAT
+    assert not table.knows(1, 900)
+    table.adapt(1, 900, STEEP)
+    assert not table.knows(1, 900)
+    table.put(1, 900, STEEP)
+    assert table.knows(1, 900)

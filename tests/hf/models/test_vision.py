@@ -134,6 +134,19 @@ def test_inputs_that_trees_cannot_serve_are_decoded_in_plain_steps(family, rows,
     assert lookahead.stats.mean_acceptance_length == 1.0
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "glm4v", "paligemma"])
+def test_rows_that_end_stay_in_forward_passes_of_one_width(family):
+    """A row that has left has a padding tree, which needs token types as the others do."""
+    model = installed(family)
+    inputs = image_inputs(family, 3)
+    answers = model.generate(**inputs, **GREEDY)
+    ends = [int(row[inputs["input_ids"].shape[1] + 2 + 3 * n]) for n, row in enumerate(answers[:2])]
+    lookahead = Lookahead(LookaheadConfig(decoding_length=16, reproducible=True, compiled_cpu=False))
+    settings = {**GREEDY, "eos_token_id": ends, "pad_token_id": 0}
+    assert_same_text(model, lookahead, **inputs, **settings)
+    assert lookahead.stats.forwards < lookahead.stats.row_steps < 3 * lookahead.stats.forwards
+
+
 def test_text_alone_is_verified_in_trees_even_if_images_need_plain_steps():
     model = installed("mllama")
     lookahead = Lookahead(LookaheadConfig(decoding_length=16))

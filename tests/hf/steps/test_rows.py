@@ -176,3 +176,63 @@ def test_rows_are_refused_by_name_where_they_cannot_be_served():
         chains.add(0, [1, 2])
         with pytest.raises(UnsupportedModelError, match="one at a time"):
             chains.add(1, [1, 2])
+
+
+def test_rows_that_leave_let_the_others_stay_neighbours_and_memory_shrink():
+    model, tokens = tiny_model("llama", max_position_embeddings=2048), prompt(0)[0].tolist()
+    step_model = step_model_of(model, TREE, max_rows=8)
+    for row in range(8):
+        step_model.add(row, tokens)
+    arena = step_model.cache.arena
+    assert arena.memory(0)[0].shape[0] == 8
+    for row in (0, 2, 3, 4, 5, 6):
+        step_model.remove(row)
+    expected = model(torch.tensor([[*tokens, 3]])).logits[0, -1]
+    for row, logits in step_model.forward({1: DraftTree.root_only(3), 7: DraftTree.root_only(3)}).items():
+        torch.testing.assert_close(logits[0], expected, rtol=1e-4, atol=1e-5, msg=f"row {row}")
+    assert sorted(row.slot for row in step_model._rows.values()) == [0, 1]
+    step_model.keep({1: [0], 7: [0]})
+    while arena.capacity == step_model.cache.arena.room and arena.lengths[0] < 700:
+        step_model.forward({7: DraftTree.chain([3] * 12)})
+        step_model.keep({7: list(range(12))})
+    assert arena.memory(0)[0].shape[0] == 2
+
+
+def test_the_compiled_decoder_moves_no_row_before_the_arena_grows():
+    model = tiny_model("fused-llama")
+    if unsupported_reason(model):
+        pytest.skip(f"no compiled decoder here: {unsupported_reason(model)}")
+    step_model = step_model_of(model, COMPILED)
+    for row in range(3):
+        step_model.add(row, [1, 2, 3])
+    step_model.remove(0)
+    step_model.forward({1: DraftTree.root_only(3), 2: DraftTree.root_only(3)})
+    assert [row.slot for row in step_model._rows.values()] == [1, 2]
+
+
+def test_outside_generate_no_graph_of_gradients_is_built():
+    step_model = step_model_of(tiny_model("llama"), TREE)
+    assert not step_model.add(0, [1, 2, 3]).requires_grad
+    assert not step_model.forward({0: DraftTree.chain([3, 4])})[0].requires_grad
+    assert not step_model.cache.arena.memory(0)[0].requires_grad
+
+
+def test_a_prompt_that_cannot_be_read_leaves_no_row_behind():
+    step_model = step_model_of(tiny_model("llama"), TREE, max_rows=1)
+    with pytest.raises(IndexError):
+        step_model.add(0, [1, 2, 10**6])
+    assert step_model.rows == []
+    step_model.add(0, [1, 2])
+
+
+@pytest.mark.parametrize("family", ["llama-dynamic-rope", "llama-longrope"])
+def test_models_whose_frequencies_follow_the_longest_row_are_left_to_generate(family):
+    with pytest.raises(UnsupportedModelError, match="rotary frequencies change"):
+        step_model_of(tiny_model(family), TREE).add(0, [1, 2])
+
+
+def test_a_second_row_of_a_model_that_reads_positions_off_slots_is_refused():
+    step_model = step_model_of(tiny_model("bloom"), TREE)
+    step_model.add(0, [1, 2])
+    with pytest.raises(UnsupportedModelError, match="one at a time"):
+        step_model.add(1, [1, 2, 3])

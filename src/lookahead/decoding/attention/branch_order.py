@@ -54,7 +54,9 @@ class BranchOrderPlaces:
         ends = np.maximum(last - size + 1, 0) // BLOCK * BLOCK  # a draft of this size begins at or after it
         begins = ends.min(axis=1)
         near = _near_slots(rows, size, begins)
-        far = min(int(first.min()) // BLOCK * BLOCK, int(ends.max())), int(ends.max())
+        holding = [row.length > 0 for row in rows]  # rows that hold nothing see no far block
+        begin = int(first[holding].min()) // BLOCK * BLOCK if any(holding) else 0
+        far = min(begin, int(ends.max())), int(ends.max())
         far_places = np.arange(*far)[None, None, :]
         near_places = (begins[:, None] + np.arange(near.shape[2])[None, :])[:, None, :]
         seen = [

@@ -55,7 +55,10 @@ def tree_mask(
 def _show(seen: Tensor, row: TreeRow, first: Tensor) -> None:
     """Write True, to [size, slots], where a node sees a slot; `first` is int64 [size, 1]."""
     tree, nodes, length = row.tree, len(row.tree), row.length
-    seen[:, :length] = torch.arange(length) >= first
+    if bool((first == first[0]).all()):
+        seen[:, int(first[0]) : length] = True
+    else:
+        seen[:, :length] = torch.arange(length) >= first
     if row.padding is not None and not row.is_padded_left:
         seen[:, : len(row.padding)] &= row.padding != 0
     places = length + torch.from_numpy(tree.depths.astype("int64"))

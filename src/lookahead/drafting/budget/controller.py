@@ -124,7 +124,7 @@ class BudgetController:
                 step_seconds=step.forward_s,
                 other_seconds=step.draft_s + step.recycle_s,
             )
-            self._times.put(step.rows, step.context, self._state.times)
+            self._times.adapt(step.rows, step.context, self._state.times)
 
     def _state_at(self, rows: int, context: int) -> BudgetState | None:
         """Return the policy's state with the step times for this many rows and context tokens."""

@@ -149,24 +149,36 @@ class StepTimesTable:
     def __init__(self, load: Callable[[int, int], StepTimes | None] = lambda _rows, _context: None) -> None:
         self._load = load
         self._curves: dict[tuple[int, int], StepTimes] = {}
+        self._estimates: set[tuple[int, int]] = set()  # buckets that began with another bucket's curve
 
     def __bool__(self) -> bool:
         return bool(self._curves)
 
     def knows(self, rows: int, context: int) -> bool:
-        """Return whether the bucket of this many rows and context tokens has its own curve."""
-        return (rows_bucket(rows), context_bucket(context)) in self._curves
+        """Return whether the bucket of this many rows and context tokens was measured or loaded."""
+        bucket = (rows_bucket(rows), context_bucket(context))
+        return bucket in self._curves and bucket not in self._estimates
 
     def put(self, rows: int, context: int, times: StepTimes) -> None:
-        """Set the curve of a bucket."""
+        """Set the measured curve of a bucket."""
+        self.adapt(rows, context, times)
+        self._estimates.discard((rows_bucket(rows), context_bucket(context)))
+
+    def adapt(self, rows: int, context: int, times: StepTimes) -> None:
+        """Set the curve of a bucket after a step; an estimate stays one."""
         self._curves[rows_bucket(rows), context_bucket(context)] = times
 
     def curve(self, rows: int, context: int) -> StepTimes | None:
         """Return the curve over the tokens of each row of a bucket; None if no curve is known at all."""
         bucket = (rows_bucket(rows), context_bucket(context))
-        if bucket not in self._curves and self._curves:
-            self._curves[bucket] = self._load(*bucket) or self._nearest(bucket)
-        return self._curves.get(bucket)
+        times = self._curves.get(bucket)
+        if times is None and self._curves:
+            times = self._load(*bucket)
+            if times is None:
+                times = self._nearest(bucket)
+                self._estimates.add(bucket)
+            self._curves[bucket] = times
+        return times
 
     def seconds(self, total_tokens: int, rows: int, context: int) -> float | None:
         """Return the seconds of a forward pass of `total_tokens` in all rows together; None if unknown."""
@@ -179,7 +191,7 @@ class StepTimesTable:
         def distance(known: tuple[int, int]) -> tuple[float, float]:
             return (abs(math.log2(known[0] / bucket[0])), abs(math.log2(known[1] / bucket[1])))
 
-        nearest = min(self._curves, key=distance)
+        nearest = min(list(self._curves), key=distance)  # a copy: other threads may add buckets
         return self._curves[nearest].for_rows(bucket[0] / nearest[0])
 
 

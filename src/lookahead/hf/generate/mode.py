@@ -15,7 +15,6 @@ from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.decoding import loop
 from lookahead.decoding.sampling.margins import smallest_of
 from lookahead.decoding.sampling.state import GenerationState
-from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
 from lookahead.drafting.memory.draft_memory import DraftMemory
 from lookahead.drafting.store import DEFAULT_NAMESPACE
@@ -129,11 +128,8 @@ class LookaheadMode:
                 lock=self._profiles.lock(call.model),
             )
         else:
-            controller = self._profiles.controller(call.model, verification)
-            step_model = self._step_model(checked, verification, step_inputs, controller, states[0].remaining)
-            drafter = self._drafter(
-                checked, step_model, controller, lockstep=len(states) < len(call.input_ids)
-            )
+            step_model = self._step_model(checked, verification, step_inputs, states[0].remaining)
+            drafter = self._drafter(checked, step_model, lockstep=len(states) < len(call.input_ids))
         stats = self._run(checked, step_model, drafter, states)
         if call.streamer is not None:
             call.streamer.end()
@@ -148,7 +144,6 @@ class LookaheadMode:
         checked: CheckedCall,
         verification: Verification,
         step_inputs: StepInputs,
-        controller: BudgetController,
         max_new_tokens: int,
     ) -> CallStepModel:
         call = checked.generate_call
@@ -161,23 +156,17 @@ class LookaheadMode:
             call.model_kwargs,
             verification=verification,
             max_new_tokens=max_new_tokens,
-            max_nodes=controller.max_nodes(len(call.input_ids)),
-            max_nodes_alone=controller.max_nodes(1),
+            max_nodes=self._profiles.max_nodes(verification, len(call.input_ids)),
+            max_nodes_alone=self._profiles.max_nodes(verification, 1),
             recycle_prompt_tokens=self._config.recycle_prompt_tokens,
             step_inputs=step_inputs,
             graphs=self._graphs,
             lock=self._profiles.lock(call.model),
         )
 
-    def _drafter(
-        self,
-        checked: CheckedCall,
-        step_model: CallStepModel,
-        controller: BudgetController,
-        *,
-        lockstep: bool,
-    ) -> BatchDrafter:
+    def _drafter(self, checked: CheckedCall, step_model: CallStepModel, *, lockstep: bool) -> BatchDrafter:
         call = checked.generate_call
+        controller = self._profiles.controller(call.model, step_model.verification, step_model.runner_name)
         measure = partial(
             step_times_for,
             call.model,

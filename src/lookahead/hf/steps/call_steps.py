@@ -1,9 +1,10 @@
 """The step model of one call of `generate`. It reads the prompts as `generate` does."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
@@ -12,7 +13,7 @@ from lookahead.decoding.logits import TreeLogits
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.cache.callers_cache import read_into, write_back
 from lookahead.hf.cache.longrope_restart import CacheRestart
-from lookahead.hf.compat.generation import prefill
+from lookahead.hf.compat.generation import decoding_experts, prefill
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps.cuda_graphs import CapturedModels
@@ -72,9 +73,10 @@ class CallStepModel(TransformersStepModel):
             max_rows=len(input_ids),
             prompt_slots=prompt_slots,
             max_slots=prompt_slots + max_new_tokens + width,
-            graphs=graphs,
+            graphs=None if step_inputs is not None and step_inputs.types else graphs,
             lock=lock or nullcontext(),
         )
+        self._switches = ExitStack()
         self._input_ids = input_ids
         self._generation_config = generation_config
         self._model_kwargs = model_kwargs
@@ -85,6 +87,7 @@ class CallStepModel(TransformersStepModel):
         self._restart = CacheRestart(model, switch, input_ids, model_kwargs)
         self._drafts: Mapping[int, DraftTree] = {}
 
+    @torch.no_grad()
     def prefill(self) -> Tensor:
         """Read the prompts; return logits [B, k, V] after each prompt's last k tokens."""
         arena, rows = self.cache.arena, range(len(self._input_ids))
@@ -109,6 +112,7 @@ class CallStepModel(TransformersStepModel):
         for row, slot, position in zip(rows, slots, firsts.tolist(), strict=True):
             padding = None if mask is None else mask[row].cpu()
             self._rows[row] = Row(slot, position, padding, *self._step_inputs.of_row(row))
+        self._switches.enter_context(decoding_experts(self.model))
         return logits
 
     def forward(self, drafts: Mapping[int, DraftTree]) -> TreeLogits:
@@ -130,6 +134,15 @@ class CallStepModel(TransformersStepModel):
     def max_draft_depth(self, row: int) -> int:
         """Return how deep a row's draft may go within the model's positions."""
         return 0 if self._restart.is_due(self.cache.arena.lengths[0]) else super().max_draft_depth(row)
+
+    def close(self) -> None:
+        """Give back borrowed memory; the model is as it was."""
+        self._switches.close()
+        super().close()
+
+    def _expert_mode(self) -> AbstractContextManager[None]:
+        """Return a context that changes nothing: the mode is set from the prompts to the end of the call."""
+        return nullcontext()
 
     def returned_cache(self) -> object:
         """Return the cache as `generate` would: the given one, brought up to date."""

@@ -113,7 +113,8 @@ class StepBatch:
         if [row.slot for row in self.rows] == list(range(slots)):
             return self
         drafted = {row.slot: (row, tree) for row, tree in zip(self.rows, self.trees, strict=True)}
-        pairs = [drafted.get(slot, (Row(slot), PADDING_TREE)) for slot in range(slots)]
+        types = self.rows[0].types  # a padding row's types are not read, but must be there
+        pairs = [drafted.get(slot, (Row(slot, types=types), PADDING_TREE)) for slot in range(slots)]
         self.cache.arena.set_active_rows(range(slots))
         return StepBatch([row for row, _ in pairs], [tree for _, tree in pairs], self.cache)
 

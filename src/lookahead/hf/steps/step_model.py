@@ -83,6 +83,7 @@ class TransformersStepModel:
             allocate=None if self._graphs is None else self._graphs.allocate,
         )
 
+    @torch.no_grad()
     def add(self, row: int, prompt: Sequence[int], *, chunk: int = 512, max_logits: int = 1) -> Tensor:
         """Add a row and read its prompt; return the logits after its last tokens, [k, V].
 
@@ -97,33 +98,34 @@ class TransformersStepModel:
 
         Raises:
             ValueError: The row is there already, or the prompt is empty.
-            UnsupportedModelError: The model does not let rows differ in length.
+            UnsupportedModelError: The model does not let rows differ in length, or computes a token
+                otherwise when the text behind it grows.
         """
         self._check_row(row, prompt)
         added = self._rows[row] = Row(self.cache.arena.add_row())
-        for begin in range(0, len(prompt), chunk):
-            tokens = prompt[begin : begin + chunk]
-            self.cache.arena.set_active_rows([added.slot])
-            batch = StepBatch([added], [DraftTree.chain(tokens)], self.cache)
-            with self._lock:
-                logits = self._eager.forward(batch, len(tokens), max_logits)
-            self.cache.arena.keep({added.slot: range(len(tokens))})
-            added.position += len(tokens)
+        try:
+            for begin in range(0, len(prompt), chunk):
+                logits = self._read_chunk(added, prompt[begin : begin + chunk], max_logits)
+        except BaseException:
+            self.remove(row)
+            raise
         return logits[0]
 
     def remove(self, row: int) -> None:
         """Forget a row and free its row slot; nothing is copied."""
         self.cache.arena.remove_row(self._rows.pop(row).slot)
 
+    @torch.no_grad()
     def forward(self, drafts: Mapping[int, DraftTree]) -> TreeLogits:
         """Verify a draft tree of each row after the row's text; return logits [n, V] by row.
 
         Rows without a draft are not in this step.
         """
+        self._move_together(max(map(len, drafts.values())))
         order = sorted(drafts, key=lambda row: self._rows[row].slot)
         rows = [self._rows[row] for row in order]
         batch = StepBatch(rows, [drafts[row] for row in order], self.cache)
-        with self._lock, decoding_experts(self.model):
+        with self._lock, self._expert_mode():
             found = self._run(batch)
         logits, argmax = found.logits, found.argmax
         if logits.device.type != "cpu":
@@ -165,6 +167,38 @@ class TransformersStepModel:
         """Whether steps are captured in CUDA graphs, each shape at its second use."""
         return self._graphs is not None
 
+    def _read_chunk(self, row: Row, tokens: Sequence[int], max_logits: int) -> Tensor:
+        """Read some tokens of a row's prompt: a chain of which every node is kept."""
+        self.cache.arena.set_active_rows([row.slot])
+        batch = StepBatch([row], [DraftTree.chain(tokens)], self.cache)
+        with self._lock:
+            logits = self._eager.forward(batch, len(tokens), max_logits)
+        self.cache.arena.keep({row.slot: range(len(tokens))})
+        row.position += len(tokens)
+        return logits
+
+    def _expert_mode(self) -> AbstractContextManager[None]:
+        """Return the context in which a mixture of experts computes a step as `generate` has it computed."""
+        return decoding_experts(self.model)
+
+    def _move_together(self, width: int) -> None:
+        """Move rows into free row slots below them, where that saves more than it costs.
+
+        A model's own code attends to rows that are not neighbours in copies, and a CUDA graph computes the
+        row slots between them, at each step. When the arena grows, row slots above the others cost memory.
+        The compiled CPU decoder reads any rows in place; a fixed width keeps all row slots in each step.
+        """
+        arena = self.cache.arena
+        leaves_gaps = self.verification.is_compiled and not arena.must_grow(width)
+        if leaves_gaps or self.verification.fixed_width is not None:
+            return
+        for row in sorted(self._rows.values(), key=lambda row: row.slot, reverse=True):
+            if arena.lowest_free_row > row.slot:
+                break
+            target = arena.lowest_free_row
+            arena.move_row(row.slot, target)
+            row.slot = target
+
     def _make_runners(self, layout: AttentionLayout) -> list[StepRunner]:
         """Return the runners in the order in which they are tried."""
         runners: list[StepRunner] = []
@@ -192,7 +226,14 @@ class TransformersStepModel:
                 f"row {row} with a prompt of {len(prompt)} tokens: give a new row and at least one token"
             )
             raise ValueError(message)
-        if self._rows and not (self.verification.rows_may_differ and not self._limits.counts_slots_somewhere):
+        if self._limits.rope_switch is not None or self._limits.rope_growth is not None:
+            message = (
+                f"{type(self.model).__name__}'s rotary frequencies change with the length of the text; "
+                "leave its requests to generate"
+            )
+            raise UnsupportedModelError(message)
+        may_differ = self.verification.rows_may_differ and not self._limits.counts_slots_somewhere
+        if self._rows and (not may_differ or self.traits.bias):
             message = (
                 f"{type(self.model).__name__} does not support rows of different lengths; "
                 "serve its requests one at a time"

@@ -3,6 +3,7 @@
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import RLock
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -72,22 +73,24 @@ class ModelProfiles:
             known = profile.traits = ModelTraits.of(model)
         return known
 
-    def controller(self, model: PreTrainedModel, verification: Verification) -> BudgetController:
-        """Return the budget controller of a model with this verification."""
+    def max_nodes(self, verification: Verification, rows: int) -> int:
+        """Return the maximum nodes of each of `rows` rows in one forward pass."""
+        nodes, width = self._config.max_nodes(rows_bucket(rows)), verification.fixed_width
+        return nodes if width is None else min(nodes, width)
+
+    def controller(
+        self, model: PreTrainedModel, verification: Verification, runner_name: str
+    ) -> BudgetController:
+        """Return the budget controller of a model with this verification and runner."""
         controllers = self._profile(model).controllers
-        setting = (traits_key(model), verification.is_compiled, verification.fixed_width)
+        setting = (traits_key(model), runner_name)
         if setting not in controllers:
-            config, width = self._config, verification.fixed_width
-
-            def max_nodes(rows: int) -> int:
-                nodes = config.max_nodes(rows_bucket(rows))
-                return nodes if width is None else min(nodes, width)
-
-            is_auto = config.decoding_length == "auto"
+            max_nodes = partial(self.max_nodes, verification)
+            is_auto = self._config.decoding_length == "auto"
             controllers[setting] = BudgetController(
                 max_nodes,
                 BudgetPolicy(max_nodes(1)) if is_auto else None,
-                StepTimesTable(_times_on_disk(ref(model), verification.runner_name)),
+                StepTimesTable(_times_on_disk(ref(model), runner_name)),
             )
         return controllers[setting]
 
