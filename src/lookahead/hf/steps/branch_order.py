@@ -6,16 +6,13 @@ The bits of a node's logits then depend only on its text: not on the draft, nor 
 from contextlib import AbstractContextManager
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from lookahead.decoding.attention.tree_mask import tree_mask
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.hf.attention.branch_order import BranchPlaces, branch_order_attention, with_places
-from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps.eager import EagerRunner
 from lookahead.hf.steps.runner import StepBatch, StepLogits
-from lookahead.hf.steps.verification import Verification
 
 
 def unsupported_reason(traits: ModelTraits) -> str:
@@ -28,30 +25,13 @@ def unsupported_reason(traits: ModelTraits) -> str:
 
 
 class BranchOrderRunner(EagerRunner):
-    """The model's own forward pass over all row slots, always of one width.
-
-    Args:
-        model: One that `unsupported_reason` is empty for.
-        traits: Its traits.
-        layout: How its layers see the past.
-        verification: How its drafts are verified; of a fixed width.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        traits: ModelTraits,
-        layout: AttentionLayout,
-        verification: Verification,
-    ) -> None:
-        super().__init__(model, traits, layout, verification)
-        assert verification.fixed_width is not None  # noqa: S101  # otherwise `EagerRunner` is the runner
-        self._width = verification.fixed_width
+    """The model's own forward pass over all row slots, always of one width; its verification has one."""
 
     def run(self, batch: StepBatch) -> StepLogits:
         """Verify trees of at most the fixed width; the forward pass includes rows without a draft."""
         padded = batch.over_slots(batch.cache.arena.max_rows)
-        return StepLogits(self.forward(padded, self._width), [row.slot for row in batch.rows])
+        width = self.verification.fixed_width or padded.width
+        return StepLogits(self.forward(padded, width), [row.slot for row in batch.rows])
 
     def attention(self) -> AbstractContextManager[None]:
         """Return the context in which the model attends in branch order."""

@@ -39,6 +39,7 @@ class EagerRunner:
         self.model = model
         self.traits = traits
         self.layout = layout
+        self.verification = verification
         self._is_tree = verification.mode is VerificationMode.TREE
         self._groups_queries = verification.groups_queries
         self._takes_logits_to_keep = takes_logits_to_keep(model)
