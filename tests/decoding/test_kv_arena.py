@@ -415,3 +415,12 @@ def test_a_row_that_leaves_leaves_no_number_behind_that_a_mask_would_have_to_hid
     assert not values[rows[0]].any()
     with pytest.raises(ValueError, match="row slot 0 is free"):
         arena.remove_row(rows[0])
+
+
+def test_a_layer_that_was_never_written_holds_nothing():
+    """Mllama's layers that attend to images skip themselves while their cache is empty."""
+    arena = KVArena(2, 16)
+    arena.set_active_rows([arena.add_row()])
+    arena.append(0, torch.ones(1, 1, 3, 2), torch.ones(1, 1, 3, 2))
+    arena.keep_first()
+    assert [arena.length(layer) for layer in (0, 1)] == [3, 0]

@@ -169,7 +169,7 @@ class KVArena:
 
     def length(self, layer: int) -> int:
         """Return how many slots the longest active row holds in a layer, what was just appended included."""
-        return self.longest_length + self._appended.get(layer, 0)
+        return self.longest_length + self._appended.get(layer, 0) if layer in self._slab_of_layer else 0
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write a layer's new keys and values after each active row's text; return what those rows hold.
