@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lookahead.bench.data.folder import find_data
+from lookahead.bench.data.datasets import find_data
 from lookahead.bench.data.traces import read_traces
 from lookahead.bench.replay.drafters import Makers, make_replayed
 from lookahead.bench.replay.results import replay_results

@@ -41,8 +41,7 @@ SaveMemory = Annotated[
 ]
 Namespace = Annotated[str, typer.Option(help="The namespace that the answer belongs to and is drafted from.")]
 Reads = Annotated[
-    list[str] | None,
-    typer.Option(help="Also draft from this namespace; repeatable.", show_default="none"),
+    list[str] | None, typer.Option(help="Also draft from this namespace; repeatable.", show_default="none")
 ]
 Stats = Annotated[bool, typer.Option("--stats", help="Print counts and times to stderr.")]
 

@@ -22,8 +22,7 @@ class DtypeName(StrEnum):
 
 
 Model = Annotated[
-    str,
-    typer.Option(help="'embedded' (SmolLM2-135M-Instruct), a hub id, a folder or a .gguf file."),
+    str, typer.Option(help="'embedded' (SmolLM2-135M-Instruct), a hub id, a folder or a .gguf file.")
 ]
 Dtype = Annotated[DtypeName, typer.Option(help="Dtype of the weights.")]
 Device = Annotated[

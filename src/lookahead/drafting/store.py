@@ -55,31 +55,65 @@ class DraftStore(Protocol):
             reads: Further namespaces to draft from.
 
         Raises:
+            ConfigError: A name is not a string, or empty; or `reads` is one name, not several.
             UnsupportedMemoryError: The store has the default namespace only.
         """
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
-        """Append tokens to a request's sequence and remember them."""
+        """Append tokens to a request's sequence; open it in the default namespace if it is unknown.
+
+        Raises:
+            ValueError: A token id is negative, not an integer, or exceeds 31 bits; nothing is inserted.
+        """
 
     def propose(
         self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
     ) -> DraftTree:
-        """Return a draft of at most `decoding_length` nodes, node 0 included, and `branch_length` levels."""
+        """Return the most probable draft after a request's last token.
+
+        Args:
+            request: One that has inserted at least one token.
+            decoding_length: The maximum number of nodes, node 0 (the last token) included; 1 or more.
+            branch_length: The maximum number of levels below node 0.
+            mode: The layout of the draft.
+
+        Raises:
+            KeyError: The request is unknown, has been forgotten, or has inserted nothing.
+            ValueError: `decoding_length` is less than 1.
+        """
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
-        """Remember the model's most probable next tokens after each token, whichever way the text went.
+        """Remember the model's most probable next tokens after tokens, in the request's namespace.
 
         Args:
             request: One that has inserted at least one token.
             token_ids: m tokens that the model has just read.
-            successors: int32 [m, k], the most probable next tokens after each, best first.
+            successors: int32 [m, k], the most probable next tokens after each, best first; 8 are kept.
+
+        Raises:
+            KeyError: The request is unknown, or has been forgotten.
+            ValueError: A token id is negative, not an integer, or exceeds 31 bits, or there is not one
+                row for each token; nothing is remembered.
         """
 
     def learn_vocabulary(self, successors: Int32Array) -> None:
-        """Remember the model's most probable next tokens after each token of its vocabulary, int32 [V, k]."""
+        """Remember the model's most probable next tokens after each single token of its vocabulary.
+
+        They hold no text, so requests of all namespaces draft from them.
+
+        Args:
+            successors: int32 [V, k], the most probable next tokens after each, best first; 8 are kept.
+
+        Raises:
+            ValueError: A token id is negative, not an integer, or exceeds 31 bits; nothing is remembered.
+        """
 
     def recycled_tokens(self, request: RequestId) -> int:
-        """Return how many tokens of a request were accepted from recycled logits."""
+        """Return how many tokens of a request were accepted from recycled logits.
+
+        Raises:
+            KeyError: The request is unknown, or has been forgotten.
+        """
 
     def forget(self, request: RequestId) -> None:
         """Close a request, ended or aborted, and forget its prompt. Do nothing if it is unknown."""
@@ -92,7 +126,13 @@ class DraftStore(Protocol):
         """
 
     def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return copies of the arrays that outlive requests, by name."""
+        """Return what outlives requests, as copies.
+
+        Returns:
+            `names`, the namespaces, and `owners_named`, their numbers; `tokens`, oldest first, a gap (-1)
+            after each answer, and `owners`, the number of each token's namespace; `keys` and `successors`,
+            the model's recycled logits, oldest first; `hit_rates` and `weights`, the calibration state.
+        """
 
     @property
     def nbytes(self) -> int:

@@ -282,10 +282,5 @@ class NamespaceView:
     ) -> Any:
         """Decode as `Lookahead` does, in this namespace."""
         return self.lookahead(
-            model,
-            input_ids,
-            namespace=self.namespace,
-            reads=self.reads,
-            on_stats=on_stats,
-            **kwargs,
+            model, input_ids, namespace=self.namespace, reads=self.reads, on_stats=on_stats, **kwargs
         )

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from lookahead.bench.data.datasets import Row, read_rows
-from lookahead.bench.data.folder import find_data
+from lookahead.bench.data.datasets import Row, find_data, read_rows
 from lookahead.bench.data.row_formats import FORMATS
 from lookahead.errors import DataFormatError
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +13,11 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 
-from lookahead.bench.data.folder import DATA_VARIABLE
 from lookahead.bench.data.row_formats import in_our_form
 from lookahead.errors import ConfigError, DataFormatError, NotFoundError
 
+DATA_VARIABLE = "LOOKAHEAD_DATA"
+"""Names a folder in which data sets are looked for, too."""
 MT_BENCH = "mt_bench"
 MT_BENCH_CATEGORIES = frozenset(
     {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
@@ -216,3 +218,12 @@ def random_rows(words: Sequence[str], number: int, seed: int = 0) -> list[Row]:
         Row(row_id=index, category=RANDOM_WORDS, prompt=" ".join(prompt))
         for index, prompt in enumerate(drawn)
     ]
+
+
+def find_data(path: Path) -> Path:
+    """Return the path of a data file; the given path if the file is in neither place."""
+    folder = os.environ.get(DATA_VARIABLE)
+    if path.exists() or not folder:
+        return path
+    beside = Path(folder) / path
+    return beside if beside.is_file() else path

@@ -89,10 +89,7 @@ def fitting_contexts(model: PreTrainedModel, plan: ProfilePlan) -> tuple[list[in
 
 
 def profile_model(
-    model: PreTrainedModel,
-    plan: ProfilePlan,
-    *,
-    on_progress: Callable[[str], None] = lambda _what: None,
+    model: PreTrainedModel, plan: ProfilePlan, *, on_progress: Callable[[str], None] = lambda _what: None
 ) -> dict[str, Any]:
     """Measure everything, and return it as JSON-serialisable values.
 

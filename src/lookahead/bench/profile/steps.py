@@ -133,12 +133,7 @@ def profile_steps(
     branches = verification.mode is VerificationMode.TREE
     trees = {size: random_tree(size, vocabulary, branches=branches) for size in wanted}
     ours = trial_step_model(
-        model,
-        layout,
-        prompt,
-        max_nodes=wanted[-1],
-        verification=verification,
-        graphs=CapturedModels(),
+        model, layout, prompt, max_nodes=wanted[-1], verification=verification, graphs=CapturedModels()
     )
     library = _LibrarySteps(model, prompt)
     try:

@@ -97,11 +97,7 @@ class ReplayResult:
 
 
 def replay(
-    drafter: ReplayedDrafter,
-    traces: Sequence[Trace],
-    *,
-    draft_tokens: int,
-    recycling: bool = True,
+    drafter: ReplayedDrafter, traces: Sequence[Trace], *, draft_tokens: int, recycling: bool = True
 ) -> ReplayResult:
     """Replay all traces in order; the drafter's memory grows from one to the next.
 

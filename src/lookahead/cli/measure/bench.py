@@ -49,8 +49,7 @@ Methods = Annotated[
     ),
 ]
 Noise = Annotated[
-    bool,
-    typer.Option("--noise/--no-noise", help="Measure transformers twice, to know the noise."),
+    bool, typer.Option("--noise/--no-noise", help="Measure transformers twice, to know the noise.")
 ]
 Limit = Annotated[
     int | None,
@@ -177,8 +176,7 @@ class BenchData:
 
 def read_data(file: Path, limit: int | None, warm: Path | None, warm_limit: int | None) -> BenchData:
     """Read the rows to measure, and the rows to warm memories with."""
-    from lookahead.bench.data.datasets import RANDOM_WORDS, limit_rows, read_rows
-    from lookahead.bench.data.folder import find_data
+    from lookahead.bench.data.datasets import RANDOM_WORDS, find_data, limit_rows, read_rows
 
     file, warm = find_data(file), warm and find_data(warm)
     rows = None if str(file) == RANDOM_WORDS else limit_rows(read_rows(file), limit)

@@ -6,13 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import (
-    check_can_write,
-    describe_call,
-    notices,
-    prepare_model,
-    warn_when_busy,
-)
+from lookahead.cli.setup import check_can_write, describe_call, notices, prepare_model, warn_when_busy
 from lookahead.files import write_json
 
 if TYPE_CHECKING:
@@ -22,8 +16,7 @@ if TYPE_CHECKING:
 
 ModelName = Annotated[str, typer.Argument(help="'embedded', a hub id, a folder or a .gguf file.")]
 Contexts = Annotated[
-    list[int] | None,
-    typer.Option(help="Tokens before the step; repeatable.", show_default="200, 1000, 4000"),
+    list[int] | None, typer.Option(help="Tokens before the step; repeatable.", show_default="200, 1000, 4000")
 ]
 Sizes = Annotated[str, typer.Option(help="Nodes of the draft trees, separated by commas.")]
 Repeats = Annotated[int, typer.Option(help="Measured rounds over all sizes; the report has medians.")]
@@ -97,12 +90,7 @@ def print_profile(report: dict[str, Any]) -> None:
     """Print the tables of a profile."""
     from rich.console import Console
 
-    from lookahead.bench.profile.tables import (
-        critical_length_line,
-        share_table,
-        step_table,
-        summary_table,
-    )
+    from lookahead.bench.profile.tables import critical_length_line, share_table, step_table, summary_table
 
     if report["skipped_contexts"]:
         skipped = ", ".join(map(str, report["skipped_contexts"]))

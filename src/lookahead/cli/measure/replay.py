@@ -58,7 +58,7 @@ def replay(
     sizes = options.integers_in("--draft-tokens", draft_tokens)
     config = LookaheadConfig(branch_length=branch_length)
 
-    from lookahead.bench.data.folder import find_data
+    from lookahead.bench.data.datasets import find_data
     from lookahead.bench.data.traces import read_traces
     from lookahead.bench.replay.drafters import make_replayed
     from lookahead.bench.replay.results import replay_results

@@ -15,13 +15,7 @@ from lookahead.drafting.growth.best_first import (
 )
 from lookahead.drafting.growth.candidates import RECYCLED
 from lookahead.drafting.log.calibration import CalibrationState, source_of_feature
-from lookahead.drafting.log.matches import (
-    MAX_MATCHES,
-    Matches,
-    find_all_matches,
-    next_token,
-    sort_by_rank,
-)
+from lookahead.drafting.log.matches import MAX_MATCHES, Matches, find_all_matches, next_token, sort_by_rank
 from lookahead.drafting.log.prediction import (
     CANDIDATES_BEGIN,
     CANDIDATES_END,

@@ -239,12 +239,7 @@ def append_all(ring: TokenRing, tokens: Int32Array, owner: Integer, run: Int32Ar
 
 @lean_kernel
 def append_to(
-    cells: Int32Array,
-    heads: Int32Array,
-    end: Int64Array,
-    tokens: Int32Array,
-    owner: Integer,
-    run: Int32Array,
+    cells: Int32Array, heads: Int32Array, end: Int64Array, tokens: Int32Array, owner: Integer, run: Int32Array
 ) -> None:
     """Write tokens to the ring in these arrays, as `append_all` does."""
     append_all(ring_view(cells, heads, end), tokens, owner, run)

@@ -85,26 +85,13 @@ class TokenLog:
     def open(
         self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
     ) -> None:
-        """Open a request in a namespace. It drafts from there, and its answer will belong there.
-
-        Args:
-            request: A new one.
-            namespace: The namespace it belongs to.
-            reads: Further namespaces to draft from.
-
-        Raises:
-            ConfigError: A name is not a string, or empty; or `reads` is one name, not several.
-        """
+        """Do as `DraftStore.open` says."""
         check_namespaces(namespace, reads)
         with self._lock:
             self._opened(request, namespace, reads)
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
-        """Append tokens to a request's sequence; open it in the default namespace if it is unknown.
-
-        Raises:
-            ValueError: A token id is negative, not an integer, or exceeds 31 bits; nothing is inserted.
-        """
+        """Do as `DraftStore.insert` says."""
         tokens = checked_tokens(token_ids)
         if len(tokens) == 0:
             return
@@ -137,18 +124,7 @@ class TokenLog:
     def propose(
         self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
     ) -> DraftTree:
-        """Return the most probable draft after a request's last token.
-
-        Args:
-            request: One that has inserted at least one token.
-            decoding_length: The maximum number of nodes, node 0 (the last token) included; 1 or more.
-            branch_length: The maximum number of levels below node 0.
-            mode: The layout of the draft.
-
-        Raises:
-            KeyError: The request is unknown, has been forgotten, or has inserted nothing.
-            ValueError: `decoding_length` is less than 1.
-        """
+        """Do as `DraftStore.propose` says."""
         check_decoding_length(decoding_length)
         with self._lock:
             live = self._requests[request]
@@ -180,18 +156,7 @@ class TokenLog:
         return as_draft_tree(tree, decoding_length, mode)
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
-        """Remember the model's most probable next tokens after tokens, in the request's namespace.
-
-        Args:
-            request: One that has inserted at least one token.
-            token_ids: m tokens that the model has just read.
-            successors: int32 [m, k], the most probable next tokens after each, best first; 8 are kept.
-
-        Raises:
-            KeyError: The request is unknown, or has been forgotten.
-            ValueError: A token id is negative, not an integer, or exceeds 31 bits, or there is not one
-                row for each token; nothing is remembered.
-        """
+        """Do as `DraftStore.recycle` says."""
         tokens = checked_tokens(token_ids)
         if len(tokens) == 0:
             return
@@ -204,16 +169,7 @@ class TokenLog:
             self._write_successors(self._requests[request].owner, tokens, rows)
 
     def learn_vocabulary(self, successors: Int32Array) -> None:
-        """Remember the model's most probable next tokens after each single token of its vocabulary.
-
-        They hold no text, so requests of all namespaces draft from them.
-
-        Args:
-            successors: int32 [V, k], the most probable next tokens after each, best first; 8 are kept.
-
-        Raises:
-            ValueError: A token id is negative, not an integer, or exceeds 31 bits; nothing is remembered.
-        """
+        """Do as `DraftStore.learn_vocabulary` says."""
         if len(successors) == 0:
             return
         rows = checked_tokens(np.ravel(successors)).reshape(len(successors), -1)
@@ -221,11 +177,7 @@ class TokenLog:
             self._write_successors(VOCABULARY, np.arange(len(rows), dtype=np.int32), rows)
 
     def recycled_tokens(self, request: RequestId) -> int:
-        """Return how many tokens of a request were accepted from recycled logits.
-
-        Raises:
-            KeyError: The request is unknown, or has been forgotten.
-        """
+        """Do as `DraftStore.recycled_tokens` says."""
         return self._requests[request].recycled_tokens
 
     def forget(self, request: RequestId) -> None:
@@ -236,12 +188,7 @@ class TokenLog:
                 self._remember(np.concatenate(live.answer), live.owner)
 
     def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
-        """Remember a text as if it had been an answer in a namespace.
-
-        Raises:
-            ConfigError: The namespace's name is not a string, or empty.
-            ValueError: A token id is negative, not an integer, or exceeds 31 bits; nothing is remembered.
-        """
+        """Do as `DraftStore.remember` says."""
         check_namespaces(namespace)
         tokens = checked_tokens(token_ids)
         if len(tokens):
@@ -260,13 +207,7 @@ class TokenLog:
                     del self._namespaces.owners[namespace]  # its name is forgotten, too
 
     def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return what outlives requests, as copies.
-
-        Returns:
-            `names`, the namespaces, and `owners_named`, their numbers; `tokens`, oldest first, a gap (-1)
-            after each answer, and `owners`, the number of each token's namespace; `keys` and `successors`,
-            the model's recycled logits, oldest first; `hit_rates` and `weights`, the calibration state.
-        """
+        """Do as `DraftStore.snapshot` says."""
         with self._lock:
             tokens, owners = self._shared.newest(self._shared.capacity)
             used = np.flatnonzero(self._table.keys != EMPTY)

@@ -15,12 +15,7 @@ from lookahead.drafting.memory.snapshots import compacted, has_our_calibration, 
 from lookahead.drafting.memory.tokenizing import Tokenizer, fingerprint, tokenized
 from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, TokenIds, check_namespaces, checked_tokens
 from lookahead.drafting.trie.token_trie import TokenTrie, compile_trie_kernels
-from lookahead.errors import (
-    ConfigError,
-    MemoryFileError,
-    UnsupportedMemoryError,
-    VocabularyMismatchError,
-)
+from lookahead.errors import ConfigError, MemoryFileError, UnsupportedMemoryError, VocabularyMismatchError
 
 _BATCH = 256
 

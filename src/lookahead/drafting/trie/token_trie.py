@@ -102,20 +102,12 @@ class TokenTrie:
     def open(
         self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
     ) -> None:
-        """Check the namespace; the request's first tokens open it.
-
-        Raises:
-            UnsupportedMemoryError: A namespace is not the default one.
-        """
+        """Do as `DraftStore.open` says."""
         del request
         _check_is_default(namespace, reads)
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
-        """Append tokens to a request's sequence; the first ones open the request.
-
-        Raises:
-            ValueError: A token id is negative, not an integer, or exceeds 31 bits; nothing is inserted.
-        """
+        """Do as `DraftStore.insert` says."""
         tokens = checked_tokens(token_ids)
         if len(tokens) == 0:
             return
@@ -142,18 +134,7 @@ class TokenTrie:
     def propose(
         self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
     ) -> DraftTree:
-        """Return the most probable draft after a request's last token.
-
-        Args:
-            request: One that has inserted at least one token.
-            decoding_length: The maximum number of nodes, node 0 (the last token) included; 1 or more.
-            branch_length: The maximum number of levels below node 0.
-            mode: The layout of the draft.
-
-        Raises:
-            KeyError: The request is unknown, or has been forgotten.
-            ValueError: `decoding_length` is less than 1.
-        """
+        """Do as `DraftStore.propose` says."""
         check_decoding_length(decoding_length)
         with self._lock:
             tree = build_draft_tree(
@@ -179,12 +160,7 @@ class TokenTrie:
         return 0
 
     def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
-        """Remember a text as if it had been an answer.
-
-        Raises:
-            UnsupportedMemoryError: The namespace is not the default one.
-            ValueError: A token id is negative, not an integer, or exceeds 31 bits; nothing is remembered.
-        """
+        """Do as `DraftStore.remember` says."""
         _check_is_default(namespace)
         request = object()
         try:
@@ -200,10 +176,7 @@ class TokenTrie:
                 release_trie(self._pool, np.int64(row[OWN_ROOT]))
 
     def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return copies of the shared trie and the hit rates; nothing of live requests' own tries.
-
-        Node 0 is the root; the others follow parents first, siblings the most recently seen first.
-        """
+        """Do as `DraftStore.snapshot` says."""
         with self._lock:
             pool = self._pool
             nodes = np.full(self.node_count, self._shared_root, np.int32)

@@ -8,11 +8,7 @@ from transformers import PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 
 from lookahead.drafting.memory.draft_memory import DraftMemory
-from lookahead.errors import (
-    PromptTooLongError,
-    UnsupportedGenerationError,
-    UnsupportedModelError,
-)
+from lookahead.errors import PromptTooLongError, UnsupportedGenerationError, UnsupportedModelError
 from lookahead.hf.cache.callers_cache import can_be_brought_up_to_date, is_callers_cache, layout_behind
 from lookahead.hf.compat.call import GenerateCall
 from lookahead.hf.compat.config import has_own_sampling_loop, text_config

@@ -121,11 +121,7 @@ class LookaheadMode:
         step_model: CallStepModel | LibraryStepModel
         if verification.mode is VerificationMode.PLAIN:
             step_model = LibraryStepModel(
-                call.model,
-                call.input_ids,
-                config,
-                call.model_kwargs,
-                lock=self._profiles.lock(call.model),
+                call.model, call.input_ids, config, call.model_kwargs, lock=self._profiles.lock(call.model)
             )
         else:
             step_model = self._step_model(checked, verification, step_inputs, states[0].remaining)
@@ -140,11 +136,7 @@ class LookaheadMode:
         return token_ids_of(states, config)
 
     def _step_model(
-        self,
-        checked: CheckedCall,
-        verification: Verification,
-        step_inputs: StepInputs,
-        max_new_tokens: int,
+        self, checked: CheckedCall, verification: Verification, step_inputs: StepInputs, max_new_tokens: int
     ) -> CallStepModel:
         call = checked.generate_call
         return CallStepModel(

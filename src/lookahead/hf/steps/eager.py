@@ -30,11 +30,7 @@ class EagerRunner:
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        traits: ModelTraits,
-        layout: AttentionLayout,
-        verification: Verification,
+        self, model: PreTrainedModel, traits: ModelTraits, layout: AttentionLayout, verification: Verification
     ) -> None:
         self.model = model
         self.traits = traits
