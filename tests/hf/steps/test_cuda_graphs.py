@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -171,7 +172,9 @@ def test_a_model_that_asks_for_the_caches_length_is_left_as_it_is(capture, monke
     assert not capture.captured
 
 
-@pytest.mark.parametrize("disturbed", ["hook", "longrope", "bloom", "mllama", "reproducible", "off"])
+@pytest.mark.parametrize(
+    "disturbed", ["hook", "global hook", "longrope", "bloom", "mllama", "reproducible", "off"]
+)
 def test_others_are_left_as_they_are_without_a_word(disturbed, capture, uses):
     families = {"longrope": "phi3-longrope", "bloom": "bloom"}
     if disturbed == "mllama":  # layers that attend to images keep nothing of text
@@ -182,7 +185,14 @@ def test_others_are_left_as_they_are_without_a_word(disturbed, capture, uses):
     lookahead = unfused(decoding_length=8, **settings)
     if disturbed == "hook":
         model.model.layers[0].register_forward_hook(lambda *_: None)
-    assert_same_text(model, lookahead, prompt(0) % 50, **GREEDY)
+    seen: list[torch.nn.Module] = []
+    handle = nullcontext()
+    if disturbed == "global hook":
+        handle = torch.nn.modules.module.register_module_forward_hook(lambda part, *_: seen.append(part))
+    with handle:
+        assert_same_text(model, lookahead, prompt(0) % 50, **GREEDY)
+    calls = sum(part is model for part in seen)  # those of `generate`, and one for each of our steps
+    assert disturbed != "global hook" or calls > GREEDY["max_new_tokens"] + lookahead.stats.forwards
     assert not uses
     assert not capture.captured
 
