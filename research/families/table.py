@@ -15,6 +15,7 @@ from rich.table import Table
 
 from lookahead.cli.setup import check_can_write, describe_call, notices
 from lookahead.config import LookaheadConfig
+from lookahead.errors import first_line
 from lookahead.files import write_json
 from lookahead.hf.machine.dtypes import resolve_dtype
 from lookahead.hf.models.gguf import quiet_transformers
@@ -72,8 +73,7 @@ def family_rows(dtype: torch.dtype = torch.float32) -> Iterator[FamilyRow]:
         try:
             model = family_model(family, dtype)
         except Exception as problem:  # noqa: BLE001  # other versions know some by other settings
-            first_line = next(iter(str(problem).strip().splitlines()), "")
-            yield FamilyRow(family, model_type, skipped=f"{type(problem).__name__}: {first_line}")
+            yield FamilyRow(family, model_type, skipped=f"{type(problem).__name__}: {first_line(problem)}")
             continue
         result = probe(model)
         exact = probe(

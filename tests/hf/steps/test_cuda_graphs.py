@@ -211,8 +211,8 @@ def test_forwards_are_timed_when_they_are_captured(uses):
 def test_calls_at_the_same_time_have_memory_of_their_own():
     model, models = tiny_model("llama"), cuda_graphs.CapturedModels()
     eager = EagerRunner(model, ModelTraits.of(model), attention_layout(model, fresh_cache(model)), TREE)
-    first, second = (models.runner_for_call(eager, TREE) for _ in range(2))
+    first, second = (models.runner_for_call(eager) for _ in range(2))
     assert first._memory is not second._memory
     first.close()
     second.close()
-    assert models.runner_for_call(eager, TREE)._memory is second._memory
+    assert models.runner_for_call(eager)._memory is second._memory

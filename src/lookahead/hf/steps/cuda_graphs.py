@@ -39,7 +39,7 @@ from lookahead.hf.compat.modifications import modifications
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps.eager import EagerRunner
 from lookahead.hf.steps.runner import StepBatch, StepLogits
-from lookahead.hf.steps.verification import Verification, VerificationMode
+from lookahead.hf.steps.verification import VerificationMode
 
 _ROUNDING_FACTOR = 32.0
 _RELATIVE_FLOOR = 1e-4
@@ -78,14 +78,13 @@ class CapturedModels:
         self._models: WeakKeyDictionary[PreTrainedModel, _CapturedModel] = WeakKeyDictionary()
         self._lock = Lock()
 
-    def runner_for_call(self, eager: EagerRunner, verification: Verification) -> "GraphRunner | None":
+    def runner_for_call(self, eager: EagerRunner) -> "GraphRunner | None":
         """Return the runner for one call, to be closed after it; None if its steps cannot be captured.
 
         Args:
             eager: Does the same steps by the model's own code.
-            verification: How the model's drafts are verified.
         """
-        model = eager.model
+        model, verification = eager.model, eager.verification
         is_served_otherwise = verification.is_compiled or verification.fixed_width is not None
         if verification.mode is not VerificationMode.TREE or is_served_otherwise or eager.traits.bias:
             return None
@@ -98,7 +97,7 @@ class CapturedModels:
                 found = self._models[model] = _CapturedModel(
                     key, partial(capture_for, model.device, self._lock)
                 )
-        return None if found.is_given_up else GraphRunner(eager, found, verification)
+        return None if found.is_given_up else GraphRunner(eager, found)
 
 
 class _CapturedModel:
@@ -139,13 +138,11 @@ class GraphRunner:
     Args:
         eager: Does the same steps by the model's own code; the first captured steps are compared with it.
         kept: What is kept of the model from call to call.
-        verification: How the model's drafts are verified.
     """
 
-    def __init__(self, eager: EagerRunner, kept: _CapturedModel, verification: Verification) -> None:
+    def __init__(self, eager: EagerRunner, kept: _CapturedModel) -> None:
         self._eager = eager
         self._model = eager.model
-        self._groups_queries = verification.groups_queries
         self._kept = kept
         self._memory = kept.borrow()
 
@@ -210,7 +207,7 @@ class GraphRunner:
         steps = self._memory.steps
         if key not in steps:
             cache = _BucketCache(padded.cache, rows, slots)
-            run = _run_of(self._eager, cache, slots, groups_queries=self._groups_queries)
+            run = _run_of(self._eager, cache, slots)
             steps[key] = StaticStep(run, rows, nodes, self._model.device)
         return steps[key]
 
@@ -313,10 +310,9 @@ class _BucketCache(Cache):
                 layer.slots = slots
 
 
-def _run_of(
-    eager: EagerRunner, cache: _BucketCache, slots: int, *, groups_queries: bool
-) -> Callable[[PackedTrees], Verified]:
+def _run_of(eager: EagerRunner, cache: _BucketCache, slots: int) -> Callable[[PackedTrees], Verified]:
     """Return a model's forward pass as a function of only the packed trees."""
+    groups_queries = eager.verification.groups_queries
     groups = eager.traits.query_groups if groups_queries else 1
     layout, dtype = eager.layout, eager.traits.dtype
     reference = weakref.ref(eager.model)  # captured steps must not keep the model alive

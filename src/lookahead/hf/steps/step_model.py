@@ -70,7 +70,7 @@ class TransformersStepModel:
         self._lock = lock
         self._rows: dict[int, Row] = {}
         self._eager = EagerRunner(model, traits, layout, verification)
-        self._graphs = None if graphs is None else graphs.runner_for_call(self._eager, verification)
+        self._graphs = None if graphs is None else graphs.runner_for_call(self._eager)
         self._runners = self._make_runners(layout)
         first = _FIRST_CAPACITY if self._graphs is None else _FIRST_CAPACITY_OF_GRAPHS
         capacity = prompt_slots + first + max(max_nodes, verification.fixed_width or 1)
