@@ -29,6 +29,9 @@ class CountingModel:
         self.cache.append(self.first)
         return self._logits([self.first - 1, self.first])[None]
 
+    def are_logits_current(self):
+        return True
+
     def max_draft_depth(self, _row):
         return self.levels
 
@@ -163,6 +166,9 @@ class CountingRows:
 
     def prefill(self):
         return torch.stack([self._logits([first]) for first in self.firsts])
+
+    def are_logits_current(self):
+        return True
 
     def max_draft_depth(self, _row):
         return 99

@@ -49,3 +49,11 @@ def assert_same_text(model, lookahead, token_ids, **generation):
     actual = model.generate(token_ids, custom_generate=lookahead, **generation)
     assert actual.tolist() == expected.tolist()
     assert torch.equal(torch.rand(1), next_random)
+
+
+def text_or_error(call):
+    """Return the token ids that a call returns, or the type of the error that it raises."""
+    try:
+        return call().tolist()
+    except Exception as error:
+        return type(error)

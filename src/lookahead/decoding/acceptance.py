@@ -5,7 +5,7 @@ stop: this last token is the bonus token. Greedy and sampling are alike: the cho
 draft, so the text is the model's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,10 @@ class Acceptance:
 
 
 def accept(
-    drafts: Mapping[int, DraftTree], logits: Mapping[int, Tensor], state: GenerationState
+    drafts: Mapping[int, DraftTree],
+    logits: Mapping[int, Tensor],
+    state: GenerationState,
+    are_current: Callable[[], bool] = lambda: True,
 ) -> dict[int, Acceptance]:
     """Walk down the drafts of a state's rows in lockstep, follow the model's own choices, and emit them.
 
@@ -39,10 +42,11 @@ def accept(
         drafts: By row, a tree of n nodes.
         logits: By row, [n, V], each node's logits for the token after it.
         state: Chooses the tokens and knows when the answers are finished.
+        are_current: Returns whether the logits are those of the model as it is now.
 
     Returns:
         The acceptance of each of the state's rows. The paths are equally long: the walk ends when any row
-        has no child with the chosen token.
+        has no child with the chosen token, or when the callbacks of a token changed the model.
     """
     rows = state.rows
     argmax = argmax_of(logits) if state.needs_only_argmax else None
@@ -60,7 +64,7 @@ def accept(
             if row not in padded:
                 tokens[row].append(token)
             below[row] = [] if state.finished else drafts[row].children_with_token(here[row], token)
-        if not all(below.values()):
+        if not all(below.values()) or not are_current():
             break
         here = below
     return {row: Acceptance(drafts[row].path_to(here[row][0]), tokens[row]) for row in rows}

@@ -51,6 +51,14 @@ class _Slab:
                 new[: self.layers, :kept_rows, :, :kept] = old[: self.layers, :kept_rows, :, :kept]
                 setattr(self, name, new)
 
+    def promote(self, dtype: torch.dtype) -> None:
+        """Hold a wider dtype from now on, as concatenating to a tensor of another dtype does."""
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = self.allocate(tuple(old.shape), old.new_empty(0, dtype=dtype))
+            new[:, :, :, : old.shape[3]] = old
+            setattr(self, name, new)
+
     def move(self, rows: Tensor, sources: Tensor, targets: Tensor) -> None:
         """Copy, in each layer, slots `sources` of `rows` to slots `targets`; all are int64 [m]."""
         device = self.keys.device
@@ -186,6 +194,9 @@ class KVArena:
         size, before = keys.shape[2], self._appended.get(layer, 0)
         self._reserve(before + size)
         slab, layer_index = self._find_slab(layer, keys, values)
+        wider = torch.promote_types(slab.keys.dtype, keys.dtype)
+        if wider != slab.keys.dtype:  # the model was converted in the course of a call
+            slab.promote(wider)
         self._appended[layer] = before + size
         return (
             self._written(slab.keys[layer_index], keys, before),
@@ -278,7 +289,7 @@ class KVArena:
             memory[first : first + len(starts), :, starts[0] : end] = states
         else:
             rows, slots = self._target_slots(starts, size, memory.device)
-            memory.transpose(1, 2)[rows, slots] = states.transpose(1, 2)
+            memory.transpose(1, 2)[rows, slots] = states.transpose(1, 2).to(memory.dtype)
         return self._of_active(memory[:, :, :end])
 
     def _target_slots(self, starts: list[int], size: int, device: torch.device) -> tuple[Tensor, Tensor]:

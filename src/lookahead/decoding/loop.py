@@ -1,6 +1,6 @@
 """The one loop: draft, verify in one forward pass, accept, keep, learn (arXiv 2312.12728, section 4.1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol
 
@@ -25,6 +25,9 @@ class StepModel(Protocol):
 
         Rows without a draft are not in this step; they stay in the cache as they are.
         """
+
+    def are_logits_current(self) -> bool:
+        """Return whether the last logits are those of the model as it is now: a callback may change it."""
 
     def keep(self, paths: Mapping[int, list[int]]) -> None:
         """Keep in the cache only the nodes of each row's path, of the trees verified last."""
@@ -124,7 +127,7 @@ def step(
     verified = drafts | padding_drafts(states, drafts)
     logits = model.forward(verified)
     clock.charge("model_s")
-    accepted = _accept_all(states, verified, logits)
+    accepted = _accept_all(states, verified, logits, model.are_logits_current)
     clock.charge("verify_s")
     model.keep({row: acceptance.path for row, acceptance in accepted.items()})
     clock.charge("cache_s")
@@ -218,10 +221,15 @@ def _max_depths(model: StepModel, states: Sequence[GenerationState]) -> dict[int
 
 
 def _accept_all(
-    states: Sequence[GenerationState], drafts: Mapping[int, DraftTree], logits: Mapping[int, Tensor]
+    states: Sequence[GenerationState],
+    drafts: Mapping[int, DraftTree],
+    logits: Mapping[int, Tensor],
+    are_current: Callable[[], bool],
 ) -> dict[int, Acceptance]:
     under_way = (state for state in states if not state.finished)
-    return {row: got for state in under_way for row, got in accept(drafts, logits, state).items()}
+    return {
+        row: got for state in under_way for row, got in accept(drafts, logits, state, are_current).items()
+    }
 
 
 class StepClock:

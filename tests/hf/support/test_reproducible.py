@@ -12,8 +12,8 @@ from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cpu.layer_attention import attend_in_layer
 from lookahead.hf.attention import branch_order as ordered_attention
 from lookahead.hf.steps.compiled_cpu import unsupported_reason
-from lookahead.hf.steps.step_times import StepTimesCache
 from lookahead.hf.support import simd_alignment
+from lookahead.hf.support.step_times import StepTimesCache
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 FAMILIES = ["llama", "qwen2", "gpt2", "mistral", "gemma2", "gemma3", "glm", "olmo2", "modernbert-decoder"]

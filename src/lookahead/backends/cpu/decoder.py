@@ -147,6 +147,10 @@ class CpuDecoder:
         self._workspace: dict[Field, Tensor] = {}
         self._set_model_fields()
 
+    def fits(self, cache: tuple[Tensor, Tensor]) -> bool:
+        """Return whether a cache, as `forward` takes it, is of the weights' dtype and layers."""
+        return all(part.dtype == self._dtype and len(part) == len(self._weights.layers) for part in cache)
+
     def forward(
         self,
         embedded: Tensor,

@@ -5,7 +5,6 @@ products of one shape (`decoding/attention/branch_order.py`). The choice depends
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,15 +18,16 @@ from lookahead.backends.cpu.layer_attention import attend_in_layer, team_for
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.decoding.attention.branch_order import BranchOrderPlaces, ordered_attention
 from lookahead.decoding.attention.visibility import TreeRow
-from lookahead.hf.compat.attention import attending_by
+from lookahead.hf.compat.attention import attend_by
+from lookahead.hf.compat.changes import TemporaryChanges
 
 _HARMLESS = frozenset({"is_causal", "position_ids", "sliding_window", "use_cache", "cache_position"})
 """Arguments of transformers' attention functions that the places make redundant."""
 
 
-def branch_order_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """Within the block, a model's layers attend to the places that their masks carry."""
-    return attending_by(model, "branch_order", _forward)
+def attend_in_branch_order(model: PreTrainedModel, changes: TemporaryChanges) -> None:
+    """Let a model's layers attend to the places that their masks carry, until the changes are undone."""
+    attend_by(model, "branch_order", _forward, changes)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The attention of tree forward passes: SDPA, without repeating keys and values for grouped queries."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -9,19 +8,21 @@ from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lookahead.decoding.attention.grouped_query import grouped_query_tree_attention
-from lookahead.hf.compat.attention import attending_by, can_use_sdpa
+from lookahead.hf.compat.attention import attend_by, can_use_sdpa
+from lookahead.hf.compat.changes import TemporaryChanges
 
 _UNSUPPORTED_ARGUMENTS = ("position_bias", "softcap", "s_aux", "cache")
 """Arguments that change what attention computes: with any of them, transformers' own function is called."""
 
 
-def grouped_query_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """Within the block, a model verifies trees by SDPA, without repeating keys and values.
+def attend_by_grouped_queries(model: PreTrainedModel, changes: TemporaryChanges) -> None:
+    """Let a model verify trees by SDPA, without repeating keys and values, until the changes are undone.
 
     If SDPA is the model's own attention, plain forward passes of other threads stay correct: they compute the
     same in another layout. Other models serve one thread at a time (`ModelProfiles.lock`).
     """
-    return attending_by(model, "grouped_query", _forward) if can_use_sdpa(model) else nullcontext()
+    if can_use_sdpa(model):
+        attend_by(model, "grouped_query", _forward, changes)
 
 
 def with_repeated_rows(mask: Tensor, groups: int) -> Tensor:

@@ -5,13 +5,14 @@ of a forward pass a model is given another name, under which a function of ours 
 which name to restore, and avoid "flash": from that the library concludes that a model wants no mask.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from lookahead.hf.compat.changes import TemporaryChanges
 from lookahead.hf.compat.config import text_config
 
 _PREFIX = "lookahead_"
@@ -48,23 +49,36 @@ def takes_tree_masks(model: PreTrainedModel) -> bool:
     return name == "sdpa" or not (name in _REPLACED_BY_SDPA or "flash" in name)
 
 
-@contextmanager
-def attending_by(model: PreTrainedModel, kind: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Within the block, the model's layers attend by `function`, registered with transformers on first use.
+def attend_by(
+    model: PreTrainedModel, kind: str, function: Callable[..., Any], changes: TemporaryChanges
+) -> None:
+    """Let the model's layers attend by a function, registered with transformers on first use.
 
     Args:
         model: One that `uses_attention_interface`.
         kind: A name for the function, different for each function.
         function: With the signature of the library's attention functions.
+        changes: Undo it.
     """
     own = attention_name(model)
     name = f"{_PREFIX}{kind}{_SEPARATOR}{_ALIASES.get(own, own)}"
     if name not in AttentionInterface():
-        AttentionInterface.register(name, function)
         AttentionMaskInterface.register(name, sdpa_mask)
+        AttentionInterface.register(name, function)
     config = text_config(model)
+    changes.undo_by(lambda: setattr(config, "_attn_implementation", own))
     config._attn_implementation = name
-    try:
-        yield
-    finally:
-        config._attn_implementation = own
+
+
+def attention_entries(model: PreTrainedModel) -> list[tuple[str, Any, tuple[str, ...]]]:
+    """Return the registries that a model's attention and mask functions are looked up in.
+
+    Returns:
+        For each its name, the mapping, and the names of the entries that the model uses.
+    """
+    names = (attention_name(model),)
+    return [
+        (type(registry).__name__, mapping, names)
+        for registry in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS)
+        for mapping in (registry._local_mapping, type(registry)._global_mapping)
+    ]

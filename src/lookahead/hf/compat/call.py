@@ -8,7 +8,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PrefixConstrainedLogitsProcessor, PreTrainedModel
 from transformers.generation.stopping_criteria import StopStringCriteria
 
 from lookahead.drafting.store import check_namespaces
@@ -49,6 +49,14 @@ class GenerateCall:
         positions: Tensor | None = self.model_kwargs.get("position_ids")
         read = self.input_ids.shape[1]  # 0 where the prompts are embeddings
         return limit - read + (read if positions is None else max(read, positions.shape[-1]))
+
+    @property
+    def runs_callers_code(self) -> bool:
+        """Whether the caller's code may run between steps: processors, criteria, a streamer."""
+        parts = [*self.logits_processor, *self.stopping_criteria]
+        is_own = (type(part).__module__.startswith("transformers.") for part in parts)
+        calls_back = any(isinstance(part, PrefixConstrainedLogitsProcessor) for part in parts)
+        return self.streamer is not None or calls_back or not all(is_own)
 
     @cached_property
     def prompts(self) -> list[list[int]]:

@@ -1,7 +1,5 @@
 """The private functions of `generate` that Lookahead calls (transformers 5.16.1 to 5.23)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from inspect import signature
 from typing import Any
 
@@ -11,6 +9,7 @@ from transformers import PreTrainedModel
 from transformers.generation import utils as generation_utils
 from transformers.utils.generic import ModelOutput
 
+from lookahead.hf.compat.changes import TemporaryChanges
 from lookahead.hf.compat.config import is_library_code
 
 TOKEN_TYPE_NAMES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
@@ -44,13 +43,23 @@ INPUTS_ABOUT_IMAGES = frozenset(
 """Inputs that every step gets but models read only with images or audio, or to compute positions."""
 
 
-@contextmanager
-def decoding_experts(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block, experts are computed as `generate` computes them after the prompt."""
+def switch_experts(model: PreTrainedModel, changes: TemporaryChanges) -> None:
+    """Compute experts as `generate` computes them after the prompt, until the changes are undone."""
     untyped: Any = model
-    switch = getattr(untyped, "_optimize_model_for_decode", nullcontext)
-    with switch():
-        yield
+    switch = getattr(untyped, "_optimize_model_for_decode", None)
+    if switch is None:
+        return
+    if hasattr(untyped, "get_experts_implementation"):
+        before = untyped.get_experts_implementation()
+        changes.undo_by(lambda: _restore_experts(untyped, before))
+    context = switch()
+    changes.undo_by(lambda: context.__exit__(None, None, None))
+    context.__enter__()
+
+
+def _restore_experts(model: Any, before: object) -> None:
+    if model.get_experts_implementation() != before:
+        model.set_experts_implementation(before)
 
 
 def streamers_come_first() -> bool:

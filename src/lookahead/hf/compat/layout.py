@@ -84,6 +84,19 @@ def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
     return AttentionLayout(windows, chunks, kept, borrowing)
 
 
+def misplaced_layers(model: PreTrainedModel) -> str:
+    """Return how a model's layers do not write to the cache in their order, in words; empty if they do.
+
+    Layers that were deleted, shared or moved keep the number of their place in the cache.
+    """
+    layers = getattr(model.base_model, "layers", None)
+    attentions = [getattr(layer, "self_attn", None) for layer in layers or ()]
+    numbers = [getattr(attention, "layer_idx", None) for attention in attentions]
+    if None in numbers or numbers == list(range(len(numbers))):
+        return ""
+    return f"its layers write to the places {numbers} of the cache, not each to its own"
+
+
 def empty_layer() -> Any:
     """Return the library's cache layer for a layer that keeps nothing; older versions have none."""
     return cache_utils.DummyLayer()

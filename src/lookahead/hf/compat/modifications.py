@@ -1,4 +1,4 @@
-"""The one check that a model is unmodified, and the signature that shows when to check again."""
+"""The one check that a model is unmodified."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 _MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_parametrizations")
+_CALLS = frozenset(("forward", "_call_impl", "_wrapped_call_impl", "_slow_forward"))
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
@@ -23,25 +24,32 @@ def modifications(model: PreTrainedModel) -> str:
     if _has_global_hooks():
         return "all modules have a hook"
     for name, module in model.named_modules():
-        if "forward" in vars(module) or any(getattr(module, hooks, None) for hooks in _MODULE_HOOKS):
+        if has_own_forward(module) or any(getattr(module, hooks, None) for hooks in _MODULE_HOOKS):
             return f"its {name} has a hook" if name else "it has a hook"
     return ""
 
 
-def build_signature(model: PreTrainedModel) -> tuple[object, ...]:
-    """Return what `modifications` and the weights' addresses depend on; takes microseconds per module."""
-    found: list[object] = [torch.is_autocast_enabled(model.device.type), "_compiled_call_impl" in vars(model)]
-    found.append(_has_global_hooks())
-    waiting: list[nn.Module] = [model]
+def hooks_of(module: nn.Module) -> tuple[dict[Any, Any], ...]:
+    """Return the hooks that a module calls in a forward pass, as the dictionaries that hold them."""
+    state = vars(module)
+    return state["_forward_hooks"], state["_forward_pre_hooks"]
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Return whether `forward`, or how it is called, was set on a single module."""
+    return not _CALLS.isdisjoint(vars(module))
+
+
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """Return a model's modules, each once; several times as fast as `modules`."""
+    found: dict[int, nn.Module] = {}
+    waiting = [model]
     while waiting:
         module = waiting.pop()
-        state = vars(module)
-        hooked = tuple(bool(state.get(hooks)) for hooks in _MODULE_HOOKS)
-        found += [type(module), "forward" in state, hooked]
-        for parameter in state["_parameters"].values():
-            found += [type(parameter), None if parameter is None else parameter.data_ptr()]
-        waiting += [child for child in state["_modules"].values() if child is not None]
-    return tuple(found)
+        if id(module) not in found:
+            found[id(module)] = module
+            waiting += [child for child in vars(module)["_modules"].values() if child is not None]
+    return list(found.values())
 
 
 def rope_state(module: Any) -> tuple[dict[str, torch.Tensor | None], dict[str, Any]]:

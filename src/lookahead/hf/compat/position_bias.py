@@ -9,8 +9,6 @@ the tree, and each node gets the values of its place. This holds for one forward
                                                     places  0 1 2 3 4 4
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FunctionType, MethodType
 from typing import Any
@@ -20,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lookahead.drafting.tree import DraftTree
+from lookahead.hf.compat.changes import TemporaryChanges
 
 _ALIBI = "build_alibi_tensor"
 _MPT_ALIBI = "build_mpt_alibi_tensor"
@@ -66,28 +65,26 @@ class PositionBias:
     def __bool__(self) -> bool:
         return bool(self._modules)
 
-    @contextmanager
-    def biased_for(self, tree: DraftTree, prefix_length: int, padding: Tensor | None) -> Iterator[None]:
-        """Within the block, a forward pass over this tree uses places instead of slots.
+    def set_for(
+        self, tree: DraftTree, prefix_length: int, padding: Tensor | None, changes: TemporaryChanges
+    ) -> None:
+        """Let a forward pass over this tree use places instead of slots, until the changes are undone.
 
         Args:
             tree: The tree of the forward pass.
             prefix_length: Tokens in the cache, padding included.
             padding: [1, P], the prompt's 2-D mask, or None.
+            changes: Undo it.
         """
         if not self._modules:
-            yield
             return
         places = _Places.of(tree, prefix_length, padding)
-        with ExitStack() as overridden:
-            for module in self._modules:
-                if _kind_of(module) == "slot mask":
-                    overridden.enter_context(_with_slot_mask_by_places(module, places))
-                else:
-                    name, override = _override(module, places)
-                    vars(module)[name] = override
-                    overridden.callback(vars(module).pop, name)
-            yield
+        for module in self._modules:
+            if _kind_of(module) == "slot mask":
+                changes.set_attribute(module, "bias", _slot_mask_by_places(module.bias, places))
+            else:
+                name, override = _override(module, places)
+                changes.set_item(vars(module), name, override)
 
 
 def _kind_of(module: torch.nn.Module) -> str:
@@ -146,15 +143,9 @@ def _mpt_alibi_by_places(build: Any, places: _Places) -> Any:
     return built
 
 
-@contextmanager
-def _with_slot_mask_by_places(module: Any, places: _Places) -> Iterator[None]:
-    """Within the block, the module's causal mask has rows and columns by place; it uses the last n rows."""
-    mask = module.bias
+def _slot_mask_by_places(mask: Any, places: _Places) -> Tensor:
+    """Return a module's causal mask with rows and columns by place; the module uses the last n rows."""
     queries, keys = places.queries.to(mask.device), places.keys.to(mask.device)
-    by_places = mask.new_ones(1, 1, len(keys), len(keys))
+    by_places: Tensor = mask.new_ones(1, 1, len(keys), len(keys))
     by_places[:, :, -len(queries) :] = mask[:, :, queries][..., keys]
-    module.bias = by_places
-    try:
-        yield
-    finally:
-        module.bias = mask
+    return by_places

@@ -20,6 +20,7 @@ from lookahead.drafting.memory.draft_memory import DraftMemory
 from lookahead.drafting.store import DEFAULT_NAMESPACE
 from lookahead.hf.cache.callers_cache import is_callers_cache
 from lookahead.hf.compat.call import GenerateCall, namespaces_of_rows
+from lookahead.hf.compat.fingerprint.watch import ModelWatch
 from lookahead.hf.compat.layout import AttentionLayout, cache_of
 from lookahead.hf.generate.checks import check_memory, checked_layout
 from lookahead.hf.generate.row_groups import output_of, row_groups_for, token_ids_of
@@ -27,9 +28,9 @@ from lookahead.hf.steps.call_steps import CallStepModel
 from lookahead.hf.steps.cuda_graphs import CapturedModels
 from lookahead.hf.steps.library_steps import LibraryStepModel
 from lookahead.hf.steps.step_inputs import StepInputs
-from lookahead.hf.steps.step_times import StepTimesCache, step_times_for
 from lookahead.hf.steps.verification import Verification, VerificationMode
 from lookahead.hf.support.model_profile import ModelProfiles
+from lookahead.hf.support.step_times import StepTimesCache, step_times_for
 from lookahead.stats import GenerationStats
 
 OnStats = Callable[[GenerationStats], None]
@@ -113,6 +114,7 @@ class LookaheadMode:
         """Decode a checked call; return what `generate` returns."""
         call = checked.generate_call
         config = call.generation_config
+        watch = self._profiles.watch(call.model)  # begins before the model is looked at: nothing is missed
         verification, step_inputs = self._profiles.of_call(call, checked.layout)
         has_callers_cache = is_callers_cache(cache_of(call.model_kwargs))  # its rows must stay equally long
         lockstep = has_callers_cache or not verification.rows_may_differ
@@ -124,7 +126,7 @@ class LookaheadMode:
                 call.model, call.input_ids, config, call.model_kwargs, lock=self._profiles.lock(call.model)
             )
         else:
-            step_model = self._step_model(checked, verification, step_inputs, states[0].remaining)
+            step_model = self._step_model(checked, verification, step_inputs, states[0].remaining, watch)
             drafter = self._drafter(checked, step_model, lockstep=len(states) < len(call.input_ids))
         stats = self._run(checked, step_model, drafter, states)
         if call.streamer is not None:
@@ -136,7 +138,12 @@ class LookaheadMode:
         return token_ids_of(states, config)
 
     def _step_model(
-        self, checked: CheckedCall, verification: Verification, step_inputs: StepInputs, max_new_tokens: int
+        self,
+        checked: CheckedCall,
+        verification: Verification,
+        step_inputs: StepInputs,
+        max_new_tokens: int,
+        watch: ModelWatch,
     ) -> CallStepModel:
         call = checked.generate_call
         return CallStepModel(
@@ -154,6 +161,8 @@ class LookaheadMode:
             step_inputs=step_inputs,
             graphs=self._graphs,
             lock=self._profiles.lock(call.model),
+            watch=watch,
+            runs_callers_code=call.runs_callers_code,
         )
 
     def _drafter(self, checked: CheckedCall, step_model: CallStepModel, *, lockstep: bool) -> BatchDrafter:

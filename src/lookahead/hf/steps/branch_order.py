@@ -3,13 +3,12 @@
 The bits of a node's logits then depend only on its text: not on the draft, nor on what the memory holds.
 """
 
-from contextlib import AbstractContextManager
-
 from torch import Tensor
 
 from lookahead.decoding.attention.tree_mask import tree_mask
 from lookahead.decoding.attention.visibility import TreeRow
-from lookahead.hf.attention.branch_order import BranchPlaces, branch_order_attention, with_places
+from lookahead.hf.attention.branch_order import BranchPlaces, attend_in_branch_order, with_places
+from lookahead.hf.compat.changes import TemporaryChanges
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps.eager import EagerRunner
 from lookahead.hf.steps.runner import StepBatch, StepLogits
@@ -33,9 +32,9 @@ class BranchOrderRunner(EagerRunner):
         width = self.verification.fixed_width or padded.width
         return StepLogits(self.forward(padded, width), [row.slot for row in batch.rows])
 
-    def attention(self) -> AbstractContextManager[None]:
-        """Return the context in which the model attends in branch order."""
-        return branch_order_attention(self.model)
+    def switch_attention(self, changes: TemporaryChanges) -> None:
+        """Let the model attend in branch order until the changes are undone."""
+        attend_in_branch_order(self.model, changes)
 
     def mask_of(self, rows: list[TreeRow], size: int, past: dict[str, int | None]) -> Tensor:
         """Return the mask, which carries where the text of each node lies."""

@@ -1,7 +1,7 @@
 """The step model of one call of `generate`. It reads the prompts as `generate` does."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from lookahead.decoding.logits import TreeLogits
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.cache.callers_cache import read_into, write_back
 from lookahead.hf.cache.longrope_restart import CacheRestart
-from lookahead.hf.compat.generation import decoding_experts, prefill
+from lookahead.hf.compat.changes import TemporaryChanges
+from lookahead.hf.compat.fingerprint.watch import ModelWatch
+from lookahead.hf.compat.generation import prefill, switch_experts
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps.cuda_graphs import CapturedModels
@@ -41,6 +43,8 @@ class CallStepModel(TransformersStepModel):
         step_inputs: The steps' inputs besides tokens, cache and mask; `unserved` is empty.
         graphs: The captured steps of models; None captures nothing.
         lock: Held during each forward pass, because verifying a tree temporarily changes some models.
+        watch: Notices that the model changes between steps; None if it does not.
+        runs_callers_code: Whether code of the caller's runs between steps, which may change the model.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class CallStepModel(TransformersStepModel):
         step_inputs: StepInputs | None = None,
         graphs: CapturedModels | None = None,
         lock: AbstractContextManager[Any] | None = None,
+        watch: ModelWatch | None = None,
+        runs_callers_code: bool = True,
     ) -> None:
         positions: Tensor | None = model_kwargs.get("position_ids")
         prompt_slots = input_ids.shape[1] if positions is None else positions.shape[-1]
@@ -75,8 +81,10 @@ class CallStepModel(TransformersStepModel):
             max_slots=prompt_slots + max_new_tokens + width,
             graphs=None if step_inputs is not None and step_inputs.types else graphs,
             lock=lock or nullcontext(),
+            watch=watch,
+            runs_callers_code=runs_callers_code,
         )
-        self._switches = ExitStack()
+        self._changes = TemporaryChanges()
         self._input_ids = input_ids
         self._generation_config = generation_config
         self._model_kwargs = model_kwargs
@@ -112,7 +120,7 @@ class CallStepModel(TransformersStepModel):
         for row, slot, position in zip(rows, slots, firsts.tolist(), strict=True):
             padding = None if mask is None else mask[row].cpu()
             self._rows[row] = Row(slot, position, padding, *self._step_inputs.of_row(row))
-        self._switches.enter_context(decoding_experts(self.model))
+        switch_experts(self.model, self._changes)
         return logits
 
     def forward(self, drafts: Mapping[int, DraftTree]) -> TreeLogits:
@@ -137,12 +145,11 @@ class CallStepModel(TransformersStepModel):
 
     def close(self) -> None:
         """Give back borrowed memory; the model is as it was."""
-        self._switches.close()
+        self._changes.undo()
         super().close()
 
-    def _expert_mode(self) -> AbstractContextManager[None]:
-        """Return a context that changes nothing: the mode is set from the prompts to the end of the call."""
-        return nullcontext()
+    def _switch_experts(self, changes: TemporaryChanges) -> None:
+        """Do nothing: they are switched from the prompts to the end of the call."""
 
     def returned_cache(self) -> object:
         """Return the cache as `generate` would: the given one, brought up to date."""

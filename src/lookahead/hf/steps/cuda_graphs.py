@@ -7,7 +7,7 @@ The model is not changed: a graph records the kernels of its own forward pass. I
 import warnings
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import chain
 from threading import Lock
@@ -32,8 +32,10 @@ from lookahead.backends.cuda.graphs import (
 )
 from lookahead.decoding.kv_arena import Allocate
 from lookahead.errors import first_line
-from lookahead.hf.attention.grouped_query import grouped_query_attention, with_repeated_rows
+from lookahead.hf.attention.grouped_query import attend_by_grouped_queries, with_repeated_rows
 from lookahead.hf.cache.arena_cache import ArenaCache, ArenaLayer
+from lookahead.hf.compat.changes import TemporaryChanges
+from lookahead.hf.compat.fingerprint.watch import Fingerprint
 from lookahead.hf.compat.layout import empty_layer
 from lookahead.hf.compat.modifications import modifications
 from lookahead.hf.compat.traits import ModelTraits
@@ -92,7 +94,7 @@ class CapturedModels:
             return None
         with self._lock:
             found = self._models.get(model)
-            key = (_weight_addresses(model), eager.traits.key, verification)
+            key = _key_of(eager)
             if found is None or found.key != key:
                 found = self._models[model] = _CapturedModel(
                     key, partial(capture_for, model.device, self._lock)
@@ -145,6 +147,10 @@ class GraphRunner:
         self._model = eager.model
         self._kept = kept
         self._memory = kept.borrow()
+
+    def is_of_model(self) -> bool:
+        """Return whether the captured steps are those of the model as it is now."""
+        return self._kept.key == _key_of(self._eager)
 
     @property
     def allocate(self) -> Allocate:
@@ -327,7 +333,10 @@ def _run_of(eager: EagerRunner, cache: _BucketCache, slots: int) -> Callable[[Pa
             for name, window in layout.windows.items()
         }
         cache.write_at(trees.slots)
-        with grouped_query_attention(model) if groups_queries else nullcontext():
+        changes = TemporaryChanges()
+        with changes, changes:
+            if groups_queries:
+                attend_by_grouped_queries(model, changes)
             outputs = model(
                 input_ids=trees.tokens,
                 position_ids=trees.positions,
@@ -342,5 +351,6 @@ def _run_of(eager: EagerRunner, cache: _BucketCache, slots: int) -> Callable[[Pa
     return run
 
 
-def _weight_addresses(model: PreTrainedModel) -> tuple[int, ...]:
-    return tuple(tensor.data_ptr() for tensor in chain(model.parameters(), model.buffers()))
+def _key_of(eager: EagerRunner) -> object:
+    """Return what captured steps depend on besides their shapes and the numbers in the weights."""
+    return (Fingerprint.of(eager.model), eager.traits.key, eager.verification)

@@ -1,6 +1,5 @@
 """Forward passes by the model's own code, over Lookahead's cache."""
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -9,7 +8,8 @@ from transformers import PreTrainedModel
 
 from lookahead.decoding.attention.tree_mask import tree_mask
 from lookahead.decoding.attention.visibility import TreeRow
-from lookahead.hf.attention.grouped_query import grouped_query_attention, with_repeated_rows
+from lookahead.hf.attention.grouped_query import attend_by_grouped_queries, with_repeated_rows
+from lookahead.hf.compat.changes import TemporaryChanges
 from lookahead.hf.compat.generation import extra_inputs, takes_logits_to_keep
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.traits import ModelTraits
@@ -57,18 +57,20 @@ class EagerRunner:
         is_masked = self._is_tree and (size > 1 or not batch.has_equal_lengths)
         inputs["attention_mask"] = self._mask(batch, size) if is_masked else self._plain_mask(batch, size)
         batch.cache.show_all(is_masked)
-        with ExitStack() as switched:
+        changes = TemporaryChanges()
+        with changes, changes:
             if is_masked:
                 row = batch.tree_rows[0]  # batches of models with a position bias are verified as chains
                 padding = None if row.padding is None else row.padding[None]
-                switched.enter_context(self.traits.bias.biased_for(row.tree, row.length, padding))
-                switched.enter_context(self.attention())
+                self.traits.bias.set_for(row.tree, row.length, padding, changes)
+                self.switch_attention(changes)
             logits: Tensor = self.model(input_ids=batch.tokens(size).to(device), **inputs).logits
         return logits if max_logits is None else logits[:, -max_logits:]
 
-    def attention(self) -> AbstractContextManager[None]:
-        """Return the context in which the model attends to trees."""
-        return grouped_query_attention(self.model) if self._groups_queries else nullcontext()
+    def switch_attention(self, changes: TemporaryChanges) -> None:
+        """Let the model attend to trees until the changes are undone."""
+        if self._groups_queries:
+            attend_by_grouped_queries(self.model, changes)
 
     def mask_of(self, rows: list[TreeRow], size: int, past: dict[str, int | None]) -> Tensor:
         """Return the mask of layers that see the past in one way, [B, 1, size, slots]."""

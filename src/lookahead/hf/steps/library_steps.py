@@ -1,7 +1,7 @@
 """Plain steps as `generate` does them, in transformers' own cache: for models that an arena cannot serve."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lookahead.drafting.tree import DraftTree
-from lookahead.hf.compat.generation import decoding_experts, prefill_as_library, step_as_library
+from lookahead.hf.compat.changes import TemporaryChanges
+from lookahead.hf.compat.generation import prefill_as_library, step_as_library, switch_experts
 from lookahead.hf.compat.layout import cache_of
 
 _NO_LOCK = nullcontext()
@@ -40,7 +41,7 @@ class LibraryStepModel:
         self._generation_config = generation_config
         self._model_kwargs = model_kwargs
         self._lock = lock
-        self._switches = ExitStack()
+        self._changes = TemporaryChanges()
 
     def prefill(self) -> Tensor:
         """Read the prompts; return logits [B, 1, V] after them."""
@@ -48,7 +49,7 @@ class LibraryStepModel:
             logits, self._model_kwargs = prefill_as_library(
                 self._model, self._ids, self._generation_config, self._model_kwargs
             )
-        self._switches.enter_context(decoding_experts(self._model))
+        switch_experts(self._model, self._changes)
         return logits
 
     def forward(self, drafts: Mapping[int, DraftTree]) -> dict[int, Tensor]:
@@ -63,6 +64,10 @@ class LibraryStepModel:
         """Return 0: every step is plain."""
         return 0
 
+    def are_logits_current(self) -> bool:
+        """Return True: they are of one token, and used once."""
+        return True
+
     def keep(self, paths: Mapping[int, list[int]]) -> None:
         """Do nothing: the library's cache keeps every token."""
 
@@ -75,4 +80,4 @@ class LibraryStepModel:
 
     def close(self) -> None:
         """Undo changes to the model."""
-        self._switches.close()
+        self._changes.undo()

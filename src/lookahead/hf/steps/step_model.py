@@ -12,15 +12,15 @@ from lookahead.decoding.logits import TreeLogits
 from lookahead.drafting.tree import DraftTree
 from lookahead.errors import UnsupportedModelError
 from lookahead.hf.cache.arena_cache import ArenaCache
-from lookahead.hf.compat.generation import decoding_experts
+from lookahead.hf.compat.changes import TemporaryChanges
+from lookahead.hf.compat.fingerprint.watch import ModelWatch
+from lookahead.hf.compat.generation import switch_experts
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.limits import DraftLimits
 from lookahead.hf.compat.traits import ModelTraits
-from lookahead.hf.steps.branch_order import BranchOrderRunner
-from lookahead.hf.steps.compiled_cpu import CpuRunner
 from lookahead.hf.steps.cuda_graphs import CapturedModels
-from lookahead.hf.steps.eager import EagerRunner
-from lookahead.hf.steps.runner import Row, StepBatch, StepLogits, StepRunner
+from lookahead.hf.steps.runner import Row, StepBatch
+from lookahead.hf.steps.runners import StepRunners
 from lookahead.hf.steps.verification import Verification, VerificationMode
 
 _NO_LOCK = nullcontext()
@@ -45,6 +45,8 @@ class TransformersStepModel:
         max_slots: Upper bound on the slots of a row, if known.
         graphs: The captured steps of models; None captures nothing.
         lock: Held during each forward pass, because verifying a tree temporarily changes some models.
+        watch: Notices that the model changes between steps; None if it does not.
+        runs_callers_code: Whether code of the caller's runs between steps, which may change the model.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class TransformersStepModel:
         max_slots: int | None = None,
         graphs: CapturedModels | None = None,
         lock: AbstractContextManager[Any] = _NO_LOCK,
+        watch: ModelWatch | None = None,
+        runs_callers_code: bool = True,
     ) -> None:
         is_tree = verification.mode is VerificationMode.TREE
         self.model = model
@@ -69,10 +73,11 @@ class TransformersStepModel:
         self._max_nodes = max_nodes
         self._lock = lock
         self._rows: dict[int, Row] = {}
-        self._eager = EagerRunner(model, traits, layout, verification)
-        self._graphs = None if graphs is None else graphs.runner_for_call(self._eager)
-        self._runners = self._make_runners(layout)
-        first = _FIRST_CAPACITY if self._graphs is None else _FIRST_CAPACITY_OF_GRAPHS
+        self._runners = StepRunners(
+            model, traits, layout, verification, graphs=graphs, watch=watch, is_thorough=runs_callers_code
+        )
+        self._is_followed = False
+        first = _FIRST_CAPACITY_OF_GRAPHS if self._runners.is_captured else _FIRST_CAPACITY
         capacity = prompt_slots + first + max(max_nodes, verification.fixed_width or 1)
         self.cache = ArenaCache(
             layout.kept,
@@ -80,7 +85,7 @@ class TransformersStepModel:
             layout.borrowing,
             max_slots=max_slots,
             max_rows=max_rows,
-            allocate=None if self._graphs is None else self._graphs.allocate,
+            allocate=self._runners.allocate,
         )
 
     @torch.no_grad()
@@ -121,17 +126,25 @@ class TransformersStepModel:
 
         Rows without a draft are not in this step.
         """
+        self._follow_model()
+        self._is_followed = False
         self._move_together(max(map(len, drafts.values())))
         order = sorted(drafts, key=lambda row: self._rows[row].slot)
         rows = [self._rows[row] for row in order]
         batch = StepBatch(rows, [drafts[row] for row in order], self.cache)
-        with self._lock, self._expert_mode():
-            found = self._run(batch)
+        changes = TemporaryChanges()
+        with self._lock, changes, changes:
+            self._switch_experts(changes)
+            found = self._runners.run(batch, [row.slot for row in rows])
         logits, argmax = found.logits, found.argmax
         if logits.device.type != "cpu":
             argmax = logits.argmax(dim=-1) if argmax is None else argmax
             wait_for(logits)  # so that the forward pass's time is counted as its own
         return TreeLogits(drafts, dict(zip(order, found.logit_rows, strict=True)), logits, argmax)
+
+    def are_logits_current(self) -> bool:
+        """Return whether the last logits are those of the model as it is now: a callback may change it."""
+        return not self._runners.has_model_changed()
 
     def keep(self, paths: Mapping[int, list[int]]) -> None:
         """Keep in the cache only the nodes of each row's path, of the trees verified last."""
@@ -141,6 +154,9 @@ class TransformersStepModel:
 
     def max_draft_depth(self, row: int) -> int:
         """Return how deep a row's draft may go within the model's positions; beyond them, steps are plain."""
+        self._follow_model()
+        if not self._runners.allows_drafts:
+            return 0
         found = self._rows[row]
         position = found.position + found.max_position_shift
         slot = self.cache.arena.lengths[found.slot]
@@ -149,8 +165,7 @@ class TransformersStepModel:
 
     def close(self) -> None:
         """Give back borrowed memory."""
-        for runner in self._runners:
-            runner.close()
+        self._runners.close()
 
     @property
     def rows(self) -> Sequence[int]:
@@ -165,21 +180,21 @@ class TransformersStepModel:
     @property
     def is_captured(self) -> bool:
         """Whether steps are captured in CUDA graphs, each shape at its second use."""
-        return self._graphs is not None
+        return self._runners.is_captured
 
     def _read_chunk(self, row: Row, tokens: Sequence[int], max_logits: int) -> Tensor:
         """Read some tokens of a row's prompt: a chain of which every node is kept."""
         self.cache.arena.set_active_rows([row.slot])
         batch = StepBatch([row], [DraftTree.chain(tokens)], self.cache)
         with self._lock:
-            logits = self._eager.forward(batch, len(tokens), max_logits)
+            logits = self._runners.eager.forward(batch, len(tokens), max_logits)
         self.cache.arena.keep({row.slot: range(len(tokens))})
         row.position += len(tokens)
         return logits
 
-    def _expert_mode(self) -> AbstractContextManager[None]:
-        """Return the context in which a mixture of experts computes a step as `generate` has it computed."""
-        return decoding_experts(self.model)
+    def _switch_experts(self, changes: TemporaryChanges) -> None:
+        """Compute a step of a mixture of experts as `generate` computes it, until the changes are undone."""
+        switch_experts(self.model, changes)
 
     def _move_together(self, width: int) -> None:
         """Move rows into free row slots below them, where that saves more than it costs.
@@ -199,26 +214,12 @@ class TransformersStepModel:
             arena.move_row(row.slot, target)
             row.slot = target
 
-    def _make_runners(self, layout: AttentionLayout) -> list[StepRunner]:
-        """Return the runners in the order in which they are tried."""
-        runners: list[StepRunner] = []
-        if self.verification.is_compiled:
-            runners.append(CpuRunner(self.model, layout))
-        if self._graphs is not None:
-            runners.append(self._graphs)
-        if self.verification.fixed_width is not None:
-            return [*runners, BranchOrderRunner(self.model, self.traits, layout, self.verification)]
-        return [*runners, self._eager]
-
-    def _run(self, batch: StepBatch) -> StepLogits:
-        slots = [row.slot for row in batch.rows]
-        for runner in self._runners:
-            self.cache.arena.set_active_rows(slots)
-            found = runner.run(batch)
-            if found is not None:
-                return found
-        message = f"no runner serves {type(self.model).__name__}'s trees"
-        raise UnsupportedModelError(message)  # cannot happen: the last runner serves every batch
+    def _follow_model(self) -> None:
+        """Look, once per step, whether the model changed since the last one."""
+        if not self._is_followed:
+            with self._lock:
+                self._runners.follow_model()
+            self._is_followed = True
 
     def _check_row(self, row: int, prompt: Sequence[int]) -> None:
         if row in self._rows or not prompt:

@@ -17,16 +17,17 @@ from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.budget.policy import BudgetPolicy
 from lookahead.drafting.budget.step_times import StepTimes, StepTimesTable, rows_bucket
 from lookahead.hf.compat.call import GenerateCall
+from lookahead.hf.compat.fingerprint.places import replaced_code
+from lookahead.hf.compat.fingerprint.watch import Fingerprint, ModelWatch
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.limits import DraftLimits
-from lookahead.hf.compat.modifications import build_signature
 from lookahead.hf.compat.traits import ModelTraits, traits_key
 from lookahead.hf.steps import compiled_cpu
 from lookahead.hf.steps.step_inputs import StepInputs
-from lookahead.hf.steps.step_times import StepTimesCache, StepTimesKey
 from lookahead.hf.steps.verification import PLAIN, Verification, VerificationMode
 from lookahead.hf.support.probe import ProbeResult, probe
 from lookahead.hf.support.simd_alignment import misalignment_reason
+from lookahead.hf.support.step_times import StepTimesCache, StepTimesKey
 
 
 @dataclass(eq=False)
@@ -35,8 +36,7 @@ class ModelProfile:
 
     Attributes:
         traits: Its traits; None before the first use.
-        build: The build signature for which `is_compiled` holds.
-        is_compiled: Whether the compiled CPU decoder supports it.
+        look: What was found out when its fingerprint was taken last; None before the first use.
         controllers: Its budget controllers, by what step times depend on.
         probes: The probe's results, by what they depend on.
         misalignments: Why torch would split vectors between threads, by width, rows and threads.
@@ -45,13 +45,27 @@ class ModelProfile:
     """
 
     traits: ModelTraits | None = None
-    build: object = None
-    is_compiled: bool = False
+    look: "Look | None" = None
     controllers: dict[object, BudgetController] = field(default_factory=dict)
     probes: dict[object, ProbeResult] = field(default_factory=dict)
     misalignments: dict[object, str] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
     lock: RLock = field(default_factory=RLock)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found out about a model with a fingerprint.
+
+    Attributes:
+        fingerprint: The fingerprint.
+        replaced: Which code of the libraries was replaced by code of others, in words; empty if none was.
+        is_compiled: Whether the compiled CPU decoder supports it.
+    """
+
+    fingerprint: Fingerprint
+    replaced: str
+    is_compiled: bool
 
 
 class ModelProfiles:
@@ -118,7 +132,11 @@ class ModelProfiles:
 
         If that is not by trees, one warning per model says why.
         """
-        tries_compiled = self._config.compiled_cpu and self._is_compiled(model)
+        look = self._look(model)
+        tries_compiled = self._config.compiled_cpu and look.is_compiled
+        if look.replaced:
+            self._warn_once(model, look.replaced)
+            return PLAIN
         if model.training:  # dropout draws random numbers in each forward pass
             return PLAIN
         if self._config.decoding_length == 1 and not tries_compiled and not self._config.reproducible:
@@ -126,9 +144,10 @@ class ModelProfiles:
         profile, traits = self._profile(model), self.traits(model)
         by_slots = rows > 1 and bool(traits.bias)
         setting = (traits.key, by_slots, layout.unsupported, tries_compiled)
-        if setting not in profile.probes:
+        probes = profile.probes  # replaced, not emptied, when the model's code changes
+        if setting not in probes:
             with self.lock(model):
-                found = profile.probes[setting] = probe(
+                found = probes[setting] = probe(
                     model,
                     layout,
                     tries_trees=not by_slots,
@@ -136,7 +155,7 @@ class ModelProfiles:
                     fixed_width=self._config.fixed_width,
                 )
             _warn(model, found.mode, found.reason)
-        verification = profile.probes[setting].verification
+        verification = probes[setting].verification
         may_differ = verification.rows_may_differ and not traits.limits.counts_slots_somewhere
         return replace(verification, rows_may_differ=may_differ)
 
@@ -149,15 +168,35 @@ class ModelProfiles:
             return self._profile(model).lock
         return nullcontext()
 
+    def watch(self, model: PreTrainedModel) -> ModelWatch:
+        """Return a new watch of a model."""
+        with self._changes_lock(model):
+            return ModelWatch(model)
+
+    def _changes_lock(self, model: PreTrainedModel) -> AbstractContextManager[Any]:
+        """Return the lock under which a model is looked at, since its forward passes may change it."""
+        profile = self._profile(model)
+        is_changed = profile.traits is not None and profile.traits.changes_in_forwards
+        return profile.lock if is_changed else nullcontext()
+
     def _profile(self, model: PreTrainedModel) -> ModelProfile:
         return self._profiles.setdefault(model, ModelProfile())
 
-    def _is_compiled(self, model: PreTrainedModel) -> bool:
-        """Return whether the compiled CPU decoder supports a model; checked again when the model changes."""
-        profile, build = self._profile(model), build_signature(model)
-        if profile.build != build:
-            profile.build, profile.is_compiled = build, not compiled_cpu.unsupported_reason(model)
-        return profile.is_compiled
+    def _look(self, model: PreTrainedModel) -> Look:
+        """Look at a model again if its fingerprint changed; forget what was found out by trying its code."""
+        profile = self._profile(model)
+        with self._changes_lock(model):
+            fingerprint = Fingerprint.of(model)
+        known = profile.look
+        if known is not None and known.fingerprint == fingerprint and not known.replaced:
+            return known
+        # Foreign code is looked at in each call: another function may have the same address.
+        if known is None or known.replaced or known.fingerprint.code != fingerprint.code:
+            profile.traits, profile.probes = None, {}
+        replaced = replaced_code(model)
+        is_compiled = not replaced and not compiled_cpu.unsupported_reason(model)
+        profile.look = Look(fingerprint, replaced, is_compiled)
+        return profile.look
 
     def _plain_reason(self, call: GenerateCall, found: Verification, rows: int) -> str:
         """Return why this call is decoded in plain steps although the model supports drafts; else empty."""

@@ -5,8 +5,9 @@ too, every step is plain.
 """
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from transformers.cache_utils import DynamicCache
 
 from lookahead.drafting.tree import DraftTree
 from lookahead.errors import first_line
+from lookahead.hf.compat.changes import TemporaryChanges
 from lookahead.hf.compat.config import takes_cache, takes_positions, text_config
-from lookahead.hf.compat.layout import AttentionLayout, attention_layout, fresh_cache
+from lookahead.hf.compat.fingerprint.places import replaced_code
+from lookahead.hf.compat.layout import AttentionLayout, attention_layout, fresh_cache, misplaced_layers
 from lookahead.hf.compat.limits import unknown_settings
 from lookahead.hf.compat.modifications import restore_rope_state, rope_state
 from lookahead.hf.compat.traits import ModelTraits
@@ -102,10 +105,15 @@ def probe(
     layout = layout or attention_layout(model, _fresh_cache(model))
     if layout.unsupported or not takes_cache(model):
         return ProbeResult(PLAIN, layout.unsupported or "its forward method takes no past_key_values")
+    reason = replaced_code(model) or misplaced_layers(model)
+    if reason:
+        return ProbeResult(PLAIN, reason)
     reasons: list[str] = []
     disagreed = False
     traits = ModelTraits.of(model)
-    with torch.no_grad(), _restored(model):
+    changes = TemporaryChanges()
+    with torch.no_grad(), changes, changes:
+        _restore_later(model, changes)
         candidates = (
             _candidates(model, traits, reasons, tries_compiled=tries_compiled)
             if tries_trees
@@ -181,18 +189,16 @@ def _joined(reasons: list[str]) -> str:
     return "; ".join(dict.fromkeys(reasons))
 
 
-@contextmanager
-def _restored(model: PreTrainedModel) -> Iterator[None]:
-    """Restore torch's random state and the model's rotary state at the end of the block."""
-    devices = [model.device] if model.device.type == "cuda" else []
-    ropes = [module for module in model.modules() if hasattr(module, "rope_type")]
-    before = [rope_state(module) for module in ropes]
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            for module, state in zip(ropes, before, strict=True):
-                restore_rope_state(module, state)
+def _restore_later(model: PreTrainedModel, changes: TemporaryChanges) -> None:
+    """Restore torch's random state and the model's rotary state when the changes are undone."""
+    state = torch.get_rng_state()
+    changes.undo_by(lambda: torch.set_rng_state(state))
+    if model.device.type == "cuda":
+        of_device = torch.cuda.get_rng_state(model.device)
+        changes.undo_by(lambda: torch.cuda.set_rng_state(of_device, model.device))
+    for module in model.modules():
+        if hasattr(module, "rope_type"):
+            changes.undo_by(partial(restore_rope_state, module, rope_state(module)))
 
 
 def _compare_repeatedly(
@@ -281,7 +287,9 @@ def dependence_on_drafts(model: PreTrainedModel, layout: AttentionLayout, verifi
         return ""
     if verification.mode is VerificationMode.CHAIN:
         return "a chain's forward pass has as many tokens as the chain"
-    with torch.no_grad(), _restored(model):
+    changes = TemporaryChanges()
+    with torch.no_grad(), changes, changes:
+        _restore_later(model, changes)
         try:
             check_bits(model, layout, verification)
         except DisagreementError as found:

@@ -9,7 +9,7 @@ import torch
 from helpers.simulated_decoding import cpu
 from helpers.tiny_models import tiny_model
 from lookahead.drafting.budget.step_times import StepTimes, context_bucket
-from lookahead.hf.steps.step_times import (
+from lookahead.hf.support.step_times import (
     StepTimesCache,
     StepTimesKey,
     measure_step_times,

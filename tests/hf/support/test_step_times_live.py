@@ -12,8 +12,8 @@ from lookahead.hf.compat.config import text_config
 from lookahead.hf.compat.layout import attention_layout
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps.call_steps import CallStepModel
-from lookahead.hf.steps.step_times import StepTimesCache, StepTimesKey, step_times_for
 from lookahead.hf.steps.verification import TREE
+from lookahead.hf.support.step_times import StepTimesCache, StepTimesKey, step_times_for
 
 FAMILIES = ["llama", "mistral", "gemma3", "gpt2", "opt"]
 MAX_NODES = 16
