@@ -1,5 +1,7 @@
 """Changes of a model that `generate` follows, each with how to undo it: between calls and within them."""
 
+import sys
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
@@ -30,8 +32,6 @@ def set_for_now(undo: ExitStack, target: object, name: str, value: object) -> No
 
 def modeling(model) -> Any:
     """Return the module that defines a model's classes."""
-    import sys
-
     return sys.modules[type(model).__module__]
 
 
@@ -59,11 +59,11 @@ def class_of_norms(model, undo):
     set_for_now(undo, kind, "forward", scaled_forward(kind))
 
 
-def class_linear(model, undo):
+def class_linear(_model, undo):
     set_for_now(undo, nn.Linear, "forward", scaled_forward(nn.Linear, 1.1))
 
 
-def class_embedding(model, undo):
+def class_embedding(_model, undo):
     set_for_now(undo, nn.Embedding, "forward", scaled_forward(nn.Embedding, 1.7))
 
 
@@ -170,21 +170,21 @@ def mask_function(model, undo):
     set_for_now(undo, module, "create_causal_mask", mask)
 
 
-def activation_function(model, undo):
-    set_for_now(undo, nn.functional, "silu", lambda x, inplace=False: torch.tanh(x))
+def activation_function(_model, undo):
+    set_for_now(undo, nn.functional, "silu", lambda x, **_: torch.tanh(x))
 
 
-def linear_function(model, undo):
+def linear_function(_model, undo):
     own = nn.functional.linear
     set_for_now(undo, nn.functional, "linear", lambda x, weight, bias=None: own(x, weight, bias) * 1.1)
 
 
-def function_of_torch(model, undo):
+def function_of_torch(_model, undo):
     own = torch.rsqrt
     set_for_now(undo, torch, "rsqrt", lambda x: own(x) * 1.2)
 
 
-def method_of_tensors(model, undo):
+def method_of_tensors(_model, undo):
     own = torch.Tensor.pow
     set_for_now(undo, torch.Tensor, "pow", lambda self, exponent: own(self, exponent) * 3)
 
@@ -194,18 +194,18 @@ def other_attention(module, query, key, value, mask, **kwargs):
     return sdpa_attention.sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
 
-def registered_attention(model, undo):
+def registered_attention(_model, undo):
     mapping = type(ALL_ATTENTION_FUNCTIONS)._global_mapping
     undo.callback(mapping.__setitem__, "sdpa", mapping["sdpa"])
     mapping["sdpa"] = other_attention
 
 
-def registered_attention_of_one_object(model, undo):
+def registered_attention_of_one_object(_model, undo):
     ALL_ATTENTION_FUNCTIONS["sdpa"] = other_attention
     undo.callback(ALL_ATTENTION_FUNCTIONS._local_mapping.pop, "sdpa")
 
 
-def function_behind_the_attention(model, undo):
+def function_behind_the_attention(_model, undo):
     own = nn.functional.scaled_dot_product_attention
 
     def attend(query, key, value, **given):
@@ -348,6 +348,38 @@ def attention_implementation(model, undo):
     undo.callback(model.set_attn_implementation, model.config._attn_implementation)
     model.set_attn_implementation("eager")
 
+
+def with_adapters(model):
+    """Return the model with two adapters, the first of them active."""
+    import peft
+
+    torch.manual_seed(7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # peft warns of a second adapter
+        for name in ("first", "second"):
+            config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+            model.add_adapter(config, adapter_name=name)
+    model.set_adapter("first")
+    return model.eval()
+
+
+def other_adapter(model, undo):
+    model.set_adapter("second")
+    undo.callback(model.set_adapter, "first")
+
+
+def no_adapter(model, undo):
+    model.disable_adapters()
+    undo.callback(model.enable_adapters)
+
+
+def strength_of_an_adapter(model, undo):
+    linear = layer(model).self_attn.q_proj
+    undo.callback(linear.scaling.__setitem__, "first", linear.scaling["first"])
+    linear.scaling["first"] *= -5
+
+
+ADAPTER_CHANGES: list[Change] = [other_adapter, no_adapter, strength_of_an_adapter]
 
 CHANGES: list[Change] = [
     class_of_mlp,

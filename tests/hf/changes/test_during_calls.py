@@ -27,7 +27,7 @@ class ChangesAt(StoppingCriteria):
         self.length = PROMPT.shape[1] + tokens
         self.apply = lambda: change(model, undo)
 
-    def __call__(self, token_ids, scores, **_):
+    def __call__(self, token_ids, _scores, **_):
         if token_ids.shape[1] == self.length:
             self.apply()
         return torch.zeros(len(token_ids), dtype=torch.bool)

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.fused_steps import fused_steps
 from helpers.tiny_models import prompt, tiny_model
@@ -185,6 +187,7 @@ def test_a_compiled_model(fused_steps):
     assert fused_steps.taken() == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*is decoded in plain steps")  # on some processors, bfloat16 is noisier
 def test_mixed_precision(fused_steps):
     model = tiny_model("fused-llama")
     lookahead = Lookahead(LookaheadConfig(decoding_length=8))
@@ -317,3 +320,26 @@ def test_an_arena_of_another_kind_is_left_to_the_models_own_code(monkeypatch, fu
     monkeypatch.setattr(KVArena, "claim_for_writing", lambda _arena, _tokens: None)
     assert_same_text(model, lookahead)
     assert fused_steps.taken() == 0
+
+
+@pytest.mark.parametrize("mode", [TorchFunctionMode, TorchDispatchMode])
+def test_a_mode_of_torch_sees_the_operations(mode, fused_steps):
+    model, seen = tiny_model("fused-llama"), []
+
+    class Counting(mode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+        __torch_dispatch__ = __torch_function__
+
+    lookahead = assert_same_text(model)
+    fused_steps.taken()
+    with Counting():
+        assert "a mode of torch" in unsupported_reason(model)
+        lookahead.generate(model, prompt(0), **GREEDY)
+    assert fused_steps.taken() == 0
+    assert len(seen) > 1000
+    with torch.device("cpu"):  # a default device is such a mode, too, and changes no operation
+        assert_same_text(model, lookahead)
+    assert fused_steps.taken() > 0

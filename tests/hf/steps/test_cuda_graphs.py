@@ -2,11 +2,18 @@
 
 import gc
 import weakref
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 import pytest
 import torch
 
+from helpers.model_changes import (
+    other_adapter,
+    scaling_of_one_layer,
+    strength_of_an_adapter,
+    weight_replaced,
+    with_adapters,
+)
 from helpers.tiny_models import prompt, tiny_model
 from helpers.tiny_vision_models import tiny_vision_model
 from lookahead import Lookahead, LookaheadConfig
@@ -158,18 +165,66 @@ def test_a_step_that_disagrees_with_the_models_own_forward_is_not_used(monkeypat
         assert_same_text(model, lookahead, prompt(0), **GREEDY)
 
 
-def test_a_model_that_asks_for_the_caches_length_is_left_as_it_is(capture, monkeypatch):
+def test_a_model_that_asks_for_the_caches_length_is_left_as_it_is(capture):
     model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
-    own = type(model.model).forward
 
-    def counts_slots(self, *arguments, past_key_values=None, **given):
-        assert past_key_values.get_seq_length() >= 0
-        return own(self, *arguments, past_key_values=past_key_values, **given)
+    class CountsSlots(type(model.model)):
+        def forward(self, *arguments, past_key_values=None, **given):
+            assert past_key_values.get_seq_length() >= 0
+            return super().forward(*arguments, past_key_values=past_key_values, **given)
 
-    monkeypatch.setattr(type(model.model), "forward", counts_slots)
+    model.model.__class__ = CountsSlots
     with pytest.warns(UserWarning, match="not captured.*reads the cache's length"):
         assert_same_text(model, lookahead, prompt(0), **GREEDY)
     assert not capture.captured
+
+
+CHANGED = {
+    "an adapter": (with_adapters, other_adapter),
+    "an adapter's strength": (with_adapters, strength_of_an_adapter),
+    "a scaling": (lambda model: model, scaling_of_one_layer),
+    "a weight": (lambda model: model, weight_replaced),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_a_changed_model_is_captured_anew(what, capture, uses):
+    prepare, change = CHANGED[what]
+    model, lookahead = prepare(tiny_model("llama")), unfused(decoding_length=8)
+    for _ in range(2):
+        assert_same_text(model, lookahead, prompt(0), **GREEDY)
+    old, captured = {id(step) for step in uses}, capture.captured
+    uses.clear()
+    with ExitStack() as undo:
+        change(model, undo)
+        assert_same_text(model, lookahead, prompt(0), **GREEDY)
+        assert_same_text(model, lookahead, prompt(0), **GREEDY)
+    assert capture.captured > captured
+    assert not old & {id(step) for step in uses}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_a_model_that_changes_during_a_call_replays_nothing(what, capture, uses):
+    prepare, change = CHANGED[what]
+    model, lookahead = prepare(tiny_model("llama")), unfused(decoding_length=8)
+    for _ in range(2):
+        assert_same_text(model, lookahead, prompt(0), **GREEDY)
+    assert capture.captured
+
+    def text(generate):
+        with ExitStack() as undo:
+
+            def criterion(token_ids, _scores, **_):
+                if token_ids.shape[1] == 20:
+                    change(model, undo)
+                    uses.clear()
+                return torch.zeros(len(token_ids), dtype=torch.bool)
+
+            return generate(stopping_criteria=[criterion], **GREEDY).tolist()
+
+    expected = text(lambda **given: model.generate(prompt(0), **given))
+    assert text(lambda **given: lookahead.generate(model, prompt(0), **given)) == expected
+    assert not uses
 
 
 @pytest.mark.parametrize(

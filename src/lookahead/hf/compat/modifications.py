@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._device import DeviceContext
 from transformers import PreTrainedModel
 
 _MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_parametrizations")
@@ -23,10 +24,20 @@ def modifications(model: PreTrainedModel) -> str:
         return "it computes in mixed precision"
     if _has_global_hooks():
         return "all modules have a hook"
+    if is_observed():
+        return "a mode of torch sees or replaces each of its operations"
     for name, module in model.named_modules():
         if has_own_forward(module) or any(getattr(module, hooks, None) for hooks in _MODULE_HOOKS):
             return f"its {name} has a hook" if name else "it has a hook"
     return ""
+
+
+def is_observed() -> bool:
+    """Return whether a mode of torch, such as a counter of operations, sees each operation of this thread."""
+    overrides: Any = torch.overrides
+    modes = overrides._get_current_function_mode_stack()
+    are_defaults = all(isinstance(mode, DeviceContext) for mode in modes)  # `torch.set_default_device`
+    return not are_defaults or torch._C._len_torch_dispatch_stack() > 0
 
 
 def hooks_of(module: nn.Module) -> tuple[dict[Any, Any], ...]:

@@ -128,8 +128,8 @@ def _unknown_structure(model: PreTrainedModel) -> str:
     modules = list(model.modules())
     if any(getattr(module, "config", config) is not config for module in modules):
         return "its modules do not share one configuration"
-    if any(module.training for module in modules):
-        return "some of its modules are in training mode"
+    if any(part.training for layer in layers for part in (layer, layer.self_attn)):  # dropout, checkpoints
+        return "some of its layers are in training mode"
     for layer in layers:
         biased = (layer.self_attn.o_proj, layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj)
         if any(linear.bias is not None for linear in (*biased, untyped.lm_head)):

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from lookahead.hf.compat.attention import attention_entries
 from lookahead.hf.compat.fingerprint.library_code import comes_from_libraries, innermost
-from lookahead.hf.compat.modifications import modules_of
+from lookahead.hf.compat.modifications import is_observed, modules_of
 
 _CALLS = ("__call__", "_call_impl", "_wrapped_call_impl", "_slow_forward", "__getattr__", "__getattribute__")
 _PREPARATION = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation", "_prefill")
@@ -165,5 +165,5 @@ def global_state(model: PreTrainedModel) -> tuple[object, ...]:
         torch.is_autocast_enabled(model.device.type),
         any(hooks),
         tuple(id(hook) for found in hooks for hook in found.values()),
-        torch._C._len_torch_dispatch_stack(),
+        is_observed(),
     )

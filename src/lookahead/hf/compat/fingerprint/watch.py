@@ -131,6 +131,7 @@ class ModelWatch:
     def _modules_now(self) -> tuple[object, ...]:
         return (
             attention_name(self._model),
+            self._model.training,
             [(len(settings), *map(settings.get, names)) for settings, names in self._settings],
             list(map(type, self._modules)),
             list(map(has_own_forward, self._others)),
