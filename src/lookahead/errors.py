@@ -33,6 +33,10 @@ class MemoryFileError(LookaheadError, ValueError):
     """A memory file is missing, damaged, made for another tokenizer, or cannot be written."""
 
 
+class TokenIdError(LookaheadError, ValueError):
+    """A token id is negative, not an integer, or larger than any vocabulary's."""
+
+
 class DataFormatError(LookaheadError, ValueError):
     """An input file is malformed; the message names the file and the line."""
 

@@ -188,6 +188,22 @@ def test_errors_are_one_line_and_exit_code_2(folder, tmp_path, out, capsys):
         ),
         "line 1: 'answer' must be a text": (*warm, rows(tmp_path / "odd.jsonl", {"answer": 5}), *target),
         "line 1: a JSON object is wanted": (*warm, rows(tmp_path / "list.jsonl", [5]), *target),
+        "token 64 is beyond a vocabulary of 64": (
+            *warm,
+            rows(tmp_path / "beyond.jsonl", {"output_ids": [1, 64]}),
+            *target,
+        ),
+        "or a list of token ids, not -7": (
+            *warm,
+            rows(tmp_path / "negative.jsonl", {"output_ids": [*range(60), -7]}),
+            *target,
+        ),
+        "or a list of token ids, not 2147483648": (
+            *warm,
+            rows(tmp_path / "large.jsonl", {"output_ids": [*range(60), 2**31]}),
+            *target,
+        ),
+        "at most 256 bytes": (*warm, text, *target, "--namespace", "n" * 257),
         "namespace '' is not allowed": (*warm, text, *target, "--namespace", ""),
         "max_bytes=5": (*warm, text, *target, "--max-bytes", 5),
         "--save-memory": ("generate", "text", "--save-memory"),
@@ -198,6 +214,21 @@ def test_errors_are_one_line_and_exit_code_2(folder, tmp_path, out, capsys):
         assert line.startswith("error: ")
         assert said in line
     assert not (tmp_path / "new").exists()
+
+
+def test_warm_through_a_link_keeps_the_link_and_a_refusal_the_file(folder, tmp_path, out, capsys):
+    (tmp_path / "text.txt").write_text("Hello")
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    warm = ("memory", "warm", "--memory", link, "--model", folder)
+    assert invoke(*warm, tmp_path / "text.txt").exit_code == 0
+    assert invoke(*warm, tmp_path / "text.txt", "--into", link).exit_code == 0
+    assert link.is_symlink()
+    assert texts_in(out) == ["Hello", "Hello"]
+    before = out.read_bytes()
+    beyond = rows(tmp_path / "beyond.jsonl", {"output_ids": [1, 2]}, {"output_ids": [3, 10**9]})
+    assert "token 1000000000 is beyond" in refused(capsys, *warm, beyond, "--into", link)
+    assert out.read_bytes() == before
 
 
 def test_generate_drafts_from_a_memory_and_adds_to_it(model_folder, out):

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from helpers.drafts import MIN_MEMORY
 from lookahead.config import DraftMode
 from lookahead.drafting.log import token_log
-from lookahead.drafting.log.ring import SMALLEST_RING
+from lookahead.drafting.log.matches import NO_OWNER
+from lookahead.drafting.log.ring import GAP, SMALLEST_RING
 from lookahead.drafting.log.successors import SMALLEST_TABLE
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.store import Origin
@@ -84,6 +85,16 @@ class LifeOfTenants(RuleBasedStateMachine):
         assert self.log.tokens_by_namespace().get(namespace, 0) == 0
         assert not np.isin(self.log._shared.tokens, ALPHABETS[namespace]).any()
         assert not np.isin(self.log._table.successors, ALPHABETS[namespace]).any()
+
+    @invariant()
+    def names_are_of_what_is_held(self):
+        if hasattr(self, "log"):
+            log = self.log
+            used = {owner for live in log._requests.values() for owner in live.readable.tolist()}
+            used.update(log._shared.owners[log._shared.tokens != GAP].tolist())
+            used.update((log._table.keys[log._table.keys >= 0] >> 31).tolist())
+            assert used - {NO_OWNER} == {known.owner for known in log._namespaces}
+            assert log.nbytes <= log.max_bytes
 
     @rule(is_other=st.booleans())
     def absorb(self, is_other):

@@ -4,14 +4,15 @@ from lookahead.config import DraftMode
 from lookahead.drafting.log.calibration import initial_weights
 from lookahead.drafting.log.matches import initial_hit_rates
 from lookahead.drafting.log.ring import SMALLEST_RING, ring_bytes
+from lookahead.drafting.log.sizing import names_bytes
 from lookahead.drafting.log.successors import SMALLEST_TABLE, table_bytes
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.store import Origin
 from lookahead.drafting.trie.token_trie import TokenTrie
 
 LEARNED = initial_hit_rates().nbytes + initial_weights().nbytes
-MIN_MEMORY = LEARNED + 4 * max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
-"""Bytes for 256 shared tokens, the log of one live request, and a table of 64 buckets."""
+MIN_MEMORY = LEARNED + names_bytes(0) + 4 * max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
+"""Bytes for 256 shared tokens, a few names, the log of one live request, and a table of 64 buckets."""
 
 
 def memory_of(*answers, store=TokenTrie, **settings):

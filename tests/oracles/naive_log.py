@@ -50,7 +50,7 @@ from lookahead.drafting.log.matches import (
 )
 from lookahead.drafting.log.prediction import MAX_NODE_CANDIDATES
 from lookahead.drafting.log.ring import GAP, ORDERS, SMALLEST_RING, ring_bytes
-from lookahead.drafting.log.sizing import affordable_buckets, affordable_tokens
+from lookahead.drafting.log.sizing import affordable_buckets, affordable_tokens, names_bytes
 from lookahead.drafting.log.successors import SUCCESSORS
 from lookahead.drafting.log.workspace import candidates_for, matches_for
 from lookahead.drafting.store import DEFAULT_NAMESPACE, VOCABULARY_NAMESPACE, Origin
@@ -265,7 +265,7 @@ class NaiveLog:
     def __init__(self, *, max_bytes, remember_prompts=False):
         self.max_shared = affordable_tokens(max_bytes // 2 + 8)
         learned = initial_hit_rates().nbytes + initial_weights().nbytes
-        self.own_budget = (max_bytes - learned - ring_bytes(self.max_shared)) // 2
+        self.own_budget = (max_bytes - learned - names_bytes(max_bytes) - ring_bytes(self.max_shared)) // 2
         max_buckets = affordable_buckets(self.own_budget)
         self.shared = Log(min(token_log._FIRST_RING, self.max_shared))
         self.successors = Successors(min(token_log._FIRST_TABLE, max_buckets), max_buckets)
@@ -317,19 +317,23 @@ class NaiveLog:
     def recycle(self, name, tokens, successors):
         for token, row in zip(tokens, successors, strict=True):
             self.successors.write(self.requests[name].owner, token, row)
+        self.drop_names()
 
     def learn_vocabulary(self, successors):
         for token, row in enumerate(successors):
             self.successors.write(VOCABULARY, token, row)
+        self.drop_names()
 
     def forget(self, name):
         request = self.requests.pop(name, None)
         if request and request.answer:
             self.append_shared(request.answer, request.owner)
+        self.drop_names()
 
     def remember(self, tokens, namespace):
         if tokens:
             self.append_shared(tokens, self.owner(namespace))
+            self.drop_names()
 
     def append_shared(self, tokens, owner):
         self.shared.make_room(len(tokens) + 1, self.max_shared)
@@ -342,8 +346,14 @@ class NaiveLog:
                 cell.token, cell.owner = GAP, NO_OWNER
         entries = self.successors.entries
         self.successors.entries = {key: row for key, row in entries.items() if key[0] != owner}
-        if all(request.owner != owner for request in self.requests.values()):
-            self.owners.pop(namespace, None)
+        self.drop_names()
+
+    def drop_names(self):
+        """Of a namespace without a token, a successor or a live request, not even its name is left."""
+        used = {VOCABULARY, *(cell.owner for cell in self.shared.cells if cell.token != GAP)}
+        used.update(owner for owner, _ in self.successors.entries)
+        used.update(owner for request in self.requests.values() for owner in request.readable)
+        self.owners = {name: owner for name, owner in self.owners.items() if owner in used}
 
     def learn(self, request, tokens):
         node = 0 if request.draft else None

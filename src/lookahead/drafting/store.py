@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from lookahead.config import DraftMode
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
-from lookahead.errors import ConfigError
+from lookahead.errors import ConfigError, TokenIdError
 from lookahead.jit import kernel
 
 RequestId = Hashable
@@ -19,6 +19,8 @@ TokenIds = Sequence[int] | Int32Array
 DEFAULT_NAMESPACE = "default"
 VOCABULARY_NAMESPACE = "\0vocabulary"
 """The name in snapshots of what belongs to the vocabulary and no text; no namespace may have this name."""
+MAX_NAMESPACE_BYTES = 256
+"""How long a namespace's name may be, in UTF-8."""
 _LARGEST_TOKEN = 2**31 - 1
 
 
@@ -55,7 +57,7 @@ class DraftStore(Protocol):
             reads: Further namespaces to draft from.
 
         Raises:
-            ConfigError: A name is not a string, or empty; or `reads` is one name, not several.
+            ConfigError: A name is not a string, empty or too long; or `reads` is one name, not several.
             UnsupportedMemoryError: The store has the default namespace only.
         """
 
@@ -63,7 +65,7 @@ class DraftStore(Protocol):
         """Append tokens to a request's sequence; open it in the default namespace if it is unknown.
 
         Raises:
-            ValueError: A token id is negative, not an integer, or exceeds 31 bits; nothing is inserted.
+            TokenIdError: A token id is negative, not an integer, or exceeds 31 bits; nothing is inserted.
         """
 
     def propose(
@@ -92,8 +94,8 @@ class DraftStore(Protocol):
 
         Raises:
             KeyError: The request is unknown, or has been forgotten.
-            ValueError: A token id is negative, not an integer, or exceeds 31 bits, or there is not one
-                row for each token; nothing is remembered.
+            TokenIdError: A token id is negative, not an integer, or exceeds 31 bits; nothing is remembered.
+            ValueError: There is not one row for each token; nothing is remembered.
         """
 
     def learn_vocabulary(self, successors: Int32Array) -> None:
@@ -105,7 +107,7 @@ class DraftStore(Protocol):
             successors: int32 [V, k], the most probable next tokens after each, best first; 8 are kept.
 
         Raises:
-            ValueError: A token id is negative, not an integer, or exceeds 31 bits; nothing is remembered.
+            TokenIdError: A token id is negative, not an integer, or exceeds 31 bits; nothing is remembered.
         """
 
     def recycled_tokens(self, request: RequestId) -> int:
@@ -122,6 +124,8 @@ class DraftStore(Protocol):
         """Remember a text as if it had been an answer in a namespace.
 
         Raises:
+            ConfigError: The name is not allowed.
+            TokenIdError: A token id is negative, not an integer, or exceeds 31 bits; nothing is remembered.
             UnsupportedMemoryError: The store has the default namespace only.
         """
 
@@ -129,9 +133,10 @@ class DraftStore(Protocol):
         """Return what outlives requests, as copies.
 
         Returns:
-            `names`, the namespaces, and `owners_named`, their numbers; `tokens`, oldest first, a gap (-1)
-            after each answer, and `owners`, the number of each token's namespace; `keys` and `successors`,
-            the model's recycled logits, oldest first; `hit_rates` and `weights`, the calibration state.
+            `names`, the namespaces as Python strings, and `owners_named`, their numbers; `tokens`, oldest
+            first, a gap (-1) after each answer, and `owners`, the number of each token's namespace; `keys`
+            and `successors`, the model's recycled logits, oldest first; `hit_rates` and `weights`, the
+            calibration state.
         """
 
     @property
@@ -163,30 +168,89 @@ def check_namespaces(namespace: str, reads: Sequence[str] = ()) -> None:
     """Refuse names that no namespace can have.
 
     Raises:
-        ConfigError: A name is not a string, or empty, or has NUL in it; or `reads` is one name, not several.
+        ConfigError: A name is not a string, or empty, has NUL or a lone surrogate in it, or is longer than
+            `MAX_NAMESPACE_BYTES`; or `reads` is one name, not several.
     """
     if isinstance(reads, str):
-        message = f"reads={reads!r} is one name; give a sequence of names: ({reads!r},)"
+        message = f"reads={reads!r:.80} is one name; give a sequence of names: ({reads!r:.80},)"
         raise ConfigError(message)
     for name in (namespace, *reads):
-        if not isinstance(name, str) or not name or "\0" in name:
-            message = f"namespace {name!r} is not allowed; give a string that is not empty and has no NUL"
+        fault = fault_in_name(name)
+        if fault is not None:
+            message = f"namespace {name!r:.80} is not allowed: {fault}"
             raise ConfigError(message)
+
+
+def fault_in_name(name: object) -> str | None:
+    """Return why no namespace can have this name, and what to give; None if one can."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return "give a string that is not empty and has no NUL"
+    if len(name) <= MAX_NAMESPACE_BYTES:  # so that no huge name is encoded
+        try:
+            if len(name.encode()) <= MAX_NAMESPACE_BYTES:
+                return None
+        except UnicodeEncodeError:
+            return "it has a lone surrogate; give valid Unicode text"
+    return (
+        f"it has {len(name)} characters; give a name of at most {MAX_NAMESPACE_BYTES} bytes in UTF-8, "
+        "such as the SHA-256 of this one"
+    )
 
 
 def checked_tokens(token_ids: TokenIds) -> Int32Array:
     """Return token ids as a new int32 array of one dimension; the caller may change its own.
 
     Raises:
-        ValueError: A token id is negative, not an integer, or exceeds 31 bits.
+        TokenIdError: A token id is negative, not an integer, or exceeds 31 bits.
     """
-    tokens = np.asarray(token_ids)
-    if tokens.ndim != 1 or (len(tokens) and tokens.dtype.kind not in "iu"):
-        message = f"token ids must be one sequence of integers, not {tokens.dtype} of shape {tokens.shape}"
-        raise ValueError(message)
+    try:
+        tokens = np.asarray(token_ids)
+    except (ValueError, OverflowError):  # rows of different lengths
+        _refuse_tokens(token_ids)
+    if tokens.ndim != 1:
+        _refuse_tokens(token_ids)
+    if len(tokens) and tokens.dtype.kind not in "iu":
+        _refuse_tokens(next((token for token in token_ids if not _is_token(token)), token_ids))
     if len(tokens) and not are_tokens(tokens):
         message = f"token ids must be from 0 to {_LARGEST_TOKEN}; got {tokens.min()} to {tokens.max()}"
-        raise ValueError(message)
+        raise TokenIdError(message)
     return np.array(
         tokens, np.int32
     )  # kernels would be compiled again for a read-only array, or one with gaps
+
+
+def checked_successors(successors: Any) -> Int32Array:
+    """Return the most probable next tokens after each token of a vocabulary, [V, k], as a new int32 array.
+
+    Raises:
+        TokenIdError: A token id is negative, not an integer, or exceeds 31 bits.
+        ValueError: There is not one row for each token, or a row has a token twice.
+    """
+    if len(successors) == 0:
+        return np.zeros((0, 1), np.int32)
+    try:
+        given = np.asarray(successors)
+    except ValueError:  # rows of different lengths
+        _refuse_tokens(successors)
+    if given.ndim != 2:
+        message = f"successors must be one row for each token of the vocabulary, not {given.shape}"
+        raise ValueError(message)
+    rows = checked_tokens(given.ravel()).reshape(given.shape)
+    ordered = np.sort(rows, axis=1)
+    twice = ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]]
+    if len(twice):
+        message = (
+            f"a row of successors has the token {twice[0]} twice; give each once, the most probable first"
+        )
+        raise ValueError(message)
+    return rows
+
+
+def _is_token(token: Any) -> bool:
+    is_integer = isinstance(token, int | np.integer) and not isinstance(token, bool)
+    return bool(is_integer and 0 <= token <= _LARGEST_TOKEN)
+
+
+def _refuse_tokens(given: object) -> NoReturn:
+    message = f"token ids must be one sequence of integers from 0 to {_LARGEST_TOKEN}, not {given!r:.80}"
+    raise TokenIdError(message)

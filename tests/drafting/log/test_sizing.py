@@ -4,21 +4,23 @@ import numpy as np
 import pytest
 
 from lookahead.config import MIN_MEMORY_BYTES
+from lookahead.drafting.log.requests import bytes_of
 from lookahead.drafting.log.ring import SMALLEST_RING, ring_bytes
 from lookahead.drafting.log.sizing import divided
 from lookahead.drafting.log.successors import SMALLEST_TABLE, table_bytes
 from lookahead.drafting.log.token_log import TokenLog
-from lookahead.drafting.store import Origin
+from lookahead.drafting.store import MAX_NAMESPACE_BYTES, Origin
 
 
 @pytest.mark.parametrize("learned_bytes", [0, 3000, 11184])
 def test_every_part_has_room_in_every_memory(learned_bytes):
     for max_bytes in [*range(MIN_MEMORY_BYTES, 2**18, 999), 2**18, 2**20, 2**28]:
-        own_bytes, shared_tokens, buckets = divided(max_bytes, learned_bytes=learned_bytes)
+        names_bytes, own_bytes, shared_tokens, buckets = divided(max_bytes, learned_bytes=learned_bytes)
+        assert names_bytes >= 3 * bytes_of("n" * MAX_NAMESPACE_BYTES)
         assert own_bytes >= 2 * ring_bytes(SMALLEST_RING)
         assert shared_tokens >= SMALLEST_RING
         assert buckets >= SMALLEST_TABLE
-        total = learned_bytes + own_bytes + ring_bytes(shared_tokens) + table_bytes(buckets)
+        total = learned_bytes + names_bytes + own_bytes + ring_bytes(shared_tokens) + table_bytes(buckets)
         assert total <= max_bytes
 
 

@@ -321,3 +321,24 @@ def test_no_torch_is_needed_and_another_process_reads_it(path):
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
     assert json.loads(ran.stdout) == [memory.namespaces, memory.tokenizer_fingerprint, False]
+
+
+@pytest.mark.parametrize("name", ["n" * 257, "\ud800"])
+def test_a_name_that_earlier_releases_allowed_is_refused_with_what_to_do(path, name):
+    made().save(path)
+    rewritten(path, metadata={"namespaces": json.dumps(["a", name])})
+    with pytest.raises(MemoryFileError, match=r"no longer allowed: .*give.*forget the namespace"):
+        DraftMemory.load(path)
+
+
+def test_a_file_does_not_grow_with_the_longest_name(path):
+    memory = DraftMemory()
+    for number in range(2000):
+        memory.warm([[number]], namespace=f"{number}")
+    memory.save(path)
+    before = path.stat().st_size
+    memory.warm([[1]], namespace="n" * 256)
+    memory.save(path)
+    assert path.stat().st_size < before + 1000
+    assert memory.contents().snapshot["names"].dtype == np.object_
+    same(DraftMemory.load(path), memory)

@@ -64,4 +64,6 @@ def _texts_of(row: dict[str, Any], wanted: tuple[str, ...]) -> list[Text] | str:
         return list(value)
     if isinstance(value, list) and all(type(token) is int and 0 <= token < 2**31 for token in value):
         return [np.array(value, np.int32)]
+    if isinstance(value, list) and not any(isinstance(item, str) for item in value):
+        value = next((item for item in value if type(item) is not int or not 0 <= item < 2**31), value)
     return f"{name!r} must be a text, a list of texts or a list of token ids, not {value!r:.40}"

@@ -10,7 +10,7 @@ from lookahead.drafting.log.calibration import CalibrationState, initial_weights
 from lookahead.drafting.log.draft_tree import build_draft_tree, learn_from_draft
 from lookahead.drafting.log.matches import LONGEST_MATCH, NO_OWNER, initial_hit_rates
 from lookahead.drafting.log.ring import GAP, SMALLEST_RING, RingBuffer, append_all, ring_view
-from lookahead.drafting.log.successors import SMALLEST_TABLE, copy_since, new_table, without_owner, write_all
+from lookahead.drafting.log.successors import SMALLEST_TABLE, copy_entries, new_table, write_all
 from lookahead.drafting.log.workspace import WorkspaceBuffers, workspace_view
 from lookahead.drafting.store import checked_tokens
 from lookahead.drafting.tree import DraftTree
@@ -94,8 +94,7 @@ def compile_log_kernels() -> None:
     tokens, tail = checked_tokens([1, 2, 1, 2, 1]), np.full(LONGEST_MATCH, GAP, np.int32)
     checked_tokens(tokens)
     write_all(table, 1, tokens, np.ones((5, 2), np.int32))
-    copy_since(table, 0, new_table(SMALLEST_TABLE))
-    without_owner(table, 1)
+    copy_entries(table, np.ones(SMALLEST_TABLE, np.bool_), new_table(SMALLEST_TABLE))
     ring.append(tokens, NO_OWNER)
     run, readable = np.empty(10, np.int32), np.array([1], np.int32)
     own = (ring.cells, ring.heads, ring.end)

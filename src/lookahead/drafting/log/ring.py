@@ -103,6 +103,15 @@ class RingBuffer:
             if len(part):
                 self.append(part, int(part_owners[0]))
 
+    def overwritten_by(self, count: int) -> Int32Array:
+        """Return the owners of the tokens, gaps not counted, that the next `count` to be written replace."""
+        begin = max(0, self.written - self.capacity)
+        held = max(0, min(self.written, self.written + count - self.capacity) - begin)
+        first = begin % self.capacity
+        parts = slice(first, first + held), slice(0, max(0, first + held - self.capacity))
+        owners = [self.owners[part][self.tokens[part] != GAP] for part in parts]
+        return owners[0] if len(owners[1]) == 0 else np.concatenate(owners)
+
     def newest(self, max_tokens: int) -> tuple[Int32Array, Int32Array]:
         """Return the newest tokens still held, oldest first, and their owners."""
         begin = max(0, self.written - min(max_tokens, self.capacity))

@@ -7,16 +7,20 @@ from lookahead.drafting.log.ring import SMALLEST_RING, ring_bytes
 from lookahead.drafting.log.successors import SMALLEST_TABLE, table_bytes
 from lookahead.errors import ConfigError
 
+_MIN_NAMES, _MAX_NAMES = 2**11, 2**24
+
 
 class Parts(NamedTuple):
     """How large the parts of a log may be.
 
     Attributes:
+        names_bytes: Bytes of the names of namespaces.
         own_bytes: Bytes of the logs of live requests.
         shared_tokens: Tokens of the shared log.
         table_buckets: Buckets of the table of successors.
     """
 
+    names_bytes: int
     own_bytes: int
     shared_tokens: int
     table_buckets: int
@@ -26,7 +30,8 @@ def divided(max_bytes: int, *, learned_bytes: int) -> Parts:
     """Divide a memory: half for the shared log, the rest in equal parts for live requests and the table.
 
     The shared log gets half of the whole, so that a power of two of bytes holds a power of two of tokens. It
-    gets less where the half would leave no room for the others.
+    gets less where the half would leave no room for the others. A sixteenth of the whole is for the names of
+    namespaces, but at most 16 MiB: a file has room for no more.
 
     Args:
         max_bytes: The cap.
@@ -36,14 +41,20 @@ def divided(max_bytes: int, *, learned_bytes: int) -> Parts:
         ConfigError: The cap leaves no room.
     """
     min_rest = max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
-    min_bytes = learned_bytes + 4 * min_rest
+    names = names_bytes(max_bytes)
+    min_bytes = learned_bytes + _MIN_NAMES + 4 * min_rest
     if max_bytes < min_bytes:
         message = f"max_bytes={max_bytes} leaves no room for a log; give at least {min_bytes}"
         raise ConfigError(message)
-    max_shared = min(max_bytes // 2 + ring_bytes(0), max_bytes - learned_bytes - 2 * min_rest)
-    shared_tokens = affordable_tokens(max_shared)
-    rest = (max_bytes - learned_bytes - ring_bytes(shared_tokens)) // 2
-    return Parts(rest, shared_tokens, affordable_buckets(rest))
+    divisible = max_bytes - learned_bytes - names
+    shared_tokens = affordable_tokens(min(max_bytes // 2 + ring_bytes(0), divisible - 2 * min_rest))
+    rest = (divisible - ring_bytes(shared_tokens)) // 2
+    return Parts(names, rest, shared_tokens, affordable_buckets(rest))
+
+
+def names_bytes(max_bytes: int) -> int:
+    """Return how many bytes of a memory are for the names of namespaces."""
+    return min(max(max_bytes // 16, _MIN_NAMES), _MAX_NAMES)
 
 
 def affordable_tokens(budget: int) -> int:

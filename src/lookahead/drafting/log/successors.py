@@ -11,6 +11,7 @@ crosses from one owner to another. When the table is full, its older half is for
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from lookahead.drafting.arrays import Int32Array, Int64Array, Integer
 from lookahead.jit import kernel, lean_kernel
@@ -97,10 +98,10 @@ def write_all(table: SuccessorTable, owner: Integer, tokens: Int32Array, success
 
 
 @kernel
-def copy_since(table: SuccessorTable, oldest: Integer, other: SuccessorTable) -> None:
-    """Copy the entries written since the stamp `oldest` to another table, which has room for them."""
+def copy_entries(table: SuccessorTable, is_copied: npt.NDArray[np.bool_], other: SuccessorTable) -> None:
+    """Copy the entries of the marked buckets to another table, which has room for them."""
     for bucket in range(len(table.keys)):
-        if table.keys[bucket] != EMPTY and table.stamps[bucket] >= oldest:
+        if is_copied[bucket]:
             write_successors(other, table.keys[bucket], table.successors[bucket], table.stamps[bucket])
     other.meta[WRITES] = table.meta[WRITES]
 
@@ -112,15 +113,20 @@ def with_room(table: SuccessorTable, max_buckets: int) -> SuccessorTable:
         return table
     is_at_cap = 2 * buckets > max_buckets
     roomier = new_table(buckets if is_at_cap else 2 * buckets)
-    stamps = table.stamps[table.keys != EMPTY]
-    copy_since(table, int(np.median(stamps)) + 1 if is_at_cap else 0, roomier)
+    is_kept = table.keys != EMPTY
+    if is_at_cap:
+        is_kept &= table.stamps > int(np.median(table.stamps[is_kept]))
+    copy_entries(table, is_kept, roomier)
     return roomier
 
 
-def without_owner(table: SuccessorTable, owner: int) -> SuccessorTable:
-    """Return the table without the entries of an owner."""
+def without_owners(table: SuccessorTable, owners: Int32Array) -> SuccessorTable:
+    """Return the table without the entries of these owners."""
     rest = new_table(len(table.keys))
-    for bucket in np.flatnonzero((table.keys != EMPTY) & (table.keys >> 31 != owner)):
-        write_successors(rest, table.keys[bucket], table.successors[bucket], table.stamps[bucket])
-    rest.meta[WRITES] = table.meta[WRITES]
+    copy_entries(table, (table.keys != EMPTY) & ~np.isin(table.keys >> 31, owners), rest)
     return rest
+
+
+def owners_in(table: SuccessorTable) -> set[int]:
+    """Return the owners that have an entry."""
+    return set(np.unique(table.keys[table.keys != EMPTY] >> 31).tolist())

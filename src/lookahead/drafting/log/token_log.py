@@ -18,25 +18,28 @@ from lookahead.drafting.growth.modes import as_draft_tree
 from lookahead.drafting.log.calibration import initial_weights
 from lookahead.drafting.log.entry_points import append_tokens, compile_log_kernels, grow_draft
 from lookahead.drafting.log.matches import NO_OWNER, VOCABULARY, initial_hit_rates
-from lookahead.drafting.log.requests import LiveRequest, Namespaces
+from lookahead.drafting.log.requests import LiveRequest, Namespace, Namespaces, newest_first
 from lookahead.drafting.log.ring import GAP, ORDERS, SMALLEST_RING, RingBuffer, ring_bytes
 from lookahead.drafting.log.sizing import affordable_tokens, divided
 from lookahead.drafting.log.successors import (
     EMPTY,
     new_table,
+    owners_in,
     table_bytes,
     with_room,
-    without_owner,
+    without_owners,
     write_all,
 )
 from lookahead.drafting.log.workspace import WorkspaceBuffers
 from lookahead.drafting.store import (
     DEFAULT_NAMESPACE,
+    VOCABULARY_NAMESPACE,
     Origin,
     RequestId,
     TokenIds,
     check_decoding_length,
     check_namespaces,
+    checked_successors,
     checked_tokens,
 )
 from lookahead.drafting.tree import DraftTree
@@ -53,8 +56,9 @@ class TokenLog:
     log, under its namespace, and overwrites the oldest tokens there.
 
     Args:
-        max_bytes: Hard cap in bytes: half of it for the shared log, a quarter for those of live requests,
-            a quarter for the model's successors, each rounded down to a power of two of entries.
+        max_bytes: Hard cap in bytes: half of it for the shared log, a sixteenth for the names of namespaces,
+            the rest for the logs of live requests and the model's successors, each rounded down to a power
+            of two of entries. When names fill their part, the least recently used namespaces are forgotten.
         remember_prompts: Remember prompts as well as answers when a request ends.
 
     Raises:
@@ -62,6 +66,7 @@ class TokenLog:
 
     Attributes:
         max_bytes: The cap.
+        vocabulary_size: Of the model, once it is known: what is beyond it is not remembered.
     """
 
     recycles = True
@@ -69,11 +74,12 @@ class TokenLog:
     def __init__(self, *, max_bytes: int = DEFAULT_MEMORY_BYTES, remember_prompts: bool = False) -> None:
         self._hit_rates, self._weights = initial_hit_rates(), initial_weights()
         parts = divided(max_bytes, learned_bytes=self._hit_rates.nbytes + self._weights.nbytes)
-        self._own_budget, self._max_shared, self._max_buckets = parts
+        names_bytes, self._own_budget, self._max_shared, self._max_buckets = parts
         self.max_bytes = max_bytes
+        self.vocabulary_size: int | None = None
         self._remember_prompts = remember_prompts
         self._lock = threading.Lock()
-        self._namespaces = Namespaces()
+        self._namespaces = Namespaces(names_bytes)
         self._requests: dict[RequestId, LiveRequest] = {}
         with log_if_slow():
             compile_log_kernels()
@@ -166,13 +172,11 @@ class TokenLog:
             raise ValueError(message)
         rows = checked_tokens(rows.ravel()).reshape(rows.shape)
         with self._lock:
-            self._write_successors(self._requests[request].owner, tokens, rows)
+            self._recycle(self._requests[request], tokens, rows)
 
     def learn_vocabulary(self, successors: Int32Array) -> None:
         """Do as `DraftStore.learn_vocabulary` says."""
-        if len(successors) == 0:
-            return
-        rows = checked_tokens(np.ravel(successors)).reshape(len(successors), -1)
+        rows = checked_successors(successors)
         with self._lock:
             self._write_successors(VOCABULARY, np.arange(len(rows), dtype=np.int32), rows)
 
@@ -184,8 +188,8 @@ class TokenLog:
         """Close a request: free its own log and append its answer to the shared log."""
         with self._lock:
             live = self._requests.pop(request, None)
-            if live is not None and live.answer:
-                self._remember(np.concatenate(live.answer), live.owner)
+            if live is not None:
+                self._closed(live)
 
     def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
         """Do as `DraftStore.remember` says."""
@@ -193,18 +197,19 @@ class TokenLog:
         tokens = checked_tokens(token_ids)
         if len(tokens):
             with self._lock:
-                self._remember(tokens, self._namespaces.owner(namespace))
+                self._remember(tokens, namespace)
 
     def forget_namespace(self, namespace: str) -> None:
-        """Forget all that a namespace holds; its live requests go on. Do nothing if it is unknown."""
+        """Forget all that a namespace holds; its live requests go on. Do nothing if it is unknown.
+
+        Raises:
+            ConfigError: No namespace can have the name.
+        """
+        check_namespaces(namespace)
         with self._lock:
-            owner = self._namespaces.owners.get(namespace)
-            if owner is not None:
-                forgotten = self._shared.owners == owner
-                self._shared.tokens[forgotten], self._shared.owners[forgotten] = GAP, NO_OWNER
-                self._table = without_owner(self._table, owner)
-                if all(live.owner != owner for live in self._requests.values()):
-                    del self._namespaces.owners[namespace]  # its name is forgotten, too
+            known = self._namespaces.named(namespace)
+            if known is not None:
+                self._forget([known])
 
     def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
         """Do as `DraftStore.snapshot` says."""
@@ -212,9 +217,10 @@ class TokenLog:
             tokens, owners = self._shared.newest(self._shared.capacity)
             used = np.flatnonzero(self._table.keys != EMPTY)
             used = used[np.argsort(self._table.stamps[used], kind="stable")]
+            named = {VOCABULARY: VOCABULARY_NAMESPACE, **{one.owner: one.name for one in self._namespaces}}
             return {
-                "names": np.array(list(self._namespaces.owners), np.str_),
-                "owners_named": np.array(list(self._namespaces.owners.values()), np.int32),
+                "names": np.array(list(named.values()), np.object_),
+                "owners_named": np.array(list(named), np.int32),
                 "tokens": tokens,
                 "owners": owners,
                 "keys": self._table.keys[used],
@@ -230,55 +236,146 @@ class TokenLog:
             snapshot: Of a log with the same vocabulary.
             calibration: Also take over its calibration state.
         """
+        tokens = snapshot["tokens"].astype(np.int32)
+        keys, successors = snapshot["keys"].astype(np.int64), snapshot["successors"].astype(np.int32)
         with self._lock:
-            numbers = np.zeros(1 + max(snapshot["owners_named"], default=0), np.int32)
-            for name, owner in zip(snapshot["names"], snapshot["owners_named"], strict=True):
-                numbers[owner] = self._namespaces.owner(str(name))
-            tokens = snapshot["tokens"].astype(np.int32)
+            numbers = self._numbers_for(snapshot)
             if len(tokens):
-                self._shared = self._shared.with_room(len(tokens), self._max_shared)
-                self._shared.append_owned(tokens, numbers[snapshot["owners"]])
-            keys, successors = snapshot["keys"].astype(np.int64), snapshot["successors"].astype(np.int32)
+                owners = numbers[snapshot["owners"]]
+                is_kept = owners != NO_OWNER
+                self._shared = self._shared.with_room(int(is_kept.sum()), self._max_shared)
+                self._shared.append_owned(tokens[is_kept], owners[is_kept])
             borders = [0, *(np.flatnonzero(np.diff(keys >> 31)) + 1), len(keys)]
             for begin, end in pairwise(borders if len(keys) else ()):
                 owner = int(numbers[keys[begin] >> 31])
                 token_ids = (keys[begin:end] & (2**31 - 1)).astype(np.int32)
-                self._write_successors(owner, token_ids, successors[begin:end])
+                if owner != NO_OWNER:
+                    self._write_successors(owner, token_ids, successors[begin:end])
+            self._recount()
+            self._namespaces.close(numbers.tolist())
             if calibration:
                 self._hit_rates[:], self._weights[:] = snapshot["hit_rates"], snapshot["weights"]
 
     def tokens_by_namespace(self) -> dict[str, int]:
         """Return how many tokens of each namespace the shared log holds, in the order of their first use."""
         with self._lock:
-            owners, counts = np.unique(self._shared.owners[self._shared.tokens != GAP], return_counts=True)
-            held = dict(zip(owners.tolist(), counts.tolist(), strict=True))
-            named = self._namespaces.without_vocabulary()
-            return {name: held.get(owner, 0) for name, owner in named.items()}
+            return {known.name: known.tokens for known in self._namespaces}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the logs, the successors and the calibration state, unused room included."""
+        """Bytes of the logs, the successors, the names and the calibration state, unused room included."""
         with self._lock:
             rings = {self._shared, self._no_room, *(live.own for live in self._requests.values())}
-            fixed = self._hit_rates.nbytes + self._weights.nbytes
+            fixed = self._hit_rates.nbytes + self._weights.nbytes + self._namespaces.nbytes
             return sum(ring.nbytes for ring in rings) + table_bytes(len(self._table.keys)) + fixed
 
     def _opened(self, request: RequestId, namespace: str, reads: Sequence[str]) -> LiveRequest:
-        readable = self._namespaces.readable(namespace, reads)
-        live = LiveRequest(int(readable[0]), readable, self._no_room, self._no_draft)
+        before = self._requests.pop(request, None)
+        if before is not None:
+            self._namespaces.close(before.readable.tolist())
+        others = (self._namespaces.named(other) for other in dict.fromkeys(reads) if other != namespace)
+        read = [other.owner for other in others if other is not None]  # unknown names are ignored
+        self._namespaces.open(read)
+        own = self._namespace(namespace)
+        owner = NO_OWNER if own is None else own.owner
+        self._namespaces.open([owner])
+        readable = np.array([owner, *read], np.int32)
+        live = LiveRequest(namespace, owner, readable, self._no_room, self._no_draft)
         self._requests[request] = live
         return live
 
-    def _remember(self, tokens: Int32Array, owner: int) -> None:
+    def _closed(self, live: LiveRequest) -> None:
+        """Remember what a request leaves; its namespaces are no longer kept for it."""
+        try:
+            if live.answer:
+                self._remember(np.concatenate(live.answer), live.name)
+        finally:
+            self._namespaces.close(live.readable.tolist())
+
+    def _namespace(self, name: str) -> Namespace | None:
+        """Return a namespace, a new one at its first use; None if live requests leave it no room."""
+        known = self._namespaces.use(name)
+        if known is None:
+            self._recount()  # after a Ctrl-C, too much may have been counted
+            self._forget(self._namespaces.surplus(name))
+            known = self._namespaces.use(name)
+        return known
+
+    def _forget(self, forgotten: list[Namespace]) -> None:
+        if not forgotten:
+            return
+        owners = np.array([known.owner for known in forgotten], np.int32)
+        is_forgotten = np.isin(self._shared.owners, owners)
+        self._shared.tokens[is_forgotten], self._shared.owners[is_forgotten] = GAP, NO_OWNER
+        if any(known.has_successors for known in forgotten):
+            self._table = without_owners(self._table, owners)
+        for known in forgotten:
+            known.tokens, known.has_successors = 0, False
+            self._namespaces.leave(known)
+
+    def _remember(self, tokens: Int32Array, name: str) -> None:
+        known = self._namespace(name)
+        if known is None:
+            return
         text = np.append(tokens, np.int32(GAP))
+        if self.vocabulary_size is not None:
+            text[text >= self.vocabulary_size] = GAP
         self._shared = self._shared.with_room(len(text), self._max_shared)
-        self._shared.append(text, owner)
+        overwritten = self._shared.overwritten_by(len(text))
+        known.tokens += int(np.count_nonzero(text[-self._shared.capacity :] != GAP))
+        self._shared.append(text, known.owner)
+        self._namespaces.count_overwritten(overwritten)  # after a Ctrl-C in between, names stay too long
+        self._namespaces.leave(known)
+
+    def _recycle(self, live: LiveRequest, tokens: Int32Array, rows: Int32Array) -> None:
+        if live.owner == NO_OWNER:
+            return
+        size = self.vocabulary_size
+        if size is not None and max(tokens.max(), rows.max(initial=0)) >= size:
+            is_known = (tokens < size) & (rows < size).all(axis=1)
+            tokens, rows = tokens[is_known], rows[is_known]
+        self._write_successors(live.owner, tokens, rows)
 
     def _write_successors(self, owner: int, tokens: Int32Array, rows: Int32Array) -> None:
         done = write_all(self._table, owner, tokens, rows)
+        has_forgotten = False
         while done < len(tokens):
+            buckets = len(self._table.keys)
             self._table = with_room(self._table, self._max_buckets)
+            has_forgotten |= len(self._table.keys) == buckets
             done += write_all(self._table, owner, tokens[done:], rows[done:])
+        known = self._namespaces.numbered(owner)
+        if known is not None and len(tokens):
+            known.has_successors = True
+        if has_forgotten:
+            self._namespaces.recount_successors(owners_in(self._table))
+
+    def _numbers_for(self, snapshot: dict[str, npt.NDArray[np.generic]]) -> Int32Array:
+        """Return the number here of each owner there, NO_OWNER where there is no room for its name.
+
+        Where names do not fit, those of the newest texts stay. They are open: the caller closes them.
+        """
+        named = newest_first(snapshot)
+        texts = [name for name in named.values() if name != VOCABULARY_NAMESPACE]
+        fitting = self._namespaces.newest_that_fit(texts)
+        numbers = np.full(
+            1 + max([NO_OWNER, *named, int(snapshot["owners"].max(initial=NO_OWNER))]), NO_OWNER, np.int32
+        )
+        for owner in sorted(named):
+            known = self._namespace(named[owner]) if named[owner] in fitting else None
+            if known is not None:
+                numbers[owner] = known.owner
+                self._namespaces.open([known.owner])
+            elif named[owner] == VOCABULARY_NAMESPACE:
+                numbers[owner] = VOCABULARY
+        for name in reversed(texts):
+            if name in fitting:
+                self._namespaces.use(name)
+        return numbers
+
+    def _recount(self) -> None:
+        held = self._shared.owners[self._shared.tokens != GAP]
+        self._namespaces.recount(held, owners_in(self._table))
 
     def _give_room(self, live: LiveRequest, count: int) -> None:
         """Let a request's own log grow for `count` more tokens, as far as the budget for all allows."""

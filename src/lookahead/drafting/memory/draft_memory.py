@@ -1,8 +1,7 @@
 """DraftMemory: the memory that outlives requests: a draft store, the vocabulary it belongs to, its file."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -11,13 +10,23 @@ from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.log.entry_points import compile_log_kernels
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.memory.file_format import SavedMemory, read_memory, write_memory
-from lookahead.drafting.memory.snapshots import compacted, has_our_calibration, largest_token
-from lookahead.drafting.memory.tokenizing import Tokenizer, fingerprint, tokenized
-from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, TokenIds, check_namespaces, checked_tokens
+from lookahead.drafting.memory.snapshots import MAX_VOCABULARY, compacted, has_our_calibration, largest_token
+from lookahead.drafting.memory.tokenizing import Tokenizer, fingerprint, size_of, token_id_batches
+from lookahead.drafting.store import (
+    DEFAULT_NAMESPACE,
+    DraftStore,
+    TokenIds,
+    check_namespaces,
+    checked_successors,
+)
 from lookahead.drafting.trie.token_trie import TokenTrie, compile_trie_kernels
-from lookahead.errors import ConfigError, MemoryFileError, UnsupportedMemoryError, VocabularyMismatchError
-
-_BATCH = 256
+from lookahead.errors import (
+    ConfigError,
+    MemoryFileError,
+    TokenIdError,
+    UnsupportedMemoryError,
+    VocabularyMismatchError,
+)
 
 
 class DraftMemory:
@@ -104,9 +113,16 @@ class DraftMemory:
             successors: int32 [V, k], the most probable next tokens after each, best first.
 
         Raises:
-            ValueError: A token id is negative, not an integer, or exceeds 31 bits; nothing is remembered.
+            TokenIdError: A token id is negative, not an integer, or larger than any vocabulary's.
+            VocabularyMismatchError: A token id is beyond the memory's vocabulary.
+            ValueError: There is not one row for each token, or a row has a token twice.
+
+        After an error the memory is as it was before.
         """
-        self.store.learn_vocabulary(successors)
+        rows = checked_successors(successors)
+        with self._lock:
+            self._check_within(max(len(rows) - 1, int(rows.max(initial=-1))))
+            self.store.learn_vocabulary(rows)
 
     def save(self, path: str | Path, *, tokenizer: Tokenizer | None = None) -> None:
         """Write the memory to a file, whole or not at all; requests may go on meanwhile.
@@ -122,6 +138,7 @@ class DraftMemory:
             VocabularyMismatchError: The memory belongs to another tokenizer.
             MemoryFileError: The file cannot be written.
         """
+        self._log()
         self.bind(tokenizer=tokenizer)
         write_memory(Path(path), self.contents())
 
@@ -145,9 +162,13 @@ class DraftMemory:
         """Bind the memory to a vocabulary, once and for all.
 
         Raises:
+            ConfigError: The vocabulary size is not an integer of at least 1.
             VocabularyMismatchError: The memory is bound to another one, or holds tokens beyond it.
         """
         given = None if tokenizer is None else fingerprint(tokenizer)
+        if vocabulary_size is not None and (type(vocabulary_size) is not int or vocabulary_size < 1):
+            message = f"vocabulary_size={vocabulary_size!r} is not allowed; give an integer of at least 1"
+            raise ConfigError(message)
         with self._lock:
             self._bind(vocabulary_size, given)
 
@@ -161,7 +182,8 @@ class DraftMemory:
         """Remember texts as if they had been answers, in order; return how many tokens.
 
         Args:
-            texts_or_token_ids: Texts or lists of token ids; an iterator is read in batches.
+            texts_or_token_ids: Texts or lists of token ids. An iterator is read in batches: after an error,
+                the batches before are remembered; of anything else, nothing is.
             tokenizer: The model's; texts need it. No special tokens are added.
             namespace: The namespace they belong to.
 
@@ -169,14 +191,16 @@ class DraftMemory:
             ConfigError: A text without a tokenizer; or the namespace's name is not allowed.
             UnsupportedMemoryError: The store is a `TokenTrie` and the namespace not the default one.
             VocabularyMismatchError: The memory belongs to another tokenizer, or a token id is beyond its
-                vocabulary.
-            ValueError: A token id is negative, not an integer, or exceeds 31 bits; the texts before it
-                are remembered.
+                vocabulary, or beyond the tokenizer's where no model has used the memory yet.
+            TokenIdError: A token id is negative, not an integer, or larger than any vocabulary's.
         """
         check_namespaces(namespace)
-        self.bind(tokenizer=tokenizer)
         given = [texts_or_token_ids] if isinstance(texts_or_token_ids, str) else texts_or_token_ids
-        return sum(self._remember(token_ids, namespace) for token_ids in _as_token_ids(given, tokenizer))
+        batches = token_id_batches(given, tokenizer)
+        if not isinstance(given, Iterator):
+            batches = iter([[tokens for batch in batches for tokens in batch]])
+        mark, size = (None, None) if tokenizer is None else (fingerprint(tokenizer), size_of(tokenizer))
+        return sum(self._remember(batch, namespace, mark, size) for batch in batches)
 
     def merge(self, other: "DraftMemory") -> None:
         """Add the content of another memory, namespace by namespace, as newer than what is here.
@@ -184,15 +208,19 @@ class DraftMemory:
         The other one does not change. Merging a memory with itself does nothing.
 
         Raises:
+            ConfigError: The other one is no `DraftMemory`.
             UnsupportedMemoryError: One of the stores is not a `TokenLog`.
-            VocabularyMismatchError: They belong to different vocabularies or tokenizers.
+            VocabularyMismatchError: They belong to different vocabularies or tokenizers, or a token id is
+                beyond their vocabulary. Nothing has changed then.
         """
+        if not isinstance(other, DraftMemory):
+            message = f"other={other!r:.80} is no DraftMemory; give one, or DraftMemory.load(path)"
+            raise ConfigError(message)
         log, held = self._log(), other.contents()
         if other.store is log:
             return
         with self._lock:
-            self._bind(held.vocabulary_size, held.tokenizer)
-            self._check_within(largest_token(held.snapshot))
+            self._bind(held.vocabulary_size, held.tokenizer, largest=largest_token(held.snapshot))
             log.absorb(held.snapshot, calibration=False)
 
     def forget_namespace(self, namespace: str) -> None:
@@ -201,6 +229,7 @@ class DraftMemory:
         Its live requests go on, and their answers are remembered when they end.
 
         Raises:
+            ConfigError: No namespace can have the name.
             UnsupportedMemoryError: The store is not a `TokenLog`.
         """
         self._log().forget_namespace(namespace)
@@ -239,16 +268,18 @@ class DraftMemory:
         )
         raise UnsupportedMemoryError(message)
 
-    def _remember(self, token_ids: TokenIds, namespace: str) -> int:
-        tokens = checked_tokens(token_ids)
+    def _remember(self, texts: list[Int32Array], namespace: str, mark: str | None, size: int | None) -> int:
+        """Remember all texts or, if one is refused, none; bind the tokenizer's mark, but not its size."""
+        largest = max((int(tokens.max(initial=-1)) for tokens in texts), default=-1)
         with self._lock:
-            if self._vocabulary_size is not None:
-                self._check_within(int(tokens.max(initial=-1)))
-            self.store.remember(tokens, namespace)
-        return len(tokens)
+            self._check_within(largest, self._vocabulary_size or size)
+            self._bind(None, mark)
+            for tokens in texts:
+                self.store.remember(tokens, namespace)
+        return sum(map(len, texts))
 
-    def _bind(self, vocabulary_size: int | None, tokenizer: str | None) -> None:
-        """Bind both or neither; the caller holds the lock."""
+    def _bind(self, vocabulary_size: int | None, tokenizer: str | None, *, largest: int = -1) -> None:
+        """Bind both or neither, to hold tokens up to `largest`; the caller holds the lock."""
         bound = self._tokenizer
         if tokenizer is not None and bound is not None and tokenizer != bound:
             message = (
@@ -264,8 +295,11 @@ class DraftMemory:
                 f"{vocabulary_size}; use a separate memory for each vocabulary"
             )
             raise VocabularyMismatchError(message)
+        self._check_within(largest, self._vocabulary_size or vocabulary_size)
         self._tokenizer = bound or tokenizer
         self._vocabulary_size = self._vocabulary_size or vocabulary_size
+        if isinstance(self.store, TokenLog):
+            self.store.vocabulary_size = self._vocabulary_size
 
     def _check_within(self, token: int, vocabulary_size: int | None = None) -> None:
         size = vocabulary_size or self._vocabulary_size
@@ -274,6 +308,9 @@ class DraftMemory:
                 f"token {token} is beyond a vocabulary of {size}; use a separate memory for each vocabulary"
             )
             raise VocabularyMismatchError(message)
+        if size is None and token >= MAX_VOCABULARY:
+            message = f"token {token} is beyond any vocabulary; give token ids below {MAX_VOCABULARY}"
+            raise TokenIdError(message)
 
 
 def compile_kernels() -> None:
@@ -312,18 +349,3 @@ def _checked_cap(max_bytes: int | None) -> int:
         )
         raise ConfigError(message)
     return max_bytes
-
-
-def _as_token_ids(
-    given: Iterable[str | TokenIds], tokenizer: Tokenizer | None
-) -> Iterator[Sequence[int] | TokenIds]:
-    """Yield the token ids of each text or list, in order; texts are tokenized in batches."""
-    left = iter(given)
-    while batch := list(islice(left, _BATCH)):
-        texts = [item for item in batch if isinstance(item, str)]
-        if texts and tokenizer is None:
-            message = "texts need the model's tokenizer: pass tokenizer=…, or give token ids"
-            raise ConfigError(message)
-        of_texts = iter(tokenized(texts, tokenizer) if tokenizer is not None and texts else ())
-        for item in batch:
-            yield next(of_texts) if isinstance(item, str) else item

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from lookahead.config import MAX_MEMORY_BYTES
 from lookahead.drafting.memory.snapshots import ARRAYS, Snapshot, fault_in
-from lookahead.drafting.store import VOCABULARY_NAMESPACE
+from lookahead.drafting.store import VOCABULARY_NAMESPACE, fault_in_name
 from lookahead.errors import MemoryFileError
 from lookahead.files import atomic_write
 from lookahead.version import __version__
@@ -66,7 +66,7 @@ def write_memory(path: Path, saved: SavedMemory) -> None:
         "vocabulary_size": json.dumps(saved.vocabulary_size),
         "tokenizer": json.dumps(saved.tokenizer),
         "max_bytes": json.dumps(saved.max_bytes),
-        "namespaces": json.dumps([str(name) for name in saved.snapshot["names"]]),
+        "namespaces": json.dumps(saved.snapshot["names"].tolist()),
     }
     metadata[_CHECKSUM] = _checksum(arrays, metadata)
     try:
@@ -158,8 +158,9 @@ def _checked(path: Path, metadata: Mapping[str, str], arrays: dict[str, npt.NDAr
     names = _parsed(path, metadata, "namespaces")
     if not _are_names(names):
         _refuse(path, "its namespaces are not a list of different names")
+    _check_names(path, names)
     snapshot: Snapshot = {
-        "names": np.array(names, np.str_),
+        "names": np.array(names, np.object_),
         "owners_named": np.arange(1, len(names) + 1, dtype=np.int32),
         **arrays,
     }
@@ -184,6 +185,18 @@ def _are_names(names: Any) -> bool:
         )
         and len(set(names)) == len(names)
     )
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    """Refuse names that earlier releases allowed."""
+    for name in names:
+        fault = None if name == VOCABULARY_NAMESPACE else fault_in_name(name)
+        if fault is not None:
+            message = (
+                f"the memory file {path} has the namespace {name!r:.80}, whose name is no longer allowed: "
+                f"{fault}; forget the namespace with the release that wrote the file, or create it again"
+            )
+            raise MemoryFileError(message)
 
 
 def _is_within(value: Any, largest: int) -> bool:

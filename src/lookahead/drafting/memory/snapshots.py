@@ -28,6 +28,9 @@ ARRAYS = {
 }
 """A snapshot's arrays except the namespaces' two, with their dtype and number of axes."""
 
+MAX_VOCABULARY = 2**24
+"""Token ids from here on are in no vocabulary: the largest in use have about 2¹⁸ tokens."""
+
 _TOKEN_BITS = 31
 _LARGEST_TOKEN = 2**_TOKEN_BITS - 1
 _LARGEST_WEIGHT = 1e6
@@ -45,7 +48,7 @@ def compacted(snapshot: Snapshot) -> Snapshot:
     numbered = np.searchsorted(used, keys >> _TOKEN_BITS) + 1
     return {
         **snapshot,
-        "names": np.array([names[number] for number in used.tolist()], np.str_),
+        "names": np.array([names[number] for number in used.tolist()], np.object_),
         "owners_named": np.arange(1, len(used) + 1, dtype=np.int32),
         "tokens": tokens,
         "owners": (np.searchsorted(used, owners) + 1).astype(np.int32),
@@ -76,7 +79,7 @@ def largest_token(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
 def fault_in(snapshot: Snapshot, vocabulary_size: int | None) -> str | None:
     """Return what is wrong with a compacted snapshot, in words; None where a log can absorb it."""
     arrays: dict[str, npt.NDArray[Any]] = {**snapshot}
-    max_tokens = vocabulary_size or 2**_TOKEN_BITS
+    max_tokens = vocabulary_size or MAX_VOCABULARY
     return (
         _fault_in_forms(arrays)
         or _fault_in_text(arrays, max_tokens)
@@ -116,7 +119,8 @@ def _fault_in_text(arrays: Mapping[str, npt.NDArray[Any]], max_tokens: int) -> s
         return f"its owners are from {owners.min()} to {owners.max()}, there are {namespaces} namespaces"
     if tokens[-1] != GAP or (tokens[:-1][owners[:-1] != owners[1:]] != GAP).any():
         return "an answer has no end"
-    if (arrays["names"][owners - 1] == VOCABULARY_NAMESPACE).any():
+    names = arrays["names"].tolist()
+    if VOCABULARY_NAMESPACE in names and (owners == 1 + names.index(VOCABULARY_NAMESPACE)).any():
         return "a text belongs to no namespace"
     return None
 
