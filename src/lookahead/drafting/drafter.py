@@ -123,9 +123,8 @@ class BatchDrafter:
 
     def remove(self, row: int) -> None:
         """Forget a row's prompt, whether the request ended or was aborted."""
-        request = self._requests.pop(row)
-        self._recycled_by_removed += request.recycled_tokens
-        request.close()
+        self._requests[row].close()  # first: after a Ctrl-C in between, it is closed again
+        self._recycled_by_removed += self._requests.pop(row).recycled_tokens
 
     def calibrate(self) -> None:
         """Measure the model's step times if they are needed and unknown; called after the prefill."""

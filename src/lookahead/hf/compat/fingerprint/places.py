@@ -87,7 +87,7 @@ def replaced_code(model: PreTrainedModel) -> str:
     """
     for place in library_places(model):
         for name, value in place.items():
-            if place.owner is not None and name not in CALL_PATH:
+            if place.owner is not None and name not in CALL_PATH and not _is_modeling(place.owner):
                 continue
             if not _is_own(place, name, value):
                 return f"{place.name}.{name} was replaced by code of others"
@@ -96,6 +96,8 @@ def replaced_code(model: PreTrainedModel) -> str:
 
 def _is_own(place: Place, name: str, value: object) -> bool:
     """Return whether an object at a place of the libraries can be the libraries' own."""
+    if isinstance(value, property):
+        return comes_from_libraries(value.fget)
     if isinstance(value, type) or not callable(value):
         return True
     if place.owner is None and type(value).__module__.startswith(_LIBRARIES):  # an object such as a registry
@@ -126,8 +128,12 @@ def _places_of(types: frozenset[type]) -> tuple[Place, ...]:
 
 
 def _place_of(owner: type, *, is_leaf: bool) -> Place:
-    is_whole = is_leaf and len(vars(owner)) < _SMALL_CLASS
+    is_whole = _is_modeling(owner) or (is_leaf and len(vars(owner)) < _SMALL_CLASS)
     return Place(owner.__qualname__, vars(owner), None if is_whole else CALL_PATH, owner)
+
+
+def _is_modeling(owner: type) -> bool:
+    return owner.__module__.startswith(_MODELING)
 
 
 def _full_name(owner: type) -> str:
@@ -138,11 +144,11 @@ def _names_used_by(places: list[Place]) -> set[str]:
     """Return the names that the functions at these places, and the functions in them, use."""
     found: set[str] = set()
     for place in places:
-        module = place.owner is None
+        is_whole = place.owner is None or _is_modeling(place.owner)
         functions = [
             innermost(value)
             for name, value in place.items()
-            if isinstance(value, FunctionType) and (module or name == "forward")
+            if isinstance(value, FunctionType) and (is_whole or name == "forward")
         ]
         waiting = [function.__code__ for function in functions if hasattr(function, "__code__")]
         while waiting:
