@@ -23,6 +23,7 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 logger = logging.getLogger("lookahead")
 
+_OF_A_TEAM: dict[str, Any] = {"_nrt": False, "error_model": "numpy"}
 _SLOW_AFTER_S = 1.0
 _KERNEL_MARKERS = (b"kernel\n", b"llvmlite", b"IntEnum")
 """A module with one of these has kernels, builds code for them, or has constants that go into it."""
@@ -46,13 +47,23 @@ def lean_kernel(function: Kernel) -> Kernel:
 
 
 def pointer_kernel(function: Kernel) -> Kernel:
-    """Compile a kernel that other kernels call with pointers; it counts no references and is not inlined."""
-    return _compiled_on_first_call(function, {"nogil": True, "_nrt": False})
+    """Compile a kernel that other kernels call with pointers; it counts no references and is not inlined.
+
+    It cannot raise: see `shared_kernel`.
+    """
+    return _compiled_on_first_call(function, {"nogil": True, **_OF_A_TEAM})
 
 
 def shared_kernel(function: Kernel) -> Any:
-    """Compile a kernel at once that C calls with one address; the kernel's own is in `.address`."""
-    compiled = CFunc(_named_after_digest(function), normalize_signature("void(voidptr)"), {}, {"_nrt": False})
+    """Compile a kernel at once that C calls with one address; the kernel's own is in `.address`.
+
+    It and the kernels that it calls run in a team of threads, where an exception reaches nobody and leaves
+    the other threads waiting at the next barrier. So nothing in them may raise: no `raise`, no `assert`, no
+    array, and a division by zero gives what it gives in C and numpy.
+    """
+    compiled = CFunc(
+        _named_after_digest(function), normalize_signature("void(voidptr)"), {}, dict(_OF_A_TEAM)
+    )
     _cache_on_disk(compiled, function)
     compiled.compile()
     return compiled

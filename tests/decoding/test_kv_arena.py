@@ -424,3 +424,72 @@ def test_a_layer_that_was_never_written_holds_nothing():
     arena.append(0, torch.ones(1, 1, 3, 2), torch.ones(1, 1, 3, 2))
     arena.keep_first()
     assert [arena.length(layer) for layer in (0, 1)] == [3, 0]
+
+
+class ScarceMemory:
+    """Allocates until `fail_at` allocations more were made, as a machine whose memory is full does."""
+
+    def __init__(self) -> None:
+        self.fail_at: int | None = None
+
+    def __call__(self, shape, like):
+        if self.fail_at is not None:
+            self.fail_at -= 1
+            if self.fail_at < 0:
+                message = "not enough memory"
+                raise RuntimeError(message)
+        return torch.full(shape, torch.nan, dtype=like.dtype)
+
+
+@pytest.mark.parametrize("allocations", [0, 1, 2, 3])
+def test_after_a_growth_that_failed_nothing_is_promised_that_is_not_there(allocations):
+    memory = ScarceMemory()
+    arena = KVArena(2, capacity=8, allocate=memory)
+    arena.set_active_rows([arena.add_row()])
+    for layer, width in ((0, 3), (1, 5)):  # two tensors
+        arena.append(layer, states(0, 6, width), states(0, 6, width))
+    arena.keep_first()
+    memory.fail_at = allocations
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        arena.append(0, states(6, 9), states(6, 9))
+    assert arena.room == arena.capacity == 8
+    arena.set_active_rows([0])
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        arena.append(1, states(6, 9, 5), states(6, 9, 5))
+    arena.set_active_rows([0])
+    assert arena.append(0, states(6, 2), states(6, 2))[0].shape[2] == 8  # what fits is still served
+    memory.fail_at = None
+    arena.set_active_rows([0])
+    for layer, width in ((0, 3), (1, 5)):
+        arena.append(layer, states(6, 9, width), states(6, 9, width))
+    arena.keep({0: [0, 8]})
+    assert held(arena, 0) == held(arena, 1) == [0, 1, 2, 3, 4, 5, 6, 14]
+
+
+def test_keys_and_values_have_one_layout_after_a_growth_that_failed():
+    memory = ScarceMemory()
+    arena = of_one_row(capacity=8, allocate=memory)
+    arena.append(0, states(0, 4), states(0, 4))
+    arena.keep_first()
+    memory.fail_at = 1  # the keys grow, the values do not
+    with pytest.raises(RuntimeError):
+        arena.claim_for_writing(9)
+    memory.fail_at = None
+    keys, values = arena.claim_for_writing(2)
+    assert keys.stride() == values.stride()
+    assert keys[0, 0, 0, :4, 0].tolist() == values[0, 0, 0, :4, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_a_step_that_is_taken_back_leaves_no_nan():
+    arena = of_one_row(capacity=16)
+    arena.append(0, states(0, 4), states(0, 4))
+    arena.keep_first()
+    spoiled = torch.full_like(states(4, 5), torch.nan)
+    arena.append(0, spoiled, spoiled)
+    arena.keep({0: [0]})
+    arena.append(0, states(5, 1), states(5, 1))
+    arena.keep({0: []})
+    keys, values = arena.memory(0)
+    assert not keys[:, :, 5:9].any()
+    assert not values[:, :, 5:9].any()
+    assert keys[0, 0, :4, 0].tolist() == [0, 1, 2, 3]

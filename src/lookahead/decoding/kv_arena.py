@@ -132,11 +132,8 @@ class KVArena:
         if row in self._free:
             message = f"row slot {row} is free; {self.max_rows - len(self._free)} others are taken"
             raise ValueError(message)
-        for slab in self._slabs.values():
-            if row < slab.keys.shape[1]:
-                slab.keys[:, row, :, : self._written_ends[row]] = 0
-                slab.values[:, row, :, : self._written_ends[row]] = 0
-        self.lengths[row] = self._written_ends[row] = 0
+        self.lengths[row] = 0
+        self._erase_after_text(row)
         self._active = [active for active in self._active if active != row]
         heapq.heappush(self._free, row)
 
@@ -216,6 +213,8 @@ class KVArena:
         if any(self._slab_of_layer[layer] != (slab, layer) for layer in range(self.layer_count)):
             return None
         self.count_appended(tokens)
+        # If memory ran out in between, only the keys have grown: both must have one layout here.
+        slab.resize(slab.keys.shape[1], slab.keys.shape[3], max(self.lengths))
         return slab.keys, slab.values
 
     def count_appended(self, tokens: int) -> None:
@@ -234,7 +233,7 @@ class KVArena:
     @property
     def room(self) -> int:
         """Slots per row that are allocated in all layers."""
-        return min(slab.keys.shape[3] for slab in self._slabs.values())
+        return min(part.shape[3] for slab in self._slabs.values() for part in (slab.keys, slab.values))
 
     def memory(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return all memory of a layer: keys and values [rows, heads, capacity at least, width]."""
@@ -260,7 +259,8 @@ class KVArena:
 
         Args:
             paths: By row slot, strictly increasing node numbers of the accepted path. Rows that are left out
-                keep nothing.
+                keep nothing. Where the path is empty, all memory after the row's text is set to zero: the
+                step is taken back, and what it wrote may be NaN.
         """
         moves: list[tuple[int, int, int]] = []
         for row, path in paths.items():
@@ -268,11 +268,22 @@ class KVArena:
             out_of_place = [(index, node) for index, node in enumerate(path) if node != index]
             moves += [(row, length + node, length + index) for index, node in out_of_place]
             self.lengths[row] += len(path)
+            if not path:
+                self._erase_after_text(row)
         if moves:
             rows, sources, targets = torch.tensor(moves).T
             for slab in self._slabs.values():
                 slab.move(rows, sources, targets)
         self._appended.clear()
+
+    def _erase_after_text(self, row: int) -> None:
+        """Set what was written after a row's text to zero."""
+        begin, end = self.lengths[row], self._written_ends[row]
+        for slab in self._slabs.values():
+            if row < slab.keys.shape[1]:
+                slab.keys[:, row, :, begin:end] = 0
+                slab.values[:, row, :, begin:end] = 0
+        self._written_ends[row] = begin
 
     def clear(self) -> None:
         """Forget all tokens of the active rows."""
@@ -335,20 +346,28 @@ class KVArena:
         return _Slab(allocated(keys), allocated(values), allocate)
 
     def _reserve(self, appended: int) -> None:
-        """Make sure that `appended` slots after each active row are allocated."""
+        """Make sure that `appended` slots after each active row are allocated.
+
+        If memory runs out, nothing is promised that was not allocated: the same call may be tried again.
+        """
+        needed, rows, capacity = (
+            self.longest_length + appended,
+            max(self._active, default=0) + 1,
+            self.capacity,
+        )
+        parts = [part for slab in self._slabs.values() for part in (slab.keys, slab.values)]
+        if needed > capacity and self._slabs and needed <= self.room:
+            capacity = self.room
+        has_rows = all(part.shape[1] >= rows for part in parts)
+        if needed > capacity or not has_rows:
+            if needed > capacity:
+                capacity = grown_capacity(needed, self.max_slots)
+            held = max(self.lengths) + max(self._appended.values(), default=0)
+            for slab in self._slabs.values():
+                slab.resize(self._used_rows, capacity, held)
+        self.capacity = capacity
         for row in self._active:
             self._written_ends[row] = max(self._written_ends[row], self.lengths[row] + appended)
-        needed, rows = self.longest_length + appended, max(self._active, default=0) + 1
-        has_rows = all(slab.keys.shape[1] >= rows for slab in self._slabs.values())
-        if needed > self.capacity and self._slabs and needed <= self.room:
-            self.capacity = self.room
-        if needed <= self.capacity and has_rows:
-            return
-        if needed > self.capacity:
-            self.capacity = grown_capacity(needed, self.max_slots)
-        held = max(self.lengths) + max(self._appended.values(), default=0)
-        for slab in self._slabs.values():
-            slab.resize(self._used_rows, self.capacity, held)
 
     @property
     def _used_rows(self) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from lookahead.decoding.acceptance import Acceptance, accept
@@ -124,8 +125,8 @@ def step(
         return {}
     drafts = drafter.propose(max_depths)
     clock.charge("draft_s")
-    verified = drafts | padding_drafts(states, drafts)
-    logits = model.forward(verified)
+    verified, logits = _verify(model, states, drafts | padding_drafts(states, drafts))
+    drafts = {row: verified[row] for row in drafts}
     clock.charge("model_s")
     accepted = _accept_all(states, verified, logits, model.are_logits_current)
     clock.charge("verify_s")
@@ -213,11 +214,42 @@ def _max_depths(model: StepModel, states: Sequence[GenerationState]) -> dict[int
     max_remaining = max((state.remaining for state in under_way.values()), default=0)
     depths = {}
     for row, state in under_way.items():
-        depths[row] = min(state.remaining - 1, model.max_draft_depth(row))
+        depths[row] = min(state.remaining - 1, model.max_draft_depth(row)) if state.is_drafted else 0
         if state.max_lead_tokens is not None:
             tokens_ahead = max_remaining - state.remaining
             depths[row] = min(depths[row], max(0, state.max_lead_tokens - tokens_ahead))
     return depths
+
+
+def _verify(
+    model: StepModel, states: Sequence[GenerationState], drafts: dict[int, DraftTree]
+) -> tuple[dict[int, DraftTree], Mapping[int, Tensor]]:
+    """Verify drafts, and only their first nodes if a row's logits are NaN; return what was verified.
+
+    Most models' own attention multiplies what a node does not see by 0, and 0 times NaN is NaN: a single
+    drafted token whose keys or values overflow makes all of a row's logits NaN. A row that is NaN without a
+    draft as well is drafted no more.
+    """
+    logits = model.forward(drafts)
+    nan_rows = _nan_rows(drafts, logits)
+    if nan_rows:
+        model.keep({row: [] for row in drafts})
+        drafts = {row: draft.first(1) for row, draft in drafts.items()}
+        logits = model.forward(drafts)
+        for state in states:
+            roots = [logits[row][0] for row in nan_rows.intersection(state.rows)]
+            state.is_drafted &= not any(bool(root.amax().isnan()) for root in roots)
+    return drafts, logits
+
+
+def _nan_rows(drafts: Mapping[int, DraftTree], logits: Mapping[int, Tensor]) -> set[int]:
+    """Return the rows with more than one node whose first node has a NaN among its logits."""
+    rows = [row for row, draft in drafts.items() if len(draft) > 1]
+    if not rows:
+        return set()
+    roots = torch.stack([logits[row][0] for row in rows])
+    is_nan: list[bool] = roots.amax(dim=-1).isnan().tolist()
+    return {row for row, found in zip(rows, is_nan, strict=True) if found}
 
 
 def _accept_all(

@@ -34,11 +34,16 @@ def test_the_exponential_function_is_within_two_units_in_the_last_place():
     assert (np.abs(exponentials_of(numbers) - exact) / units).max() <= 2.0
 
 
-def test_the_exponential_function_is_one_at_zero_and_finite_beyond_its_bounds():
-    at_zero, below, far_below, above = exponentials_of([0.0, -87.0, MASKED_SCORE, 1000.0])
-    assert at_zero == 1.0
-    assert 0.0 < far_below == below < 2e-38
-    assert np.isfinite(above)
+def test_the_exponential_function_has_the_range_of_floats():
+    lowest = exponentials_of([-87.3365, -87.34, -104.0, -200.0, MASKED_SCORE, -np.inf])
+    assert np.finfo(np.float32).tiny <= lowest[0] < 1.2e-38
+    assert not lowest[1:].any()
+    numbers = np.linspace(88, 88.7228, 10_001).astype(np.float32)
+    assert np.allclose(exponentials_of(numbers), np.exp(numbers.astype(np.float64)), rtol=2e-6)
+    highest = exponentials_of([88.7229, 104.0, 1000.0, np.finfo(np.float32).max, np.inf])
+    assert np.isposinf(highest).all()
+    assert exponentials_of([0.0]) == 1.0
+    assert np.isnan(exponentials_of([np.nan, -np.nan])).all()
 
 
 @given(

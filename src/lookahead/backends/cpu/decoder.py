@@ -179,7 +179,8 @@ class CpuDecoder:
         cosines, sines = (part.to(self._dtype).contiguous() for part in rope)
         logits = torch.empty((batch, size, self._weights.output.shape[0]), dtype=self._dtype)
         trees = TreeTables.of(rows, size=size, cache_rows=cache_rows, windows=self._windows)
-        self._grow_workspace(tokens, trees.spans)
+        threads = torch.get_num_threads()
+        self._grow_workspace(tokens, trees.spans, threads)
         keys, values = cache
         self._set(
             {
@@ -195,7 +196,7 @@ class CpuDecoder:
                 Field.LOGITS_AT: logits.data_ptr(),
             }
         )
-        self._team.run(self._step, self._table.ctypes.data)
+        self._team.run(self._step, self._table.ctypes.data, threads)
         return logits
 
     def _set(self, fields: dict[Field, int]) -> None:
@@ -223,12 +224,12 @@ class CpuDecoder:
             }
         )
 
-    def _grow_workspace(self, tokens: int, spans: int) -> None:
+    def _grow_workspace(self, tokens: int, spans: int, threads: int) -> None:
         """Make the workspace large enough for a step; it is kept for later steps."""
         weights = self._weights
         own, shared = weights.heads * weights.width, weights.key_heads * weights.width
         inner = weights.layers[0].down.shape[1]
-        threads, scratch = torch.get_num_threads(), scratch_size(tokens, weights.width)
+        scratch = scratch_size(tokens, weights.width)
         integers = attention_integers(weights.heads, weights.key_heads)
         wanted = {
             Field.INPUTS_AT: ((tokens + 1) * max(weights.last_norm.numel(), own), self._dtype),

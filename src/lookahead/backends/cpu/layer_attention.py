@@ -69,7 +69,8 @@ def attend_in_layer(
     heads, width, key_heads = query.shape[1], query.shape[3], keys.shape[1]
     queries = query.transpose(1, 2).contiguous()
     attended = torch.empty_like(queries)
-    workspace = _workspace(queries, key_heads, trees.spans)
+    threads = torch.get_num_threads()
+    workspace = _workspace(queries, key_heads, trees.spans, threads)
     layer = np.zeros(LAYER_FIELDS, np.int64)
     layer[LayerField.WINDOW_INDEX] = window_index
     scalars = np.zeros(max(EPSILON, SCALE) + 1, np.float32)
@@ -97,14 +98,13 @@ def attend_in_layer(
     }
     for field, value in fields.items():
         table[field] = value
-    team.run(attention_address(is_bfloat16=query.dtype == torch.bfloat16), table.ctypes.data)
+    team.run(attention_address(is_bfloat16=query.dtype == torch.bfloat16), table.ctypes.data, threads)
     return attended
 
 
-def _workspace(queries: Tensor, key_heads: int, spans: int) -> dict[Field, Tensor]:
+def _workspace(queries: Tensor, key_heads: int, spans: int, threads: int) -> dict[Field, Tensor]:
     """Return the working memory for queries [B, n, heads, width], by the field of its address."""
     batch, nodes, heads, width = queries.shape
-    threads = torch.get_num_threads()
     return {
         Field.TOTALS_AT: torch.empty(batch * nodes * heads * spans * width),
         Field.STATES_AT: torch.empty(batch * nodes * heads * spans * 2),

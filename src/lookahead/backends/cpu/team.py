@@ -28,10 +28,13 @@ class ThreadTeam:
     thread_count: int
     _lock: Lock = field(default_factory=Lock, compare=False)
 
-    def run(self, function: int, data: int) -> None:
-        """Call a C function with the address of its data, in `torch.get_num_threads()` threads at once."""
+    def run(self, function: int, data: int, threads: int) -> None:
+        """Call a C function with the address of its data, in at most `threads` threads at once.
+
+        OpenMP may give fewer: within a parallel region, at its limit of threads, with `OMP_DYNAMIC`.
+        """
         with self._lock:  # two teams on the same cores would wait for each other at every barrier
-            self.parallel(function, data, torch.get_num_threads(), 0)
+            self.parallel(function, data, threads, 0)
 
 
 @cache

@@ -75,6 +75,7 @@ class GenerationState:
         self.scores: tuple[Tensor, ...] | None = () if keep_scores else None
         self.logits: tuple[Tensor, ...] | None = () if keep_logits else None
         self.finished = False
+        self.is_drafted = True  # False once the model's own logits were NaN
         self.margin = SmallestMargin()
 
     @property

@@ -44,7 +44,7 @@ from lookahead.backends.cpu.kernels.pointers import (
     store_int,
 )
 from lookahead.backends.cpu.kernels.products import share_of
-from lookahead.jit import lean_kernel, pointer_kernel
+from lookahead.jit import pointer_kernel
 
 SPAN = 512
 """Places that one piece of work covers."""
@@ -131,7 +131,7 @@ class Sums(NamedTuple):
     slots: Any
 
 
-@lean_kernel
+@pointer_kernel
 def max_queries(heads: int, key_heads: int) -> int:
     """Return the maximum number of queries in a piece of work."""
     return max(PIECE, heads // key_heads)
@@ -214,7 +214,10 @@ def attend(trees: Trees, heads: Heads, sums: Sums, worker: int, workers: int) ->
 
 @pointer_kernel
 def gather(trees: Trees, heads: Heads, sums: Sums, out: Any, worker: int, workers: int) -> None:
-    """Add the spans up and write a worker's share of the results, [rows, nodes, heads, width]."""
+    """Add the spans up and write a worker's share of the results, [rows, nodes, heads, width].
+
+    A result whose scores are all minus infinity is 0, as torch's attention gives it.
+    """
     first, last = share_of(trees.rows * trees.nodes * heads.heads, worker, workers)
     width, spans = heads.width, trees.spans
     for item in range(first, last):
@@ -228,7 +231,7 @@ def gather(trees: Trees, heads: Heads, sums: Sums, out: Any, worker: int, worker
             share = exponential_of(load_float(states, 2 * span) - top)
             weight += share * load_float(states, 2 * span + 1)
             store_float(states, 2 * span, share)
-        scale = np.float32(1.0) / weight
+        scale = np.float32(1.0) / weight if weight != np.float32(0.0) else np.float32(0.0)
         for index in range(width):
             total = np.float32(0.0)
             for span in range(spans):
@@ -276,18 +279,29 @@ def _clear(trees: Trees, heads: Heads, sums: Sums, piece: Piece) -> None:
 
 @pointer_kernel
 def _attend_to_full_blocks(trees: Trees, heads: Heads, sums: Sums, piece: Piece) -> None:
-    """Add, for all nodes of a piece, the full blocks of its span that the cache holds."""
+    """Add, for all nodes of a piece, the full blocks of its span that the cache holds.
+
+    A block that some nodes do not see as a whole is added node by node: what a node does not see may be NaN,
+    and a weight of 0 times NaN is NaN.
+    """
     seen = _first_seen(trees, piece.row, piece.first)
+    last_seen = seen
     for node in range(piece.first + 1, piece.last):
         here = _first_seen(trees, piece.row, node)
-        seen = min(seen, here)
+        seen, last_seen = min(seen, here), max(last_seen, here)
     begin = max(piece.span * _BLOCKS_OF_SPAN, seen // BLOCK)
     end = min((piece.span + 1) * _BLOCKS_OF_SPAN, load_int(trees.lengths, piece.row) // BLOCK)
     for block in range(begin, end):
         for key in range(BLOCK):
             store_int(sums.slots, key, block * BLOCK + key)
-        first = max(0, seen - block * BLOCK)
-        _attend_to_block(trees, heads, sums, piece, piece.first, piece.last, block, sums.slots, first, BLOCK)
+        if block * BLOCK >= last_seen:
+            _attend_to_block(trees, heads, sums, piece, piece.first, piece.last, sums.slots, 0, BLOCK)
+        else:
+            for node in range(piece.first, piece.last):
+                here = _first_seen(trees, piece.row, node)
+                first = max(0, here - block * BLOCK)
+                if first < BLOCK:
+                    _attend_to_block(trees, heads, sums, piece, node, node + 1, sums.slots, first, BLOCK)
 
 
 @pointer_kernel
@@ -301,7 +315,7 @@ def _attend_to_last_blocks(trees: Trees, heads: Heads, sums: Sums, piece: Piece,
         at = (piece.row * trees.nodes + node) * trees.tail + (block - first_block) * BLOCK
         first, count = max(0, seen - block * BLOCK), min(BLOCK, place - block * BLOCK + 1)
         slots = offset(trees.slots, at)
-        _attend_to_block(trees, heads, sums, piece, node, node + 1, block, slots, first, count)
+        _attend_to_block(trees, heads, sums, piece, node, node + 1, slots, first, count)
 
 
 @pointer_kernel
@@ -312,18 +326,17 @@ def _attend_to_block(
     piece: Piece,
     first_node: int,
     last_node: int,
-    block: int,
     slots: Any,
     first: int,
     end: int,
 ) -> None:
-    """Add the keys and values from `first` up to `end` of a block to the sums of some nodes."""
+    """Add the keys and values from `first` up to `end` of a block to the sums of some nodes; all see them."""
     width = heads.width
     at = load_int(trees.cache_rows, piece.row) * heads.row_stride + piece.key_head * heads.head_stride
     pack_keys(offset(heads.keys, at), width, slots, first, end, sums.keys)
     pack_values(offset(heads.values, at), width, slots, first, end, sums.values)
     count = _list_queries(trees, heads, sums, piece, first_node, last_node)
-    of_key, query = heads.heads // heads.key_heads, 0
+    query = 0
     while query < count:
         together = QUERIES if query + QUERIES <= count else 1
         items = offset(sums.query_indices, query)
@@ -332,11 +345,9 @@ def _attend_to_block(
         else:
             score_one(heads.queries, items, width, sums.keys, sums.scores)
         for index in range(together):
-            node = first_node + (query + index) // of_key
-            first_key = max(first, _first_seen(trees, piece.row, node) - block * BLOCK)
             state = offset(sums.states, 2 * load_int(sums.total_indices, query + index))
             scores = offset(sums.scores, index * BLOCK)
-            decay = softmax_block(scores, first_key, end, heads.scale, state, heads.keys)
+            decay = softmax_block(scores, first, end, heads.scale, state, heads.keys)
             store_float(sums.decays, index, decay)
         _accumulate_values(heads, sums, query, together, first, end)
         query += together

@@ -27,8 +27,8 @@ BLOCK = 64
 """Places of a block; blocks begin at its multiples, indices in places of the text."""
 QUERIES = 4
 """Queries that the `_all` functions work on together."""
-MASKED_SCORE = -1e30
-"""Score of a key that a query does not see: finite, so that differences of two are numbers."""
+MASKED_SCORE = -3.4028234663852886e38
+"""Score of a key that a query does not see: the lowest float, so that differences of two are numbers."""
 _PARTS = BLOCK // LANES
 
 
@@ -41,6 +41,13 @@ def _row_of(
     last = builder.sub(end, INT64(1))
     key = builder.select(builder.icmp_signed(">", key, last), last, key)
     return builder.gep(source, [builder.mul(builder.load(builder.gep(slots, [key])), stride)])
+
+
+def _mask_of(builder: ir.IRBuilder, key: Any, bounds: tuple[Any, Any]) -> Any:
+    """Return a vector of words, all bits set for a key inside the bounds, else none."""
+    first, end = bounds
+    is_inside = builder.and_(builder.icmp_signed(">=", key, first), builder.icmp_signed("<", key, end))
+    return vectors.splat_of(builder, builder.sext(is_inside, INT32))
 
 
 @compiled
@@ -106,7 +113,7 @@ def pack_values(
 ) -> Any:
     """Pack the values of the keys from `first` up to `end` of a block, at least one.
 
-    A bfloat16 word whose other value is outside holds a number there too; its weight is 0.
+    A bfloat16 word whose other value is outside holds 0 there.
     """
 
     def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -121,12 +128,14 @@ def pack_values(
                 _row_of(builder, rows, width, places, builder.add(key, INT64(at)), bounds)
                 for at in range(keys)
             ]
+            masks = [_mask_of(builder, builder.add(key, INT64(at)), bounds) for at in range(keys)]
             row = builder.mul(builder.sdiv(key, INT64(keys)), width)
 
             def of_numbers(index: Any, _: list[Any]) -> list[Any]:
                 if is_bfloat16:
                     low, high = (
-                        builder.zext(vectors.load(builder, one, index, SHORTS), INTS) for one in pair
+                        builder.and_(builder.zext(vectors.load(builder, one, index, SHORTS), INTS), mask)
+                        for one, mask in zip(pair, masks, strict=True)
                     )
                     word = builder.or_(low, builder.shl(high, vectors.ints([16] * LANES)))
                 else:
@@ -214,7 +223,8 @@ def softmax_block(
     """Replace the scores of a block's keys from `first` up to `end` by weights, those of other keys by 0.
 
     The weights are stored in the scores' memory, in the type that `like` points to. `state` holds the largest
-    score so far and the sum of weights relative to it; both are updated.
+    score so far and the sum of weights relative to it; both are updated. A NaN or an infinite largest score
+    makes both sums NaN, as a softmax does.
 
     Returns:
         The decay: the factor for the totals of earlier blocks.
@@ -237,19 +247,19 @@ def softmax_block(
             scored.append(builder.select(sees, builder.fmul(loaded, scales), masked))
         largest = scored[0]
         for others in scored[1:]:
-            largest = intrinsic_call(builder, "llvm.maxnum.v16f32", FLOATS, [largest, others])
+            largest = vectors.larger(builder, largest, others)
         top = intrinsic_call(builder, "llvm.vector.reduce.fmax.v16f32", FLOAT, [largest])
         before = builder.load(state_at)
-        after = intrinsic_call(builder, "llvm.maxnum.f32", FLOAT, [before, top])
+        after = vectors.larger(builder, before, top)
         tops = vectors.splat_of(builder, after)
         total = vectors.splat(0.0)
         for start, sees, score in zip(range(0, BLOCK, LANES), seen, scored, strict=True):
-            weight = vectors.exponential(builder, builder.fsub(score, tops))
+            weight = vectors.exponential(builder, builder.fsub(score, tops), may_be_positive=False)
             weight = builder.select(sees, weight, vectors.splat(0.0))
             _store_weights(builder, row, start, weight, is_bfloat16=is_bfloat16)
             total = builder.fadd(total, weight)
         sums = vectors.lane_sums(builder, [total] * LANES)
-        decay = vectors.exponential(builder, builder.fsub(before, after))
+        decay = vectors.exponential(builder, builder.fsub(before, after), may_be_positive=False)
         sum_place = builder.gep(state_at, [INT64(1)])
         added = builder.extract_element(sums, INT32(0))
         builder.store(vectors.fused_multiply_add(builder, builder.load(sum_place), decay, added), sum_place)

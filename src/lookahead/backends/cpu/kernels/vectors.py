@@ -22,8 +22,13 @@ INTS = ir.VectorType(INT32, LANES)
 SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _LOG2_E, _LN2_HIGH, _LN2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
 _EXP_COEFFICIENTS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
-_MIN_EXPONENT = -87.0
+_MIN_EXPONENT, _MAX_EXPONENT = -87.33654, 88.72283
+"""Natural logarithms of the smallest normal float and of the largest float."""
+_MAX_POWER = 127.0
+_SHIFTING = 1.5 * 2**23
+"""The last bits of this float plus a whole number are those of the number."""
 _ROUNDING = 0x7FFF
+_NAN_BITS = 0x7FC0
 _SECOND_CACHE = 2
 """The cache level that prefetches go to: the first one is full of the current rows."""
 
@@ -216,7 +221,7 @@ def _interleaved(
 
 
 def bfloat16_bits(builder: ir.IRBuilder, number: Any) -> Any:
-    """Return the upper sixteen bits of floats as integers, rounded to nearest even."""
+    """Return the upper sixteen bits of floats as integers, rounded to nearest even; a NaN stays one."""
     is_vector = number.type == FLOATS
     kind = INTS if is_vector else INT32
 
@@ -225,7 +230,9 @@ def bfloat16_bits(builder: ir.IRBuilder, number: Any) -> Any:
 
     bits = builder.bitcast(number, kind)
     odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
-    return builder.lshr(builder.add(builder.add(bits, odd), constant(_ROUNDING)), constant(16))
+    rounded = builder.lshr(builder.add(builder.add(bits, odd), constant(_ROUNDING)), constant(16))
+    is_nan = builder.fcmp_unordered("uno", number, number)
+    return builder.select(is_nan, constant(_NAN_BITS), rounded)
 
 
 def _of_quarters(first: tuple[int, ...], second: tuple[int, ...]) -> list[int]:
@@ -264,10 +271,16 @@ def lane_sums(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
     return vectors[0]
 
 
-def exponential(builder: ir.IRBuilder, value: Any) -> Any:
+def larger(builder: ir.IRBuilder, first: Any, second: Any) -> Any:
+    """Return the larger of two numbers; of a number and a NaN, the second one."""
+    return builder.select(builder.fcmp_ordered(">", first, second), first, second)
+
+
+def exponential(builder: ir.IRBuilder, value: Any, *, may_be_positive: bool = True) -> Any:
     """Return e to the power of a float or a vector, to about one unit in the last place.
 
-    Below -87 the result is that of -87, which is less than the smallest normal float.
+    As in torch's attention the result is 0 where it would be less than the smallest normal float. It is
+    infinite where it would be more than the largest one, and NaN for a NaN.
     """
     is_vector = value.type == FLOATS
     suffix, whole = ("v16f32", INTS) if is_vector else ("f32", INT32)
@@ -278,16 +291,24 @@ def exponential(builder: ir.IRBuilder, value: Any) -> Any:
     def whole_constant(number: int) -> Any:
         return ints([number] * LANES) if is_vector else ir.Constant(INT32, number)
 
-    value = intrinsic_call(builder, f"llvm.maxnum.{suffix}", value.type, [value, constant(_MIN_EXPONENT)])
-    value = intrinsic_call(builder, f"llvm.minnum.{suffix}", value.type, [value, constant(88.0)])
     power = fused_multiply_add(builder, value, constant(_LOG2_E), constant(0.5))
     power = intrinsic_call(builder, f"llvm.floor.{suffix}", value.type, [power])
+    if may_be_positive:
+        is_above = builder.fcmp_ordered(">", power, constant(_MAX_POWER))
+        power = builder.select(is_above, constant(_MAX_POWER), power)
     rest = fused_multiply_add(builder, power, constant(-_LN2_HIGH), value)
     rest = fused_multiply_add(builder, power, constant(-_LN2_LOW), rest)
     total = constant(_EXP_COEFFICIENTS[0])
     for coefficient in _EXP_COEFFICIENTS[1:]:
         total = fused_multiply_add(builder, total, rest, constant(coefficient))
     total = fused_multiply_add(builder, total, builder.fmul(rest, rest), builder.fadd(rest, constant(1.0)))
-    exponent = builder.add(builder.fptosi(power, whole), whole_constant(127))
+    # Not `fptosi`, which is undefined for a NaN.
+    shifted = builder.bitcast(builder.fadd(power, constant(_SHIFTING)), whole)
+    exponent = builder.add(shifted, whole_constant(127))
     scale = builder.bitcast(builder.shl(exponent, whole_constant(23)), value.type)
-    return builder.fmul(total, scale)
+    is_below = builder.fcmp_ordered("<", value, constant(_MIN_EXPONENT))
+    result = builder.select(is_below, constant(0.0), builder.fmul(total, scale))
+    if may_be_positive:
+        is_above = builder.fcmp_ordered(">", value, constant(_MAX_EXPONENT))
+        result = builder.select(is_above, constant(float("inf")), result)
+    return result
