@@ -258,7 +258,7 @@ class KVArena:
             moves += [(row, length + node, length + index) for index, node in out_of_place]
             self.lengths[row] += len(path)
         if moves:
-            rows, sources, targets = torch.tensor(moves).T
+            rows, sources, targets = torch.tensor(moves, device="cpu").T
             for slab in self._slabs.values():
                 slab.move(rows, sources, targets)
         self._appended.clear()
