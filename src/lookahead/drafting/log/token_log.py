@@ -7,7 +7,9 @@ tokens are stored with it (`successors`). See docs/design/token-log.md.
 
 import threading
 from collections.abc import Sequence
+from copy import copy
 from itertools import pairwise
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +53,8 @@ class TokenLog:
 
     A request's tokens are in its own log while it lives. When it ends, its whole answer goes into the shared
     log, under its namespace, and overwrites the oldest tokens there.
+
+    A copy, shallow, deep or pickled, is a log of its own with the same content and without live requests.
 
     Args:
         max_bytes: Hard cap in bytes: half of it for the shared log, a quarter for those of live requests,
@@ -262,6 +266,17 @@ class TokenLog:
             rings = {self._shared, self._no_room, *(live.own for live in self._requests.values())}
             fixed = self._hit_rates.nbytes + self._weights.nbytes
             return sum(ring.nbytes for ring in rings) + table_bytes(len(self._table.keys)) + fixed
+
+    def __getstate__(self) -> dict[str, Any]:
+        settings = {"max_bytes": self.max_bytes, "remember_prompts": self._remember_prompts}
+        return {"settings": settings, "snapshot": self.snapshot()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        TokenLog.__init__(self, **state["settings"])
+        self.absorb(state["snapshot"], calibration=True)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy(self)
 
     def _opened(self, request: RequestId, namespace: str, reads: Sequence[str]) -> LiveRequest:
         readable = self._namespaces.readable(namespace, reads)
