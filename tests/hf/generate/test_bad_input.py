@@ -196,12 +196,10 @@ def test_a_memory_that_was_replaced_by_something_else(model):
         lookahead.generate(model, PROMPT, **GREEDY)
 
 
-@pytest.mark.parametrize("family", ["llama", "bloom", "gemma3"])
+@pytest.mark.parametrize("family", ["llama", "fused-llama", "bloom"])
 def test_a_default_device_other_than_the_models(family):
     model, lookahead = tiny_model(family), Lookahead(LookaheadConfig(decoding_length=16))
     settings = [GREEDY, {"max_new_tokens": 24, "do_sample": True, "top_p": 0.9}]
-    for given in ({"inputs": PROMPT}, {"inputs": BATCH}):  # finds out how its drafts are verified
-        lookahead.generate(model, **given, **GREEDY)
     torch.set_default_device("meta")
     try:
         for given in ({"inputs": PROMPT}, {"inputs": BATCH, "attention_mask": MASK}):
