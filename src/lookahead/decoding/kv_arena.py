@@ -271,7 +271,7 @@ class KVArena:
             if not path:
                 self._erase_after_text(row)
         if moves:
-            rows, sources, targets = torch.tensor(moves).T
+            rows, sources, targets = torch.tensor(moves, device="cpu").T
             for slab in self._slabs.values():
                 slab.move(rows, sources, targets)
         self._appended.clear()

@@ -1,6 +1,7 @@
 """`Lookahead`: a generation mode of transformers that one line turns on."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -11,19 +12,39 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lookahead.config import LookaheadConfig
 from lookahead.drafting.memory.draft_memory import DraftMemory
-from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
+from lookahead.drafting.store import DEFAULT_NAMESPACE
 from lookahead.errors import ConfigError
 from lookahead.hf.compat.call import named_arguments, pop_stop_strings
 from lookahead.hf.compat.layout import mark_callers_cache
 from lookahead.hf.generate.attachment import Attachment, attachment_of, detach, uncompiled
-from lookahead.hf.generate.checks import check_arguments, check_memory, check_model
-from lookahead.hf.generate.mode import LookaheadMode, OnStats
+from lookahead.hf.generate.checks import (
+    check_arguments,
+    check_can_generate,
+    check_memory,
+    check_model,
+    check_options,
+)
+from lookahead.hf.generate.mode import CheckedCall, LookaheadMode, OnStats
 from lookahead.hf.support.report import SupportReport, support_report
 from lookahead.hf.vocabulary import vocabulary_successors
 from lookahead.stats import GenerationStats
 
 _VOCABULARY_CONTEXT = ".\n"
 """Context of each token when the vocabulary is read: a sentence end says little about what follows."""
+
+
+_MADE_ANEW = ("_stats_lock", "_mode")
+"""What no copy takes over."""
+
+
+def _checked(memory: object) -> DraftMemory:
+    if not isinstance(memory, DraftMemory):
+        message = (
+            f"memory={memory!r:.80} is not a DraftMemory; give a DraftMemory, or DraftMemory(store=…) "
+            "to use a store"
+        )
+        raise ConfigError(message)
+    return memory
 
 
 class _Supports:
@@ -43,6 +64,10 @@ class Lookahead:
 
     Its draft memory lives from call to call: answers are remembered, prompts are forgotten with their
     request. It may be used from several threads, with one model or several.
+
+    A shallow copy (`copy.copy`) has the same memory, until one of the two is given another, and counts for
+    itself. A deep copy or a pickled one has a memory of its own, with what the original remembered; live
+    requests stay with the original. What is known of models, captured graphs included, is found out anew.
 
     Args:
         config: Settings; the defaults suit most uses.
@@ -68,16 +93,10 @@ class Lookahead:
                 f"config={config!r:.80} is not a LookaheadConfig; give LookaheadConfig(decoding_length=…)"
             )
             raise ConfigError(message)
-        self.memory = DraftMemory(max_bytes=self.config.max_bytes) if memory is None else memory
-        if not isinstance(self.memory, DraftMemory):
-            message = (
-                f"memory={memory!r:.80} is not a DraftMemory; give a DraftMemory, or DraftMemory(store=…) "
-                "to use a store"
-            )
-            raise ConfigError(message)
+        self.memory = DraftMemory(max_bytes=self.config.max_bytes) if memory is None else _checked(memory)
         self._stats_lock = Lock()
         self.reset_stats()
-        self._mode = LookaheadMode(self.config, lambda: self.memory, self._record)
+        self._mode = LookaheadMode(self.config)
 
     def reset_stats(self) -> None:
         """Set all counts and times to zero."""
@@ -94,7 +113,7 @@ class Lookahead:
         Raises:
             ConfigError: A name is not allowed.
         """
-        check_namespaces(namespace, reads)
+        check_options(namespace, reads, None)
         return NamespaceView(self, namespace, tuple(reads))
 
     def generate(
@@ -125,6 +144,7 @@ class Lookahead:
             LookaheadError: Lookahead cannot serve the model or the call; the message says why.
             ValueError: As raised by `model.generate`.
         """
+        check_options(namespace, reads, on_stats)
         check_model(model)
         arguments = named_arguments(model, args, kwargs)
         check_arguments(arguments)
@@ -176,10 +196,11 @@ class Lookahead:
 
         Raises:
             ConfigError: A Lookahead is attached to the model already, or a name is not allowed.
+            UnsupportedModelError: The model has no `generate`.
         """
-        for name in [namespace] if isinstance(namespace, str) else namespace:
-            check_namespaces(name, reads)
-        prepare = partial(self._mode.prepare, namespace=namespace, reads=tuple(reads), on_stats=on_stats)
+        check_options(namespace, reads, on_stats)
+        check_can_generate(model)
+        prepare = partial(self._prepare, namespace=namespace, reads=tuple(reads), on_stats=on_stats)
         return Attachment(model, prepare, self._mode.decode).attach()
 
     supports = _Supports()
@@ -244,15 +265,27 @@ class Lookahead:
         Raises:
             LookaheadError: Lookahead cannot serve the model or the call.
         """
-        call = self._mode.prepare(
-            model, input_ids, namespace=namespace, reads=reads, on_stats=on_stats, **kwargs
-        )
+        check_options(namespace, reads, on_stats)
+        call = self._prepare(model, input_ids, namespace=namespace, reads=reads, on_stats=on_stats, **kwargs)
         return self._mode.decode(call)
+
+    def _prepare(self, model: PreTrainedModel, input_ids: Tensor, /, **kwargs: Any) -> CheckedCall:
+        return self._mode.prepare(_checked(self.memory), self._record, model, input_ids, **kwargs)
 
     def _record(self, stats: GenerationStats) -> None:
         with self._stats_lock:
             self.last_stats = stats
             self.stats.add(stats)
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._stats_lock:
+            counts = {"stats": copy(self.stats), "last_stats": copy(self.last_stats)}
+        return {name: value for name, value in vars(self).items() if name not in _MADE_ANEW} | counts
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._stats_lock = Lock()
+        self._mode = LookaheadMode(self.config)
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ class CpuDecoder:
         tokens = batch * size
         stream = embedded.to(torch.float32, copy=True)
         cosines, sines = (part.to(self._dtype).contiguous() for part in rope)
-        logits = torch.empty((batch, size, self._weights.output.shape[0]), dtype=self._dtype)
+        logits = torch.empty((batch, size, self._weights.output.shape[0]), dtype=self._dtype, device="cpu")
         trees = TreeTables.of(rows, size=size, cache_rows=cache_rows, windows=self._windows)
         threads = torch.get_num_threads()
         self._grow_workspace(tokens, trees.spans, threads)
@@ -244,7 +244,7 @@ class CpuDecoder:
         }
         for field, (size, dtype) in wanted.items():
             if field not in self._workspace or self._workspace[field].numel() < size:
-                self._workspace[field] = torch.empty(size, dtype=dtype)
+                self._workspace[field] = torch.empty(size, dtype=dtype, device="cpu")
         self._set({field: tensor.data_ptr() for field, tensor in self._workspace.items()})
         self._set({Field.SCRATCH_STRIDE: scratch, Field.INTEGERS_STRIDE: integers})
 

@@ -106,8 +106,12 @@ def _workspace(queries: Tensor, key_heads: int, spans: int, threads: int) -> dic
     """Return the working memory for queries [B, n, heads, width], by the field of its address."""
     batch, nodes, heads, width = queries.shape
     return {
-        Field.TOTALS_AT: torch.empty(batch * nodes * heads * spans * width),
-        Field.STATES_AT: torch.empty(batch * nodes * heads * spans * 2),
-        Field.SCRATCH_AT: torch.empty(threads * attention_scratch(width)),
-        Field.INTEGERS_AT: torch.empty(threads * attention_integers(heads, key_heads), dtype=torch.int64),
+        Field.TOTALS_AT: torch.empty(
+            batch * nodes * heads * spans * width, dtype=torch.float32, device="cpu"
+        ),
+        Field.STATES_AT: torch.empty(batch * nodes * heads * spans * 2, dtype=torch.float32, device="cpu"),
+        Field.SCRATCH_AT: torch.empty(threads * attention_scratch(width), dtype=torch.float32, device="cpu"),
+        Field.INTEGERS_AT: torch.empty(
+            threads * attention_integers(heads, key_heads), dtype=torch.int64, device="cpu"
+        ),
     }

@@ -200,7 +200,7 @@ class StaticStep:
         self, run: Callable[[PackedTrees], Verified], rows: int, nodes: int, device: torch.device
     ) -> None:
         shape = (rows, _COLUMNS * nodes + _SCALARS)
-        self._host = torch.zeros(shape, dtype=torch.int64, pin_memory=device.type == "cuda")
+        self._host = torch.zeros(shape, dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
         self._packed = torch.zeros(shape, dtype=torch.int64, device=device)
         packed = self._packed
         self._repeat: Callable[[], Verified] = lambda: run(PackedTrees(packed))

@@ -11,7 +11,7 @@ from lookahead.drafting.tree import DraftTree
 
 def tree_positions(tree: DraftTree, first: int, size: int | None = None) -> Tensor:
     """Return int64 [size]: `first` plus each node's depth. Padding nodes get `first`."""
-    positions = torch.full((len(tree) if size is None else size,), first)
+    positions = torch.full((len(tree) if size is None else size,), first, device="cpu")
     positions[: len(tree)] += torch.from_numpy(tree.depths)
     return positions
 
@@ -46,10 +46,12 @@ def tree_mask(
     """
     visibility = Visibility.of(rows, size, window=window, chunk=chunk)
     slots = max(row.length for row in rows) + size
-    seen = torch.zeros(len(rows), size, slots, dtype=torch.bool)
+    seen = torch.zeros(len(rows), size, slots, dtype=torch.bool, device="cpu")
     for of_row, row, first in zip(seen, rows, torch.from_numpy(visibility.first), strict=True):
         _show(of_row, row, first[:, None])
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+    return torch.zeros(seen.shape, dtype=dtype, device="cpu").masked_fill_(~seen, torch.finfo(dtype).min)[
+        :, None
+    ]
 
 
 def _show(seen: Tensor, row: TreeRow, first: Tensor) -> None:
@@ -58,7 +60,7 @@ def _show(seen: Tensor, row: TreeRow, first: Tensor) -> None:
     if bool((first == first[0]).all()):
         seen[:, int(first[0]) : length] = True
     else:
-        seen[:, :length] = torch.arange(length) >= first
+        seen[:, :length] = torch.arange(length, device="cpu") >= first
     if row.padding is not None and not row.is_padded_left:
         seen[:, : len(row.padding)] &= row.padding != 0
     places = length + torch.from_numpy(tree.depths.astype("int64"))

@@ -84,7 +84,7 @@ class GenerationState:
         if self._unwritten:
             written, self._unwritten = self._unwritten, []
             self._length -= len(written)
-            self._append(torch.tensor(written).T.to(self._ids.device))
+            self._append(torch.tensor(written, device=self._ids.device).T)
         ids = self._ids[:, : self._length]
         return ids if len(ids) == 1 else ids.contiguous()  # as in `generate`; one row is contiguous anyway
 
@@ -116,7 +116,7 @@ class GenerationState:
         chosen, ended_rows = torch.stack([tokens, ended.to(tokens)]).tolist()  # one copy from the device
         self._mark_finished(ended_rows)
         if self._publish is not None and not self._publish_first:
-            self._publish(torch.tensor(chosen))
+            self._publish(torch.tensor(chosen, device="cpu"))
         return chosen
 
     @property
@@ -134,10 +134,10 @@ class GenerationState:
         self._unwritten.append(chosen)
         self._length += 1
         if self._publish is not None and self._publish_first:
-            self._publish(torch.tensor(chosen))
+            self._publish(torch.tensor(chosen, device="cpu"))
         self._mark_finished([token in ends or self.remaining <= 0 for token in chosen])
         if self._publish is not None and not self._publish_first:
-            self._publish(torch.tensor(chosen))
+            self._publish(torch.tensor(chosen, device="cpu"))
         return chosen
 
     def _mark_finished(self, ended: Sequence[object]) -> None:

@@ -127,6 +127,16 @@ def without_owners(table: SuccessorTable, owners: Int32Array) -> SuccessorTable:
     return rest
 
 
+def within_vocabulary(
+    tokens: Int32Array, rows: Int32Array, size: int | None
+) -> tuple[Int32Array, Int32Array]:
+    """Return the tokens [m] and successors [m, k] without the rows that hold a token beyond the vocabulary."""
+    if size is None or max(tokens.max(), rows.max(initial=0)) < size:
+        return tokens, rows
+    is_known = (tokens < size) & (rows < size).all(axis=1)
+    return tokens[is_known], rows[is_known]
+
+
 def owners_in(table: SuccessorTable) -> set[int]:
     """Return the owners that have an entry."""
     return set(np.unique(table.keys[table.keys != EMPTY] >> 31).tolist())

@@ -7,7 +7,9 @@ tokens are stored with it (`successors`). See docs/design/token-log.md.
 
 import threading
 from collections.abc import Sequence
+from copy import copy
 from itertools import pairwise
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,7 @@ from lookahead.drafting.log.successors import (
     owners_in,
     table_bytes,
     with_room,
+    within_vocabulary,
     without_owners,
     write_all,
 )
@@ -54,6 +57,8 @@ class TokenLog:
 
     A request's tokens are in its own log while it lives. When it ends, its whole answer goes into the shared
     log, under its namespace, and overwrites the oldest tokens there.
+
+    A copy, shallow, deep or pickled, is a log of its own with the same content and without live requests.
 
     Args:
         max_bytes: Hard cap in bytes: half of it for the shared log, a sixteenth for the names of namespaces,
@@ -269,6 +274,17 @@ class TokenLog:
             fixed = self._hit_rates.nbytes + self._weights.nbytes + self._namespaces.nbytes
             return sum(ring.nbytes for ring in rings) + table_bytes(len(self._table.keys)) + fixed
 
+    def __getstate__(self) -> dict[str, Any]:
+        settings = {"max_bytes": self.max_bytes, "remember_prompts": self._remember_prompts}
+        return {"settings": settings, "snapshot": self.snapshot()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        TokenLog.__init__(self, **state["settings"])
+        self.absorb(state["snapshot"], calibration=True)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy(self)
+
     def _opened(self, request: RequestId, namespace: str, reads: Sequence[str]) -> LiveRequest:
         before = self._requests.pop(request, None)
         if before is not None:
@@ -328,13 +344,8 @@ class TokenLog:
         self._namespaces.leave(known)
 
     def _recycle(self, live: LiveRequest, tokens: Int32Array, rows: Int32Array) -> None:
-        if live.owner == NO_OWNER:
-            return
-        size = self.vocabulary_size
-        if size is not None and max(tokens.max(), rows.max(initial=0)) >= size:
-            is_known = (tokens < size) & (rows < size).all(axis=1)
-            tokens, rows = tokens[is_known], rows[is_known]
-        self._write_successors(live.owner, tokens, rows)
+        if live.owner != NO_OWNER:
+            self._write_successors(live.owner, *within_vocabulary(tokens, rows, self.vocabulary_size))
 
     def _write_successors(self, owner: int, tokens: Int32Array, rows: Int32Array) -> None:
         done = write_all(self._table, owner, tokens, rows)
@@ -379,11 +390,8 @@ class TokenLog:
 
     def _give_room(self, live: LiveRequest, count: int) -> None:
         """Let a request's own log grow for `count` more tokens, as far as the budget for all allows."""
-        others = sum(
-            other.own.nbytes
-            for other in self._requests.values()
-            if other is not live and other.own is not self._no_room
-        )
+        all_others = (other.own for other in self._requests.values() if other is not live)
+        others = sum(own.nbytes for own in all_others if own is not self._no_room)
         max_tokens = affordable_tokens(self._own_budget - others - ring_bytes(SMALLEST_RING))
         if live.own is self._no_room:
             if max_tokens < SMALLEST_RING:

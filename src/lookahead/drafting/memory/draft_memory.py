@@ -2,8 +2,9 @@
 
 import threading
 from collections.abc import Iterable, Iterator
+from copy import copy, deepcopy
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from lookahead.config import DEFAULT_MEMORY_BYTES, MAX_MEMORY_BYTES, MIN_MEMORY_BYTES
 from lookahead.drafting.arrays import Int32Array
@@ -40,6 +41,9 @@ class DraftMemory:
 
     A memory belongs to one vocabulary. The first model that uses it sets the size; the first tokenizer given
     to `bind`, `warm`, `save` or `load` sets the tokenizer. Others are refused from then on.
+
+    A copy, shallow, deep or pickled, is a memory of its own with the same content and without live requests.
+    It may be made while other threads use the memory.
 
     Args:
         max_bytes: Hard cap, 256 MiB by default; beyond it the oldest tokens are forgotten.
@@ -258,6 +262,19 @@ class DraftMemory:
     def tokenizer_fingerprint(self) -> str | None:
         """SHA-256 of its tokenizer's vocabulary; None until a tokenizer is given."""
         return self._tokenizer
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:  # the vocabulary is that of the tokens
+            state = {**vars(self), "store": deepcopy(self.store)}
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy(self)
 
     def _log(self) -> TokenLog:
         if isinstance(self.store, TokenLog):

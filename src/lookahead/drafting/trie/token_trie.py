@@ -10,7 +10,9 @@ paper, and what that gives.
 
 import threading
 from collections.abc import Iterable, Sequence
+from copy import copy, deepcopy
 from functools import cache
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +58,8 @@ _PRUNED_SHARE = 0.25
 
 class TokenTrie:
     """A draft store of bounded size, safe under threads; a prompt is drafted only for its own request.
+
+    A copy, shallow, deep or pickled, is a trie of its own with the same content and without live requests.
 
     Args:
         context_length: The longest run of tokens matched, 1 to 15. Longer ones cost memory and gain little.
@@ -207,6 +211,29 @@ class TokenTrie:
     def nbytes(self) -> int:
         """Bytes of all arrays, unused room included."""
         return sum(array.nbytes for array in (*self._pool, self._hit_rates, self._stop_words))
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            pool = deepcopy(self._pool)
+            own_roots = [
+                row[OWN_ROOT] for row in self._requests.values() if row[OWN_ROOT] != self._empty_root
+            ]
+            hit_rates = self._hit_rates.copy()
+        for root in own_roots:
+            release_trie(pool, np.int64(root))
+        return {**vars(self), "_pool": pool, "_hit_rates": hit_rates, "_requests": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
+        # Kernels take arrays that can be written; those of a pickle may not be.
+        self._pool = deepcopy(self._pool)
+        self._hit_rates, self._stop_words = self._hit_rates.copy(), self._stop_words.copy()
+        with log_if_slow():
+            compile_trie_kernels()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy(self)
 
     def _opened(self, request: RequestId) -> Int32Array:
         row = self._requests.get(request)

@@ -124,14 +124,14 @@ def pop_stop_strings(model: PreTrainedModel, arguments: dict[str, Any]) -> list[
     given = arguments.get("generation_config")
     stop_strings = arguments.get("stop_strings")
     for config in (given, getattr(model, "generation_config", None)):
-        if stop_strings is None and config is not None:
-            stop_strings = config.stop_strings
+        if stop_strings is None:  # `generate` refuses what is not a configuration
+            stop_strings = getattr(config, "stop_strings", None)
     if stop_strings is None:
         return []
     if tokenizer is None:
         message = "stop_strings need the model's tokenizer: pass tokenizer=…"
         raise ValueError(message)
-    if given is not None and given.stop_strings is not None:
+    if getattr(given, "stop_strings", None) is not None:
         arguments["generation_config"] = copy.deepcopy(given)
         arguments["generation_config"].stop_strings = None
     arguments["stop_strings"] = None

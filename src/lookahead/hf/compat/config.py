@@ -1,9 +1,11 @@
 """Facts about a model, read from its configuration and code."""
 
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
@@ -50,10 +52,25 @@ def rope_entries(model: PreTrainedModel) -> list[dict[str, Any]]:
     return entries
 
 
-def has_own_sampling_loop(model: PreTrainedModel) -> bool:
-    """Return whether the model's class overrides the library's sampling loop (CSM, Higgs Audio)."""
-    own = getattr(type(model), "_sample", GenerationMixin._sample)  # an adapter's wrapper has none
-    return own is not GenerationMixin._sample
+_LIBRARY_LOOP = "GenerationMixin._sample"
+_LIBRARY_FOLDER = Path(transformers.__file__).parent
+
+
+def own_sampling_loop(model: PreTrainedModel) -> str:
+    """Return the name of the sampling loop that a model has instead of the library's; empty if it has none.
+
+    It may be its class's (CSM, Higgs Audio), a parent's or the model's own, or have replaced the library's
+    for all models. The library's is known by its code: what `GenerationMixin` has may be a replacement, made
+    before or after Lookahead was imported.
+    """
+    found = getattr(model, "_sample", GenerationMixin._sample)  # an adapter's wrapper may have none
+    loop = getattr(found, "__func__", found)
+    code = getattr(loop, "__code__", None)
+    if code is None:
+        return f"_sample is a {type(loop).__name__}"
+    if code.co_qualname == _LIBRARY_LOOP and Path(code.co_filename).is_relative_to(_LIBRARY_FOLDER):
+        return ""
+    return f"_sample is {code.co_qualname} in {code.co_filename}"
 
 
 def waits_for_other_ranks(model: PreTrainedModel) -> bool:

@@ -52,6 +52,14 @@ def holds_tokens(cache: Cache) -> bool:
         return bool(cache.has_previous_state())
 
 
+def tokens_in(cache: object) -> int:
+    """Return how many tokens of each row a cache holds; 0 if it holds none or does not count them."""
+    try:
+        return int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
+    except ValueError:  # it has no attention layer
+        return 0
+
+
 def attention_layout(model: PreTrainedModel, cache: object) -> AttentionLayout:
     """Return how the model's layers see the past, read from the cache that `generate` created."""
     if not isinstance(cache, Cache) or not cache.layers:

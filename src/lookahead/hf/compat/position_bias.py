@@ -41,7 +41,7 @@ class _Places:
     @classmethod
     def of(cls, tree: DraftTree, prefix_length: int, padding: Tensor | None) -> "_Places":
         queries = torch.from_numpy(tree.depths.astype("int64")) + prefix_length
-        return cls(torch.cat([torch.arange(prefix_length), queries]), queries, padding)
+        return cls(torch.cat([torch.arange(prefix_length, device="cpu"), queries]), queries, padding)
 
     @property
     def length(self) -> int:
@@ -50,7 +50,7 @@ class _Places:
 
     def chain_mask(self, device: torch.device) -> Tensor:
         """Return int64 [1, length]: 0 for padding, 1 for the other tokens of that text."""
-        mask = torch.ones(1, self.length, dtype=torch.int64)
+        mask = torch.ones(1, self.length, dtype=torch.int64, device="cpu")
         if self.padding is not None:
             mask[:, : self.padding.shape[1]] = self.padding
         return mask.to(device)

@@ -4,8 +4,9 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import MethodType, TracebackType
+from types import TracebackType
 from typing import Any, Self
+from weakref import ref
 
 from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel
@@ -13,21 +14,23 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from lookahead.errors import ConfigError, LookaheadError
 from lookahead.hf.compat.call import named_arguments, pop_stop_strings
-from lookahead.hf.compat.config import waits_for_other_ranks
 from lookahead.hf.compat.generation import sample_as_library
 from lookahead.hf.compat.layout import mark_callers_cache
+from lookahead.hf.generate.attached_generate import attached_generate, entries, remove_entries, shadowed_by
 from lookahead.hf.generate.checks import SERVED_MODES, check_model
 
-_ATTACHED = "generate"
 _OTHER_LOOPS = ("custom_generate", "assistant_model", "synced_gpus")
 """Arguments that select another decoding loop."""
 
 
 class Attachment:
-    """Lookahead attached to a model, until `detach` or the end of a `with` block.
+    """Lookahead attached to a model, until `detach` or the end of a `with` block. It does not hold the model.
 
     Where Lookahead cannot serve a call, it steps aside: transformers decodes as without it, and one warning
     per reason says why.
+
+    A copy of it made with its model belongs to the copied model. By itself, a shallow copy or a pickled one
+    has ended.
 
     Args:
         model: The model; only this object changes, not its class.
@@ -39,10 +42,9 @@ class Attachment:
     def __init__(
         self, model: PreTrainedModel, prepare: Callable[..., Any], decode: Callable[[Any], Any]
     ) -> None:
-        self._model = uncompiled(model)
+        self._model: Callable[[], PreTrainedModel | None] = ref(uncompiled(model))
         self._prepare = prepare
         self._decode = decode
-        self._shadowed: Any = None
         self._warned: set[str] = set()
 
     def attach(self) -> "Attachment":
@@ -51,18 +53,24 @@ class Attachment:
         Raises:
             ConfigError: A Lookahead is attached already.
         """
-        if attachment_of(self._model) is not None:
-            message = f"a Lookahead is attached to this {type(self._model).__name__}; detach it first"
+        model = self._model()
+        if model is None:
+            return self
+        if attachment_of(model) is not None:
+            message = f"a Lookahead is attached to this {type(model).__name__}; detach it first"
             raise ConfigError(message)
-        self._shadowed = vars(self._model).get(_ATTACHED)  # from a repository, loaded with its model
-        # A method, so that a deep copy of the model generates with the copy.
-        setattr(self._model, _ATTACHED, MethodType(self, self._model))
+        vars(model).update(entries(model, self, shadowed_by(model)))
         return self
 
     def detach(self) -> None:
         """Restore the model's own `generate`; a second call does nothing."""
-        if attachment_of(self._model) is self:
-            detach(self._model)
+        model = self._model()
+        if model is not None and attachment_of(model) is self:
+            detach(model)
+
+    def for_copy(self, model: PreTrainedModel) -> "Attachment":
+        """Return the attachment of a copy of the model, which its `__dict__` is about to get."""
+        return Attachment(model, self._prepare, self._decode)
 
     def __enter__(self) -> Self:
         return self
@@ -75,21 +83,44 @@ class Attachment:
     ) -> None:
         self.detach()
 
-    def __call__(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
-        """Return what the model's own `generate` would return."""
-        original: Any = getattr(type(model), _ATTACHED)
-        if self._shadowed is not None:
-            self._step_aside("the model came with a generate of its own")
-            return self._shadowed(*args, **kwargs)
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Attachment":
+        model = self._model()
+        if model is not None and attachment_of(model) is self:
+            copy.deepcopy(model, memo)  # with an attachment of its own
+        copied: Attachment | None = memo.get(id(self))
+        return copy.copy(self) if copied is None else copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: object) -> None:
+        self._model = _no_model
+        self._warned = set()
+
+    def generate(
+        self, model: PreTrainedModel, shadowed: Any, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        """Return what the model's own `generate` would return.
+
+        Args:
+            model: The model that `generate` was called on.
+            shadowed: A `generate` that came with the model, or None.
+            args: The call's.
+            kwargs: The call's.
+        """
+        original: Any = getattr(type(model), "generate")  # noqa: B009  # transformers hides its type
+        if shadowed is not None:
+            self._step_aside(model, "the model came with a generate of its own")
+            return shadowed(*args, **kwargs)
         if issubclass(type(model), GenerationMixin) and original is not GenerationMixin.generate:
-            self._step_aside(f"{type(model).__name__} has a generate of its own")
+            self._step_aside(model, f"{type(model).__name__} has a generate of its own")
             return original(model, *args, **kwargs)
         arguments = named_arguments(model, args, kwargs)
         if arguments.get("custom_generate", self) is None:
             del arguments["custom_generate"]
         other = _other_loop(model, arguments)
         if other is not None:
-            self._step_aside(other)
+            self._step_aside(model, other)
             return original(model, **arguments)
         extra_criteria = pop_stop_strings(model, arguments)
         mark_callers_cache(arguments)
@@ -110,23 +141,22 @@ class Attachment:
         try:
             prepared = self._prepare(model, input_ids, **kwargs)
         except LookaheadError as reason:
-            self._step_aside(str(reason))
+            self._step_aside(model, str(reason))
             return sample_as_library(model, input_ids, **kwargs)
         return self._decode(prepared)
 
-    def _step_aside(self, reason: str) -> None:
+    def _step_aside(self, model: PreTrainedModel, reason: str) -> None:
         """Warn with the reason, once."""
         if reason not in self._warned:
             self._warned.add(reason)
-            message = f"Lookahead steps aside and {type(self._model).__name__} decodes without it: {reason}"
+            message = f"Lookahead steps aside and {type(model).__name__} decodes without it: {reason}"
             warnings.warn(message, stacklevel=4)
 
 
 def attachment_of(model: PreTrainedModel) -> Attachment | None:
     """Return the attachment of a model, or None."""
-    method = vars(uncompiled(model)).get(_ATTACHED)
-    attached = getattr(method, "__func__", None)
-    return attached if isinstance(attached, Attachment) else None
+    attached = attached_generate(uncompiled(model))
+    return None if attached is None else attached.attachment
 
 
 def uncompiled(model: PreTrainedModel) -> PreTrainedModel:
@@ -137,14 +167,11 @@ def uncompiled(model: PreTrainedModel) -> PreTrainedModel:
 
 def detach(model: PreTrainedModel) -> None:
     """Restore a model's own `generate`; without an attachment this does nothing."""
-    attachment = attachment_of(model)
-    if attachment is None:
-        return
-    model = uncompiled(model)
-    if attachment._shadowed is None:  # noqa: SLF001  # the other half of `attach`
-        delattr(model, _ATTACHED)
-    else:
-        setattr(model, _ATTACHED, attachment._shadowed)  # noqa: SLF001
+    remove_entries(uncompiled(model))
+
+
+def _no_model() -> None:
+    """Return None, as the weak reference to a model that no longer exists does."""
 
 
 def _other_loop(model: PreTrainedModel, kwargs: dict[str, Any]) -> str | None:
@@ -159,7 +186,6 @@ def _other_loop(model: PreTrainedModel, kwargs: dict[str, Any]) -> str | None:
     config = _merged_config(model, kwargs)
     mode: GenerationMode = config.get_generation_mode()
     reasons = {
-        "processes that share the model's weights must run in lockstep": waits_for_other_ranks(model),
         "token_healing was asked for": config.token_healing,
         f"{mode.value} was asked for, neither greedy search nor sampling": mode not in SERVED_MODES,
     }
@@ -170,7 +196,8 @@ def _merged_config(model: PreTrainedModel, kwargs: dict[str, Any]) -> Any:
     """Return the generation settings that transformers would use."""
     merged = copy.copy(model.generation_config)
     given = kwargs.get("generation_config")
-    settings = {name: value for name, value in vars(given or merged).items() if value is not None}
+    own = getattr(given or merged, "__dict__", {})  # whatever else was given, `generate` refuses
+    settings = {name: value for name, value in own.items() if value is not None}
     settings |= {name: value for name, value in kwargs.items() if hasattr(merged, name)}
     for name, value in settings.items():
         setattr(merged, name, value)

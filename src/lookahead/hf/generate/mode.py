@@ -44,12 +44,14 @@ class CheckedCall:
         generate_call: The call.
         layout: How the model's layers see the past.
         memory: The draft memory.
-        on_stats: Called with the call's counts and times when it ends.
+        record: Called with the call's counts and times, also if it fails.
+        on_stats: As `record`; the caller's.
     """
 
     generate_call: GenerateCall
     layout: AttentionLayout
     memory: DraftMemory
+    record: OnStats
     on_stats: OnStats | None = None
 
 
@@ -58,26 +60,20 @@ class LookaheadMode:
 
     Args:
         config: The settings.
-        memory: Returns the draft memory of the next call.
-        record: Called with the counts and times of each call, also of one that failed.
     """
 
-    def __init__(
-        self,
-        config: LookaheadConfig,
-        memory: Callable[[], DraftMemory],
-        record: Callable[[GenerationStats], None],
-    ) -> None:
+    def __init__(self, config: LookaheadConfig) -> None:
         self._config = config
-        self._memory = memory
-        self._record = record
         self._profiles = ModelProfiles(config)
         self._graphs = CapturedModels() if config.cuda_graphs else None
 
     def prepare(
         self,
+        memory: DraftMemory,
+        record: OnStats,
         model: PreTrainedModel,
         input_ids: Tensor,
+        /,
         *,
         logits_processor: Any,
         stopping_criteria: Any,
@@ -88,7 +84,10 @@ class LookaheadMode:
         on_stats: OnStats | None = None,
         **model_kwargs: Any,
     ) -> CheckedCall:
-        """Check a call, before anything is generated or learned; `Lookahead.__call__` names the arguments.
+        """Check a call, before anything is generated or learned.
+
+        The call draws from `memory`, and `record` is called with its counts and times, also if it fails.
+        `Lookahead.__call__` names the other arguments.
 
         Raises:
             LookaheadError: Lookahead cannot serve the model or the call.
@@ -105,9 +104,8 @@ class LookaheadMode:
             model_kwargs,
         )
         layout = checked_layout(generate_call)
-        memory = self._memory()
         check_memory(model, memory)
-        return CheckedCall(generate_call, layout, memory, on_stats)
+        return CheckedCall(generate_call, layout, memory, record, on_stats)
 
     @torch.no_grad()
     def decode(self, checked: CheckedCall) -> Any:
@@ -215,7 +213,7 @@ class LookaheadMode:
             with ExitStack() as ending:  # if one of them raises, the others still run
                 if checked.on_stats is not None:
                     ending.callback(checked.on_stats, stats)
-                ending.callback(self._record, stats)
+                ending.callback(checked.record, stats)
                 ending.callback(step_model.close)
                 ending.callback(drafter.close)
                 stats.recycled_tokens = drafter.recycled_tokens

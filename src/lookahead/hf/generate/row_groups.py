@@ -65,7 +65,8 @@ def row_groups_for(generate_call: GenerateCall, *, lockstep: bool = False) -> li
         generate_call: The call.
         lockstep: Whether the rows have to advance in lockstep for another reason.
     """
-    input_ids, generation_config = generate_call.input_ids, generate_call.generation_config
+    generation_config = generate_call.generation_config
+    input_ids = generate_call.input_ids.long()  # in `generate` as well, the first new token makes them int64
     processors, criteria = generate_call.logits_processor, generate_call.stopping_criteria
     streamer, rows = generate_call.streamer, len(input_ids)
     ends_by_token = any(hasattr(criterion, "eos_token_id") for criterion in criteria)

@@ -111,7 +111,7 @@ def first_positions(rows: int, slots: int, model_kwargs: Mapping[str, Any]) -> T
     if positions is not None and mask is not None:
         return mask.long().sum(-1).cpu()
     # There is no padding, or the model counts slots.
-    return torch.full((rows,), slots if positions is None else positions.shape[-1])
+    return torch.full((rows,), slots if positions is None else positions.shape[-1], device="cpu")
 
 
 def _prompt_slots(input_ids: Tensor, model_kwargs: Mapping[str, Any]) -> int:

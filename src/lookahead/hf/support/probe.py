@@ -251,7 +251,7 @@ def _probe_tree(model: PreTrainedModel, attempt: int) -> tuple[DraftTree, list[i
     for parent in _PARENTS[1:]:
         depths.append(depths[parent] + 1)
     tokens = (np.arange(len(_PARENTS)) * 7919 + 11 + 31 * attempt) % vocabulary
-    prompt = (torch.arange(_PROMPT_LENGTH) * 104729 + 5 + 17 * attempt) % vocabulary
+    prompt = (torch.arange(_PROMPT_LENGTH, device="cpu") * 104729 + 5 + 17 * attempt) % vocabulary
     tree = DraftTree(
         tokens.astype(np.int32),
         np.array(_PARENTS, np.int32),
