@@ -130,7 +130,7 @@ def without_owners(table: SuccessorTable, owners: Int32Array) -> SuccessorTable:
 def within_vocabulary(
     tokens: Int32Array, rows: Int32Array, size: int | None
 ) -> tuple[Int32Array, Int32Array]:
-    """Return the tokens [m] and successors [m, k] without the rows that hold a token beyond the vocabulary."""
+    """Return tokens [m] and successors [m, k] without the rows that hold a token beyond the vocabulary."""
     if size is None or max(tokens.max(), rows.max(initial=0)) < size:
         return tokens, rows
     is_known = (tokens < size) & (rows < size).all(axis=1)
