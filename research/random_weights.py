@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from lookahead.errors import ConfigError, NotFoundError, UnsupportedModelError, first_line
+from lookahead.hf.machine.devices import resolve_device
 from lookahead.hf.machine.dtypes import resolve_dtype
-from lookahead.hf.models.loading import resolve_device
 
 _LLAMA_2: dict[str, Any] = {
     "model_type": "llama",

@@ -12,6 +12,7 @@ import numba
 import pytest
 
 from lookahead import jit as compilation
+from lookahead.errors import NotFoundError
 
 TINY_KERNEL = """
 from lookahead.jit import kernel
@@ -211,17 +212,63 @@ def test_another_kernels_cache_file_is_not_taken_for_its_own(tmp_path):
     assert run_python(code, tmp_path, NUMBA_CACHE_DIR=str(cache)) == ["42", "42", "0"]
 
 
-def test_the_user_is_told_when_compiling_takes_long(monkeypatch, caplog):
-    monkeypatch.setattr(compilation, "_SLOW_AFTER_S", 0.01)
-    with caplog.at_level(logging.WARNING, "lookahead"), compilation.log_if_slow():
-        time.sleep(0.2)
-    assert "compiling the kernels" in caplog.text
+@pytest.fixture
+def at_once(monkeypatch):
+    monkeypatch.setattr(compilation, "_SLOW_AFTER_S", 0.0)
 
 
-def test_the_user_is_not_told_when_it_takes_a_moment(caplog):
+@pytest.mark.usefixtures("at_once")
+def test_the_user_is_told_when_compiling_takes_long(caplog):
     with caplog.at_level(logging.WARNING, "lookahead"), compilation.log_if_slow():
-        pass
+        assert numba.njit(lambda number: number + 1)(1) == 2
+    assert "once per installation" in caplog.text
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.usefixtures("at_once")
+def test_the_user_is_told_what_to_do_when_nothing_can_be_kept(caplog, monkeypatch):
+    monkeypatch.setattr(compilation, "can_cache", lambda: False)
+    with caplog.at_level(logging.WARNING, "lookahead"), compilation.log_if_slow():
+        assert numba.njit(lambda number: number + 2)(1) == 3
+    assert "once per installation" not in caplog.text
+    assert "NUMBA_CACHE_DIR" in caplog.text
+
+
+def test_the_user_is_not_told_when_compiling_takes_a_moment(caplog):
+    with caplog.at_level(logging.WARNING, "lookahead"), compilation.log_if_slow():
+        assert numba.njit(lambda: 1)() == 1
     assert not caplog.records
+
+
+@pytest.mark.usefixtures("at_once")
+def test_the_user_is_not_told_when_something_else_takes_long(caplog):
+    with caplog.at_level(logging.WARNING, "lookahead"), compilation.log_if_slow():
+        time.sleep(0.05)
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("without_cache_environment")
+@pytest.mark.parametrize(("source", "call"), [(TINY_KERNEL, "doubled(21)"), (CALLED_BY_C, "doubled.address")])
+def test_the_user_is_told_of_compiling_and_not_of_loading(tmp_path, source, call):
+    (tmp_path / "tiny.py").write_text(source)
+    code = (
+        "import logging, sys, time; logging.basicConfig(stream=sys.stdout, format='%(levelname)s')\n"
+        "from lookahead import jit; jit._SLOW_AFTER_S = 0.0\n"
+        "with jit.log_if_slow():\n"
+        f"    import tiny; assert tiny.{call}; time.sleep(0.05)"
+    )
+    cache = str(tmp_path / "cache")
+    assert run_python(code, tmp_path, NUMBA_CACHE_DIR=cache) == ["WARNING"]
+    assert run_python(code, tmp_path, NUMBA_CACHE_DIR=cache) == []
+
+
+@pytest.mark.usefixtures("without_cache_environment")
+def test_compiling_ahead_where_nothing_can_be_kept_is_refused(monkeypatch):
+    from lookahead.cli.compile import compile_kernels
+
+    monkeypatch.setattr(compilation, "can_cache", lambda: False)
+    with pytest.raises(NotFoundError, match="NUMBA_CACHE_DIR"):
+        compile_kernels()
 
 
 def test_importing_lookahead_imports_nothing_heavy():

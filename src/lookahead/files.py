@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -41,7 +42,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written, for example because the folder does not exist.
     """
-    path = _target_of(path)
+    path = replaced_by(path)
     with temporary_folder(path.parent) as aside:
         partial = aside / path.name
         yield partial
@@ -51,6 +52,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
         partial.replace(path)
     with contextlib.suppress(OSError):  # some systems cannot open folders; the move is done
         _sync(path.parent, os.O_RDONLY)
+
+
+def replaced_by(path: Path) -> Path:
+    """Return the path of the file that writing to `path` replaces: the end of its symbolic links.
+
+    Raises:
+        OSError: The links lead in a circle, or to a device or a pipe, which no file must replace.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = None
+    if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(path))
+    return Path(os.path.realpath(path))
 
 
 @contextmanager
@@ -73,14 +89,17 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file atomically.
+    """Write a JSON file atomically. A lone surrogate, as in the name of a file, is escaped.
 
     Raises:
         OSError: It cannot be written.
         TypeError: JSON cannot hold a value.
         ValueError: A number is not finite.
     """
-    with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with (
+        atomic_write(path) as partial,
+        partial.open("w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 
@@ -96,13 +115,6 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
     except OSError:  # a file system without locks
         return None
     return True
-
-
-def _target_of(path: Path) -> Path:
-    target = Path(os.path.realpath(path)) if path.is_symlink() else path
-    if target.is_symlink():
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-    return target
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.ccallback import CFunc
+from numba.core.event import Event, Listener, install_listener
 from numba.core.sigutils import normalize_signature
 from numba.extending import intrinsic
 
@@ -182,18 +183,50 @@ def kernels_digest(folder: Path) -> str:
 
 @contextmanager
 def log_if_slow() -> Iterator[None]:
-    """Log a warning if the body takes longer than a second, as compiling does."""
-    timer = threading.Timer(
-        _SLOW_AFTER_S,
-        logger.warning,
-        ["compiling the kernels; this happens once per installation and takes about half a minute"],
-    )
-    timer.daemon = True
-    timer.start()
+    """Log a warning if the body compiles and takes longer than a second; loading the cache logs nothing."""
+    listener = _CompilingListener()
     try:
-        yield
+        with install_listener("numba:run_pass", listener):
+            yield
     finally:
-        timer.cancel()
+        listener.timer.cancel()
+
+
+class _CompilingListener(Listener):
+    """Starts a timer, which logs the warning, at the first pass of the compiler in this thread."""
+
+    def __init__(self) -> None:
+        self.timer = threading.Timer(_SLOW_AFTER_S, _log_compiling)
+        self.timer.daemon = True
+        self._thread = threading.get_ident()
+        self._is_started = False
+
+    def on_start(self, _event: Event) -> None:
+        if not self._is_started and threading.get_ident() == self._thread:
+            self._is_started = True
+            self.timer.start()
+
+    def on_end(self, _event: Event) -> None:
+        """Do nothing: many short passes are one long compilation."""
+
+
+def _log_compiling() -> None:
+    if can_cache():
+        logger.warning("compiling the kernels; this happens once per installation and takes about a minute")
+    else:
+        logger.warning(
+            "compiling the kernels, which takes about a minute in every process: no folder for compiled "
+            "kernels can be written; set NUMBA_CACHE_DIR to one that can"
+        )
+
+
+def can_cache() -> bool:
+    """Return whether compiled kernels can be kept for the next process."""
+    try:
+        FunctionCache(can_cache)
+    except RuntimeError:  # numba found no folder that it may write to
+        return False
+    return True
 
 
 def compiled(function: Callable[..., Any]) -> Any:

@@ -102,3 +102,47 @@ def test_what_is_no_report_is_one_line_and_exit_code_2(tmp_path, capsys, content
         main(["compare", str(path), str(path)])
     assert ended.value.code == 2
     assert "a.json" in capsys.readouterr().err
+
+
+def _spoiled(**changes):
+    spoiled = report({"lookahead": 2.0}, prompts=2)
+    spoiled["per_prompt"][1] = {**spoiled["per_prompt"][1], **changes}
+    return spoiled
+
+
+RUN = {"tokens": 1, "total_s": 1.0, "decode_tokens": 1, "steps": 1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        "null",
+        "5",
+        json.dumps({"per_prompt": 5, "settings": {}, "environment": {}}),
+        json.dumps({"per_prompt": [], "settings": [], "environment": None}),
+        json.dumps({"per_prompt": [5], "settings": {}, "environment": {}}),
+        json.dumps(_spoiled(category=["qa"])),
+        json.dumps(_spoiled(id={})),
+        json.dumps(_spoiled(runs={})),
+        json.dumps(_spoiled(runs={"transformers": RUN})),
+        json.dumps(_spoiled(runs={"transformers": RUN, "transformers-again": RUN, "lookahead": 5})),
+        json.dumps(_spoiled(runs={"transformers": RUN, "transformers-again": RUN, "lookahead": {}})),
+        json.dumps(_spoiled()).replace('"tokens": 50', '"tokens": NaN'),
+        json.dumps(_spoiled()).replace('"tokens": 50', '"tokens": 1e999'),
+        json.dumps(_spoiled()).replace('"tokens": 50', f'"tokens": {10**400}'),
+        json.dumps(_spoiled()).replace('"tokens": 50', '"tokens": -1'),
+        json.dumps(_spoiled()).replace('"tokens": 50', '"tokens": "50"'),
+    ],
+)
+def test_a_report_of_another_shape_is_refused_by_its_path(content, tmp_path, capsys):
+    path, whole = tmp_path / "A.json", tmp_path / "B.json"
+    path.write_text(content)
+    whole.write_text(json.dumps(report({"lookahead": 2.0})))
+    for paths in ((path, whole), (whole, path)):
+        with pytest.raises(SystemExit) as ended:
+            main(["compare", *map(str, paths)])
+        stderr = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert stderr.startswith("error: ")
+        assert str(path) in stderr

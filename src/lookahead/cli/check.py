@@ -6,8 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import check_can_write, describe_call, notices, prepare_model
-from lookahead.files import write_json
+from lookahead.cli.setup import check_can_write, deliver, describe_call, notices, prepare_model
 
 
 def check(
@@ -32,9 +31,8 @@ def check(
 
     with notices.status("comparing logits"):
         report = support_report(loaded)
-    typer.echo(report)
     if not report.is_supported:
+        typer.echo(report)
         raise typer.Exit(code=2)
-    if json is not None:
-        answer: dict[str, Any] = {"model": model, **report.as_dict()}
-        write_json(json, {**describe_call(), **answer})
+    answer: dict[str, Any] = {**describe_call(), "model": model, **report.as_dict()}
+    deliver(json, answer, lambda: typer.echo(report))

@@ -2,9 +2,20 @@
 
 import typer
 
+from lookahead.errors import NotFoundError
+
 
 def compile_kernels() -> None:
     """Compile all kernels ahead of time: drafting, top-k and the CPU decoder. Takes about a minute, once."""
+    from lookahead.jit import can_cache
+
+    if not can_cache():
+        message = (
+            "compiled kernels cannot be kept: neither the package's folder nor the cache folder can be "
+            "written; set NUMBA_CACHE_DIR to a folder that can"
+        )
+        raise NotFoundError(message)
+
     from lookahead.backends.cpu.kernels.blocks import BLOCK
     from lookahead.backends.cpu.step import attention_address, step_address
     from lookahead.decoding.attention.slots import slot_table

@@ -1,5 +1,6 @@
 """`lookahead generate`: answer one prompt and stream the text."""
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +9,7 @@ import typer
 
 from lookahead.cli import options
 from lookahead.cli.setup import check_can_write, notices, prepare_model
+from lookahead.cli.streams import as_text, read_stdin
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError
 
@@ -75,6 +77,7 @@ def generate(
         branch_length=branch_length,
         draft_mode=draft_mode,
     )
+    options.check_sampling(temperature, seed)
     sampling = _sampling_options(temperature, top_p, top_k, repetition_penalty)
     text = _read_prompt(prompt, file)
     remembered = _read_memory(memory, config, may_be_new=save_memory)
@@ -112,8 +115,8 @@ def _sampling_options(
     given = {"top_p": top_p, "top_k": top_k}
     narrowing = {name: value for name, value in given.items() if value is not None}
     penalty = {} if repetition_penalty is None else {"repetition_penalty": repetition_penalty}
-    if repetition_penalty is not None and repetition_penalty <= 0:
-        message = f"repetition_penalty={repetition_penalty} is not allowed; give a number above 0"
+    if repetition_penalty is not None and not 0 < repetition_penalty < math.inf:
+        message = f"repetition_penalty={repetition_penalty} is not allowed; give a finite number above 0"
         raise ConfigError(message)
     if temperature:
         return {"do_sample": True, "temperature": temperature, **narrowing, **penalty}
@@ -130,11 +133,14 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is not None and file is not None:
         message = "both a prompt and --file were given; give one of them"
         raise ConfigError(message)
-    text = prompt if file is None else read_whole(file, "a text file")
-    if text is None:
-        if sys.stdin.isatty():
+    if file is not None:
+        text = read_whole(file, "a text file")
+    elif prompt is not None:
+        text = as_text(prompt)
+    else:
+        if sys.stdin is not None and sys.stdin.isatty():
             notices.print("reading the prompt from stdin; end it with Ctrl-D")
-        text = sys.stdin.read()
+        text = read_stdin()
     if not text.strip():
         message = "the prompt is empty; give one as an argument, with --file, or on stdin"
         raise ConfigError(message)

@@ -1,5 +1,6 @@
 """Options that several commands share, and how their values are parsed."""
 
+import math
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -9,6 +10,8 @@ from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.errors import ConfigError
 
 DEFAULTS = LookaheadConfig()
+MIN_TEMPERATURE = 1e-6
+"""Below it, logits divided by it leave the range of a float32."""
 AUTO: Literal["auto"] = "auto"
 
 
@@ -31,7 +34,7 @@ Device = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(
-        min=1, envvar="OMP_NUM_THREADS", help="CPU threads.", show_default="the number of physical cores"
+        min=1, help="CPU threads.", show_default="OMP_NUM_THREADS, else the number of physical cores"
     ),
 ]
 CompiledCpu = Annotated[bool, typer.Option(help="Use the compiled CPU decoder for models that it supports.")]
@@ -59,6 +62,23 @@ def decoding_length_in(text: str) -> int | Literal["auto"]:
     except ValueError:
         message = f"decoding_length={text!r} is not allowed; give an integer or {AUTO}"
         raise ConfigError(message) from None
+
+
+def check_sampling(temperature: float | None, seed: int | None) -> None:
+    """Check a temperature and a seed.
+
+    Raises:
+        ConfigError: One of them is out of range.
+    """
+    if temperature is not None and temperature != 0 and not MIN_TEMPERATURE <= temperature < math.inf:
+        message = (
+            f"temperature={temperature} is not allowed; give 0 to be greedy, or a number of at least "
+            f"{MIN_TEMPERATURE}"
+        )
+        raise ConfigError(message)
+    if seed is not None and not -(2**63) <= seed < 2**64:
+        message = f"seed={seed} is not allowed; give an integer of 64 bits"
+        raise ConfigError(message)
 
 
 def integers_in(option: str, listed: str) -> list[int]:

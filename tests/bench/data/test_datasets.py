@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
@@ -132,3 +133,41 @@ def test_a_limit_beyond_the_rows_takes_them_all(limit):
 def test_a_limit_below_one_is_refused(limit):
     with pytest.raises(ConfigError, match=f"limit={limit}"):
         limit_rows(rows_of(a=2), limit)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b"[" * 100_000, "nested too deep"),
+        (b'{"id": 1, "id": 2, "category": "qa", "turns": ["a"]}', "gives 'id' twice"),
+        (rb'{"id": 1, "category": "qa", "turns": ["\ud800"]}', r"half of a surrogate pair, '\\ud800'"),
+        (rb'{"id": 1, "category": "\uDFFF", "turns": ["a"]}', "half of a surrogate pair"),
+        (b'{"id": NaN, "category": "qa", "turns": ["a"]}', "'id' must be"),
+        (b'{"id": ' + b"9" * 5000 + b', "category": "qa", "turns": ["a"]}', "not JSON"),
+        (b"\0", "not JSON"),
+    ],
+)
+def test_a_hostile_line_is_named(tmp_path, line, fault):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"id": 0, "category": "qa", "turns": ["a"]}\n' + line)
+    with pytest.raises(DataFormatError, match=f"line 2: .*{fault}"):
+        read_rows(path)
+
+
+def test_pairs_of_surrogates_byte_order_marks_and_carriage_returns_are_text(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(
+        b'\xef\xbb\xbf{"id": 0, "category": "qa", "turns": ["\\ud83d\\ude00 \\\\ud800"]}\r\n\r\n'
+    )
+    assert read_rows(path)[0].prompt == "\U0001f600 \\ud800"
+
+
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path, monkeypatch):
+    def refuses(*_arguments):
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "rows.jsonl"
+    path.touch()
+    monkeypatch.setattr(Path, "open", refuses)
+    with pytest.raises(NotFoundError, match=r"rows.jsonl cannot be read \(Permission denied\)"):
+        read_rows(path)

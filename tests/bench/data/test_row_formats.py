@@ -59,13 +59,6 @@ def test_our_own_form_stays_what_it_is_whatever_else_a_line_holds(tmp_path):
     assert read_rows(path) == [Row(row_id=1, category="qa", prompt="t")]
 
 
-def test_a_public_form_with_a_wrong_value_is_refused_by_line(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({"question": 7, "answer": "a"}))
-    with pytest.raises(DataFormatError, match="line 1: 'turns' must hold strings"):
-        read_rows(path)
-
-
 def test_a_file_is_looked_for_in_the_data_folder_where_it_is_not_as_given(tmp_path, monkeypatch):
     data, here = tmp_path / "data", tmp_path / "here"
     data.mkdir()
@@ -80,3 +73,20 @@ def test_a_file_is_looked_for_in_the_data_folder_where_it_is_not_as_given(tmp_pa
     assert find_data(type(here)("other.jsonl")) == type(here)("other.jsonl")
     (here / "rows.jsonl").write_text("")
     assert find_data(given) == given
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ({"question": 5, "answer": "a"}, "question"),
+        ({"question": "q", "answer": None}, "answer"),
+        ({"task_id": "a", "prompt": None, "canonical_solution": ""}, "prompt"),
+        ({"instruction": 5, "context": "", "response": "r", "category": "qa"}, "instruction"),
+        ({"instruction": "i", "context": None, "response": "r", "category": "qa"}, "context"),
+    ],
+)
+def test_a_field_of_another_type_is_named(tmp_path, line, name):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(line))
+    with pytest.raises(DataFormatError, match=f"line 1: '{name}' must be a string"):
+        read_rows(path)

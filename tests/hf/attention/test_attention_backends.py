@@ -7,7 +7,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.hf.compat.attention import attending_by, attention_name
+from lookahead.hf.compat.attention import attend_by, attention_name
+from lookahead.hf.compat.changes import TemporaryChanges
 
 GREEDY = {"max_new_tokens": 40, "do_sample": False}
 
@@ -67,7 +68,9 @@ def test_the_attention_of_another_thread_keeps_its_name():
     model = tiny_model("llama")
     for own in ("sdpa", "flash_attention_2", "eager"):
         model.config._attn_implementation = own
-        with attending_by(model, "test", lambda *_: None):
+        changes = TemporaryChanges()
+        with changes:
+            attend_by(model, "test", lambda *_: None, changes)
             assert model.config._attn_implementation.startswith("lookahead_test_for_")
             assert "flash" not in model.config._attn_implementation
             assert attention_name(model) == own

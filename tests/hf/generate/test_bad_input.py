@@ -162,7 +162,7 @@ def test_namespaces_and_callbacks_that_are_no_such_thing(model, options):
             lambda: NamespaceView(lookahead, **names).attach(model),
         ]
     for call in calls:
-        with pytest.raises(ConfigError, match=r"is not allowed; give|is one name; give"):
+        with pytest.raises(ConfigError, match=r"is not allowed[;:] give|is one name; give"):
             call()
     assert "generate" not in vars(model)
     assert lookahead.memory.namespaces == {}

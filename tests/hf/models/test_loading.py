@@ -144,3 +144,24 @@ def test_the_embedded_model_loads_quietly_and_answers(capfd):
     assert model.dtype == torch.float32
     assert not model.training
     assert tuple(capfd.readouterr()) == ("", "")
+
+
+@pytest.mark.parametrize("device", ["meta", "xpu", "cuda:99", ""])
+def test_a_device_that_this_machine_lacks_is_refused_before_loading(device):
+    with pytest.raises(ConfigError, match=f"device='{device}'"):
+        load_model("anything", "float32", device)
+
+
+def test_a_damaged_file_of_weights_is_named(tmp_path):
+    tiny_models.tiny_model("llama").save_pretrained(tmp_path)
+    tiny_models.tiny_tokenizer().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(UnsupportedModelError, match=tmp_path.name):
+        load_model(str(tmp_path), "float32", "cpu")
+
+
+def test_a_folder_without_weights_is_not_said_to_be_missing(tmp_path):
+    tiny_models.tiny_model("llama").config.save_pretrained(tmp_path)
+    with pytest.raises(NotFoundError, match="its folder cannot be read"):
+        load_model(str(tmp_path), "float32", "cpu")

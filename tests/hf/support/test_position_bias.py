@@ -7,6 +7,7 @@ import torch
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.drafting.tree import DraftTree
+from lookahead.hf.compat.changes import TemporaryChanges
 from lookahead.hf.compat.position_bias import PositionBias
 from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support.probe import probe
@@ -33,7 +34,9 @@ def test_others_have_nothing_to_be_told(family):
 def test_an_exception_leaves_the_model_as_it_was(family):
     model = tiny_model(family)
     before = _what_modules_hold(model)
-    with pytest.raises(KeyboardInterrupt), PositionBias(model).biased_for(DraftTree.root_only(3), 4, None):
+    changes = TemporaryChanges()
+    with pytest.raises(KeyboardInterrupt), changes:
+        PositionBias(model).set_for(DraftTree.root_only(3), 4, None, changes)
         _interrupt_unless(before == _what_modules_hold(model))
     assert before == _what_modules_hold(model)
 
@@ -62,7 +65,9 @@ def test_a_bias_by_places_is_a_chains_bias_in_another_order():
     tree = DraftTree(*_tree([-1, 0, 1, 0]))
     padding = torch.tensor([[0, 1, 1]])
     chain = decoder.build_alibi_tensor(torch.tensor([[0, 1, 1, 1, 1, 1]]), 4, torch.float32)
-    with PositionBias(model).biased_for(tree, 3, padding):
+    changes = TemporaryChanges()
+    with changes:
+        PositionBias(model).set_for(tree, 3, padding, changes)
         bias = decoder.build_alibi_tensor(torch.zeros(1, 1, 4, 7), 4, torch.float32)
     assert torch.equal(bias, chain[..., [0, 1, 2, 3, 4, 5, 4]])
 

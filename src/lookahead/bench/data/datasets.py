@@ -64,7 +64,7 @@ def read_rows(path: Path) -> list[Row]:
 
     def convert(parsed: dict[str, Any]) -> Row | str:
         line = in_our_form(parsed, next(line_numbers))
-        return _fault(line) or _row(line)
+        return line if isinstance(line, str) else _fault(line) or _row(line)
 
     return read_objects(path, convert, _EXPECTED)
 
@@ -102,10 +102,14 @@ def read_objects(
         )
         raise NotFoundError(message)
     records = []
-    with _open(path) as file:
-        for number, line in _lines(file, path):
-            if line.strip():
-                records.append(_parse(line, f"{path}, line {number}", convert, expected))
+    try:
+        with _open(path) as file:
+            for number, line in _lines(file, path):
+                if line.strip():
+                    records.append(_parse(line, f"{path}, line {number}", convert, expected))
+    except OSError as error:
+        message = f"the file {path} cannot be read ({error.strerror}); give a .jsonl or .jsonl.gz file"
+        raise NotFoundError(message) from error
     if not records:
         message = f"{path} has no rows; {expected} a line"
         raise DataFormatError(message)
@@ -169,12 +173,42 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataFormatError(message) from error
 
 
+def parsed_json(data: bytes) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        ValueError: It is malformed, not UTF-8, nested too deep, gives a field twice, or has a character that
+            is no text (half of a surrogate pair).
+    """
+    try:
+        parsed = json.loads(data, object_pairs_hook=_fields)
+        if b"\\ud" in data.lower():
+            json.dumps(parsed, ensure_ascii=False).encode()
+    except RecursionError:
+        message = "nested too deep"
+        raise ValueError(message) from None
+    except UnicodeEncodeError as error:
+        message = f"it has half of a surrogate pair, {error.object[error.start]!a}, which is no character"
+        raise ValueError(message) from None
+    return parsed
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        message = f"it gives {twice!r} twice"
+        raise ValueError(message)
+    return fields
+
+
 def _parse(
     line: bytes, where: str, convert: Callable[[dict[str, Any]], Record | str], expected: str
 ) -> Record:
     try:
-        parsed = json.loads(line)
-    except ValueError as error:  # malformed JSON, or not UTF-8
+        parsed = parsed_json(line)
+    except ValueError as error:
         message = f"{where}: not JSON ({error}); {expected}"
         raise DataFormatError(message) from error
     converted = (

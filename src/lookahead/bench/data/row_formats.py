@@ -19,11 +19,13 @@ class RowFormat:
     Attributes:
         name: Its name in documents.
         fields: Fields that all lines in this format have.
+        texts: Those of them that must be strings.
         convert: Returns a line in our format, from a line and its index in the file.
     """
 
     name: str
     fields: frozenset[str]
+    texts: tuple[str, ...]
     convert: Callable[[Line, int], Line]
 
 
@@ -36,7 +38,7 @@ def _gsm8k(line: Line, index: int) -> Line:
 
 
 def _humaneval(line: Line, _index: int) -> Line:
-    turn = f"{_TASK}\n\n```python\n{str(line['prompt']).strip()}\n```"
+    turn = f"{_TASK}\n\n```python\n{line['prompt'].strip()}\n```"
     return _one_turn(line["task_id"], "humaneval", turn, line["canonical_solution"])
 
 
@@ -49,17 +51,31 @@ def _one_turn(row_id: str | int, category: str, turn: str, reference: str) -> Li
     return {"id": row_id, "category": category, "turns": [turn], "reference": reference}
 
 
+_DOLLY_TEXTS = ("instruction", "context", "response")
 FORMATS = (
-    RowFormat("Spec-Bench", frozenset({"question_id", "category", "turns"}), _spec_bench),
-    RowFormat("GSM8K", frozenset({"question", "answer"}), _gsm8k),
-    RowFormat("HumanEval", frozenset({"task_id", "prompt", "canonical_solution"}), _humaneval),
-    RowFormat("Dolly", frozenset({"instruction", "context", "response", "category"}), _dolly),
+    RowFormat("Spec-Bench", frozenset({"question_id", "category", "turns"}), (), _spec_bench),
+    RowFormat("GSM8K", frozenset({"question", "answer"}), ("question", "answer"), _gsm8k),
+    RowFormat(
+        "HumanEval",
+        frozenset({"task_id", "prompt", "canonical_solution"}),
+        ("prompt", "canonical_solution"),
+        _humaneval,
+    ),
+    RowFormat("Dolly", frozenset({*_DOLLY_TEXTS, "category"}), _DOLLY_TEXTS, _dolly),
 )
 
 
-def in_our_form(line: Line, index: int) -> Line:
-    """Return a line in our format, `{id, category, turns, reference}`; one in an unknown format unchanged."""
+def in_our_form(line: Line, index: int) -> Line | str:
+    """Return a line in our format, `{id, category, turns, reference}`; one in an unknown format unchanged.
+
+    Return a string that says what is wrong if a field of a known format has another type.
+    """
     if "id" in line and "turns" in line:
         return line
     known = next((form for form in FORMATS if form.fields <= line.keys()), None)
-    return line if known is None else known.convert(line, index)
+    if known is None:
+        return line
+    for name in known.texts:
+        if not isinstance(line[name], str):
+            return f"{name!r} must be a string, not {line[name]!r:.40}"
+    return known.convert(line, index)

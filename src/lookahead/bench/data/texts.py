@@ -36,14 +36,14 @@ def read_texts(path: Path, field: str | None = None) -> list[Text]:
 
 
 def read_whole(path: Path, accepted: str) -> str:
-    """Return the content of a text file; `accepted` names the accepted files in error messages.
+    """Return the content of a text file, without a byte order mark; `accepted` is for error messages.
 
     Raises:
         NotFoundError: The file cannot be read.
         DataFormatError: The file is not UTF-8 text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         message = f"the file {path} cannot be read ({error.strerror}); give {accepted}"
         raise NotFoundError(message) from error

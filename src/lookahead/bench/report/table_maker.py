@@ -6,6 +6,7 @@ from textwrap import wrap
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 NOTHING = "-"
 _MAX_HEADING = 9
@@ -39,7 +40,7 @@ class FigureTable:
         return FigureTable(self.title, tuple(self.headings[column] for column in kept), rows, self.folds)
 
     def as_rich(self) -> Table:
-        """Return the table for the terminal."""
+        """Return the table for the terminal; names that look like markup are shown as they are."""
         table = Table(
             title=self.title,
             title_justify="left",
@@ -49,21 +50,22 @@ class FigureTable:
             collapse_padding=True,
         )
         if self.folds:
-            table.add_column(self.headings[0], overflow="fold", min_width=12)
+            table.add_column(Text(self.headings[0]), overflow="fold", min_width=12)
         else:
-            table.add_column(self.headings[0], no_wrap=True)
+            table.add_column(Text(self.headings[0]), no_wrap=True)
         for column, heading in enumerate(self.headings[1:], start=1):
             widest = max(
                 (len(row[column]) for row in self.rows), default=1
             )  # only headings fold, not figures
             table.add_column(
-                _folded(heading) if self.folds else heading,
+                Text(_folded(heading) if self.folds else heading),
                 justify="right",
                 min_width=widest,
                 overflow="fold",
             )
         for row in self.rows:
-            table.add_row("\n".join(wrap(row[0], _MAX_NAME)) if self.folds else row[0], *row[1:])
+            name = "\n".join(wrap(row[0], _MAX_NAME)) if self.folds else row[0]
+            table.add_row(*map(Text, (name, *row[1:])))
         return table
 
 

@@ -10,7 +10,9 @@ import typer
 
 from lookahead.cli import options
 from lookahead.cli.setup import (
+    INTERRUPTED,
     check_can_write,
+    deliver,
     describe_call,
     describe_file,
     notices,
@@ -18,7 +20,7 @@ from lookahead.cli.setup import (
     warn_when_busy,
 )
 from lookahead.config import DraftMode, LookaheadConfig
-from lookahead.files import write_json
+from lookahead.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
     from lookahead.bench.report.table_maker import FigureTable
     from lookahead.bench.run.journal import Journal
     from lookahead.bench.run.runner import Plan
-
-INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
-
 
 Data = Annotated[
     Path,
@@ -102,6 +101,7 @@ def bench(
     The draft memory grows from row to row. With --json the same command resumes an interrupted run.
     """
     config = config_of(decoding_length, branch_length, draft_mode, compiled_cpu=compiled_cpu)
+    options.check_sampling(temperature, seed)
 
     from lookahead.bench.methods.registry import NOISE, USUAL, make_methods
     from lookahead.bench.report.summary import summarise
@@ -133,9 +133,8 @@ def bench(
     with progress_of(len(plan.cases) + len(plan.warm_rows)) as advance:
         benchmark = run_benchmark(loaded, tokenizer, plan, journal=journal, on_row_done=advance)
     summary = {**describe_call(), "settings": settings, "environment": environment, **summarise(benchmark)}
-    if json is not None:
-        write_json(json, summary)
-    print_figures(words_about(summary), benchmark_tables(summary) if benchmark.results else [])
+    tables = benchmark_tables(summary) if benchmark.results else []
+    deliver(json, summary, lambda: print_figures(words_about(summary), tables))
     end(journal, interrupted=benchmark.interrupted)
 
 
@@ -186,11 +185,18 @@ def read_data(file: Path, limit: int | None, warm: Path | None, warm_limit: int 
 
 
 def random_rows_of(tokenizer: "PreTrainedTokenizerBase", limit: int | None, seed: int) -> "list[Row]":
-    """Return rows of random words of the tokenizer's vocabulary."""
+    """Return rows of random words of the tokenizer's vocabulary.
+
+    Raises:
+        ConfigError: The vocabulary has no words.
+    """
     from lookahead.bench.data.datasets import random_rows
 
     pieces = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
     words = sorted({piece.strip() for piece in pieces if piece.startswith(" ") and piece.strip().isalpha()})
+    if not words:
+        message = "the tokenizer has no words to draw from; give a file of rows, or another --model"
+        raise ConfigError(message)
     return random_rows(words, limit or 10, seed)
 
 

@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import check_can_write, describe_call, notices, prepare_model, warn_when_busy
-from lookahead.files import write_json
+from lookahead.cli.setup import (
+    check_can_write,
+    deliver,
+    describe_call,
+    notices,
+    prepare_model,
+    warn_when_busy,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,9 +53,7 @@ def profile(
     load_at_start = load_average()
     loaded = prepare_model(model, dtype.value, device, threads)[0]
     report = {**describe_call(), **profile_report(loaded, model, plan, load_at_start)}
-    if json is not None:
-        write_json(json, report)
-    print_profile(report)
+    deliver(json, report, lambda: print_profile(report))
 
 
 def plan_of(contexts: list[int] | None, sizes: str, repeats: int, *, compiled_cpu: bool) -> "ProfilePlan":

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookahead.cli import options
-from lookahead.cli.setup import check_can_write, describe_call, describe_file, notices
+from lookahead.cli.setup import check_can_write, deliver, describe_call, describe_file, notices
 from lookahead.config import LookaheadConfig
-from lookahead.files import write_json
 
 if TYPE_CHECKING:
     from lookahead.bench.data.traces import Trace
@@ -82,9 +81,7 @@ def replay(
             recycling=recycling,
             on_progress=status.update,
         )
-    print_replay(report)
-    if json is not None:
-        write_json(json, report)
+    deliver(json, report, lambda: print_replay(report))
 
 
 def about_replay(

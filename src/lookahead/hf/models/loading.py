@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lookahead.errors import ConfigError, NotFoundError, UnsupportedModelError, first_line
+from lookahead.errors import NotFoundError, UnsupportedModelError, first_line
+from lookahead.hf.machine.devices import resolve_device
 from lookahead.hf.machine.dtypes import resolve_dtype
 from lookahead.hf.models.embedded import load_embedded, load_embedded_tokenizer
 from lookahead.hf.models.gguf import load_gguf, load_gguf_tokenizer, quiet_transformers
@@ -96,19 +98,6 @@ def encode_prompt(
     return {name: encoded[name].to(model.device) for name in ("input_ids", "attention_mask")}
 
 
-def resolve_device(device: str | None) -> torch.device:
-    """Return the torch device of that name; None is the first CUDA device, or the CPU if there is none.
-
-    Raises:
-        ConfigError: Torch does not know the name.
-    """
-    try:
-        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        message = f"device={device!r} is not allowed; give a device that torch knows: cpu, cuda, cuda:0, …"
-        raise ConfigError(message) from None
-
-
 def _read_gguf_file(path: Path, read: Callable[[Path], Read]) -> Read:
     if not path.is_file():
         message = f"there is no GGUF file {path}; give the path of one, a folder, a hub id, or 'embedded'"
@@ -129,12 +118,13 @@ def _load_pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(source)
     except OSError as error:
+        why = "its folder cannot be read" if folder.is_dir() else "no such folder, and not on the hub"
         message = (
-            f"model {name!r} cannot be loaded: there is no such folder, and the hub does not provide it "
-            f"({first_line(error)}); give a folder, a .gguf file, a hub id, or 'embedded'"
+            f"model {name!r} cannot be loaded: {why} ({first_line(error)}); give a folder, a .gguf file, a "
+            "hub id, or 'embedded'"
         )
         raise NotFoundError(message) from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         message = (
             f"model {name!r} cannot be used: {first_line(error)}; give a decoder-only model that "
             "AutoModelForCausalLM and AutoTokenizer load"
