@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from helpers.tiny_models import prompt, tiny_model
@@ -75,3 +76,19 @@ def test_the_attention_of_another_thread_keeps_its_name():
             assert "flash" not in model.config._attn_implementation
             assert attention_name(model) == own
         assert model.config._attn_implementation == own
+
+
+def test_an_attention_function_of_ones_own_is_tried(monkeypatch):
+    model = tiny_model("llama")
+
+    def attend(module, query, key, value, attention_mask, **kwargs):
+        return sdpa_attention_forward(module, query, key * 0.5, value, attention_mask, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "mine", attend)
+    monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS, "mine", sdpa_mask)
+    model.config._attn_implementation = "mine"
+    lookahead = Lookahead(LookaheadConfig(decoding_length=16))
+    for _ in ("cold", "warm"):
+        expected = model.generate(prompt(0), **GREEDY)
+        assert lookahead.generate(model, prompt(0), **GREEDY).tolist() == expected.tolist()
+    assert lookahead.stats.mean_acceptance_length > 1.2

@@ -35,9 +35,14 @@ def test_an_exception_leaves_the_model_as_it_was(family):
     model = tiny_model(family)
     before = _what_modules_hold(model)
     changes = TemporaryChanges()
-    with pytest.raises(KeyboardInterrupt), changes:
-        PositionBias(model).set_for(DraftTree.root_only(3), 4, None, changes)
-        _interrupt_unless(before == _what_modules_hold(model))
+
+    def interrupted():
+        with changes:
+            PositionBias(model).set_for(DraftTree.root_only(3), 4, None, changes)
+            _interrupt_unless(before == _what_modules_hold(model))
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert before == _what_modules_hold(model)
 
 

@@ -27,6 +27,8 @@ _OPERATORS = {
     *("__add__", "__radd__", "__mul__", "__rmul__", "__sub__", "__rsub__"),
     *("__neg__", "__matmul__", "__truediv__", "__getitem__", "__torch_function__"),
 }
+_OWN_ENTRIES = ("sdpa", "eager")
+"""Entries of the registries of attention functions that are always the library's own."""
 _SMALL_CLASS = 40
 """Classes with fewer attributes are watched as a whole, since an attribute may hide one of a module."""
 _LIBRARIES = ("torch.", "transformers.")
@@ -49,12 +51,14 @@ class Place:
         mapping: From names to objects.
         names: The names that matter; None for all.
         owner: The class whose attributes these are, if it is one.
+        is_registry: Whether these are entries of a registry of attention or mask functions.
     """
 
     name: str
     mapping: Mapping[str, Any]
     names: tuple[str, ...] | None = None
     owner: type | None = None
+    is_registry: bool = False
 
     def values(self) -> tuple[object, ...]:
         """Return the objects that the names stand for now."""
@@ -89,6 +93,8 @@ def replaced_code(model: PreTrainedModel) -> str:
         for name, value in place.items():
             if place.owner is not None and name not in CALL_PATH and not _is_modeling(place.owner):
                 continue
+            if place.is_registry and name not in _OWN_ENTRIES:
+                continue  # attention functions under other names are made to be registered: the probe tries them
             if not _is_own(place, name, value):
                 return f"{place.name}.{name} was replaced by code of others"
     return ""
@@ -160,7 +166,9 @@ def _names_used_by(places: list[Place]) -> set[str]:
 
 def _attention_places(model: PreTrainedModel) -> list[Place]:
     """Return the entries of the registries of attention and mask functions that a model uses."""
-    return [Place(name, mapping, names) for name, mapping, names in attention_entries(model)]
+    return [
+        Place(name, mapping, names, is_registry=True) for name, mapping, names in attention_entries(model)
+    ]
 
 
 def global_state(model: PreTrainedModel) -> tuple[object, ...]:
