@@ -94,7 +94,7 @@ def replaced_code(model: PreTrainedModel) -> str:
             if place.owner is not None and name not in CALL_PATH and not _is_modeling(place.owner):
                 continue
             if place.is_registry and name not in _OWN_ENTRIES:
-                continue  # attention functions under other names are made to be registered: the probe tries them
+                continue  # other names are made to be registered: the probe tries their functions
             if not _is_own(place, name, value):
                 return f"{place.name}.{name} was replaced by code of others"
     return ""
@@ -125,8 +125,10 @@ def _places_of(types: frozenset[type]) -> tuple[Place, ...]:
     owners = {owner for found in types for owner in found.__mro__ if owner.__module__.startswith(_LIBRARIES)}
     places = [_place_of(owner, is_leaf=owner in types) for owner in sorted(owners, key=_full_name)]
     modules = {owner.__module__ for owner in owners if owner.__module__.startswith(_MODELING)}
-    places += [Place(name.rpartition(".")[2], vars(sys.modules[name])) for name in sorted(modules | _HELPERS)]
-    used = _names_used_by(places)
+    globals_of = {name: vars(sys.modules[name]) for name in sorted(modules | _HELPERS)}
+    used = _names_used_by([*places, *(Place(name, found) for name, found in globals_of.items())])
+    for name, found in globals_of.items():
+        places.append(Place(name.rpartition(".")[2], found, tuple(sorted(used & found.keys()))))
     for name, namespace in _NAMESPACES:
         here = {name for name in used | _OPERATORS if hasattr(namespace, name)}
         places.append(Place(name, vars(namespace), tuple(sorted(here))))
@@ -159,7 +161,7 @@ def _names_used_by(places: list[Place]) -> set[str]:
         waiting = [function.__code__ for function in functions if hasattr(function, "__code__")]
         while waiting:
             code = waiting.pop()
-            found.update(code.co_names)
+            found.update(name for name in code.co_names if not name.startswith("__"))
             waiting += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
     return found
 
