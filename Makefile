@@ -38,8 +38,9 @@ test-quick: $(INSTALLED)  ## the tests that need no model
 test-oldest:  ## the tests with the oldest transformers that is supported, in an environment of their own
 	$(MAKE) tests VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
-fuzz: $(INSTALLED)  ## compare a thousand random calls with `generate` (FUZZ_CASES=5000, or SEED=17 for one)
-	LOOKAHEAD_FUZZ_CASES=$(FUZZ_CASES) LOOKAHEAD_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -s tests/fuzz
+fuzz: $(INSTALLED)  ## compare random calls and changing models with `generate` (FUZZ_CASES=5000, or SEED=17 for one)
+	OMP_NUM_THREADS=1 LOOKAHEAD_FUZZ_CASES=$(FUZZ_CASES) LOOKAHEAD_FUZZ_SEED=$(SEED) LOOKAHEAD_INTERRUPTS=50 \
+		$(BIN)/python -m pytest -s -n 2 -rP tests/fuzz tests/hf/changes/test_interrupts.py
 
 soak: $(INSTALLED)  ## let hundreds of requests join and leave a running loop, each text compared with `generate`
 	OMP_NUM_THREADS=1 LOOKAHEAD_SOAK_REQUESTS=$(SOAK_REQUESTS) $(BIN)/python -m pytest -n 2 tests/hf/steps/test_rows.py

@@ -12,6 +12,7 @@ from helpers.model_changes import CHANGES
 from helpers.same_text import text_or_error
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
+from lookahead.backends.cpu.team import ThreadTeam
 
 PROMPT = prompt(0)
 NOT_FOLLOWED = {"layers_shared", "layers_swapped", "first_layer_deleted"}
@@ -140,3 +141,21 @@ def test_a_streamer_changes_the_model():
         return generate(PROMPT, max_new_tokens=24, do_sample=False, streamer=Changing()).tolist()
 
     assert text(with_lookahead(lookahead, model)) == text(model.generate)
+
+
+def test_weights_move_while_compiled_code_reads_them(monkeypatch):
+    """Equal numbers at other addresses, as another thread may do; what is freed is overwritten at once."""
+    model = tiny_model("fused-llama")
+    expected = model.generate(PROMPT, max_new_tokens=24, do_sample=False).tolist()
+    lookahead, run, steps = warmed(model), ThreadTeam.run, []
+
+    def moved_and_run(self, *given):
+        for parameter in model.parameters():
+            parameter.data = parameter.detach().clone()
+            steps.append(torch.full(parameter.shape, torch.nan))
+        return run(self, *given)
+
+    monkeypatch.setattr(ThreadTeam, "run", moved_and_run)
+    text = lookahead.generate(model, PROMPT, max_new_tokens=24, do_sample=False).tolist()
+    assert text == expected
+    assert steps
