@@ -93,7 +93,10 @@ def random_model(
         UnsupportedModelError: The file does not describe a decoder-only model that transformers knows, or
             memory does not suffice.
     """
-    torch_dtype, target = resolve_dtype(dtype), resolve_device(device)
+    torch_dtype = resolve_dtype(dtype)
+    target = (
+        torch.device(device) if device == "meta" else resolve_device(device)
+    )  # meta: shapes without weights
     config = shape_config(shape, layers=layers)
     with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), target:
         torch.manual_seed(0)
