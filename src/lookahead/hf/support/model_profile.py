@@ -154,7 +154,7 @@ class ModelProfiles:
                     tries_compiled=tries_compiled,
                     fixed_width=self._config.fixed_width,
                 )
-            _warn(model, found.mode, found.reason)
+            self._warn_once(model, found.reason, found.mode)
         verification = probes[setting].verification
         may_differ = verification.rows_may_differ and not traits.limits.counts_slots_somewhere
         return replace(verification, rows_may_differ=may_differ)
@@ -219,12 +219,14 @@ class ModelProfiles:
             known[setting] = misalignment_reason(model, width, rows)
         return known[setting]
 
-    def _warn_once(self, model: PreTrainedModel, reason: str) -> None:
-        """Warn, once per model and reason, that calls are decoded in plain steps."""
+    def _warn_once(
+        self, model: PreTrainedModel, reason: str, mode: VerificationMode = VerificationMode.PLAIN
+    ) -> None:
+        """Warn, once per model and reason, that calls are not decoded in trees."""
         warned = self._profile(model).warned
         if reason not in warned:
             warned.add(reason)
-            _warn(model, VerificationMode.PLAIN, reason)
+            _warn(model, mode, reason)
 
 
 def _times_on_disk(model: ReferenceType[PreTrainedModel], runner_name: str) -> Any:
