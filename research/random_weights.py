@@ -94,9 +94,8 @@ def random_model(
             memory does not suffice.
     """
     torch_dtype = resolve_dtype(dtype)
-    target = (
-        torch.device(device) if device == "meta" else resolve_device(device)
-    )  # meta: shapes without weights
+    holds_no_weights = device == "meta"
+    target = torch.device("meta") if holds_no_weights else resolve_device(device)
     config = shape_config(shape, layers=layers)
     with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []), target:
         torch.manual_seed(0)

@@ -8,7 +8,7 @@ which name to restore, and avoid "flash": from that the library concludes that a
 from collections.abc import Callable
 from typing import Any
 
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -24,7 +24,12 @@ _REPLACED_BY_SDPA = ("flex_attention", *_ALIASES)
 
 def attention_name(model: PreTrainedModel) -> str:
     """Return the name of the model's own attention function, also while it is switched to one of ours."""
-    name = str(text_config(model)._attn_implementation)
+    return attention_name_in(text_config(model))
+
+
+def attention_name_in(config: PreTrainedConfig) -> str:
+    """Return the name of the own attention function of the model with this decoder's configuration."""
+    name = str(config._attn_implementation)
     if not name.startswith(_PREFIX):
         return name
     alias = name.partition(_SEPARATOR)[2]

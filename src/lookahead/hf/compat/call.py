@@ -16,6 +16,9 @@ from lookahead.errors import ConfigError
 from lookahead.hf.compat.config import text_config
 
 
+_HARMLESS_CALLBACKS = ("transformers.", "xgrammar.")
+
+
 @dataclass(frozen=True)
 class GenerateCall:
     """A call of `generate`, prepared by transformers up to its decoding loop.
@@ -52,11 +55,14 @@ class GenerateCall:
 
     @property
     def runs_callers_code(self) -> bool:
-        """Whether the caller's code may run between steps: processors, criteria, a streamer."""
+        """Whether code of the caller's runs between steps: processors, criteria, a streamer.
+
+        Those of transformers and of xgrammar do not change the model.
+        """
         parts = [*self.logits_processor, *self.stopping_criteria]
-        is_own = (type(part).__module__.startswith("transformers.") for part in parts)
-        calls_back = any(isinstance(part, PrefixConstrainedLogitsProcessor) for part in parts)
-        return self.streamer is not None or calls_back or not all(is_own)
+        parts += [] if self.streamer is None else [self.streamer]
+        are_known = all(type(part).__module__.startswith(_HARMLESS_CALLBACKS) for part in parts)
+        return not are_known or any(isinstance(part, PrefixConstrainedLogitsProcessor) for part in parts)
 
     @cached_property
     def prompts(self) -> list[list[int]]:

@@ -5,25 +5,18 @@ any way: an adapter, a hook, replaced code, packed weights, another device.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from lookahead.backends.cpu.decoder import CpuDecoder, DecoderWeights, LayerWeights
 from lookahead.backends.cpu.kernels.vectors import multiplies_and_adds
 from lookahead.backends.cpu.team import torch_thread_team
-from lookahead.hf.compat.fingerprint.known_models import decoder_layers, decoder_parts, unknown_reason
-from lookahead.hf.compat.fingerprint.watch import WeightWatch
+from lookahead.hf.compat.fingerprint.known_models import decoder_layers, unknown_reason
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.modifications import modifications
 from lookahead.hf.steps.runner import StepBatch, StepLogits
-
-
-class _Decoder(NamedTuple):
-    """A decoder, and whether the weights that it reads are still the model's."""
-
-    decoder: CpuDecoder
-    weights: WeightWatch
 
 
 class CpuRunner:
@@ -37,7 +30,6 @@ class CpuRunner:
     def __init__(self, model: PreTrainedModel, layout: AttentionLayout) -> None:
         self._model = model
         self._layout = layout
-        self._found: _Decoder | None = None
 
     def run(self, batch: StepBatch) -> StepLogits | None:
         """Verify trees.
@@ -51,7 +43,7 @@ class CpuRunner:
         size = batch.width
         embedded = model.model.embed_tokens(batch.tokens(size))
         rope = model.model.rotary_emb(embedded, position_ids=batch.positions(size))
-        decoder = self._current_decoder()
+        decoder = self._decoder
         cache = None if decoder is None else batch.cache.arena.claim_for_writing(size)
         if decoder is None or cache is None or not decoder.fits(cache):
             return None
@@ -62,23 +54,15 @@ class CpuRunner:
     def close(self) -> None:
         """Do nothing: nothing is borrowed."""
 
-    def _current_decoder(self) -> CpuDecoder | None:
-        """Return a decoder of the weights as they are now; None if they are not supported any more.
+    @cached_property
+    def _decoder(self) -> CpuDecoder | None:
+        """The decoder of the weights as they are at the first step; None if they are not supported then.
 
-        The decoder holds the memory that it reads, also if another thread replaces a weight meanwhile.
+        It holds the memory that it reads, also when a parameter is given another. `StepRunners` makes a new
+        runner when the weights move.
         """
-        if self._found is not None and not self._found.weights.have_moved():
-            return self._found.decoder
-        is_new, self._found = self._found is None, None
-        watch = WeightWatch.of(decoder_parts(self._model))
-        if not is_new and unsupported_reason(self._model):
-            return None
-        weights = _weights_of(self._model, self._layout)
-        team = torch_thread_team()
-        if team is None or weights.unsupported_reason() or watch.have_moved():
-            return None
-        self._found = _Decoder(CpuDecoder(weights, team), watch)
-        return self._found.decoder
+        weights, team = _weights_of(self._model, self._layout), torch_thread_team()
+        return None if team is None or weights.unsupported_reason() else CpuDecoder(weights, team)
 
 
 def unsupported_reason(model: PreTrainedModel) -> str:

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from lookahead.decoding.kv_arena import Allocate
 from lookahead.errors import UnsupportedModelError
-from lookahead.hf.compat.fingerprint.watch import Change, ModelWatch
+from lookahead.hf.compat.fingerprint.watch import Change, ModelWatch, other_threads_run
 from lookahead.hf.compat.layout import AttentionLayout, misplaced_layers
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps import compiled_cpu
@@ -92,7 +92,10 @@ class StepRunners:
         return self._is_thorough and self._change() is not Change.NOTHING
 
     def _change(self) -> Change:
-        return Change.NOTHING if self._watch is None else self._watch.change(thoroughly=self._is_thorough)
+        # Nothing changes a model if no code of the caller's runs between steps, in this thread or another.
+        if self._watch is None or not (self._is_thorough or other_threads_run()):
+            return Change.NOTHING
+        return self._watch.change(thoroughly=self._is_thorough)
 
     def follow_model(self) -> None:
         """Look at the model again if it changed since the last step.

@@ -15,7 +15,6 @@ from lookahead.hf.compat.config import text_config
 from lookahead.hf.compat.fingerprint.known_code import KNOWN_CODE, RELEASES
 from lookahead.hf.compat.fingerprint.library_code import innermost, known_digest
 from lookahead.hf.compat.fingerprint.places import replaced_code
-from lookahead.hf.compat.modifications import modules_of
 
 _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 """Families whose layers the decoder implements. To add one, add its name here and in `known_code`."""
@@ -31,12 +30,6 @@ def decoder_layers(model: PreTrainedModel) -> Sequence[Any]:
     untyped: Any = model
     layers: Sequence[Any] = untyped.model.layers[: untyped.model.config.num_hidden_layers]
     return layers
-
-
-def decoder_parts(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the modules whose weights the decoder reads."""
-    untyped: Any = model
-    return [untyped.lm_head, untyped.model.norm, *modules_of(untyped.model.layers)]
 
 
 def unknown_reason(model: PreTrainedModel) -> str:

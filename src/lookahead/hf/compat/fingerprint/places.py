@@ -173,12 +173,12 @@ def _attention_places(model: PreTrainedModel) -> list[Place]:
     ]
 
 
-def global_state(model: PreTrainedModel) -> tuple[object, ...]:
-    """Return the settings of torch under which any forward pass is another one."""
+def global_state(device_type: str) -> tuple[object, ...]:
+    """Return the settings of torch under which any forward pass on devices of a type is another one."""
     modules = nn.modules.module
     hooks = (modules._global_forward_hooks, modules._global_forward_pre_hooks)
     return (
-        torch.is_autocast_enabled(model.device.type),
+        torch.is_autocast_enabled(device_type),
         any(hooks),
         tuple(id(hook) for found in hooks for hook in found.values()),
         is_observed(),

@@ -4,6 +4,7 @@ Both look at the same things: code of the libraries, hooks, modules, configurati
 A fingerprint keeps nothing alive. A watch holds what it compares, which is faster, and lives for one call.
 """
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -13,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from lookahead.hf.compat.attention import attention_name
+from lookahead.hf.compat.attention import attention_name, attention_name_in
 from lookahead.hf.compat.config import text_config
 from lookahead.hf.compat.fingerprint.places import functions_at, global_state, library_places
 from lookahead.hf.compat.modifications import has_own_forward, hooks_of, modules_of
@@ -54,7 +56,7 @@ class Fingerprint:
             list(map(type, modules)),
             list(map(has_own_forward, modules)),
             [tuple(map(id, vars(module)["_modules"].values())) for module in modules],
-            global_state(model),
+            global_state(model.device.type),
             attention_name(model),
             _settings_of(model),
         )
@@ -75,37 +77,40 @@ class Change(Enum):
 class ModelWatch:
     """Notices changes of a model in the course of a call.
 
+    After a compiled step none of these objects is in the processor's caches, so each that is touched costs.
+
     Args:
         model: The model.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        self._device_type = model.device.type
+        self._config = text_config(model)
         self._places = library_places(model)
+        self._calls: list[tuple[Mapping[str, Any], Sequence[str]]] = [
+            (place.mapping, ("forward", "__call__") if place.owner else place.names or ())
+            for place in self._places
+            if place.owner or place.is_registry
+        ]
         self._functions = functions_at(self._places)
         self._modules = modules_of(model)
+        self._dicts = list(map(vars, self._modules))
         self._children = [vars(module)["_modules"] for module in self._modules if vars(module)["_modules"]]
-        self._hooks = list(chain.from_iterable(hooks_of(module) for module in self._modules))
+        self._registered_hooks = RemovableHandle.next_id
+        self._hooks = self._hooks_now()
         static = _static(self._modules)
-        self._sized = list(map(vars, static))
-        self._attributes = [vars(module) for module in static if type(module) not in _WEIGHTS_ONLY]
-        self._containers = [
-            (attributes, name)
-            for attributes in self._attributes
-            for name, value in attributes.items()
-            if type(value) in _CONTAINERS and name not in _STATE_OF_ALL
+        self._numbers = [
+            (vars(module), _names_of_numbers(module))
+            for module in static
+            if type(module) not in _WEIGHTS_ONLY
         ]
         self._settings = [(vars(config), _public_names(config)) for config in _configs_of(model)]
-        self._containers += [
-            (settings, name)
-            for settings, names in self._settings
-            for name in names
-            if type(settings[name]) in _CONTAINERS
-        ]
-        self._others = [module for module in self._modules if "rope_type" in vars(module)]
+        containers = _containers_of([*map(vars, static)], self._settings)
+        self._containers = [(found, name, _copied(found[name])) for found, name in containers]
         self._weights = WeightWatch.of(static)
+        self._patched = self._patched_now()
         self._code = self._code_now()
-        self._modules_before = self._modules_now()
         self._details = self._details_now()
 
     def change(self, *, thoroughly: bool) -> Change:
@@ -113,36 +118,54 @@ class ModelWatch:
 
         Args:
             thoroughly: Whether to look at everything, as after code of the user's ran; else only at what
-                another thread may change: code of the libraries, global hooks, addresses of weights.
+                another thread may change at any time: patched classes, global hooks, addresses of weights.
         """
-        if not _is_equal(self._code_now(), self._code):
+        if not _is_equal(self._patched_now(), self._patched):
             return Change.CODE
-        if thoroughly and not _is_equal(self._modules_now(), self._modules_before):
+        if thoroughly and not (_is_equal(self._code_now(), self._code) and self._has_same_hooks()):
             return Change.CODE
         if self._weights.have_moved() or (thoroughly and not _is_equal(self._details_now(), self._details)):
             return Change.DETAILS
         return Change.NOTHING
 
-    def _code_now(self) -> tuple[object, ...]:
-        values = [place.values() for place in self._places]
-        codes = [function.__code__ for function in self._functions]
-        return (values, codes, global_state(self._model))
+    def _patched_now(self) -> tuple[object, ...]:
+        calls = [tuple(map(mapping.get, names)) for mapping, names in self._calls]
+        return (calls, global_state(self._device_type))
 
-    def _modules_now(self) -> tuple[object, ...]:
+    def _code_now(self) -> tuple[object, ...]:
         return (
-            attention_name(self._model),
+            [place.values() for place in self._places],
+            [function.__code__ for function in self._functions],
+            attention_name_in(self._config),
             self._model.training,
             [(len(settings), *map(settings.get, names)) for settings, names in self._settings],
             list(map(type, self._modules)),
-            list(map(has_own_forward, self._others)),
+            list(map(len, self._dicts)),  # a `forward` of a single module is one more attribute
             [tuple(children.values()) for children in self._children],
-            [tuple(hooks.values()) for hooks in self._hooks if hooks],
         )
 
+    def _hooks_now(self) -> list[tuple[object, ...]]:
+        hooks = chain.from_iterable(hooks_of(module) for module in self._modules)
+        return [tuple(found.values()) for found in hooks if found]
+
+    def _has_same_hooks(self) -> bool:
+        """Return whether the modules' hooks are the same; all are looked at only if there may be others."""
+        if not self._hooks and self._registered_hooks == RemovableHandle.next_id:
+            return True
+        self._registered_hooks = RemovableHandle.next_id
+        return self._hooks_now() == self._hooks
+
     def _details_now(self) -> tuple[object, ...]:
-        attributes = [tuple(found.values()) for found in self._attributes]
-        containers = [_frozen(found.get(name)) for found, name in self._containers]
-        return list(map(len, self._sized)), attributes, containers, self._weights.versions()
+        return (
+            [tuple(map(attributes.get, names)) for attributes, names in self._numbers],
+            [found.get(name) == before for found, name, before in self._containers],
+            self._weights.versions(),
+        )
+
+
+def other_threads_run() -> bool:
+    """Return whether other threads of this process run Python code."""
+    return len(sys._current_frames()) > 1
 
 
 class WeightWatch:
@@ -228,6 +251,36 @@ def _attributes_of(module: nn.Module) -> tuple[object, ...]:
         else:
             found.append(None)
     return tuple(found)
+
+
+def _names_of_numbers(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of a module's attributes that are numbers or words, but for those of every module."""
+    return tuple(
+        name
+        for name, value in vars(module).items()
+        if type(value) in _SCALARS and (name == "training" or name not in _STATE_OF_ALL)
+    )
+
+
+def _containers_of(
+    attributes: Iterable[Mapping[str, object]],
+    settings: Iterable[tuple[Mapping[str, object], Sequence[str]]],
+) -> list[tuple[Mapping[str, object], str]]:
+    """Return the lists and dictionaries among attributes and settings: where each is, and its name."""
+    named = [(found, [name for name in found if name not in _STATE_OF_ALL]) for found in attributes]
+    return [
+        (found, name)
+        for found, names in [*named, *settings]
+        for name in names
+        if type(found[name]) in _CONTAINERS
+    ]
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of containers in containers, with the other objects as they are."""
+    if type(value) is dict:
+        return {name: _copied(item) for name, item in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple, set) else value
 
 
 def _frozen(value: object) -> object:
