@@ -15,7 +15,6 @@ from lookahead.drafting.store import check_namespaces
 from lookahead.errors import ConfigError
 from lookahead.hf.compat.config import text_config
 
-
 _HARMLESS_CALLBACKS = ("transformers.", "xgrammar.")
 
 
