@@ -13,7 +13,7 @@ from lookahead.backends.cuda.graphs import NoCapture
 from lookahead.hf.compat.fingerprint.watch import Fingerprint
 from lookahead.hf.steps import cuda_graphs
 
-INTERRUPTS = int(os.environ.get("LOOKAHEAD_INTERRUPTS", "8"))
+INTERRUPTS = int(os.environ.get("LOOKAHEAD_INTERRUPTS", "5"))
 """Per way of decoding; `make fuzz` has more."""
 WAYS = {
     "compiled": ("fused-llama", {}),

@@ -83,7 +83,7 @@ def _unknown_code(model: PreTrainedModel, family: str) -> str:
     for name, expected, function in _functions(model, family):
         code = getattr(innermost(function), "__code__", None)
         if known_digest(function) not in KNOWN_CODE[name] or code is None or code.co_qualname != expected:
-            return f"the code of {expected} is not known (it is that of transformers {RELEASES})"
+            return f"the code of {expected} is not that of transformers {RELEASES}"
     return ""
 
 
