@@ -13,6 +13,7 @@ from helpers.same_text import text_or_error
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cpu.team import ThreadTeam
+from lookahead.hf.compat.fingerprint.watch import Change, ModelWatch
 
 PROMPT = prompt(0)
 NOT_FOLLOWED = {"layers_shared", "layers_swapped", "first_layer_deleted"}
@@ -104,6 +105,17 @@ def test_a_processor_changes_the_model_while_tokens_are_sampled(change):
     lookahead = warmed(model)
     expected = text_of(model.generate, model, change, 6, **given)
     assert text_of(with_lookahead(lookahead, model), model, change, 6, **given) == expected
+
+
+def test_a_change_is_found_as_often_as_it_is_looked_for():
+    model = tiny_model("fused-llama")
+    for change in CHANGES:
+        watch = ModelWatch(model)
+        with ExitStack() as undo:
+            change(model, undo)
+            found = {watch.change(thoroughly=True) for _ in range(3)}
+        assert len(found) == 1
+        assert Change.NOTHING not in found
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

@@ -152,8 +152,10 @@ class ModelWatch:
         """Return whether the modules' hooks are the same; all are looked at only if there may be others."""
         if not self._hooks and self._registered_hooks == RemovableHandle.next_id:
             return True
-        self._registered_hooks = RemovableHandle.next_id
-        return self._hooks_now() == self._hooks
+        registered, is_same = RemovableHandle.next_id, self._hooks_now() == self._hooks
+        if is_same:  # else the next look must find the same
+            self._registered_hooks = registered
+        return is_same
 
     def _details_now(self) -> tuple[object, ...]:
         return (
