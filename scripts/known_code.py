@@ -10,11 +10,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+from lookahead.hf.compat.fingerprint.known_models import FAMILIES, FUNCTIONS, PARTS
 from lookahead.hf.compat.fingerprint.library_code import functions_in
 
-FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
-PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm")
-FUNCTIONS = ("apply_rotary_pos_emb", "rotate_half", "repeat_kv", "eager_attention_forward")
 ATTENTION = ("sdpa_attention_forward", "repeat_kv")
 TARGET = Path(__file__).parents[1] / "src/lookahead/hf/compat/fingerprint/known_code.py"
 
@@ -22,7 +20,8 @@ TARGET = Path(__file__).parents[1] / "src/lookahead/hf/compat/fingerprint/known_
 def wanted() -> dict[tuple[str, str], str]:
     """Return, by file and qualified name, the name under which a function is known."""
     found: dict[tuple[str, str], str] = {}
-    for folder, family in FAMILIES.items():
+    for family in FAMILIES:
+        folder = family.lower()
         path = f"transformers/models/{folder}/modeling_{folder}.py"
         found |= {(path, f"{family}{part}.forward"): f"{part}.forward" for part in PARTS}
         found |= {(path, name): name for name in FUNCTIONS}

@@ -58,7 +58,7 @@ def pointer_kernel(function: Kernel) -> Kernel:
 def shared_kernel(function: Kernel) -> Any:
     """Compile a kernel at once that C calls with one address; the kernel's own is in `.address`.
 
-    It and the kernels that it calls run in a team of threads, where an exception reaches nobody and leaves
+    It and the kernels that it calls run in a team of threads, where an exception reaches no caller and leaves
     the other threads waiting at the next barrier. So nothing in them may raise: no `raise`, no `assert`, no
     array, and a division by zero gives what it gives in C and numpy.
     """

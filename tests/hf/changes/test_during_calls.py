@@ -118,6 +118,15 @@ def test_a_change_is_found_as_often_as_it_is_looked_for():
         assert Change.NOTHING not in found
 
 
+def test_a_list_of_tensors_that_is_replaced_is_a_change_and_no_error():
+    model = tiny_model("fused-llama")
+    model.model.layers[0].mlp.kept = [torch.zeros(2)]
+    watch = ModelWatch(model)
+    assert watch.change(thoroughly=True) is Change.NOTHING
+    model.model.layers[0].mlp.kept = [torch.ones(2)]
+    assert watch.change(thoroughly=True) is Change.DETAILS
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_another_dtype_is_what_it_is_to_generate(dtype):
     """The cache holds the old dtype: `generate` raises where the library does."""

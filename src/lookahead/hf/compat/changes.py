@@ -1,7 +1,6 @@
 """Temporary changes of a model, which are undone whatever interrupts them."""
 
 from collections.abc import Callable, MutableMapping
-from types import TracebackType
 from typing import Any, Self
 
 _NOTHING: Any = object()
@@ -54,12 +53,7 @@ class TemporaryChanges:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         while self._undo:
             self._undo[-1]()
             self._undo.pop()

@@ -9,17 +9,18 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lookahead.hf.compat.attention import attention_entries, attention_name
+from lookahead.hf.compat.attention import attention_name
 from lookahead.hf.compat.config import text_config
 from lookahead.hf.compat.fingerprint.known_code import KNOWN_CODE, RELEASES
 from lookahead.hf.compat.fingerprint.library_code import innermost, known_digest
 from lookahead.hf.compat.fingerprint.places import replaced_code
 
-_FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
-"""Families whose layers the decoder implements. To add one, add its name here and in `known_code`."""
-_PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm")
-_FUNCTIONS = ("apply_rotary_pos_emb", "rotate_half", "repeat_kv", "eager_attention_forward")
+FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
+"""Families whose layers the decoder implements. To add one, add its name and run `scripts/known_code.py`."""
+PARTS = ("ForCausalLM", "Model", "DecoderLayer", "Attention", "MLP", "RMSNorm")
+FUNCTIONS = ("apply_rotary_pos_emb", "rotate_half", "repeat_kv", "eager_attention_forward")
 _ATTENTIONS = ("sdpa", "eager")
 _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 _ACTIVATIONS = (nn.SiLU, SiLUActivation)
@@ -34,7 +35,7 @@ def decoder_layers(model: PreTrainedModel) -> Sequence[Any]:
 
 def unknown_reason(model: PreTrainedModel) -> str:
     """Return what of a model the compiled CPU decoder does not know, in words; empty if it knows it."""
-    family = next((name for name in _FAMILIES if type(model).__name__ == f"{name}ForCausalLM"), None)
+    family = next((name for name in FAMILIES if type(model).__name__ == f"{name}ForCausalLM"), None)
     if family is None:
         return "the compiled CPU decoder does not know it"
     try:
@@ -90,22 +91,16 @@ def _unknown_code(model: PreTrainedModel, family: str) -> str:
 def _functions(model: PreTrainedModel, family: str) -> Iterator[tuple[str, str, Any]]:
     """Yield the functions that the decoder stands in for: known name, expected qualified name, function."""
     module = sys.modules[type(model).__module__]
-    for part in _PARTS:
+    for part in PARTS:
         yield f"{part}.forward", f"{family}{part}.forward", vars(module)[family + part].forward
-    for name in _FUNCTIONS:
+    for name in FUNCTIONS:
         yield name, name, vars(module)[name]
     yield "SiLUActivation.forward", "SiLUActivation.forward", SiLUActivation.forward
     if attention_name(model) == "sdpa":
-        found: Any = None
-        for kind, mapping, (name,) in attention_entries(model):
-            if kind == "AttentionInterface" and found is None:
-                found = mapping.get(name)
-        yield "sdpa_attention_forward", "sdpa_attention_forward", found
-        yield (
-            "repeat_kv",
-            "repeat_kv",
-            found.__globals__["repeat_kv"] if isinstance(found, FunctionType) else None,
-        )
+        attention: Any = ALL_ATTENTION_FUNCTIONS.get("sdpa")
+        is_function = isinstance(attention, FunctionType)
+        yield "sdpa_attention_forward", "sdpa_attention_forward", attention
+        yield "repeat_kv", "repeat_kv", attention.__globals__["repeat_kv"] if is_function else None
 
 
 def _unknown_structure(model: PreTrainedModel) -> str:

@@ -111,13 +111,13 @@ def _is_own(place: Place, name: str, value: object) -> bool:
     if not comes_from_libraries(value):
         return type(value).__module__ in ("typing", "functools", "types") and place.owner is None
     code = getattr(innermost(value), "__code__", None)
-    if name != "forward" or code is None or place.owner in (None, nn.Module):
+    if name != "forward" or code is None or place.owner is None or place.owner is nn.Module:
         return True
     return code.co_qualname.rpartition(".")[0] in _names_of(place.owner)  # else another class's forward
 
 
-def _names_of(owner: type | None) -> set[str]:
-    return {base.__qualname__ for base in (owner.__mro__ if owner is not None else ())}
+def _names_of(owner: type) -> set[str]:
+    return {base.__qualname__ for base in owner.__mro__}
 
 
 @lru_cache(maxsize=64)

@@ -160,7 +160,7 @@ class ModelWatch:
     def _details_now(self) -> tuple[object, ...]:
         return (
             [tuple(map(attributes.get, names)) for attributes, names in self._numbers],
-            [found.get(name) == before for found, name, before in self._containers],
+            [_is_equal(found.get(name), before) for found, name, before in self._containers],
             self._weights.versions(),
         )
 
