@@ -1,4 +1,4 @@
-"""No code that a team of threads runs can raise: no caller would see it, and the others would wait forever."""
+"""No code that a team of threads runs can raise: no caller would see it, and the others would wait."""
 
 from pathlib import Path
 
