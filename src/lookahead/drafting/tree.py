@@ -112,6 +112,11 @@ class DraftTree:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def is_chain(self) -> bool:
+        """Whether the tree is one branch."""
+        return int(self.depths[-1]) == len(self) - 1
+
     def first(self, size: int) -> "DraftTree":
         """Return the tree of the first `size` nodes. If it was built best first, it is the best of that size.
 

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookahead.backends.cpu.kernels.attention import attention_integers
-from lookahead.backends.cpu.kernels.products import UNIT
+from lookahead.backends.cpu.kernels.amx import may_use_tiles, tile_configuration
+from lookahead.backends.cpu.kernels.block_attention import attention_integers
+from lookahead.backends.cpu.kernels.products import UNIT, packed_size, rows_with_room
 from lookahead.backends.cpu.plan import FIELDS, LAYER_FIELDS, Field, LayerField
 from lookahead.backends.cpu.step import scratch_size, step_address
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.backends.cpu.team import ThreadTeam
-from lookahead.decoding.attention.visibility import TreeRow
+from lookahead.drafting.arrays import Int64Array
 
 _MULTIPLE = 32
 """Divides hidden size, inner size and head width."""
@@ -144,6 +145,8 @@ class CpuDecoder:
         self._layers = _layer_table(weights, self._windows)
         self._scalars = np.array([weights.epsilon, weights.scale], np.float32)
         self._table = np.zeros(FIELDS, np.int64)
+        uses_tiles = self._dtype == torch.bfloat16 and may_use_tiles()
+        self._tiles = tile_configuration() if uses_tiles else None
         self._workspace: dict[Field, Tensor] = {}
         self._set_model_fields()
 
@@ -155,32 +158,32 @@ class CpuDecoder:
         self,
         embedded: Tensor,
         rope: tuple[Tensor, Tensor],
-        rows: Sequence[TreeRow],
-        cache_rows: Sequence[int],
+        trees: TreeTables,
         cache: tuple[Tensor, Tensor],
+        max_logits: int | None = None,
     ) -> Tensor:
-        """Verify draft trees and write their keys and values to the cache.
+        """Verify draft trees, or read prompts, and write their keys and values to the cache.
 
         Args:
-            embedded: Embeddings of the nodes' tokens, [B, n, hidden].
-            rope: Cosines and sines of their positions, [B, n, width] each.
-            rows: B trees; padding is on the left. The keys and values of node i, also after a tree smaller
-                than n, are written to slot length + i.
-            cache_rows: The row of the cache that holds each row, all different.
+            embedded: Embeddings of the N nodes' tokens, of all rows one after the other, [N, hidden].
+            rope: Cosines and sines of their positions, [N, width] each.
+            trees: The rows' trees, for the windows of this decoder. The keys and values of a row's node i,
+                also after a tree that is smaller than its part of the N nodes, are written to slot length + i.
             cache: Keys and values, [layers, cache rows, key heads, slots, width] each, of one layout, the
                 last two dimensions contiguous.
+            max_logits: Return logits only for so many of each row's last nodes, or for all of a row that has
+                fewer. None for all nodes.
 
         Returns:
-            Logits [B, n, vocabulary].
+            Logits of these nodes, in their order, [N or fewer, vocabulary].
         """
-        batch, size = embedded.shape[:2]
-        tokens = batch * size
+        tokens = len(embedded)
         stream = embedded.to(torch.float32, copy=True)
         cosines, sines = (part.to(self._dtype).contiguous() for part in rope)
-        logits = torch.empty((batch, size, self._weights.output.shape[0]), dtype=self._dtype, device="cpu")
-        trees = TreeTables.of(rows, size=size, cache_rows=cache_rows, windows=self._windows)
+        nodes = _logit_nodes(trees, max_logits)
+        logits = torch.empty((len(nodes), self._weights.output.shape[0]), dtype=self._dtype, device="cpu")
         threads = torch.get_num_threads()
-        self._grow_workspace(tokens, trees.spans, threads)
+        self._grow_workspace(tokens, trees, threads)
         keys, values = cache
         self._set(
             {
@@ -193,11 +196,18 @@ class CpuDecoder:
                 Field.STREAM_AT: stream.data_ptr(),
                 Field.COSINES_AT: cosines.data_ptr(),
                 Field.SINES_AT: sines.data_ptr(),
+                Field.LOGITS: len(nodes),
+                Field.LOGIT_NODES_AT: nodes.ctypes.data,
                 Field.LOGITS_AT: logits.data_ptr(),
             }
         )
         self._team.run(self._step, self._table.ctypes.data, threads)
         return logits
+
+    @property
+    def windows(self) -> Sequence[int | None]:
+        """The different windows of the layers, for `TreeTables`."""
+        return self._windows
 
     def _set(self, fields: dict[Field, int]) -> None:
         for field, value in fields.items():
@@ -221,32 +231,50 @@ class CpuDecoder:
                 Field.BARRIER_AT: team.barrier,
                 Field.THREAD_INDEX_AT: team.thread_index,
                 Field.THREAD_COUNT_AT: team.thread_count,
+                Field.TILES_AT: 0 if self._tiles is None else self._tiles.ctypes.data,
             }
         )
 
-    def _grow_workspace(self, tokens: int, spans: int, threads: int) -> None:
+    def _grow_workspace(self, tokens: int, trees: TreeTables, threads: int) -> None:
         """Make the workspace large enough for a step; it is kept for later steps."""
         weights = self._weights
         own, shared = weights.heads * weights.width, weights.key_heads * weights.width
-        inner = weights.layers[0].down.shape[1]
-        scratch = scratch_size(tokens, weights.width)
+        inner, hidden = weights.layers[0].down.shape[1], weights.last_norm.numel()
+        scratch = scratch_size(tokens, weights.heads, weights.key_heads, weights.width)
         integers = attention_integers(weights.heads, weights.key_heads)
+        packed = packed_size(max(hidden, own, inner)) if self._tiles is not None else 0
+        rows, summed = int(rows_with_room(tokens)), trees.summed_nodes * trees.spans
         wanted = {
-            Field.INPUTS_AT: ((tokens + 1) * max(weights.last_norm.numel(), own), self._dtype),
-            Field.GATED_AT: ((tokens + 1) * inner, self._dtype),
+            Field.INPUTS_AT: (rows * max(hidden, own), self._dtype),
+            Field.GATED_AT: (rows * inner, self._dtype),
             Field.QUERIES_AT: (tokens * own, self._dtype),
             Field.NEW_KEYS_AT: (tokens * shared, self._dtype),
             Field.NEW_VALUES_AT: (tokens * shared, self._dtype),
-            Field.TOTALS_AT: (tokens * spans * own, torch.float32),
-            Field.STATES_AT: (tokens * spans * weights.heads * 2, torch.float32),
+            Field.TOTALS_AT: (summed * own, torch.float32),
+            Field.STATES_AT: (summed * weights.heads * 2, torch.float32),
             Field.SCRATCH_AT: (threads * scratch, torch.float32),
             Field.INTEGERS_AT: (threads * integers, torch.int64),
+            Field.PACKED_AT: (threads * packed, torch.float32),
         }
         for field, (size, dtype) in wanted.items():
             if field not in self._workspace or self._workspace[field].numel() < size:
                 self._workspace[field] = torch.empty(size, dtype=dtype, device="cpu")
         self._set({field: tensor.data_ptr() for field, tensor in self._workspace.items()})
-        self._set({Field.SCRATCH_STRIDE: scratch, Field.INTEGERS_STRIDE: integers})
+        self._set(
+            {
+                Field.SCRATCH_STRIDE: scratch,
+                Field.INTEGERS_STRIDE: integers,
+                Field.PACKED_STRIDE: packed,
+            }
+        )
+
+
+def _logit_nodes(trees: TreeTables, max_logits: int | None) -> Int64Array:
+    """Return int64 [logits], the nodes whose logits are wanted: the last ones of each row."""
+    nodes = np.arange(len(trees.places))
+    if max_logits is None:
+        return nodes
+    return nodes[nodes >= trees.begins[1:][trees.rows] - max_logits]
 
 
 def _layer_table(weights: DecoderWeights, windows: tuple[int | None, ...]) -> np.ndarray:

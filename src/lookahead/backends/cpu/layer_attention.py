@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookahead.backends.cpu.kernels.attention import attention_integers, attention_scratch
+from lookahead.backends.cpu.kernels.amx import may_use_tiles, tile_configuration
+from lookahead.backends.cpu.kernels.block_attention import attention_integers, attention_scratch
 from lookahead.backends.cpu.kernels.blocks import PART
 from lookahead.backends.cpu.kernels.vectors import multiplies_and_adds
 from lookahead.backends.cpu.plan import EPSILON, FIELDS, LAYER_FIELDS, SCALE, Field, LayerField
@@ -71,6 +72,7 @@ def attend_in_layer(
     attended = torch.empty_like(queries)
     threads = torch.get_num_threads()
     workspace = _workspace(queries, key_heads, trees.spans, threads)
+    tiles = tile_configuration() if query.dtype == torch.bfloat16 and may_use_tiles() else None
     layer = np.zeros(LAYER_FIELDS, np.int64)
     layer[LayerField.WINDOW_INDEX] = window_index
     scalars = np.zeros(max(EPSILON, SCALE) + 1, np.float32)
@@ -93,7 +95,8 @@ def attend_in_layer(
         Field.HEAD_STRIDE: keys.stride(1),
         Field.QUERIES_AT: queries.data_ptr(),
         Field.INPUTS_AT: attended.data_ptr(),
-        Field.SCRATCH_STRIDE: attention_scratch(width),
+        Field.SCRATCH_STRIDE: attention_scratch(heads, key_heads, width),
+        Field.TILES_AT: 0 if tiles is None else tiles.ctypes.data,
         Field.INTEGERS_STRIDE: attention_integers(heads, key_heads),
     }
     for field, value in fields.items():
@@ -110,7 +113,9 @@ def _workspace(queries: Tensor, key_heads: int, spans: int, threads: int) -> dic
             batch * nodes * heads * spans * width, dtype=torch.float32, device="cpu"
         ),
         Field.STATES_AT: torch.empty(batch * nodes * heads * spans * 2, dtype=torch.float32, device="cpu"),
-        Field.SCRATCH_AT: torch.empty(threads * attention_scratch(width), dtype=torch.float32, device="cpu"),
+        Field.SCRATCH_AT: torch.empty(
+            threads * attention_scratch(heads, key_heads, width), dtype=torch.float32, device="cpu"
+        ),
         Field.INTEGERS_AT: torch.empty(
             threads * attention_integers(heads, key_heads), dtype=torch.int64, device="cpu"
         ),

@@ -22,42 +22,52 @@ class Field(IntEnum):
     BARRIER_AT = 11
     THREAD_INDEX_AT = 12
     THREAD_COUNT_AT = 13
-    # Rows and their draft trees; see `Trees`.
+    # Rows and their draft trees; see `Trees`. For each node: its row.
     ROWS = 14
     NODES = 15
-    ROWS_AT = 16
-    LENGTHS_AT = 17
-    PLACES_AT = 18
-    FIRSTS_AT = 19
-    SLOTS_AT = 20
-    TAIL = 21
-    SPANS = 22
+    BEGINS_AT = 16
+    ROWS_AT = 17
+    LENGTHS_AT = 18
+    STARTS_AT = 19
+    CHAINS_AT = 20
+    PLACES_AT = 21
+    FIRSTS_AT = 22
+    SLOTS_AT = 23
+    TAIL = 24
+    SPANS = 25
+    ROW_OF_NODE_AT = 26
     # KV cache.
-    KEYS_AT = 23
-    VALUES_AT = 24
-    LAYER_STRIDE = 25
-    ROW_STRIDE = 26
-    HEAD_STRIDE = 27
-    # Inputs: embeddings, float32 [rows · nodes, hidden], which become the residual stream; cosines and sines
-    # of the rotary positions, [rows · nodes, width].
-    STREAM_AT = 28
-    COSINES_AT = 29
-    SINES_AT = 30
-    # Workspace: inputs of matrix products, [rows · nodes, hidden or heads · width] and [rows · nodes, inner];
-    # queries, new keys, new values; attention sums; float32 and int64 scratch of each thread.
-    INPUTS_AT = 31
-    GATED_AT = 32
-    QUERIES_AT = 33
-    NEW_KEYS_AT = 34
-    NEW_VALUES_AT = 35
-    TOTALS_AT = 36
-    STATES_AT = 37
-    SCRATCH_AT = 38
-    SCRATCH_STRIDE = 39
-    INTEGERS_AT = 40
-    INTEGERS_STRIDE = 41
-    # Output: logits, [rows · nodes, vocabulary].
-    LOGITS_AT = 42
+    KEYS_AT = 27
+    VALUES_AT = 28
+    LAYER_STRIDE = 29
+    ROW_STRIDE = 30
+    HEAD_STRIDE = 31
+    # Inputs: embeddings, float32 [nodes, hidden], which become the residual stream; cosines and sines of the
+    # rotary positions, [nodes, width].
+    STREAM_AT = 32
+    COSINES_AT = 33
+    SINES_AT = 34
+    # Workspace: inputs of matrix products, [nodes, hidden or heads · width] and [nodes, inner]; queries, new
+    # keys, new values; attention sums; float32 and int64 scratch of each thread, and its packed weights.
+    INPUTS_AT = 35
+    GATED_AT = 36
+    QUERIES_AT = 37
+    NEW_KEYS_AT = 38
+    NEW_VALUES_AT = 39
+    TOTALS_AT = 40
+    STATES_AT = 41
+    SCRATCH_AT = 42
+    SCRATCH_STRIDE = 43
+    INTEGERS_AT = 44
+    INTEGERS_STRIDE = 45
+    PACKED_AT = 46
+    PACKED_STRIDE = 47
+    # Output: which nodes' logits are wanted, int64 [logits], and the logits, [logits, vocabulary].
+    LOGITS = 48
+    LOGIT_NODES_AT = 49
+    LOGITS_AT = 50
+    # The configuration of tile registers, see `amx.py`; 0 if they are not used.
+    TILES_AT = 51
 
 
 class LayerField(IntEnum):

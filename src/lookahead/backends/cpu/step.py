@@ -11,14 +11,9 @@ among the workers by count; a barrier follows each part that a later one needs a
 from functools import cache
 from typing import Any, NamedTuple
 
-from lookahead.backends.cpu.kernels.attention import (
-    Heads,
-    Trees,
-    attend,
-    attention_scratch,
-    gather,
-    sums_of_thread,
-)
+from lookahead.backends.cpu.kernels.amx import begin_tiles, end_tiles
+from lookahead.backends.cpu.kernels.attention import Trees, attend, gather
+from lookahead.backends.cpu.kernels.block_attention import Heads, attention_scratch, sums_of_thread
 from lookahead.backends.cpu.kernels.elementwise import (
     add_rounded,
     apply_rope,
@@ -39,7 +34,14 @@ from lookahead.backends.cpu.kernels.pointers import (
     pointer_like,
     store_float,
 )
-from lookahead.backends.cpu.kernels.products import CHUNK, UNIT, dot_chunk, share_of, units_of
+from lookahead.backends.cpu.kernels.products import (
+    CHUNK,
+    UNIT,
+    dot_chunk,
+    rows_with_room,
+    share_of,
+    units_of,
+)
 from lookahead.backends.cpu.plan import EPSILON, LAYER_FIELDS, SCALE, Field, LayerField
 from lookahead.jit import log_if_slow, pointer_kernel, shared_kernel
 
@@ -55,7 +57,9 @@ class Worker(NamedTuple):
         thread: Index of the thread.
         workers: Number of threads.
         scratch: Pointer to the thread's float32 [scratch_size(...)].
+        packed: Pointer to the thread's float32 [packed_size(...)].
         integers: Address of the thread's int64 [attention_integers(...)].
+        uses_tiles: Whether bfloat16 is multiplied in tile registers.
     """
 
     table: Any
@@ -63,7 +67,9 @@ class Worker(NamedTuple):
     thread: int
     workers: int
     scratch: Any
+    packed: Any
     integers: int
+    uses_tiles: bool
 
 
 @pointer_kernel
@@ -76,7 +82,7 @@ def _barrier(worker: Worker) -> None:
 @pointer_kernel
 def _tokens(worker: Worker) -> int:
     """Return the tokens of the forward pass, padding included."""
-    tokens: int = load_int(worker.table, Field.ROWS) * load_int(worker.table, Field.NODES)
+    tokens: int = load_int(worker.table, Field.NODES)
     return tokens
 
 
@@ -94,16 +100,40 @@ def _normalize(worker: Worker, weight: Any) -> None:
 
 
 @pointer_kernel
+def _normalize_for_logits(worker: Worker, weight: Any) -> None:
+    """Write the normalized residual stream of the nodes whose logits are wanted to the next inputs."""
+    table = worker.table
+    hidden = load_int(table, Field.HIDDEN)
+    stream = float_pointer(load_int(table, Field.STREAM_AT))
+    nodes = int_pointer(load_int(table, Field.LOGIT_NODES_AT))
+    inputs = pointer_like(load_int(table, Field.INPUTS_AT), weight)
+    epsilon = load_float(float_pointer(load_int(table, Field.SCALARS_AT)), EPSILON)
+    first, last = share_of(load_int(table, Field.LOGITS), worker.thread, worker.workers)
+    for item in range(first, last):
+        source = offset(stream, load_int(nodes, item) * hidden)
+        normalize(source, weight, offset(inputs, item * hidden), hidden, epsilon)
+
+
+@pointer_kernel
+def _dot_chunk(
+    worker: Worker, weights: Any, outputs: int, width: int, unit: int, end: int, inputs: Any, rows: int, out: Any
+) -> tuple[int, int]:
+    """Compute a chunk of units with the worker's scratch; see `dot_chunk`."""
+    return dot_chunk(
+        weights, outputs, width, unit, end, inputs, rows, out, worker.packed, worker.uses_tiles
+    )
+
+
+@pointer_kernel
 def _project(
-    worker: Worker, weights: Any, bias: Any, has_bias: bool, outputs: int, width: int, out: Any
+    worker: Worker, weights: Any, bias: Any, has_bias: bool, outputs: int, width: int, tokens: int, out: Any
 ) -> None:
     """Write out [tokens, outputs], the products of all inputs with a matrix, plus the bias, if any."""
-    tokens = _tokens(worker)
     inputs = pointer_like(load_int(worker.table, Field.INPUTS_AT), weights)
     unit, last = share_of(units_of(outputs), worker.thread, worker.workers)
     while unit < last:
         end = min(unit + _UNITS_OF_CHUNK, last)
-        start, count = dot_chunk(weights, outputs, width, unit, end, inputs, tokens, worker.scratch)
+        start, count = _dot_chunk(worker, weights, outputs, width, unit, end, inputs, tokens, worker.scratch)
         for token in range(tokens):
             place = offset(out, token * outputs + start)
             store_with_bias(
@@ -121,7 +151,7 @@ def _add_projection(worker: Worker, weights: Any, inputs: Any, width: int) -> No
     unit, last = share_of(units_of(hidden), worker.thread, worker.workers)
     while unit < last:
         end = min(unit + _UNITS_OF_CHUNK, last)
-        start, count = dot_chunk(weights, hidden, width, unit, end, inputs, tokens, worker.scratch)
+        start, count = _dot_chunk(worker, weights, hidden, width, unit, end, inputs, tokens, worker.scratch)
         for token in range(tokens):
             products = offset(worker.scratch, token * CHUNK)
             add_rounded(offset(stream, token * hidden + start), products, count, weights)
@@ -134,12 +164,12 @@ def _write_swiglu(worker: Worker, gates: Any, ups: Any, out: Any) -> None:
     table, tokens = worker.table, _tokens(worker)
     hidden, inner = load_int(table, Field.HIDDEN), load_int(table, Field.INNER)
     inputs = pointer_like(load_int(table, Field.INPUTS_AT), gates)
-    second = offset(worker.scratch, (tokens + 1) * CHUNK)
+    second = offset(worker.scratch, rows_with_room(tokens) * CHUNK)
     unit, last = share_of(units_of(inner), worker.thread, worker.workers)
     while unit < last:
         end = min(unit + _UNITS_OF_CHUNK, last)
-        start, count = dot_chunk(gates, inner, hidden, unit, end, inputs, tokens, worker.scratch)
-        dot_chunk(ups, inner, hidden, unit, end, inputs, tokens, second)
+        start, count = _dot_chunk(worker, gates, inner, hidden, unit, end, inputs, tokens, worker.scratch)
+        _dot_chunk(worker, ups, inner, hidden, unit, end, inputs, tokens, second)
         for token in range(tokens):
             at = token * CHUNK
             swiglu(offset(worker.scratch, at), offset(second, at), offset(out, token * inner + start), count)
@@ -157,7 +187,7 @@ def _project_qkv(worker: Worker, like: Any) -> None:
         bias = load_int(layer, LayerField.QUERY_BIAS + part)
         out = pointer_like(load_int(table, Field.QUERIES_AT + part), like)
         weights = pointer_like(load_int(layer, LayerField.QUERY + part), like)
-        _project(worker, weights, pointer_like(bias, like), bias != 0, outputs, hidden, out)
+        _project(worker, weights, pointer_like(bias, like), bias != 0, outputs, hidden, _tokens(worker), out)
 
 
 @pointer_kernel
@@ -179,13 +209,15 @@ def _apply_rope_to_head(worker: Worker, head: Any, norm_at: int, token: int, out
 def _apply_rope_and_fill_cache(worker: Worker, keys: Any, values: Any) -> None:
     """Rotate the queries in place; write the rotated new keys, and the new values, to the cache."""
     table, layer = worker.table, worker.layer
-    width, nodes = load_int(table, Field.WIDTH), load_int(table, Field.NODES)
+    width = load_int(table, Field.WIDTH)
     heads, key_heads = load_int(table, Field.HEADS), load_int(table, Field.KEY_HEADS)
     queries = pointer_like(load_int(table, Field.QUERIES_AT), keys)
     new_keys = pointer_like(load_int(table, Field.NEW_KEYS_AT), keys)
     new_values = pointer_like(load_int(table, Field.NEW_VALUES_AT), keys)
     cache_rows = int_pointer(load_int(table, Field.ROWS_AT))
     lengths = int_pointer(load_int(table, Field.LENGTHS_AT))
+    begins = int_pointer(load_int(table, Field.BEGINS_AT))
+    rows = int_pointer(load_int(table, Field.ROW_OF_NODE_AT))
     first, last = share_of(_tokens(worker) * (heads + key_heads), worker.thread, worker.workers)
     for item in range(first, last):
         token, head = item // (heads + key_heads), item % (heads + key_heads)
@@ -195,8 +227,8 @@ def _apply_rope_and_fill_cache(worker: Worker, keys: Any, values: Any) -> None:
         else:
             head -= heads
             at = (token * key_heads + head) * width
-            row = token // nodes
-            slot = load_int(lengths, row) + token % nodes
+            row = load_int(rows, token)
+            slot = load_int(lengths, row) + token - load_int(begins, row)
             to = load_int(cache_rows, row) * load_int(table, Field.ROW_STRIDE)
             to += head * load_int(table, Field.HEAD_STRIDE) + slot * width
             _apply_rope_to_head(
@@ -213,9 +245,11 @@ def _trees(worker: Worker) -> Trees:
     of_window = load_int(worker.layer, LayerField.WINDOW_INDEX) * _tokens(worker)
     return Trees(
         load_int(table, Field.ROWS),
-        load_int(table, Field.NODES),
+        int_pointer(load_int(table, Field.BEGINS_AT)),
         int_pointer(load_int(table, Field.ROWS_AT)),
         int_pointer(load_int(table, Field.LENGTHS_AT)),
+        int_pointer(load_int(table, Field.STARTS_AT)),
+        int_pointer(load_int(table, Field.CHAINS_AT)),
         int_pointer(load_int(table, Field.PLACES_AT)),
         offset(int_pointer(load_int(table, Field.FIRSTS_AT)), of_window),
         int_pointer(load_int(table, Field.SLOTS_AT)),
@@ -239,6 +273,7 @@ def _attend(worker: Worker, keys: Any, values: Any) -> None:
         load_int(table, Field.KEY_HEADS),
         load_int(table, Field.WIDTH),
         load_float(float_pointer(load_int(table, Field.SCALARS_AT)), SCALE),
+        worker.uses_tiles,
     )
     sums = sums_of_thread(
         float_pointer(load_int(table, Field.TOTALS_AT)),
@@ -247,9 +282,9 @@ def _attend(worker: Worker, keys: Any, values: Any) -> None:
         worker.scratch,
         worker.integers,
     )
-    attend(trees, heads, sums, worker.thread, worker.workers)
-    _barrier(worker)
     out = pointer_like(load_int(table, Field.INPUTS_AT), keys)
+    attend(trees, heads, sums, out, worker.thread, worker.workers)
+    _barrier(worker)
     gather(trees, heads, sums, out, worker.thread, worker.workers)
 
 
@@ -284,43 +319,66 @@ def _layer(worker: Worker, index: int, like: Any) -> None:
 
 
 @pointer_kernel
-def _place_in_team(table: Any) -> tuple[int, int, Any, int]:
-    """Return a worker's thread index, the number of workers, and the worker's own scratch and integers."""
+def _in_layer(table: Any, layer: Any) -> Worker:
+    """Return a worker of the team in a layer."""
     thread = call_int(load_int(table, Field.THREAD_INDEX_AT))
     workers = call_int(load_int(table, Field.THREAD_COUNT_AT))
     scratch = float_pointer(load_int(table, Field.SCRATCH_AT))
-    own = offset(scratch, thread * load_int(table, Field.SCRATCH_STRIDE))
-    integers = load_int(table, Field.INTEGERS_AT) + 8 * thread * load_int(table, Field.INTEGERS_STRIDE)
-    return thread, workers, own, integers
+    packed = float_pointer(load_int(table, Field.PACKED_AT))
+    return Worker(
+        table,
+        layer,
+        thread,
+        workers,
+        offset(scratch, thread * load_int(table, Field.SCRATCH_STRIDE)),
+        offset(packed, thread * load_int(table, Field.PACKED_STRIDE)),
+        load_int(table, Field.INTEGERS_AT) + 8 * thread * load_int(table, Field.INTEGERS_STRIDE),
+        load_int(table, Field.TILES_AT) != 0,
+    )
+
+
+@pointer_kernel
+def _begin(table: Any) -> None:
+    """Set up a thread's tile registers if they are used."""
+    configuration = load_int(table, Field.TILES_AT)
+    if configuration != 0:
+        begin_tiles(configuration)
+
+
+@pointer_kernel
+def _end(table: Any) -> None:
+    """Give a thread's tile registers back if they were used."""
+    if load_int(table, Field.TILES_AT) != 0:
+        end_tiles()
 
 
 @pointer_kernel
 def _step(address: int, like: Any) -> None:
     """Do a worker's share of a step."""
     table = int_pointer(address)
-    thread, workers, own, integers = _place_in_team(table)
+    _begin(table)
     layers = int_pointer(load_int(table, Field.LAYERS_AT))
     for layer in range(load_int(table, Field.LAYERS)):
-        fields = offset(layers, layer * LAYER_FIELDS)
-        _layer(Worker(table, fields, thread, workers, own, integers), layer, like)
-    worker = Worker(table, layers, thread, workers, own, integers)
-    _normalize(worker, pointer_like(load_int(table, Field.LAST_NORM_AT), like))
+        _layer(_in_layer(table, offset(layers, layer * LAYER_FIELDS)), layer, like)
+    worker = _in_layer(table, layers)
+    _normalize_for_logits(worker, pointer_like(load_int(table, Field.LAST_NORM_AT), like))
     _barrier(worker)
     weights = pointer_like(load_int(table, Field.OUTPUT_AT), like)
     logits = pointer_like(load_int(table, Field.LOGITS_AT), like)
     vocabulary, hidden = load_int(table, Field.VOCABULARY), load_int(table, Field.HIDDEN)
-    _project(worker, weights, weights, False, vocabulary, hidden, logits)
+    _project(worker, weights, weights, False, vocabulary, hidden, load_int(table, Field.LOGITS), logits)
+    _end(table)
 
 
 @pointer_kernel
 def _attention(address: int, like: Any) -> None:
     """Do a worker's share of one layer's attention; queries are rotated and new keys are in the cache."""
     table = int_pointer(address)
-    thread, workers, own, integers = _place_in_team(table)
-    layer = int_pointer(load_int(table, Field.LAYERS_AT))
+    _begin(table)
     keys = pointer_like(load_int(table, Field.KEYS_AT), like)
     values = pointer_like(load_int(table, Field.VALUES_AT), like)
-    _attend(Worker(table, layer, thread, workers, own, integers), keys, values)
+    _attend(_in_layer(table, int_pointer(load_int(table, Field.LAYERS_AT))), keys, values)
+    _end(table)
 
 
 @cache
@@ -381,6 +439,6 @@ def _attention_in_float32() -> Any:
     return attention_in_float32
 
 
-def scratch_size(tokens: int, width: int) -> int:
+def scratch_size(tokens: int, heads: int, key_heads: int, width: int) -> int:
     """Return how many float32 of scratch each thread needs."""
-    return max(2 * (tokens + 1) * CHUNK, attention_scratch(width))
+    return max(2 * int(rows_with_room(tokens)) * CHUNK, attention_scratch(heads, key_heads, width))

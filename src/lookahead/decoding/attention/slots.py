@@ -7,10 +7,12 @@ tree   0          node 0, depth 0:  4 5 6 6       place 6 is node 0's, in slot l
        1 2        node 2, depth 1:  4 5 6 8       place 7 is node 2's, in slot length + 2
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.arrays import Int32Array, Int64Array
 from lookahead.drafting.tree import DraftTree
 from lookahead.jit import kernel
@@ -29,7 +31,9 @@ def tail_length(length: int, depth: int, block: int) -> int:
 
 
 @kernel
-def fill_slots(table: Any, parents: Int32Array, depths: Int32Array, length: int, block: int) -> None:
+def fill_slots(
+    table: Any, parents: Int32Array, depths: Int32Array, length: int, block: int, start: int
+) -> None:
     """Write the slot of each place from a text's last full block on, as each node of a tree sees them.
 
     Places after a node get the node's own slot, so that reading them is safe.
@@ -40,9 +44,10 @@ def fill_slots(table: Any, parents: Int32Array, depths: Int32Array, length: int,
         depths: int32 [n].
         length: Slots that hold the row's text, from slot 0 on; node i is in slot length + i.
         block: Places of a block.
+        start: The slot from which blocks are counted.
     """
     size, tail = table.shape
-    rest = length % block
+    rest = (length - start) % block
     for node in range(size):
         depth = depths[node] if node < len(depths) else 0
         if 0 < node < len(parents):
@@ -68,5 +73,28 @@ def slot_table(trees: list[DraftTree], lengths: list[int], size: int, block: int
     tail = max(tail_length(length, depth, block) for length, depth in zip(lengths, deepest, strict=True))
     table = np.empty((len(trees), size, tail), np.int64)
     for row, (tree, length) in enumerate(zip(trees, lengths, strict=True)):
-        fill_slots(table[row], tree.parents, tree.depths, length, block)
+        fill_slots(table[row], tree.parents, tree.depths, length, block, 0)
+    return table
+
+
+def slots_of_rows(
+    rows: Sequence[TreeRow], sizes: Sequence[int], are_chains: Sequence[bool], block: int
+) -> Int64Array:
+    """Return the slot table of the nodes of all rows, int64 [nodes, tail], blocks counted from each first token.
+
+    Args:
+        rows: B trees whose padding is on the left.
+        sizes: Nodes of each row in the forward pass.
+        are_chains: Whether each row's nodes are a chain, whose part of the table is not set.
+        block: Places of a block.
+    """
+    trees = [row for row, is_chain in zip(rows, are_chains, strict=True) if not is_chain]
+    tails = [tail_length(row.length - row.left_padding, int(row.tree.depths.max()), block) for row in trees]
+    table = np.empty((sum(sizes), max(tails, default=0)), np.int64)
+    begin = 0
+    for row, size, is_chain in zip(rows, sizes, are_chains, strict=True):
+        if not is_chain:
+            part = table[begin : begin + size]
+            fill_slots(part, row.tree.parents, row.tree.depths, row.length, block, row.left_padding)
+        begin += size
     return table

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lookahead.backends.cpu.decoder import CpuDecoder, DecoderWeights, LayerWeights
 from lookahead.backends.cpu.kernels.vectors import multiplies_and_adds
+from lookahead.backends.cpu.tables import TreeTables
 from lookahead.backends.cpu.team import torch_thread_team
 from lookahead.hf.compat.fingerprint.known_models import decoder_layers, unknown_reason
 from lookahead.hf.compat.layout import AttentionLayout
@@ -48,8 +49,10 @@ class CpuRunner:
         if decoder is None or cache is None or not decoder.fits(cache):
             return None
         slots = [row.slot for row in batch.rows]
-        logits = decoder.forward(embedded, rope, batch.tree_rows, slots, cache)
-        return StepLogits(logits, range(len(slots)))
+        trees = TreeTables.of(batch.tree_rows, size=size, cache_rows=slots, windows=decoder.windows)
+        cosines, sines = (part.expand(len(slots), -1, -1).flatten(0, 1) for part in rope)
+        logits = decoder.forward(embedded.flatten(0, 1), (cosines, sines), trees, cache)
+        return StepLogits(logits.view(len(slots), size, -1), range(len(slots)))
 
     def close(self) -> None:
         """Do nothing: nothing is borrowed."""

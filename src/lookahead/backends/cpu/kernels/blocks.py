@@ -111,10 +111,7 @@ def pack_values(
     end: types.Integer,
     packed: types.CPointer,
 ) -> Any:
-    """Pack the values of the keys from `first` up to `end` of a block, at least one.
-
-    A bfloat16 word whose other value is outside holds 0 there.
-    """
+    """Pack the values of the keys from `first` up to `end` of a block, at least one; the others become 0."""
 
     def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         rows, width, places, first_key, end_key, target = arguments
@@ -148,8 +145,18 @@ def pack_values(
             loop(builder, INT64(0), width, LANES, [], of_numbers)
             return []
 
+        def clear(index: Any, _: list[Any]) -> list[Any]:
+            vectors.store(builder, vectors.ints([0] * LANES), target, index)
+            return []
+
+        def place_of(key: Any) -> Any:
+            return builder.mul(builder.sdiv(key, INT64(keys)), width)
+
         begin = builder.and_(first_key, INT64(-keys))
+        after = builder.and_(builder.add(end_key, INT64(keys - 1)), INT64(-keys))
+        loop(builder, INT64(0), place_of(begin), LANES, [], clear)
         loop(builder, begin, end_key, keys, [], of_word)
+        loop(builder, place_of(after), place_of(INT64(BLOCK)), LANES, [], clear)
         return context.get_dummy_value()
 
     whole = types.int64
@@ -161,20 +168,18 @@ def _scorer_maker(queries: int) -> Any:
     def score(
         _typing: Any,
         queries_at: types.CPointer,
-        items: types.CPointer,
         width: types.Integer,
         packed: types.CPointer,
         scores: types.CPointer,
     ) -> Any:
-        """Write a block's scores, [queries, BLOCK]; query q is row items[q] of `queries_at`."""
+        """Write a block's scores, [queries, BLOCK], of queries [queries, width]."""
 
         def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            first, indices, size, keys, target = arguments
+            first, size, keys, target = arguments
             is_bfloat16 = vectors.points_to_bfloat16(signature.args[0])
             rows = []
             for query in range(queries):
-                item = builder.load(builder.gep(indices, [INT64(query)]))
-                row = builder.gep(first, [builder.mul(item, size)])
+                row = builder.gep(first, [builder.mul(size, INT64(query))])
                 rows.append(builder.bitcast(row, INT32.as_pointer()))
 
             def body(word: Any, totals: list[Any]) -> list[Any]:
@@ -201,7 +206,7 @@ def _scorer_maker(queries: int) -> Any:
                 vectors.store(builder, total, target, INT64(at * LANES))
             return context.get_dummy_value()
 
-        return types.void(queries_at, items, types.int64, packed, scores), generated
+        return types.void(queries_at, types.int64, packed, scores), generated
 
     return score
 
@@ -280,17 +285,16 @@ def _store_weights(builder: ir.IRBuilder, row: Any, start: int, weights: Any, *,
 
 
 def _decayed_totals(
-    builder: ir.IRBuilder, totals: tuple[Any, Any, Any], decays: Any, *, queries: int, parts: int
+    builder: ir.IRBuilder, totals: tuple[Any, Any], decays: Any, *, queries: int, parts: int
 ) -> tuple[list[tuple[Any, Any]], list[Any]]:
     """Return where each query's totals are, as pointers and offsets, and their vectors times its decay.
 
-    `totals` is their memory, the elements between two of them, and their indices.
+    `totals` is their memory and the elements between two of them.
     """
-    memory, stride, indices = totals
+    memory, stride = totals
     places, decayed = [], []
     for query in range(queries):
-        item = builder.load(builder.gep(indices, [INT64(query)]))
-        row = builder.gep(memory, [builder.mul(item, stride)])
+        row = builder.gep(memory, [builder.mul(stride, INT64(query))])
         factor = vectors.splat_of(builder, builder.load(builder.gep(decays, [INT64(query)])))
         for part in range(parts):
             places.append((row, INT64(LANES * part)))
@@ -324,21 +328,20 @@ def _accumulator_maker(queries: int, parts: int) -> Any:
         end: types.Integer,
         decays: types.CPointer,
         totals: types.CPointer,
-        items: types.CPointer,
         stride: types.Integer,
         like: types.CPointer,
     ) -> Any:
         """Multiply each query's totals by its decay and add the weighted values of keys `first` up to `end`.
 
         A row of weights takes the memory of [BLOCK] float32 in both types; the totals of query q begin at
-        element items[q] · stride.
+        element q · stride.
         """
 
         def generated(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            weight, values, size, first_key, end_key, decay, total, indices, total_stride, _ = arguments
-            is_bfloat16 = vectors.points_to_bfloat16(signature.args[9])
+            weight, values, size, first_key, end_key, decay, total, total_stride, _ = arguments
+            is_bfloat16 = vectors.points_to_bfloat16(signature.args[8])
             keys = 2 if is_bfloat16 else 1
-            totals = (total, total_stride, indices)
+            totals = (total, total_stride)
             places, initial = _decayed_totals(builder, totals, decay, queries=queries, parts=parts)
             words = builder.bitcast(weight, INT32.as_pointer())
 
@@ -362,7 +365,7 @@ def _accumulator_maker(queries: int, parts: int) -> Any:
 
         whole = types.int64
         return (
-            types.void(weights, packed, whole, whole, whole, decays, totals, items, whole, like),
+            types.void(weights, packed, whole, whole, whole, decays, totals, whole, like),
             generated,
         )
 

@@ -128,6 +128,16 @@ def exponential(_typing: Any, number: types.Float) -> Any:
 
 
 @compiled
+def larger(_typing: Any, first: types.Float, second: types.Float) -> Any:
+    """Return the larger of two float32; of a number and a NaN, the second one."""
+
+    def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        return vectors.larger(builder, *arguments)
+
+    return types.float32(types.float32, types.float32), generated
+
+
+@compiled
 def call_int(_typing: Any, address: types.Integer) -> Any:
     """Call a C function `int f(void)` and return its result."""
 
@@ -152,10 +162,20 @@ def call_void(_typing: Any, address: types.Integer) -> Any:
 
 
 @compiled
-def address_of(_typing: Any, pointer: types.RawPointer) -> Any:
-    """Return the address in a C pointer."""
+def address_of(_typing: Any, pointer: types.RawPointer | types.CPointer) -> Any:
+    """Return the address in a pointer."""
 
     def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
         return builder.ptrtoint(arguments[0], vectors.INT64)
 
     return types.int64(pointer), generated
+
+
+@compiled
+def is_bfloat16(_typing: Any, pointer: types.CPointer) -> Any:
+    """Return whether a pointer is to bfloat16, when it is compiled."""
+
+    def generated(_context: Any, _builder: ir.IRBuilder, signature: Any, _arguments: Any) -> Any:
+        return ir.Constant(ir.IntType(1), int(vectors.points_to_bfloat16(signature.args[0])))
+
+    return types.boolean(pointer), generated

@@ -51,15 +51,15 @@ _PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
 
 def multiplies_pairs() -> bool:
     """Return whether the processor that numba compiles for multiplies bfloat16 in pairs (AVX512-BF16)."""
-    return _has("avx512bf16")
+    return has_feature("avx512bf16")
 
 
 def multiplies_and_adds() -> bool:
     """Return whether the processor has fused multiply-add; the CPU decoder is slow without it."""
-    return platform.machine().lower() not in {"x86_64", "amd64", "i386", "i686"} or _has("fma")
+    return platform.machine().lower() not in {"x86_64", "amd64", "i386", "i686"} or has_feature("fma")
 
 
-def _has(feature: str) -> bool:
+def has_feature(feature: str) -> bool:
     """Return whether the processor that numba compiles for has a feature."""
     settings: Any = config  # which numba fills when it is loaded
     if settings.CPU_NAME or settings.CPU_FEATURES:

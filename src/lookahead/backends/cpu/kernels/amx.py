@@ -1,0 +1,219 @@
+"""Products of bfloat16 matrices in the processor's tile registers (Intel AMX).
+
+A tile register holds 16 rows of 64 bytes. One instruction multiplies 16 rows of inputs with 16 rows of weights
+over 32 numbers of the width, and adds the products to 16 x 16 float32 sums:
+
+    inputs, in place          weights, packed                   sums
+    16 rows x 32 numbers      16 pairs x 16 rows of pairs       16 inputs x 16 outputs
+    i0: n0 n1 | n2 n3 | ...   w0: n0 n1 | w1: n0 n1 | ...       o0 o1 ... o15
+    i1: n0 n1 | n2 n3 | ...   w0: n2 n3 | w1: n2 n3 | ...       o0 o1 ... o15
+
+A sum is taken in the order of the width, 32 numbers at a time, and depends on nothing else: neither on the
+place of its row and output in the tile nor on which of the two matrices was packed. So a row has the same bits
+in every product.
+
+The registers are numbered by hand: 0 to 3 hold sums, 4 and 5 inputs, 6 and 7 weights.
+"""
+
+import ctypes
+import platform
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from lookahead.backends.cpu.kernels import vectors
+from lookahead.backends.cpu.kernels.vectors import INT32, INT64, INTS, LANES, loop
+from lookahead.jit import compiled, intrinsic_call
+
+ROWS = 16
+"""Rows of a tile register."""
+STEP = 32
+"""Numbers of the width that one instruction multiplies."""
+_ROW_BYTES = 64
+_REGISTERS = 8
+_INPUTS, _WEIGHTS = 4, 6
+"""The first registers of inputs and of weights."""
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
+"""Linux's system call, with which a process asks for the registers once (arch_prctl(2))."""
+
+
+def has_tile_instructions() -> bool:
+    """Return whether numba compiles for a processor that multiplies tiles of bfloat16."""
+    return vectors.has_feature("amx-tile") and vectors.has_feature("amx-bf16")
+
+
+@cache
+def may_use_tiles() -> bool:
+    """Return whether the processor multiplies tiles and the operating system lets this process do it."""
+    if not has_tile_instructions() or platform.system() != "Linux" or platform.machine() != "x86_64":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    return int(libc.syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA)) == 0
+
+
+def tile_configuration() -> np.ndarray:
+    """Return the 64 bytes that `begin_tiles` reads: eight registers of 16 rows of 64 bytes."""
+    configuration = np.zeros(_ROW_BYTES, np.uint8)
+    configuration[0] = 1
+    configuration[16 : 16 + 2 * _REGISTERS : 2] = _ROW_BYTES
+    configuration[48 : 48 + _REGISTERS] = ROWS
+    return configuration
+
+
+def _void_call(builder: ir.IRBuilder, name: str, *arguments: Any) -> None:
+    if has_tile_instructions():
+        intrinsic_call(builder, f"llvm.x86.{name}", ir.VoidType(), list(arguments))
+
+
+def _register(number: int) -> ir.Constant:
+    return ir.Constant(ir.IntType(8), number)
+
+
+def _bytes_at(builder: ir.IRBuilder, pointer: Any, index: Any) -> Any:
+    return builder.bitcast(builder.gep(pointer, [index]), ir.IntType(8).as_pointer())
+
+
+@compiled
+def begin_tiles(_typing: Any, address: types.Integer) -> Any:
+    """Set up this thread's tile registers as `tile_configuration` at an address says."""
+
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        _void_call(builder, "ldtilecfg", pointer)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generated
+
+
+@compiled
+def end_tiles(_typing: Any) -> Any:
+    """Give this thread's tile registers back."""
+
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, _arguments: Any) -> Any:
+        _void_call(builder, "tilerelease")
+        return context.get_dummy_value()
+
+    return types.void(), generated
+
+
+@compiled
+def pack_weights(
+    _typing: Any,
+    weights: types.CPointer,
+    stride: types.Integer,
+    width: types.Integer,
+    packed: types.CPointer,
+    ahead: types.Integer,
+) -> Any:
+    """Pack 16 rows of bfloat16 weights, `width` numbers of each: words [width / 2, 16].
+
+    `width` is a multiple of 32 and `stride` counts elements between two rows. The rows that follow `ahead`
+    elements later are prefetched meanwhile.
+    """
+
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        rows, row_stride, size, target, later = arguments
+        pointers = [builder.gep(rows, [builder.mul(row_stride, INT64(lane))]) for lane in range(LANES)]
+        words = builder.bitcast(target, INT32.as_pointer())
+
+        def body(index: Any, _: list[Any]) -> list[Any]:
+            loaded = [vectors.load(builder, pointer, index, INTS) for pointer in pointers]
+            for pointer in pointers:
+                vectors.prefetch(builder, pointer, builder.add(index, later))
+            first = builder.mul(index, INT64(LANES // 2))
+            for at, vector in enumerate(vectors.transposed(builder, loaded)):
+                vectors.store(builder, vector, words, builder.add(first, INT64(at * LANES)))
+            return []
+
+        loop(builder, INT64(0), size, STEP, [], body)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(weights, whole, whole, packed, whole), generated
+
+
+def _multiplier_maker(inputs: int, units: int) -> Any:
+    """Return a function that multiplies `inputs` times 16 rows of inputs with `units` times 16 of weights."""
+
+    @compiled
+    def multiply(
+        _typing: Any,
+        rows: types.CPointer,
+        row_stride: types.Integer,
+        packed: types.CPointer,
+        packed_stride: types.Integer,
+        unit_stride: types.Integer,
+        width: types.Integer,
+        out: types.CPointer,
+        out_stride: types.Integer,
+        adds: types.Boolean,
+    ) -> Any:
+        """Write float32 out[row · out_stride + output], or add to it if `adds`.
+
+        `rows` are bfloat16 and `packed` are words. `packed_stride` is between two pairs of the width,
+        `unit_stride` between units of 16; strides count elements.
+        """
+
+        def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+            given, stride, words, pair_stride, unit_stride, size, target, target_stride, adds = arguments
+            bytes_of_row, bytes_of_pair = builder.mul(stride, INT64(2)), builder.mul(pair_stride, INT64(4))
+            bytes_of_out = builder.mul(target_stride, INT64(4))
+            sums = [
+                (
+                    unit * inputs + tile,
+                    _bytes_at(
+                        builder,
+                        target,
+                        builder.add(builder.mul(target_stride, INT64(ROWS * tile)), INT64(ROWS * unit)),
+                    ),
+                )
+                for unit in range(units)
+                for tile in range(inputs)
+            ]
+            with builder.if_else(adds) as (then, otherwise):
+                with then:
+                    for number, place in sums:
+                        _void_call(builder, "tileloadd64", _register(number), place, bytes_of_out)
+                with otherwise:
+                    for number, _place in sums:
+                        _void_call(builder, "tilezero", _register(number))
+
+            def body(index: Any, _: list[Any]) -> list[Any]:
+                for tile in range(inputs):
+                    first = builder.add(index, builder.mul(stride, INT64(ROWS * tile)))
+                    place = _bytes_at(builder, given, first)
+                    _void_call(builder, "tileloadd64", _register(_INPUTS + tile), place, bytes_of_row)
+                for unit in range(units):
+                    first = builder.add(
+                        builder.mul(builder.sdiv(index, INT64(2)), pair_stride),
+                        builder.mul(unit_stride, INT64(unit)),
+                    )
+                    place, weights = _bytes_at(builder, words, first), _WEIGHTS + unit % 2
+                    _void_call(builder, "tileloadd64", _register(weights), place, bytes_of_pair)
+                    for tile in range(inputs):
+                        operands = (unit * inputs + tile, _INPUTS + tile, weights)
+                        _void_call(builder, "tdpbf16ps", *map(_register, operands))
+                return []
+
+            loop(builder, INT64(0), size, STEP, [], body)
+            for number, place in sums:
+                _void_call(builder, "tilestored64", _register(number), place, bytes_of_out)
+            return context.get_dummy_value()
+
+        whole = types.int64
+        return (
+            types.void(rows, whole, packed, whole, whole, whole, out, whole, types.boolean),
+            generated,
+        )
+
+    return multiply
+
+
+multiply_1_by_1 = _multiplier_maker(1, 1)
+multiply_1_by_2 = _multiplier_maker(1, 2)
+multiply_1_by_4 = _multiplier_maker(1, 4)
+multiply_2_by_1 = _multiplier_maker(2, 1)
+multiply_2_by_2 = _multiplier_maker(2, 2)
