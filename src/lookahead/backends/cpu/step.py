@@ -32,7 +32,6 @@ from lookahead.backends.cpu.kernels.pointers import (
     load_int,
     offset,
     pointer_like,
-    store_float,
 )
 from lookahead.backends.cpu.kernels.products import (
     CHUNK,
@@ -42,6 +41,7 @@ from lookahead.backends.cpu.kernels.products import (
     share_of,
     units_of,
 )
+from lookahead.backends.cpu.kernels.rows import copy_row
 from lookahead.backends.cpu.plan import EPSILON, LAYER_FIELDS, SCALE, Field, LayerField
 from lookahead.jit import log_if_slow, pointer_kernel, shared_kernel
 
@@ -200,9 +200,7 @@ def _apply_rope_to_head(worker: Worker, head: Any, norm_at: int, token: int, out
         normalize(head, pointer_like(norm_at, head), head, width, epsilon)
     cosine = offset(pointer_like(load_int(table, Field.COSINES_AT), head), token * width)
     sine = offset(pointer_like(load_int(table, Field.SINES_AT), head), token * width)
-    apply_rope(head, cosine, sine, worker.scratch, width)
-    for index in range(width):
-        store_float(out, index, load_float(worker.scratch, index))
+    apply_rope(head, cosine, sine, out, width)
 
 
 @pointer_kernel
@@ -234,8 +232,7 @@ def _apply_rope_and_fill_cache(worker: Worker, keys: Any, values: Any) -> None:
             _apply_rope_to_head(
                 worker, offset(new_keys, at), load_int(layer, LayerField.KEY_NORM), token, offset(keys, to)
             )
-            for index in range(width):
-                store_float(offset(values, to), index, load_float(new_values, at + index))
+            copy_row(offset(new_values, at), width, offset(values, to))
 
 
 @pointer_kernel

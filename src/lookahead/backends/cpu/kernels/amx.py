@@ -181,20 +181,31 @@ def _multiplier_maker(inputs: int, units: int) -> Any:
                     for number, _place in sums:
                         _void_call(builder, "tilezero", _register(number))
 
+            def load_inputs(index: Any, tile: int) -> int:
+                first = builder.add(index, builder.mul(stride, INT64(ROWS * tile)))
+                place, register = _bytes_at(builder, given, first), _INPUTS + tile % 2
+                _void_call(builder, "tileloadd64", _register(register), place, bytes_of_row)
+                return register
+
+            def load_weights(index: Any, unit: int) -> int:
+                pair = builder.mul(builder.sdiv(index, INT64(2)), pair_stride)
+                first = builder.add(pair, builder.mul(unit_stride, INT64(unit)))
+                place, register = _bytes_at(builder, words, first), _WEIGHTS + unit % 2
+                _void_call(builder, "tileloadd64", _register(register), place, bytes_of_pair)
+                return register
+
             def body(index: Any, _: list[Any]) -> list[Any]:
-                for tile in range(inputs):
-                    first = builder.add(index, builder.mul(stride, INT64(ROWS * tile)))
-                    place = _bytes_at(builder, given, first)
-                    _void_call(builder, "tileloadd64", _register(_INPUTS + tile), place, bytes_of_row)
-                for unit in range(units):
-                    first = builder.add(
-                        builder.mul(builder.sdiv(index, INT64(2)), pair_stride),
-                        builder.mul(unit_stride, INT64(unit)),
-                    )
-                    place, weights = _bytes_at(builder, words, first), _WEIGHTS + unit % 2
-                    _void_call(builder, "tileloadd64", _register(weights), place, bytes_of_pair)
+                if units == 1:
+                    weights = load_weights(index, 0)
                     for tile in range(inputs):
-                        operands = (unit * inputs + tile, _INPUTS + tile, weights)
+                        operands = (tile, load_inputs(index, tile), weights)
+                        _void_call(builder, "tdpbf16ps", *map(_register, operands))
+                    return []
+                registers = [load_inputs(index, tile) for tile in range(inputs)]
+                for unit in range(units):
+                    weights = load_weights(index, unit)
+                    for tile, register in enumerate(registers):
+                        operands = (unit * inputs + tile, register, weights)
                         _void_call(builder, "tdpbf16ps", *map(_register, operands))
                 return []
 
@@ -214,6 +225,6 @@ def _multiplier_maker(inputs: int, units: int) -> Any:
 
 multiply_1_by_1 = _multiplier_maker(1, 1)
 multiply_1_by_2 = _multiplier_maker(1, 2)
-multiply_1_by_4 = _multiplier_maker(1, 4)
 multiply_2_by_1 = _multiplier_maker(2, 1)
+multiply_4_by_1 = _multiplier_maker(4, 1)
 multiply_2_by_2 = _multiplier_maker(2, 2)

@@ -30,9 +30,13 @@ from lookahead.backends.cpu.kernels.block_attention import (
     Heads,
     Sums,
     add_block,
+    begin_span,
+    clear_sums,
+    copy_queries,
+    end_span,
     set_bounds,
 )
-from lookahead.backends.cpu.kernels.blocks import BLOCK, MASKED_SCORE
+from lookahead.backends.cpu.kernels.blocks import BLOCK
 from lookahead.backends.cpu.kernels.pointers import exponential as exponential_of
 from lookahead.backends.cpu.kernels.pointers import larger, load_float, load_int, offset, store_float, store_int
 from lookahead.backends.cpu.kernels.rows import add_scaled_row, copy_row, is_finite_row
@@ -139,7 +143,7 @@ def gather(trees: Trees, heads: Heads, sums: Sums, out: Any, worker: int, worker
             for number in range(items * worker // workers, items * (worker + 1) // workers):
                 item = begin * heads.heads + number
                 node = item // heads.heads
-                _clear(sums.merged_states, sums.merged, 1, width)
+                clear_sums(sums.merged_states, sums.merged, 1, width)
                 first_span, last_span = load_int(trees.firsts, node) // SPAN, load_int(trees.places, node) // SPAN
                 for span in range(first_span, last_span + 1):
                     at = item * spans + span
@@ -153,13 +157,14 @@ def _attend_to_prompt(trees: Trees, heads: Heads, sums: Sums, piece: Piece, out:
     """Write the results of a piece of a prompt."""
     width, of_key = heads.width, heads.heads // heads.key_heads
     queries = (piece.last - piece.first) * of_key
-    _copy_queries(heads, sums, piece)
-    _clear(sums.merged_states, sums.merged, queries, width)
+    copy_queries(heads, sums, piece.key_head, piece.first, piece.last)
+    clear_sums(sums.merged_states, sums.merged, queries, width)
     begin = load_int(trees.firsts, piece.first) // SPAN
     end = load_int(trees.places, piece.last - 1) // SPAN + 1
     for span in range(begin, end):
-        _clear(sums.span_states, sums.span_totals, queries, width)
+        begin_span(heads, sums, queries)
         _add_span(trees, heads, sums, piece, span)
+        end_span(heads, sums, queries)
         for query in range(queries):
             node = piece.first + query // of_key
             if load_int(trees.firsts, node) // SPAN <= span <= load_int(trees.places, node) // SPAN:
@@ -177,36 +182,16 @@ def _attend_to_one_span(trees: Trees, heads: Heads, sums: Sums, piece: Piece, sp
     """Write the sums of one span of a piece, for `gather`."""
     width, of_key = heads.width, heads.heads // heads.key_heads
     queries = (piece.last - piece.first) * of_key
-    _copy_queries(heads, sums, piece)
-    _clear(sums.span_states, sums.span_totals, queries, width)
+    copy_queries(heads, sums, piece.key_head, piece.first, piece.last)
+    begin_span(heads, sums, queries)
     _add_span(trees, heads, sums, piece, span)
+    end_span(heads, sums, queries)
     for query in range(queries):
         item = (piece.first + query // of_key) * heads.heads + piece.key_head * of_key + query % of_key
         at = item * trees.spans + span
         for index in range(2):
             store_float(sums.states, 2 * at + index, load_float(sums.span_states, 2 * query + index))
         copy_row(offset(sums.span_totals, query * width), width, offset(sums.totals, at * width))
-
-
-@pointer_kernel
-def _copy_queries(heads: Heads, sums: Sums, piece: Piece) -> None:
-    """Copy a piece's queries to where they lie one after the other, node by node."""
-    width, of_key, query = heads.width, heads.heads // heads.key_heads, 0
-    for node in range(piece.first, piece.last):
-        for head in range(piece.key_head * of_key, (piece.key_head + 1) * of_key):
-            source = offset(heads.queries, (node * heads.heads + head) * width)
-            copy_row(source, width, offset(sums.queries, query * width))
-            query += 1
-
-
-@pointer_kernel
-def _clear(states: Any, totals: Any, queries: int, width: int) -> None:
-    """Set sums to nothing."""
-    for query in range(queries):
-        store_float(states, 2 * query, np.float32(MASKED_SCORE))
-        store_float(states, 2 * query + 1, np.float32(0.0))
-    for index in range(queries * width):
-        store_float(totals, index, np.float32(0.0))
 
 
 @pointer_kernel
@@ -284,11 +269,15 @@ def _add_block_in_order(
     if not is_shared:
         values = offset(heads.values, at + (start + low) * heads.width)
         is_shared = is_finite_row(values, max(0, high - low) * heads.width)
+    of_key = heads.heads // heads.key_heads
+    queries, begin, end = (piece.last - piece.first) * of_key, (first - piece.first) * of_key, (last - piece.first) * of_key
     if is_shared:
-        add_block(heads, sums, at, first - piece.first, last - piece.first, sums.slots)
-    else:
-        for node in range(first, last):
-            add_block(heads, sums, at, node - piece.first, node + 1 - piece.first, sums.slots)
+        add_block(heads, sums, at, queries, begin, end, sums.slots, True)
+        return
+    for node in range(first, last):
+        set_bounds(trees, heads, sums, piece, node, node + 1, block)  # `add_block` may change those of neighbours
+        begin = (node - piece.first) * of_key
+        add_block(heads, sums, at, queries, begin, begin + of_key, sums.slots, True)
 
 
 @pointer_kernel
@@ -296,10 +285,12 @@ def _add_last_blocks(trees: Trees, heads: Heads, sums: Sums, piece: Piece, node:
     """Add a node's last blocks in a span, the end of the cached text and the node's path, by their slots."""
     place, seen = load_int(trees.places, node), load_int(trees.firsts, node)
     text = load_int(trees.lengths, piece.row) - load_int(trees.starts, piece.row)
-    begin = max(span * _BLOCKS_OF_SPAN, text // BLOCK, seen // BLOCK)
-    end = min((span + 1) * _BLOCKS_OF_SPAN, place // BLOCK + 1)
+    begin_block = max(span * _BLOCKS_OF_SPAN, text // BLOCK, seen // BLOCK)
+    end_block = min((span + 1) * _BLOCKS_OF_SPAN, place // BLOCK + 1)
+    of_key = heads.heads // heads.key_heads
     at = load_int(trees.cache_rows, piece.row) * heads.row_stride + piece.key_head * heads.head_stride
-    for block in range(begin, end):
+    for block in range(begin_block, end_block):
         slots = offset(trees.slots, node * trees.tail + (block - text // BLOCK) * BLOCK)
         set_bounds(trees, heads, sums, piece, node, node + 1, block)
-        add_block(heads, sums, at, node - piece.first, node + 1 - piece.first, slots)
+        begin = (node - piece.first) * of_key
+        add_block(heads, sums, at, (piece.last - piece.first) * of_key, begin, begin + of_key, slots, False)

@@ -2,9 +2,17 @@
 
 from typing import Any, NamedTuple
 
-from lookahead.backends.cpu.kernels.amx import ROWS, multiply_1_by_2, multiply_1_by_4
+import numpy as np
+
+from lookahead.backends.cpu.kernels.amx import (
+    ROWS,
+    multiply_2_by_1,
+    multiply_4_by_1,
+    pack_weights,
+)
 from lookahead.backends.cpu.kernels.blocks import (
     BLOCK,
+    MASKED_SCORE,
     PART,
     QUERIES,
     accumulate_values_all,
@@ -17,16 +25,24 @@ from lookahead.backends.cpu.kernels.blocks import (
     score_one,
     softmax_block,
 )
+from lookahead.backends.cpu.kernels.lanes import (
+    copy_some_lanes,
+    scale_lanes,
+    softmax_lanes,
+    transpose_lanes,
+    transpose_values,
+)
 from lookahead.backends.cpu.kernels.pointers import (
+    address_of,
     int_pointer,
+    load_float,
     load_int,
     offset,
     pointer_like,
-    address_of,
     store_float,
     store_int,
 )
-from lookahead.backends.cpu.kernels.rows import copy_row, scale_row
+from lookahead.backends.cpu.kernels.rows import copy_row
 from lookahead.jit import pointer_kernel
 
 MAX_PIECE = 128
@@ -70,16 +86,21 @@ class Sums(NamedTuple):
         states: float32 [nodes, heads, spans, 2], the largest score and the sum of weights.
         queries: [queries, width] of the current piece, of the keys' type; this and all that follows belongs
             to one thread.
-        scores: float32 [16, BLOCK].
-        decays: float32 [16].
-        keys: Words of a block's keys, packed.
-        values: Words of a block's values, packed.
+        scores: float32 [16, BLOCK]; in tiles, twice [BLOCK, 16].
+        decays: float32 [16]; in tiles, twice.
+        weights: In tiles, twice words [BLOCK / 2, 16].
+        keys: Words of a block's keys, packed; in tiles, the keys [BLOCK, width] of a block that is not full.
+        values: Words of a block's values, packed; in tiles, [width, BLOCK].
         span_totals: float32 [queries, width], of the current span.
         span_states: float32 [queries, 2].
         merged: float32 [queries, width], of all spans so far.
         merged_states: float32 [queries, 2].
-        partial: float32 [16, width], totals of a tile that is not full.
-        bounds: int64 [queries, 2], the first key of a block that a query sees, and the one after the last.
+        packed_queries: In tiles, words [queries / 16, width / 2, 16].
+        lane_totals: In tiles, float32 [queries / 16, width, 16], of the current span.
+        lane_states: In tiles, float32 [queries / 16, 2, 16]: the largest scores, and the sums of weights.
+        partial: In tiles, float32 [width, 16], totals of a tile of which not all queries see a block.
+        firsts: int64 [queries], the first key of the current block that each query sees.
+        ends: int64 [queries], the key after the last that each query sees.
         slots: int64 [BLOCK], of a block whose places lie in order.
     """
 
@@ -88,14 +109,19 @@ class Sums(NamedTuple):
     queries: Any
     scores: Any
     decays: Any
+    weights: Any
     keys: Any
     values: Any
     span_totals: Any
     span_states: Any
     merged: Any
     merged_states: Any
+    packed_queries: Any
+    lane_totals: Any
+    lane_states: Any
     partial: Any
-    bounds: Any
+    firsts: Any
+    ends: Any
     slots: Any
 
 
@@ -105,15 +131,17 @@ def max_queries(heads: int, key_heads: int) -> int:
     return (max(MAX_PIECE, heads // key_heads) + 2 * ROWS - 1) // ROWS * ROWS
 
 
-_SCORES = ROWS * BLOCK
-_FIXED = _SCORES + 4 * ROWS
-"""Floats of a thread's scratch before the packed keys: scores and decays, filled up to a cache line."""
+_SCORES = 2 * ROWS * BLOCK
+_LOG2_E, _LN2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+_DECAYS = 4 * ROWS
+_WEIGHTS = ROWS * BLOCK // 2
 
 
 def attention_scratch(heads: int, key_heads: int, width: int) -> int:
     """Return how many float32 of scratch a thread needs."""
     queries = int(max_queries(heads, key_heads))
-    return _FIXED + 2 * BLOCK * width + ROWS * width + queries * (3 * width + 4)
+    of_block = _SCORES + _DECAYS + 2 * _WEIGHTS + 2 * BLOCK * width + ROWS * width
+    return of_block + queries * (5 * width + 6)
 
 
 def attention_integers(heads: int, key_heads: int) -> int:
@@ -133,29 +161,90 @@ def sums_of_thread(totals: Any, states: Any, heads: Heads, scratch: Any, integer
         integers: Address of int64 [attention_integers(heads, key heads)].
     """
     queries, width = max_queries(heads.heads, heads.key_heads), heads.width
-    keys = offset(scratch, _FIXED)
+    decays = offset(scratch, _SCORES)
+    weights = offset(decays, _DECAYS)
+    keys = offset(weights, 2 * _WEIGHTS)
     values = offset(keys, BLOCK * width)
     partial = offset(values, BLOCK * width)
-    span_totals = offset(partial, ROWS * width)
-    merged = offset(span_totals, queries * width)
-    copied = offset(merged, queries * width)
-    span_states = offset(copied, queries * width)
+    rows = offset(partial, ROWS * width)  # five times [queries, width], then the states
+    states_of_rows = offset(rows, 5 * queries * width)
     return Sums(
         totals,
         states,
-        pointer_like(address_of(copied), heads.keys),
+        pointer_like(address_of(rows), heads.keys),
         scratch,
-        offset(scratch, _SCORES),
+        decays,
+        weights,
         keys,
         values,
-        span_totals,
-        span_states,
-        merged,
-        offset(span_states, 2 * queries),
+        offset(rows, queries * width),
+        states_of_rows,
+        offset(rows, 2 * queries * width),
+        offset(states_of_rows, 2 * queries),
+        offset(rows, 3 * queries * width),
+        offset(rows, 4 * queries * width),
+        offset(states_of_rows, 4 * queries),
         partial,
         int_pointer(integers),
+        int_pointer(integers + 8 * queries),
         int_pointer(integers + 16 * queries),
     )
+
+
+@pointer_kernel
+def copy_queries(heads: Heads, sums: Sums, key_head: int, first: int, last: int) -> None:
+    """Copy the queries of some nodes and a key head to where they lie one after the other, node by node."""
+    width, of_key, query = heads.width, heads.heads // heads.key_heads, 0
+    for node in range(first, last):
+        for head in range(key_head * of_key, (key_head + 1) * of_key):
+            source = offset(heads.queries, (node * heads.heads + head) * width)
+            copy_row(source, width, offset(sums.queries, query * width))
+            query += 1
+    if heads.uses_tiles:
+        for tile in range(0, query, ROWS):
+            at = tile * width
+            pack_weights(offset(sums.queries, at), width, width, offset(sums.packed_queries, at // 2), 0)
+
+
+@pointer_kernel
+def clear_sums(states: Any, totals: Any, queries: int, width: int) -> None:
+    """Set sums to nothing."""
+    for query in range(queries):
+        store_float(states, 2 * query, np.float32(MASKED_SCORE))
+        store_float(states, 2 * query + 1, np.float32(0.0))
+    for index in range(queries * width):
+        store_float(totals, index, np.float32(0.0))
+
+
+@pointer_kernel
+def begin_span(heads: Heads, sums: Sums, queries: int) -> None:
+    """Set the sums of a span to nothing."""
+    if not heads.uses_tiles:
+        clear_sums(sums.span_states, sums.span_totals, queries, heads.width)
+        return
+    tiles = (queries + ROWS - 1) // ROWS
+    for index in range(tiles * ROWS * heads.width):
+        store_float(sums.lane_totals, index, np.float32(0.0))
+    for tile in range(tiles):
+        for lane in range(ROWS):
+            store_float(sums.lane_states, tile * 2 * ROWS + lane, np.float32(MASKED_SCORE))
+            store_float(sums.lane_states, tile * 2 * ROWS + ROWS + lane, np.float32(0.0))
+
+
+@pointer_kernel
+def end_span(heads: Heads, sums: Sums, queries: int) -> None:
+    """Write the sums of a span as rows, one for each query."""
+    if not heads.uses_tiles:
+        return
+    for tile in range((queries + ROWS - 1) // ROWS):
+        at = tile * ROWS * heads.width
+        transpose_lanes(offset(sums.lane_totals, at), heads.width, offset(sums.span_totals, at))
+        for lane in range(ROWS):
+            for index in range(2):
+                number = load_float(sums.lane_states, (2 * tile + index) * ROWS + lane)
+                if index == 0:  # in tiles, the largest scores are those of powers of two
+                    number *= _LN2
+                store_float(sums.span_states, 2 * (tile * ROWS + lane) + index, number)
 
 
 @pointer_kernel
@@ -175,37 +264,39 @@ def set_bounds(
         low, high = min(low, seen), max(high, end)
         common_low, common_high = max(common_low, seen), min(common_high, end)
         for query in range((node - piece.first) * of_key, (node + 1 - piece.first) * of_key):
-            store_int(sums.bounds, 2 * query, seen)
-            store_int(sums.bounds, 2 * query + 1, end)
+            store_int(sums.firsts, query, seen)
+            store_int(sums.ends, query, end)
     return low, high, low == common_low and high == common_high
 
 
 @pointer_kernel
-def add_block(heads: Heads, sums: Sums, at: int, first_node: int, last_node: int, slots: Any) -> None:
-    """Add a block's keys and values to the sums of some nodes of a piece, each within its bounds.
+def add_block(
+    heads: Heads, sums: Sums, at: int, queries: int, first: int, last: int, slots: Any, are_in_order: bool
+) -> None:
+    """Add a block's keys and values to the sums of some queries of a piece, each within its bounds.
 
     Args:
         heads: The layer's.
-        sums: Their `bounds` are set.
+        sums: Their `firsts` and `ends` are set.
         at: Elements before the row and head in the cache.
-        first_node: The first node, counted in the piece.
-        last_node: The node after the last.
+        queries: Of the piece.
+        first: The first query.
+        last: The query after the last.
         slots: Pointer to int64 [BLOCK], the slot of each of the block's places.
+        are_in_order: Whether these slots follow one another.
     """
-    of_key, width = heads.heads // heads.key_heads, heads.width
-    first, last = first_node * of_key, last_node * of_key
     low, high = BLOCK, 0
     for query in range(first, last):
-        low = min(low, load_int(sums.bounds, 2 * query))
-        high = max(high, load_int(sums.bounds, 2 * query + 1))
+        low, high = min(low, load_int(sums.firsts, query)), max(high, load_int(sums.ends, query))
     if low >= high:
         return
+    if heads.uses_tiles:
+        is_whole = are_in_order and low == 0 and high == BLOCK
+        _add_in_tiles(heads, sums, at, queries, first, last, slots, low, high, is_whole)
+        return
+    width = heads.width
     pack_keys(offset(heads.keys, at), width, slots, low, high, sums.keys)
     pack_values(offset(heads.values, at), width, slots, low, high, sums.values)
-    if heads.uses_tiles:
-        for query in range(first, last, ROWS):
-            _add_in_tiles(heads, sums, query, min(ROWS, last - query))
-        return
     query = first
     while query < last:
         together = QUERIES if query + QUERIES <= last and _see_the_same(sums, query) else 1
@@ -216,17 +307,16 @@ def add_block(heads: Heads, sums: Sums, at: int, first_node: int, last_node: int
 @pointer_kernel
 def _see_the_same(sums: Sums, query: int) -> bool:
     """Return whether `QUERIES` queries see the same keys of the current block."""
-    same = True
+    first, end, same = load_int(sums.firsts, query), load_int(sums.ends, query), True
     for other in range(query + 1, query + QUERIES):
-        for index in range(2):
-            same &= load_int(sums.bounds, 2 * other + index) == load_int(sums.bounds, 2 * query + index)
+        same &= load_int(sums.firsts, other) == first and load_int(sums.ends, other) == end
     return same
 
 
 @pointer_kernel
 def _softmax_of(heads: Heads, sums: Sums, query: int, row: int) -> Any:
     """Turn a row of scores into a query's weights; return the decay of its totals."""
-    first, end = load_int(sums.bounds, 2 * query), load_int(sums.bounds, 2 * query + 1)
+    first, end = load_int(sums.firsts, query), load_int(sums.ends, query)
     scores, state = offset(sums.scores, row * BLOCK), offset(sums.span_states, 2 * query)
     return softmax_block(scores, first, end, heads.scale, state, heads.keys)
 
@@ -235,7 +325,7 @@ def _softmax_of(heads: Heads, sums: Sums, query: int, row: int) -> Any:
 def _add_in_vectors(heads: Heads, sums: Sums, query: int, together: int) -> None:
     """Add the packed block to one query or to `QUERIES` together, which see the same keys."""
     width, like, weights, decays = heads.width, heads.keys, sums.scores, sums.decays
-    first, end = load_int(sums.bounds, 2 * query), load_int(sums.bounds, 2 * query + 1)
+    first, end = load_int(sums.firsts, query), load_int(sums.ends, query)
     if first >= end:
         return
     queries = offset(sums.queries, query * width)
@@ -259,28 +349,114 @@ def _add_in_vectors(heads: Heads, sums: Sums, query: int, together: int) -> None
 
 
 @pointer_kernel
-def _add_in_tiles(heads: Heads, sums: Sums, query: int, count: int) -> None:
-    """Add the packed block to at most 16 queries.
+def _add_in_tiles(
+    heads: Heads,
+    sums: Sums,
+    at: int,
+    queries: int,
+    first: int,
+    last: int,
+    slots: Any,
+    low: int,
+    high: int,
+    is_whole: bool,
+) -> None:
+    """Add a block to the sums of some queries, sixteen at a time.
 
-    The products of a tile that is not full are taken elsewhere: its other rows are no queries of this block.
+    The keys of a whole block are read where they lie.
     """
     width = heads.width
-    queries, totals = offset(sums.queries, query * width), offset(sums.span_totals, query * width)
-    multiply_1_by_4(queries, width, sums.keys, BLOCK, ROWS, width, sums.scores, BLOCK, False)
-    target = totals if count == ROWS else sums.partial
-    for row in range(count):
-        decay = _softmax_of(heads, sums, query + row, row)
-        scale_row(offset(totals, row * width), decay, width, offset(target, row * width))
-    weights = pointer_like(address_of(sums.scores), heads.keys)
+    keys = offset(heads.keys, at + load_int(slots, 0) * width)
+    if not is_whole:
+        keys = pointer_like(address_of(sums.keys), heads.keys)
+        for key in range(low, high):
+            copy_row(offset(heads.keys, at + load_int(slots, key) * width), width, offset(keys, key * width))
+    transpose_values(offset(heads.values, at), width, slots, low, high, sums.values)
+    values = pointer_like(address_of(sums.values), heads.keys)
+    first_tile, end_tile = first // ROWS, (last + ROWS - 1) // ROWS
+    _score_tile(heads, sums, first_tile, keys)
+    # The tile registers multiply for the tiles before and after while a softmax is computed.
+    decays_before = True
+    for tile in range(first_tile, end_tile + 1):
+        if tile + 1 < end_tile:
+            _score_tile(heads, sums, tile + 1, keys)
+        decays = False
+        if tile < end_tile:
+            decays = _weigh_tile(heads, sums, tile, queries, first, last)
+        if tile > first_tile:
+            _add_values(heads, sums, tile - 1, values, queries, first, last, decays_before)
+        decays_before = decays
+
+
+@pointer_kernel
+def _score_tile(heads: Heads, sums: Sums, tile: int, keys: Any) -> None:
+    """Write the scores of a tile's queries with keys [BLOCK, width], to one of two places in turn."""
+    queries = offset(sums.packed_queries, tile * ROWS * heads.width // 2)
+    out = offset(sums.scores, tile % 2 * ROWS * BLOCK)
+    multiply_4_by_1(keys, heads.width, queries, ROWS, 0, heads.width, out, ROWS, False)
+
+
+@pointer_kernel
+def _lanes_of_tile(tile: int, queries: int, first: int, last: int) -> tuple[int, int, bool]:
+    """Return a tile's lanes of the queries from `first` up to `last`, and whether they are all its queries."""
+    begin = tile * ROWS
+    lanes = min(ROWS, queries - begin)
+    first_lane, end_lane = max(0, first - begin), min(lanes, last - begin)
+    return first_lane, end_lane, end_lane - first_lane == lanes
+
+
+@pointer_kernel
+def _weigh_tile(heads: Heads, sums: Sums, tile: int, queries: int, first: int, last: int) -> bool:
+    """Turn a tile's scores into weights, for the queries from `first` up to `last`.
+
+    Returns:
+        Whether the totals of any query decay.
+    """
+    first_lane, end_lane, _ = _lanes_of_tile(tile, queries, first, last)
+    query = tile * ROWS
+    see_all = end_lane - first_lane == ROWS
+    for lane in range(ROWS):
+        if lane < first_lane or lane >= end_lane:
+            store_int(sums.ends, query + lane, 0)
+        see_all &= load_int(sums.firsts, query + lane) == 0 and load_int(sums.ends, query + lane) == BLOCK
+    states = offset(sums.lane_states, 2 * query)
+    decays: bool = softmax_lanes(
+        offset(sums.scores, tile % 2 * ROWS * BLOCK),
+        offset(sums.firsts, query),
+        offset(sums.ends, query),
+        see_all,
+        np.float32(heads.scale * _LOG2_E),
+        states,
+        offset(states, ROWS),
+        offset(sums.weights, tile % 2 * _WEIGHTS),
+        offset(sums.decays, tile % 2 * ROWS),
+    )
+    return decays
+
+
+@pointer_kernel
+def _add_values(
+    heads: Heads, sums: Sums, tile: int, values: Any, queries: int, first: int, last: int, decays: bool
+) -> None:
+    """Add a block's values [width, BLOCK], weighted, to a tile's totals.
+
+    If not all of the tile's queries take part, the totals of the others stay: values that are not finite would
+    change them.
+    """
+    width = heads.width
+    first_lane, end_lane, are_all = _lanes_of_tile(tile, queries, first, last)
+    totals, weights = offset(sums.lane_totals, tile * ROWS * width), offset(sums.weights, tile % 2 * _WEIGHTS)
+    target = totals if are_all else sums.partial
+    if decays or not are_all:
+        scale_lanes(totals, offset(sums.decays, tile % 2 * ROWS), width, target)
     part = 0
     while part < width:
-        values, place = offset(sums.values, part), offset(target, part)
+        rows, place = offset(values, part * BLOCK), offset(target, part * ROWS)
         if part + 4 * ROWS <= width:
-            multiply_1_by_4(weights, 2 * BLOCK, values, width, ROWS, BLOCK, place, width, True)
+            multiply_4_by_1(rows, BLOCK, weights, ROWS, 0, BLOCK, place, ROWS, True)
             part += 4 * ROWS
         else:
-            multiply_1_by_2(weights, 2 * BLOCK, values, width, ROWS, BLOCK, place, width, True)
+            multiply_2_by_1(rows, BLOCK, weights, ROWS, 0, BLOCK, place, ROWS, True)
             part += 2 * ROWS
-    if count < ROWS:
-        for row in range(count):
-            copy_row(offset(target, row * width), width, offset(totals, row * width))
+    if not are_all:
+        copy_some_lanes(target, first_lane, end_lane, width, totals)

@@ -32,7 +32,7 @@ MASKED_SCORE = -3.4028234663852886e38
 _PARTS = BLOCK // LANES
 
 
-def _row_of(
+def row_of(
     builder: ir.IRBuilder, source: Any, stride: Any, slots: Any, key: Any, bounds: tuple[Any, Any]
 ) -> Any:
     """Return a pointer to a key's row; keys outside the bounds are replaced by the nearest one inside."""
@@ -43,11 +43,11 @@ def _row_of(
     return builder.gep(source, [builder.mul(builder.load(builder.gep(slots, [key])), stride)])
 
 
-def _mask_of(builder: ir.IRBuilder, key: Any, bounds: tuple[Any, Any]) -> Any:
-    """Return a vector of words, all bits set for a key inside the bounds, else none."""
+def mask_of(builder: ir.IRBuilder, key: Any, bounds: tuple[Any, Any]) -> Any:
+    """Return a word, all bits set for a key inside the bounds, else none."""
     first, end = bounds
     is_inside = builder.and_(builder.icmp_signed(">=", key, first), builder.icmp_signed("<", key, end))
-    return vectors.splat_of(builder, builder.sext(is_inside, INT32))
+    return builder.sext(is_inside, INT32)
 
 
 @compiled
@@ -75,7 +75,7 @@ def pack_keys(
         def of_group(group: Any, _: list[Any]) -> list[Any]:
             pointers = [
                 builder.bitcast(
-                    _row_of(builder, rows, width, places, builder.add(group, INT64(lane)), bounds),
+                    row_of(builder, rows, width, places, builder.add(group, INT64(lane)), bounds),
                     INT32.as_pointer(),
                 )
                 for lane in range(LANES)
@@ -122,10 +122,13 @@ def pack_values(
 
         def of_word(key: Any, _: list[Any]) -> list[Any]:
             pair = [
-                _row_of(builder, rows, width, places, builder.add(key, INT64(at)), bounds)
+                row_of(builder, rows, width, places, builder.add(key, INT64(at)), bounds)
                 for at in range(keys)
             ]
-            masks = [_mask_of(builder, builder.add(key, INT64(at)), bounds) for at in range(keys)]
+            masks = [
+                vectors.splat_of(builder, mask_of(builder, builder.add(key, INT64(at)), bounds))
+                for at in range(keys)
+            ]
             row = builder.mul(builder.sdiv(key, INT64(keys)), width)
 
             def of_numbers(index: Any, _: list[Any]) -> list[Any]:
@@ -261,7 +264,7 @@ def softmax_block(
         for start, sees, score in zip(range(0, BLOCK, LANES), seen, scored, strict=True):
             weight = vectors.exponential(builder, builder.fsub(score, tops), may_be_positive=False)
             weight = builder.select(sees, weight, vectors.splat(0.0))
-            _store_weights(builder, row, start, weight, is_bfloat16=is_bfloat16)
+            vectors.store_rounded(builder, weight, row, INT64(start), is_bfloat16=is_bfloat16)
             total = builder.fadd(total, weight)
         sums = vectors.lane_sums(builder, [total] * LANES)
         decay = vectors.exponential(builder, builder.fsub(before, after), may_be_positive=False)
@@ -273,15 +276,6 @@ def softmax_block(
 
     whole = types.int64
     return types.float32(scores, whole, whole, types.float32, state, like), generated
-
-
-def _store_weights(builder: ir.IRBuilder, row: Any, start: int, weights: Any, *, is_bfloat16: bool) -> None:
-    """Store sixteen weights in a row of float32 or bfloat16."""
-    if not is_bfloat16:
-        vectors.store(builder, weights, row, INT64(start))
-        return
-    short = builder.trunc(vectors.bfloat16_bits(builder, weights), SHORTS)
-    vectors.store(builder, short, builder.bitcast(row, ir.IntType(16).as_pointer()), INT64(start))
 
 
 def _decayed_totals(

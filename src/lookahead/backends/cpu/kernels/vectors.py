@@ -29,6 +29,16 @@ _SHIFTING = 1.5 * 2**23
 """The last bits of this float plus a whole number are those of the number."""
 _ROUNDING = 0x7FFF
 _NAN_BITS = 0x7FC0
+_EXP2_COEFFICIENTS = (
+    1.3264726899190088e-3,
+    9.671512660564591e-3,
+    5.550733744244248e-2,
+    2.402224208491924e-1,
+    6.931469775984718e-1,
+    1.0,
+)
+"""Of 2 to the power of x from -0.5 to 0.5: the relative error is 1e-7, and the power 0 gives exactly 1."""
+_MIN_POWER = -125.0
 _SECOND_CACHE = 2
 """The cache level that prefetches go to: the first one is full of the current rows."""
 
@@ -235,6 +245,23 @@ def bfloat16_bits(builder: ir.IRBuilder, number: Any) -> Any:
     return builder.select(is_nan, constant(_NAN_BITS), rounded)
 
 
+def rounded(builder: ir.IRBuilder, numbers: Any, *, is_bfloat16: bool) -> Any:
+    """Return a vector of floats, each rounded to bfloat16 if so asked."""
+    if not is_bfloat16:
+        return numbers
+    bits = builder.shl(bfloat16_bits(builder, numbers), ints([16] * LANES))
+    return builder.bitcast(bits, FLOATS)
+
+
+def store_rounded(builder: ir.IRBuilder, numbers: Any, pointer: Any, index: Any, *, is_bfloat16: bool) -> None:
+    """Store a vector of floats as float32 or bfloat16."""
+    if not is_bfloat16:
+        store(builder, numbers, pointer, index)
+        return
+    shorts = builder.trunc(bfloat16_bits(builder, numbers), SHORTS)
+    store(builder, shorts, builder.bitcast(pointer, ir.IntType(16).as_pointer()), index)
+
+
 def _of_quarters(first: tuple[int, ...], second: tuple[int, ...]) -> list[int]:
     """Return lanes in whole quarters of two vectors, a shuffle that processors do in one instruction."""
     quarters = (*first, *(quarter + 4 for quarter in second))
@@ -312,3 +339,22 @@ def exponential(builder: ir.IRBuilder, value: Any, *, may_be_positive: bool = Tr
         is_above = builder.fcmp_ordered(">", value, constant(_MAX_EXPONENT))
         result = builder.select(is_above, constant(float("inf")), result)
     return result
+
+
+def power_of_two(builder: ir.IRBuilder, value: Any) -> Any:
+    """Return 2 to the power of a vector of numbers that are not positive, to about two units in the last place.
+
+    The result is exactly 1 for 0, 0 below -125, and NaN for a NaN.
+    """
+    shifting = splat(_SHIFTING)
+    shifted = builder.fadd(value, shifting)
+    rest = builder.fsub(value, builder.fsub(shifted, shifting))
+    total = splat(_EXP2_COEFFICIENTS[0])
+    for coefficient in _EXP2_COEFFICIENTS[1:]:
+        total = fused_multiply_add(builder, total, rest, splat(coefficient))
+    exponent = builder.shl(builder.bitcast(shifted, INTS), ints([23] * LANES))
+    scaled = builder.bitcast(builder.add(builder.bitcast(total, INTS), exponent), FLOATS)
+    is_below = builder.fcmp_ordered("<", value, splat(_MIN_POWER))
+    result = builder.select(is_below, splat(0.0), scaled)
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    return builder.select(is_nan, value, result)
