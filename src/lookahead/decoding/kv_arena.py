@@ -6,67 +6,19 @@ accepted path of a draft tree is one indexed copy for keys and one for values, f
 """
 
 import heapq
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from lookahead.decoding.kv_slab import Allocate, Slab, uninitialised, zeros
 
 GROWTH_SLOTS = 512
 """When a row outgrows the arena, the arena is copied to one whose capacity is the next multiple of this.
 
 Doubling could leave half of it unused.
 """
-
-Allocate = Callable[[tuple[int, ...], Tensor], Tensor]
-"""Returns memory [layers, rows, heads, capacity or more, width] with the dtype and device of a tensor."""
-
-
-@dataclass(eq=False)
-class _Slab:
-    """Keys and values of all layers of one shape, dtype and device.
-
-    Attributes:
-        keys: [layers, rows, heads, capacity, width].
-        values: Likewise.
-        allocate: Returns new memory.
-        layers: Layers in use.
-    """
-
-    keys: Tensor
-    values: Tensor
-    allocate: Allocate
-    layers: int = 0
-
-    def resize(self, rows: int, capacity: int, length: int) -> None:
-        """Move to tensors of other sizes, keeping the first `length` slots of each row and layer in use."""
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            if old.shape[1] < rows or old.shape[3] < capacity:
-                layers, _, heads, _, width = old.shape
-                new = self.allocate((layers, rows, heads, capacity, width), old)
-                kept_rows, kept = min(rows, old.shape[1]), min(length, old.shape[3])
-                new[: self.layers, :kept_rows, :, :kept] = old[: self.layers, :kept_rows, :, :kept]
-                setattr(self, name, new)
-
-    def promote(self, dtype: torch.dtype) -> None:
-        """Hold a wider dtype from now on, as concatenating to a tensor of another dtype does."""
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = self.allocate(tuple(old.shape), old.new_empty(0, dtype=dtype))
-            new[:, :, :, : old.shape[3]] = old
-            setattr(self, name, new)
-
-    def move(self, rows: Tensor, sources: Tensor, targets: Tensor) -> None:
-        """Copy, in each layer, slots `sources` of `rows` to slots `targets`; all are int64 [m]."""
-        device = self.keys.device
-        rows, sources, targets = (index.to(device, non_blocking=True) for index in (rows, sources, targets))
-        for tensor in (self.keys, self.values):
-            used = tensor[: self.layers].transpose(2, 3)  # [layers, rows, capacity, heads, width]
-            used[:, rows, targets] = used[:, rows, sources]
-
 
 @dataclass(eq=False)
 class KVArena:
@@ -101,8 +53,8 @@ class KVArena:
     _free: list[int] = field(init=False)
     _written_ends: list[int] = field(init=False)  # slots of each row that were ever written
     _active: list[int] = field(default_factory=list, init=False)
-    _slabs: dict[tuple[object, ...], _Slab] = field(default_factory=dict, init=False)
-    _slab_of_layer: dict[int, tuple[_Slab, int]] = field(default_factory=dict, init=False)
+    _slabs: dict[tuple[object, ...], Slab] = field(default_factory=dict, init=False)
+    _slab_of_layer: dict[int, tuple[Slab, int]] = field(default_factory=dict, init=False)
     _appended: dict[int, int] = field(default_factory=dict, init=False)
     _targets: tuple[object, Tensor, Tensor] | None = field(default=None, init=False)
 
@@ -200,8 +152,32 @@ class KVArena:
             self._written(slab.values[layer_index], values, before),
         )
 
-    def claim_for_writing(self, tokens: int) -> tuple[Tensor, Tensor] | None:
+    def create(self, states: Tensor) -> None:
+        """Create all layers, if there are none yet, for keys and values like `states`, [0, heads, 0, width]."""
+        if not self._slabs:
+            for layer in range(self.layer_count):
+                self._find_slab(layer, states, states)
+
+    def pad(self, paddings: Mapping[int, int]) -> None:
+        """Append padding to rows, by row slot: slots that hold zeros in all layers."""
+        self.set_active_rows(list(paddings))
+        self._reserve(max(paddings.values(), default=0))
+        for row, slots in paddings.items():
+            if slots > 0:
+                begin = self.lengths[row]
+                self.lengths[row] += slots
+                for slab in self._slabs.values():
+                    for part in (slab.keys, slab.values):
+                        part[:, row, :, begin : begin + slots] = 0
+
+    def claim_for_writing(
+        self, tokens: int, by_row: Mapping[int, int] | None = None
+    ) -> tuple[Tensor, Tensor] | None:
         """Make room for `tokens` tokens after each active row in all layers, for the caller to write.
+
+        Args:
+            tokens: The most tokens of a row.
+            by_row: How many of them each row slot gets; all get the same number if not given.
 
         Returns:
             The memory of keys and of values, [layers, rows, heads, capacity, width], its layers in order;
@@ -212,7 +188,8 @@ class KVArena:
         (slab,) = self._slabs.values()
         if any(self._slab_of_layer[layer] != (slab, layer) for layer in range(self.layer_count)):
             return None
-        self.count_appended(tokens)
+        self._reserve(tokens, by_row)
+        self._appended = dict.fromkeys(self._slab_of_layer, tokens)
         # If memory ran out in between, only the keys have grown: both must have one layout here.
         slab.resize(slab.keys.shape[1], slab.keys.shape[3], max(self.lengths))
         return slab.keys, slab.values
@@ -322,7 +299,7 @@ class KVArena:
             return memory[self._active[0] : self._active[0] + len(self._active)]
         return memory.index_select(0, torch.tensor(self._active, device=memory.device))
 
-    def _find_slab(self, layer: int, keys: Tensor, values: Tensor) -> tuple[_Slab, int]:
+    def _find_slab(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Slab, int]:
         """Return the slab of a layer and the layer's index there; both are assigned at its first use."""
         if layer not in self._slab_of_layer:
             shape = (keys.shape[1], keys.shape[3], values.shape[1], values.shape[3])
@@ -334,27 +311,26 @@ class KVArena:
             slab.layers += 1
         return self._slab_of_layer[layer]
 
-    def _new_slab(self, keys: Tensor, values: Tensor) -> _Slab:
+    def _new_slab(self, keys: Tensor, values: Tensor) -> Slab:
         layers = self.layer_count - len(self._slab_of_layer)
         # Attention reads every row up to the end of the longest one. Masked memory there must not hold NaN.
-        allocate = self.allocate or (_zeros if self.max_rows > 1 else _uninitialised)
+        allocate = self.allocate or (zeros if self.max_rows > 1 else uninitialised)
 
         def allocated(like: Tensor) -> Tensor:
             shape = (layers, self._used_rows, like.shape[1], self.capacity, like.shape[3])
             return allocate(shape, like)
 
-        return _Slab(allocated(keys), allocated(values), allocate)
+        return Slab(allocated(keys), allocated(values), allocate)
 
-    def _reserve(self, appended: int) -> None:
-        """Make sure that `appended` slots after each active row are allocated.
+    def _reserve(self, appended: int, by_row: Mapping[int, int] | None = None) -> None:
+        """Make sure that `appended` slots after each active row are allocated, or as many as `by_row` says.
 
         If memory runs out, nothing is promised that was not allocated: the same call may be tried again.
         """
-        needed, rows, capacity = (
-            self.longest_length + appended,
-            max(self._active, default=0) + 1,
-            self.capacity,
-        )
+        ends = {
+            row: self.lengths[row] + (appended if by_row is None else by_row[row]) for row in self._active
+        }
+        needed, rows, capacity = max(ends.values(), default=0), max(self._active, default=0) + 1, self.capacity
         parts = [part for slab in self._slabs.values() for part in (slab.keys, slab.values)]
         if needed > capacity and self._slabs and needed <= self.room:
             capacity = self.room
@@ -366,8 +342,8 @@ class KVArena:
             for slab in self._slabs.values():
                 slab.resize(self._used_rows, capacity, held)
         self.capacity = capacity
-        for row in self._active:
-            self._written_ends[row] = max(self._written_ends[row], self.lengths[row] + appended)
+        for row, end in ends.items():
+            self._written_ends[row] = max(self._written_ends[row], end)
 
     @property
     def _used_rows(self) -> int:
@@ -375,18 +351,6 @@ class KVArena:
         taken = set(range(self.max_rows)) - set(self._free)
         highest = max(taken | set(self._active), default=0)
         return min(self.max_rows, 1 << highest.bit_length())
-
-
-def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    if like.device.type != "cpu":
-        return like.new_zeros(shape)
-    # numpy leaves pages that are never written to unallocated; torch would write zeros to all of them.
-    size = like.element_size() * math.prod(shape)
-    return torch.from_numpy(np.zeros(size, np.uint8)).view(like.dtype).view(shape)
-
-
-def _uninitialised(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    return like.new_empty(shape)
 
 
 def grown_capacity(needed: int, max_slots: int | None = None) -> int:

@@ -160,7 +160,7 @@ class CpuDecoder:
         rope: tuple[Tensor, Tensor],
         trees: TreeTables,
         cache: tuple[Tensor, Tensor],
-        max_logits: int | None = None,
+        logits_of: Sequence[int] | None = None,
     ) -> Tensor:
         """Verify draft trees, or read prompts, and write their keys and values to the cache.
 
@@ -171,8 +171,7 @@ class CpuDecoder:
                 also after a tree that is smaller than its part of the N nodes, are written to slot length + i.
             cache: Keys and values, [layers, cache rows, key heads, slots, width] each, of one layout, the
                 last two dimensions contiguous.
-            max_logits: Return logits only for so many of each row's last nodes, or for all of a row that has
-                fewer. None for all nodes.
+            logits_of: For each row, for how many of its last nodes logits are wanted; None for all.
 
         Returns:
             Logits of these nodes, in their order, [N or fewer, vocabulary].
@@ -180,7 +179,7 @@ class CpuDecoder:
         tokens = len(embedded)
         stream = embedded.to(torch.float32, copy=True)
         cosines, sines = (part.to(self._dtype).contiguous() for part in rope)
-        nodes = _logit_nodes(trees, max_logits)
+        nodes = _logit_nodes(trees, logits_of)
         logits = torch.empty((len(nodes), self._weights.output.shape[0]), dtype=self._dtype, device="cpu")
         threads = torch.get_num_threads()
         self._grow_workspace(tokens, trees, threads)
@@ -203,6 +202,11 @@ class CpuDecoder:
         )
         self._team.run(self._step, self._table.ctypes.data, threads)
         return logits
+
+    @property
+    def states(self) -> Tensor:
+        """Keys or values of no tokens, [0, key heads, 0, width], of the weights' dtype."""
+        return torch.empty(0, self._weights.key_heads, 0, self._weights.width, dtype=self._dtype, device="cpu")
 
     @property
     def windows(self) -> Sequence[int | None]:
@@ -269,12 +273,13 @@ class CpuDecoder:
         )
 
 
-def _logit_nodes(trees: TreeTables, max_logits: int | None) -> Int64Array:
+def _logit_nodes(trees: TreeTables, logits_of: Sequence[int] | None) -> Int64Array:
     """Return int64 [logits], the nodes whose logits are wanted: the last ones of each row."""
     nodes = np.arange(len(trees.places))
-    if max_logits is None:
+    if logits_of is None:
         return nodes
-    return nodes[nodes >= trees.begins[1:][trees.rows] - max_logits]
+    firsts = trees.begins[1:] - np.array(logits_of, np.int64)
+    return nodes[nodes >= firsts[trees.rows]]
 
 
 def _layer_table(weights: DecoderWeights, windows: tuple[int | None, ...]) -> np.ndarray:

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from lookahead.decoding.kv_arena import Allocate, KVArena
+from lookahead.decoding.kv_arena import KVArena
+from lookahead.decoding.kv_slab import Allocate
 from lookahead.hf.compat.layout import empty_layer
 
 
@@ -102,6 +103,13 @@ class ArenaCache(Cache):
         ]
         super().__init__(layers=layers)
         self._windowed = [layer for layer in layers if getattr(layer, "is_sliding", False)]
+
+    def create(self, states: Tensor) -> None:
+        """Create all layers, if there are none yet, for keys and values like `states`, [0, heads, 0, width]."""
+        self.arena.create(states)
+        for layer in self.layers:
+            if isinstance(layer, ArenaLayer) and not layer.is_initialized:
+                layer.dtype, layer.device, layer.is_initialized = states.dtype, states.device, True
 
     def show_all(self, shows_all: bool) -> None:
         """Set whether layers return all tokens because the next forward pass's mask applies the windows."""

@@ -1,6 +1,6 @@
 """The step model of one call of `generate`. It reads the prompts as `generate` does."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,9 +19,10 @@ from lookahead.hf.compat.generation import prefill, switch_experts
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps.cuda_graphs import CapturedModels
+from lookahead.hf.steps.prompts import text_prompts
 from lookahead.hf.steps.runner import Row
 from lookahead.hf.steps.step_inputs import StepInputs, first_positions
-from lookahead.hf.steps.step_model import TransformersStepModel
+from lookahead.hf.steps.step_model import PROMPT_CHUNK_TOKENS, OnProgress, TransformersStepModel
 from lookahead.hf.steps.verification import Verification
 
 
@@ -45,6 +46,7 @@ class CallStepModel(TransformersStepModel):
         lock: Held during each forward pass, because verifying a tree temporarily changes some models.
         watch: Notices that the model changes between steps; None if it does not.
         runs_callers_code: Whether code of the caller's runs between steps, which may change the model.
+        on_progress: Called after each chunk of the prompts, or once if the model's own code reads them.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class CallStepModel(TransformersStepModel):
         lock: AbstractContextManager[Any] | None = None,
         watch: ModelWatch | None = None,
         runs_callers_code: bool = True,
+        on_progress: OnProgress | None = None,
     ) -> None:
         positions: Tensor | None = model_kwargs.get("position_ids")
         prompt_slots = input_ids.shape[1] if positions is None else positions.shape[-1]
@@ -90,6 +93,7 @@ class CallStepModel(TransformersStepModel):
         self._model_kwargs = model_kwargs
         self._recycle_prompt_tokens = recycle_prompt_tokens
         self._step_inputs = step_inputs or StepInputs()
+        self._on_progress = on_progress
         self._handed_cache = model_kwargs.get("past_key_values")
         switch = traits.limits.rope_switch if len(input_ids) == 1 else None  # batches end before it
         self._restart = CacheRestart(model, switch, input_ids, model_kwargs)
@@ -104,6 +108,40 @@ class CallStepModel(TransformersStepModel):
         if isinstance(self._handed_cache, Cache):
             read_into(arena, self._handed_cache)
         self._model_kwargs = {**self._model_kwargs, "past_key_values": self.cache}
+        logits = self._read_by_runners(slots)
+        if logits is None:
+            arena.set_active_rows(slots)
+            logits = self._read_by_model(slots)
+        switch_experts(self.model, self._changes)
+        return logits
+
+    def _read_by_runners(self, slots: Sequence[int]) -> Tensor | None:
+        """Read text in chunks by the compiled CPU decoder; None, with nothing read, if it does not read this."""
+        limits, inputs = self.traits.limits, self._step_inputs
+        is_served = self.verification.is_compiled and limits.rope_switch is None and limits.rope_growth is None
+        if not is_served or inputs.shift is not None or inputs.types:
+            return None
+        held = self.cache.arena.longest_length
+        prompts = text_prompts(self._input_ids, self._model_kwargs, held)
+        if prompts is None or not self._runners.create(self.cache):
+            return None
+        if held == 0:
+            self.cache.arena.pad({slot: prompt.padding for slot, prompt in zip(slots, prompts, strict=True)})
+        for row, (slot, prompt) in enumerate(zip(slots, prompts, strict=True)):
+            self._rows[row] = Row(slot, max(0, held - prompt.padding), self._padding_of(row))
+        most = self._recycle_prompt_tokens
+        found = self.read(
+            {row: prompt.tokens for row, prompt in enumerate(prompts)},
+            chunk=self._generation_config.prefill_chunk_size or PROMPT_CHUNK_TOKENS,
+            max_logits=most,
+            on_progress=self._on_progress,
+        )
+        longest = max(map(len, found.values()))
+        return torch.stack([_filled_up(found[row], longest) for row in range(len(prompts))])
+
+    def _read_by_model(self, slots: Sequence[int]) -> Tensor:
+        """Read the prompts as `generate` does."""
+        arena, rows = self.cache.arena, range(len(self._input_ids))
         with self._lock:
             logits = self._restart.prefill(self.cache)
             if logits is None:
@@ -116,12 +154,15 @@ class CallStepModel(TransformersStepModel):
                 )
         arena.keep_first()
         firsts = first_positions(len(rows), arena.longest_length, self._model_kwargs)
-        mask: Tensor | None = self._model_kwargs.get("attention_mask")
         for row, slot, position in zip(rows, slots, firsts.tolist(), strict=True):
-            padding = None if mask is None else mask[row].cpu()
-            self._rows[row] = Row(slot, position, padding, *self._step_inputs.of_row(row))
-        switch_experts(self.model, self._changes)
+            self._rows[row] = Row(slot, position, self._padding_of(row), *self._step_inputs.of_row(row))
+        if self._on_progress is not None:
+            self._on_progress(self._input_ids.numel(), self._input_ids.numel())
         return logits
+
+    def _padding_of(self, row: int) -> Tensor | None:
+        mask: Tensor | None = self._model_kwargs.get("attention_mask")
+        return None if mask is None else mask[row].cpu()
 
     def forward(self, drafts: Mapping[int, DraftTree]) -> TreeLogits:
         """Verify a draft tree of each row; a longrope model's cache restarts where `generate`'s does."""
@@ -166,3 +207,8 @@ class CallStepModel(TransformersStepModel):
         if logits is not None:
             arena.keep_first(self.cache.get_seq_length() - 1)  # `keep` counts this step's token
         return logits
+
+
+def _filled_up(logits: Tensor, size: int) -> Tensor:
+    """Return logits [size, V]: those of a shorter prompt after copies of its first ones, which are not read."""
+    return torch.cat([logits[:1].expand(size - len(logits), -1), logits])

@@ -1,19 +1,23 @@
-"""Steps by the compiled CPU decoder, which reads the weights in the memory of the model's parameters.
+"""Prompts and steps by the compiled CPU decoder, which reads the weights in the model's parameters.
 
-The model is not changed. Its own code reads the prompt, and runs every step of a model that is modified in
-any way: an adapter, a hook, replaced code, packed weights, another device.
+The model is not changed. Its own code runs every forward pass of a model that is modified in any way: an
+adapter, a hook, replaced code, packed weights, another device.
 """
 
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lookahead.backends.cpu.decoder import CpuDecoder, DecoderWeights, LayerWeights
 from lookahead.backends.cpu.kernels.vectors import multiplies_and_adds
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.backends.cpu.team import torch_thread_team
+from lookahead.hf.cache.arena_cache import ArenaCache
 from lookahead.hf.compat.fingerprint.known_models import decoder_layers, unknown_reason
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.modifications import modifications
@@ -21,7 +25,7 @@ from lookahead.hf.steps.runner import StepBatch, StepLogits
 
 
 class CpuRunner:
-    """A model's steps by the compiled CPU decoder, which is created at the first step after the prompt.
+    """A model's forward passes by the compiled CPU decoder, which is created at the first one.
 
     Args:
         model: One that `unsupported_reason` is empty for.
@@ -32,6 +36,13 @@ class CpuRunner:
         self._model = model
         self._layout = layout
 
+    def create(self, cache: ArenaCache) -> bool:
+        """Create a cache's layers, if it has none yet; return whether the decoder supports the model."""
+        if self._decoder is None:
+            return False
+        cache.create(self._decoder.states)
+        return True
+
     def run(self, batch: StepBatch) -> StepLogits | None:
         """Verify trees.
 
@@ -40,26 +51,49 @@ class CpuRunner:
         """
         if not batch.is_padded_left:
             return None
+        size, rows = batch.width, len(batch.rows)
+        logits = self._forward(batch, batch.tokens(size).flatten(), batch.positions(size).flatten(), size)
+        return None if logits is None else StepLogits(logits.view(rows, size, -1), range(rows))
+
+    def read(self, batch: StepBatch, logits_of: Sequence[int]) -> Sequence[Tensor] | None:
+        """Read parts of prompts of any lengths in one forward pass; None in the cases of `run`."""
+        if not batch.is_padded_left or any(row.shift is not None for row in batch.rows):
+            return None
+        tokens = torch.from_numpy(np.concatenate([tree.token_ids for tree in batch.trees]).astype(np.int64))
+        places = zip(batch.rows, batch.trees, strict=True)
+        positions = torch.cat([torch.arange(row.position, row.position + len(tree)) for row, tree in places])
+        logits = self._forward(batch, tokens, positions, None, logits_of)
+        return None if logits is None else logits.split(list(logits_of))
+
+    def _forward(
+        self,
+        batch: StepBatch,
+        tokens: Tensor,
+        positions: Tensor,
+        size: int | None,
+        logits_of: Sequence[int] | None = None,
+    ) -> Tensor | None:
+        """Return the logits of nodes that all rows have `size` of, or as many as their trees if None."""
         model: Any = self._model
-        size = batch.width
-        embedded = model.model.embed_tokens(batch.tokens(size))
-        rope = model.model.rotary_emb(embedded, position_ids=batch.positions(size))
-        decoder = self._decoder
-        cache = None if decoder is None else batch.cache.arena.claim_for_writing(size)
-        if decoder is None or cache is None or not decoder.fits(cache):
+        embedded = model.model.embed_tokens(tokens[None])
+        rope = model.model.rotary_emb(embedded, position_ids=positions[None])
+        decoder, arena = self._decoder, batch.cache.arena
+        if decoder is None or not self.create(batch.cache):
             return None
         slots = [row.slot for row in batch.rows]
+        by_row = {slot: size or len(tree) for slot, tree in zip(slots, batch.trees, strict=True)}
+        cache = arena.claim_for_writing(max(by_row.values()), by_row)
+        if cache is None or not decoder.fits(cache):
+            return None
         trees = TreeTables.of(batch.tree_rows, size=size, cache_rows=slots, windows=decoder.windows)
-        cosines, sines = (part.expand(len(slots), -1, -1).flatten(0, 1) for part in rope)
-        logits = decoder.forward(embedded.flatten(0, 1), (cosines, sines), trees, cache)
-        return StepLogits(logits.view(len(slots), size, -1), range(len(slots)))
+        return decoder.forward(embedded[0], (rope[0][0], rope[1][0]), trees, cache, logits_of)
 
     def close(self) -> None:
         """Do nothing: nothing is borrowed."""
 
     @cached_property
     def _decoder(self) -> CpuDecoder | None:
-        """The decoder of the weights as they are at the first step; None if they are not supported then.
+        """The decoder of the weights as they are at the first forward pass; None if they are not supported then.
 
         It holds the memory that it reads, also when a parameter is given another. `StepRunners` makes a new
         runner when the weights move.

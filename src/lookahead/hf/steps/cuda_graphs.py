@@ -6,7 +6,7 @@ The model is not changed: a graph records the kernels of its own forward pass. I
 
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import chain
@@ -30,7 +30,7 @@ from lookahead.backends.cuda.graphs import (
     context_slots,
     node_bucket,
 )
-from lookahead.decoding.kv_arena import Allocate
+from lookahead.decoding.kv_slab import Allocate
 from lookahead.errors import first_line
 from lookahead.hf.attention.grouped_query import attend_by_grouped_queries, with_repeated_rows
 from lookahead.hf.cache.arena_cache import ArenaCache, ArenaLayer
@@ -181,6 +181,9 @@ class GraphRunner:
             return None
         logits, argmax = verified
         return StepLogits(logits, slots, argmax)
+
+    def read(self, batch: StepBatch, logits_of: Sequence[int]) -> None:  # noqa: ARG002  # the protocol's
+        """Return None: no two parts of prompts need to have one shape, so none is captured."""
 
     def close(self) -> None:
         """Return the memory for the next call."""

@@ -1,5 +1,6 @@
 """Forward passes by the model's own code, over Lookahead's cache."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,6 +44,13 @@ class EagerRunner:
     def run(self, batch: StepBatch) -> StepLogits:
         """Verify trees of any kind and size."""
         return StepLogits(self.forward(batch, batch.width), range(len(batch.rows)))
+
+    def read(self, batch: StepBatch, logits_of: Sequence[int]) -> Sequence[Tensor] | None:
+        """Read a part of one prompt; None for several, which may be of different lengths."""
+        if len(batch.rows) > 1:
+            return None
+        logits = self.forward(batch, batch.width, max(1, logits_of[0]))
+        return [logits[0, logits.shape[1] - logits_of[0] :]]
 
     def forward(self, batch: StepBatch, size: int, max_logits: int | None = None) -> Tensor:
         """Return logits [B, size, V], or only of the last `max_logits` nodes, [B, max_logits, V]."""

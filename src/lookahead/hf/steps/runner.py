@@ -148,5 +148,17 @@ class StepRunner(Protocol):
             The logits; None, with nothing appended, if this runner does not serve this batch.
         """
 
+    def read(self, batch: StepBatch, logits_of: Sequence[int]) -> Sequence[Tensor] | None:
+        """Read parts of prompts, whose trees are chains, and append them to the batch's cache.
+
+        Args:
+            batch: The rows with the next tokens of their prompts.
+            logits_of: For each row, for how many of its last tokens logits are wanted.
+
+        Returns:
+            For each row the logits [tokens, V] after these tokens; None, with nothing appended, if this
+            runner does not read this batch.
+        """
+
     def close(self) -> None:
         """Give back what the runner borrowed."""

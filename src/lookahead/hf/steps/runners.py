@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from lookahead.decoding.kv_arena import Allocate
+from lookahead.decoding.kv_slab import Allocate
 from lookahead.errors import UnsupportedModelError
+from lookahead.hf.cache.arena_cache import ArenaCache
 from lookahead.hf.compat.fingerprint.watch import Change, ModelWatch, other_threads_run
 from lookahead.hf.compat.layout import AttentionLayout, misplaced_layers
 from lookahead.hf.compat.traits import ModelTraits
@@ -86,6 +88,25 @@ class StepRunners:
                 return found
         message = f"no runner serves {type(self._model).__name__}'s trees"
         raise UnsupportedModelError(message)  # cannot happen: the last runner serves every batch
+
+    def create(self, cache: ArenaCache) -> bool:
+        """Create a cache's layers for the compiled CPU decoder; return whether it reads prompts."""
+        first = self._runners[0]
+        return isinstance(first, CpuRunner) and first.create(cache)
+
+    def read(
+        self, batch: StepBatch, slots: Sequence[int], logits_of: Sequence[int]
+    ) -> Sequence[Tensor] | None:
+        """Read parts of prompts by the first runner that reads the batch, whose rows are in these slots.
+
+        Return None, with nothing appended, if the model's own code has to read them one at a time.
+        """
+        for runner in (*self._runners, self.eager):
+            batch.cache.arena.set_active_rows(slots)
+            found = runner.read(batch, logits_of)
+            if found is not None:
+                return found
+        return None
 
     def has_model_changed(self) -> bool:
         """Return whether the caller's code changed the model since the last step."""

@@ -1,6 +1,6 @@
 """A transformers model as `loop.step` sees it; `CallStepModel` adds the prefill that `decode` needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -23,6 +23,10 @@ from lookahead.hf.steps.runner import Row, StepBatch
 from lookahead.hf.steps.runners import StepRunners
 from lookahead.hf.steps.verification import Verification, VerificationMode
 
+OnProgress = Callable[[int, int], None]
+"""Called with the tokens of prompts that have been read, and those that are to be read in all."""
+PROMPT_CHUNK_TOKENS = 512
+"""Tokens of one forward pass over prompts: enough for the weights to be read at little cost."""
 _NO_LOCK = nullcontext()
 _ANY_DEPTH = 1 << 30
 _FIRST_CAPACITY = 512
@@ -88,18 +92,17 @@ class TransformersStepModel:
             allocate=self._runners.allocate,
         )
 
-    @torch.no_grad()
-    def add(self, row: int, prompt: Sequence[int], *, chunk: int = 512, max_logits: int = 1) -> Tensor:
+    def add(
+        self, row: int, prompt: Sequence[int], *, chunk: int = PROMPT_CHUNK_TOKENS, max_logits: int = 1
+    ) -> Tensor:
         """Add a row and read its prompt; return the logits after its last tokens, [k, V].
-
-        A chunk of the prompt is a chain of which every node is kept.
 
         Args:
             row: A number that no other row has.
             prompt: At least one token.
             chunk: Tokens of one forward pass.
-            max_logits: k, how many of the prompt's last tokens to return logits for, at most those of the
-                last chunk.
+            max_logits: For how many of the prompt's last tokens logits are wanted: k, or all tokens of a
+                shorter prompt.
 
         Raises:
             ValueError: The row is there already, or the prompt is empty.
@@ -107,14 +110,49 @@ class TransformersStepModel:
                 otherwise when the text behind it grows.
         """
         self._check_row(row, prompt)
-        added = self._rows[row] = Row(self.cache.arena.add_row())
+        self._rows[row] = Row(self.cache.arena.add_row())
         try:
-            for begin in range(0, len(prompt), chunk):
-                logits = self._read_chunk(added, prompt[begin : begin + chunk], max_logits)
+            return self.read({row: prompt}, chunk=chunk, max_logits=max_logits)[row]
         except BaseException:
             self.remove(row)
             raise
-        return logits[0]
+
+    @torch.no_grad()
+    def read(
+        self,
+        prompts: Mapping[int, Sequence[int]],
+        *,
+        chunk: int = PROMPT_CHUNK_TOKENS,
+        max_logits: int = 1,
+        on_progress: OnProgress | None = None,
+    ) -> dict[int, Tensor]:
+        """Read prompts after the texts of their rows, in chunks; return logits [k, V] by row, as `add` does.
+
+        A chunk holds the next tokens of one prompt after another. A prompt's part is a chain of which every
+        node is kept.
+
+        Args:
+            prompts: By row, at least one token each.
+            chunk: Tokens of one forward pass.
+            max_logits: As for `add`.
+            on_progress: Called after each chunk with the tokens read so far, and those of all prompts.
+        """
+        begins = dict.fromkeys(prompts, 0)
+        wanted = {row: max(0, len(prompt) - max_logits) for row, prompt in prompts.items()}
+        found: dict[int, list[Tensor]] = {row: [] for row in prompts}
+        total = sum(map(len, prompts.values()))
+        while parts := _next_parts(prompts, begins, chunk):
+            self._follow_model()
+            self._is_followed = False
+            logits_of = {
+                row: max(0, begins[row] + len(part) - max(begins[row], wanted[row])) for row, part in parts.items()
+            }
+            for row, logits in self._read_chunk(parts, logits_of).items():
+                begins[row] += len(parts[row])
+                found[row].append(logits)
+            if on_progress is not None:
+                on_progress(sum(begins.values()), total)
+        return {row: torch.cat(logits) for row, logits in found.items()}
 
     def remove(self, row: int) -> None:
         """Forget a row and free its row slot; nothing is copied."""
@@ -182,15 +220,23 @@ class TransformersStepModel:
         """Whether steps are captured in CUDA graphs, each shape at its second use."""
         return self._runners.is_captured
 
-    def _read_chunk(self, row: Row, tokens: Sequence[int], max_logits: int) -> Tensor:
-        """Read some tokens of a row's prompt: a chain of which every node is kept."""
-        self.cache.arena.set_active_rows([row.slot])
-        batch = StepBatch([row], [DraftTree.chain(tokens)], self.cache)
+    def _read_chunk(
+        self, parts: Mapping[int, Sequence[int]], logits_of: Mapping[int, int]
+    ) -> dict[int, Tensor]:
+        """Read the next tokens of rows; return logits by row."""
+        order = sorted(parts, key=lambda row: self._rows[row].slot)
+        rows = [self._rows[row] for row in order]
+        slots = [row.slot for row in rows]
+        batch = StepBatch(rows, [DraftTree.chain(parts[row]) for row in order], self.cache)
         with self._lock:
-            logits = self._runners.eager.forward(batch, len(tokens), max_logits)
-        self.cache.arena.keep({row.slot: range(len(tokens))})
-        row.position += len(tokens)
-        return logits
+            logits = self._runners.read(batch, slots, [logits_of[row] for row in order])
+        if logits is None:
+            alone = [self._read_chunk({row: parts[row]}, logits_of) for row in order]
+            return {row: of_row for read in alone for row, of_row in read.items()}
+        self.cache.arena.keep({row.slot: range(len(parts[name])) for name, row in zip(order, rows, strict=True)})
+        for name, row in zip(order, rows, strict=True):
+            row.position += len(parts[name])
+        return dict(zip(order, logits, strict=True))
 
     def _switch_experts(self, changes: TemporaryChanges) -> None:
         """Compute a step of a mixture of experts as `generate` computes it, until the changes are undone."""
@@ -240,6 +286,18 @@ class TransformersStepModel:
                 "serve its requests one at a time"
             )
             raise UnsupportedModelError(message)
+
+
+def _next_parts(
+    prompts: Mapping[int, Sequence[int]], begins: Mapping[int, int], chunk: int
+) -> dict[int, Sequence[int]]:
+    """Return the next `chunk` tokens of prompts, by row, of which the first `begins` tokens have been read."""
+    parts: dict[int, Sequence[int]] = {}
+    for row, prompt in prompts.items():
+        if begins[row] < len(prompt) and chunk > 0:
+            parts[row] = prompt[begins[row] : begins[row] + chunk]
+            chunk -= len(parts[row])
+    return parts
 
 
 def wait_for(tensor: Tensor) -> None:
