@@ -9,14 +9,12 @@ import numpy as np
 import torch
 
 from lookahead.backends import cpu
-from lookahead.backends.cpu.kernels import blocks, elementwise, pointers, products, tiles
-from lookahead.backends.cpu.kernels.attention import (
+from lookahead.backends.cpu.kernels import amx, blocks, elementwise, pointers, products, tiles
+from lookahead.backends.cpu.kernels.attention import Trees, attend, gather
+from lookahead.backends.cpu.kernels.block_attention import (
     Heads,
-    Trees,
-    attend,
     attention_integers,
     attention_scratch,
-    gather,
     sums_of_thread,
 )
 from lookahead.backends.cpu.kernels.pointers import bfloat16_pointer, float_pointer, int_pointer
@@ -25,6 +23,19 @@ from lookahead.backends.cpu.tables import TreeTables
 from lookahead.jit import kernels_digest
 
 DTYPES = [torch.float32, torch.bfloat16]
+
+
+def has_tiles(dtype: torch.dtype) -> bool:
+    """Return whether products of a dtype are taken in tile registers here."""
+    return dtype == torch.bfloat16 and amx.may_use_tiles()
+
+
+def kinds() -> list[tuple[torch.dtype, bool]]:
+    """Return the dtypes, each with and without tile registers as far as there are any."""
+    return [*((dtype, False) for dtype in DTYPES), *((dtype, True) for dtype in DTYPES if has_tiles(dtype))]
+
+
+_TILES = amx.tile_configuration()
 
 
 def wrapper(function: Callable[..., Any]) -> Any:
@@ -38,44 +49,64 @@ def holds_bfloat16(tensor: torch.Tensor) -> bool:
 
 
 @wrapper
-def _dots(weights, outputs, width, splits, inputs, rows, scratch, out):
+def _dots(weights, outputs, width, splits, inputs, rows, scratch, packed, tiles, out):
+    if tiles != 0:
+        amx.begin_tiles(tiles)
     for at in range(len(splits) - 1):
         for first in range(splits[at], splits[at + 1], products.CHUNK // products.UNIT):
             last = min(first + products.CHUNK // products.UNIT, splits[at + 1])
-            start, count = products.dot_chunk(weights, outputs, width, first, last, inputs, rows, scratch)
+            start, count = products.dot_chunk(
+                weights, outputs, width, first, last, inputs, rows, scratch, packed, tiles != 0
+            )
             for row in range(rows):
                 for index in range(count):
                     number = pointers.load_float(scratch, row * products.CHUNK + index)
                     pointers.store_float(out, row * outputs + start + index, number)
+    if tiles != 0:
+        amx.end_tiles()
 
 
 @wrapper
-def _dots_at(is_bfloat16, weights, outputs, width, splits, inputs, rows, scratch, out):
+def _dots_at(is_bfloat16, weights, outputs, width, splits, inputs, rows, floats, tiles, out):
+    scratch, packed, target = float_pointer(floats[0]), float_pointer(floats[1]), float_pointer(out)
     if is_bfloat16:
         weight, given = bfloat16_pointer(weights), bfloat16_pointer(inputs)
-        _dots(weight, outputs, width, splits, given, rows, float_pointer(scratch), float_pointer(out))
+        _dots(weight, outputs, width, splits, given, rows, scratch, packed, tiles, target)
     else:
-        floats, read = float_pointer(weights), float_pointer(inputs)
-        _dots(floats, outputs, width, splits, read, rows, float_pointer(scratch), float_pointer(out))
+        numbers, read = float_pointer(weights), float_pointer(inputs)
+        _dots(numbers, outputs, width, splits, read, rows, scratch, packed, tiles, target)
 
 
 def with_room(inputs: torch.Tensor) -> torch.Tensor:
-    """Return the same rows, as far apart, and room for one more of NaN, which is read and must not matter."""
+    """Return the same rows, as far apart, and room for more rows of NaN, which are read and must not matter."""
     (rows, width), stride = inputs.shape, inputs.stride(0)
-    room = torch.full(((rows + 1) * max(stride, width),), torch.nan, dtype=inputs.dtype)
+    room = torch.full(
+        (products.rows_with_room(rows) * max(stride, width),), torch.nan, dtype=inputs.dtype
+    )
     return room.as_strided((rows, width), (stride, 1)).copy_(inputs)
 
 
-def dots(weights: torch.Tensor, inputs: torch.Tensor, splits: list[int] | None = None) -> torch.Tensor:
-    """Return float32 [rows, outputs], computed in parts that begin at these units."""
+def dots(
+    weights: torch.Tensor,
+    inputs: torch.Tensor,
+    splits: list[int] | None = None,
+    *,
+    uses_tiles: bool | None = None,
+) -> torch.Tensor:
+    """Return float32 [rows, outputs], computed in parts that begin at these units.
+
+    In tile registers if `uses_tiles`; by default, if there are any for the dtype.
+    """
     outputs, width = weights.shape
+    uses_tiles = has_tiles(weights.dtype) if uses_tiles is None else uses_tiles
     rows, inputs = len(inputs), with_room(inputs)
     units = -(-outputs // products.UNIT)
     bounds = np.array(sorted({0, *(splits or []), units}), np.int64)
-    scratch, out = torch.empty(rows + 1, products.CHUNK), torch.full((rows, outputs), torch.nan)
+    scratch = torch.empty(products.rows_with_room(rows), products.CHUNK)
+    packed, out = torch.empty(products.packed_size(width)), torch.full((rows, outputs), torch.nan)
     _dots_at(
         holds_bfloat16(weights), weights.data_ptr(), outputs, width, bounds, inputs.data_ptr(), rows,
-        scratch.data_ptr(), out.data_ptr(),
+        (scratch.data_ptr(), packed.data_ptr()), _TILES.ctypes.data if uses_tiles else 0, out.data_ptr(),
     )  # fmt: skip
     return out
 
@@ -159,63 +190,60 @@ def packed(
 
 
 @wrapper
-def _score(queries, items, count, width, keys, out):
+def _score(queries, count, width, keys, out):
     if count == blocks.QUERIES:
-        blocks.score_all(queries, items, width, keys, out)
+        blocks.score_all(queries, width, keys, out)
     else:
-        blocks.score_one(queries, items, width, keys, out)
+        blocks.score_one(queries, width, keys, out)
 
 
 @wrapper
-def _score_at(is_bfloat16, queries, items, count, width, keys, out):
-    item, key, target = int_pointer(items), float_pointer(keys), float_pointer(out)
+def _score_at(is_bfloat16, queries, count, width, keys, out):
+    key, target = float_pointer(keys), float_pointer(out)
     if is_bfloat16:
-        _score(bfloat16_pointer(queries), item, count, width, key, target)
+        _score(bfloat16_pointer(queries), count, width, key, target)
     else:
-        _score(float_pointer(queries), item, count, width, key, target)
+        _score(float_pointer(queries), count, width, key, target)
 
 
 def scores_of(
     queries: torch.Tensor,
-    items: torch.Tensor,
     keys: torch.Tensor,
     bounds: tuple[int, int],
     slots: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return scores [1 or 4, 64] of rows `items` of queries [any, width]."""
-    out = torch.full((len(items), blocks.BLOCK), torch.nan)
+    """Return scores [1 or 4, 64] of queries [1 or 4, width]."""
+    out = torch.full((len(queries), blocks.BLOCK), torch.nan)
     packed_keys, _ = packed(keys, bounds, slots)
     _score_at(
-        holds_bfloat16(queries), queries.data_ptr(), items.data_ptr(), len(items), queries.shape[1],
+        holds_bfloat16(queries), queries.data_ptr(), len(queries), queries.shape[1],
         packed_keys.data_ptr(), out.data_ptr(),
     )  # fmt: skip
     return out
 
 
 @wrapper
-def _accumulate_values(together, parts, weights, values, width, first, end, decays, totals, items, like):
+def _accumulate_values(together, parts, weights, values, width, first, end, decays, totals, like):
     if together == 4 and parts == 2:
-        blocks.accumulate_values_all(weights, values, width, first, end, decays, totals, items, 32, like)
+        blocks.accumulate_values_all(weights, values, width, first, end, decays, totals, 32, like)
     elif together == 4:
-        blocks.accumulate_values_all_wide(weights, values, width, first, end, decays, totals, items, 64, like)
+        blocks.accumulate_values_all_wide(weights, values, width, first, end, decays, totals, 64, like)
     elif parts == 2:
-        blocks.accumulate_values_one(weights, values, width, first, end, decays, totals, items, 32, like)
+        blocks.accumulate_values_one(weights, values, width, first, end, decays, totals, 32, like)
     else:
-        blocks.accumulate_values_one_wide(weights, values, width, first, end, decays, totals, items, 64, like)
+        blocks.accumulate_values_one_wide(weights, values, width, first, end, decays, totals, 64, like)
 
 
 @wrapper
-def _accumulate_values_at(
-    is_bfloat16, together, parts, weights, values, width, first, end, decays, totals, items
-):
-    floats, value, item = float_pointer(weights), float_pointer(values), int_pointer(items)
+def _accumulate_values_at(is_bfloat16, together, parts, weights, values, width, first, end, decays, totals):
+    floats, value = float_pointer(weights), float_pointer(values)
     decay, total = float_pointer(decays), float_pointer(totals)
     if is_bfloat16:
         like = bfloat16_pointer(0)
-        _accumulate_values(together, parts, floats, value, width, first, end, decay, total, item, like)
+        _accumulate_values(together, parts, floats, value, width, first, end, decay, total, like)
     else:
         like = float_pointer(0)
-        _accumulate_values(together, parts, floats, value, width, first, end, decay, total, item, like)
+        _accumulate_values(together, parts, floats, value, width, first, end, decay, total, like)
 
 
 def accumulate_values(
@@ -234,11 +262,10 @@ def accumulate_values(
     rows = weights.clone()
     if is_bfloat16:
         rows.view(torch.bfloat16)[:, : blocks.BLOCK] = weights.bfloat16()
-    items = torch.arange(len(weights))
     _, packed_values = packed(values, bounds, slots)
     _accumulate_values_at(
         is_bfloat16, len(weights), totals.shape[1] // 16, rows.data_ptr(), packed_values.data_ptr(),
-        values.shape[1], *bounds, decays.data_ptr(), sums.data_ptr(), items.data_ptr(),
+        values.shape[1], *bounds, decays.data_ptr(), sums.data_ptr(),
     )  # fmt: skip
     return sums
 
@@ -277,7 +304,7 @@ def _elementwise(kind, first, second, third, floats, out, size):
     elif kind == 1:
         elementwise.normalize(first, second, out, size, np.float32(1e-5))
     elif kind == 2:
-        elementwise.apply_rope(first, second, third, floats, size)
+        elementwise.apply_rope(first, second, third, out, size)
     elif kind == 3:
         elementwise.swiglu(floats, pointers.offset(floats, size), out, size)
     elif kind == 4:
@@ -318,44 +345,47 @@ def elementwise_of(
 
 
 @wrapper
-def _attention(trees, heads, sums, workers, out):
+def _attention(trees, heads, sums, workers, tiles, out):
+    if tiles != 0:
+        amx.begin_tiles(tiles)
     for worker in range(workers):
-        attend(trees, heads, sums, worker, workers)
+        attend(trees, heads, sums, out, worker, workers)
     for worker in range(workers):
         gather(trees, heads, sums, out, worker, workers)
+    if tiles != 0:
+        amx.end_tiles()
 
 
 @wrapper
-def _attention_at(is_bfloat16, of_trees, at, sizes, scale, workers, out):
-    rows, nodes, tail, spans = of_trees
+def _attention_at(is_bfloat16, counts, tables, at, sizes, scale, workers, tiles, out):
+    rows, tail, spans = counts
     trees = Trees(
         rows,
-        nodes,
-        int_pointer(at[0]),
-        int_pointer(at[1]),
-        int_pointer(at[2]),
-        int_pointer(at[3]),
-        int_pointer(at[4]),
+        int_pointer(tables[0]),
+        int_pointer(tables[1]),
+        int_pointer(tables[2]),
+        int_pointer(tables[3]),
+        int_pointer(tables[4]),
+        int_pointer(tables[5]),
+        int_pointer(tables[6]),
+        int_pointer(tables[7]),
         tail,
         spans,
     )
-    totals, states, scratch, integers = (
-        float_pointer(at[5]),
-        float_pointer(at[6]),
-        float_pointer(at[7]),
-        at[11],
-    )
+    totals, states, scratch = float_pointer(at[0]), float_pointer(at[1]), float_pointer(at[2])
     row_stride, head_stride, heads, key_heads, width = sizes
     if is_bfloat16:
-        queries, keys, values = bfloat16_pointer(at[8]), bfloat16_pointer(at[9]), bfloat16_pointer(at[10])
-        shape = Heads(queries, keys, values, row_stride, head_stride, heads, key_heads, width, scale)
-        of_bfloat16 = sums_of_thread(totals, states, shape, scratch, integers)
-        _attention(trees, shape, of_bfloat16, workers, bfloat16_pointer(out))
+        queries, keys, values = bfloat16_pointer(at[3]), bfloat16_pointer(at[4]), bfloat16_pointer(at[5])
+        shape = Heads(
+            queries, keys, values, row_stride, head_stride, heads, key_heads, width, scale, tiles != 0
+        )
+        of_bfloat16 = sums_of_thread(totals, states, shape, scratch, at[6])
+        _attention(trees, shape, of_bfloat16, workers, tiles, bfloat16_pointer(out))
     else:
-        floats, read, weighed = float_pointer(at[8]), float_pointer(at[9]), float_pointer(at[10])
-        of_floats = Heads(floats, read, weighed, row_stride, head_stride, heads, key_heads, width, scale)
-        sums = sums_of_thread(totals, states, of_floats, scratch, integers)
-        _attention(trees, of_floats, sums, workers, float_pointer(out))
+        floats, read, weighed = float_pointer(at[3]), float_pointer(at[4]), float_pointer(at[5])
+        of_floats = Heads(floats, read, weighed, row_stride, head_stride, heads, key_heads, width, scale, False)
+        sums = sums_of_thread(totals, states, of_floats, scratch, at[6])
+        _attention(trees, of_floats, sums, workers, 0, float_pointer(out))
 
 
 class Attention(NamedTuple):
@@ -381,23 +411,33 @@ class Attention(NamedTuple):
         size, windows = self.queries.shape[1], [self.window]
         return TreeTables.of(self.rows, size=size, cache_rows=self.cache_rows, windows=windows)
 
-    def attended(self, workers: int = 1, spare_spans: int = 0) -> torch.Tensor:
-        """Return [B, n, heads, width], computed by `workers` workers one after the other."""
+    def attended(
+        self, workers: int = 1, spare_spans: int = 0, *, uses_tiles: bool | None = None
+    ) -> torch.Tensor:
+        """Return [B, n, heads, width], computed by `workers` workers one after the other.
+
+        In tile registers if `uses_tiles`; by default, if there are any for the dtype.
+        """
         batch, size, heads, width = self.queries.shape
-        trees = self._trees()
+        uses_tiles = has_tiles(self.queries.dtype) if uses_tiles is None else uses_tiles
+        trees, key_heads = self._trees(), self.keys.shape[1]
         spans = trees.spans + spare_spans
         totals = torch.full((batch * size * heads * spans * width,), torch.nan)
         states = torch.full((batch * size * heads * spans * 2,), torch.nan)
-        scratch = torch.full((attention_scratch(width),), torch.nan)
-        integers = torch.zeros(attention_integers(heads, self.keys.shape[1]), dtype=torch.int64)
+        scratch = torch.full((attention_scratch(heads, key_heads, width),), torch.nan)
+        integers = torch.zeros(attention_integers(heads, key_heads), dtype=torch.int64)
         out = torch.full_like(self.queries, torch.nan)
         tensors = (totals, states, scratch, self.queries, self.keys, self.values, integers)
-        tables = (trees.cache_rows, trees.lengths, trees.places, trees.firsts, trees.slots)
-        at = (*(array.ctypes.data for array in tables), *(tensor.data_ptr() for tensor in tensors))
-        sizes = (*self.keys.stride()[:2], heads, self.keys.shape[1], width)
-        scale = np.float32(width**-0.5)
-        of_trees = (batch, size, trees.slots.shape[2], spans)
-        _attention_at(holds_bfloat16(out), of_trees, at, sizes, scale, workers, out.data_ptr())
+        tables = (
+            trees.begins, trees.cache_rows, trees.lengths, trees.starts, trees.chains, trees.places,
+            trees.firsts, trees.slots,
+        )  # fmt: skip
+        _attention_at(
+            holds_bfloat16(out), (batch, trees.slots.shape[1], spans),
+            tuple(array.ctypes.data for array in tables), tuple(tensor.data_ptr() for tensor in tensors),
+            (*self.keys.stride()[:2], heads, key_heads, width), np.float32(width**-0.5), workers,
+            _TILES.ctypes.data if uses_tiles else 0, out.data_ptr(),
+        )  # fmt: skip
         return out
 
     def in_a_layer(self) -> torch.Tensor:
