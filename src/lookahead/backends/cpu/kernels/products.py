@@ -179,8 +179,8 @@ def _multiply_chunk(
     """Write a chunk's products in tile registers."""
     start = min(first * UNIT, outputs - UNIT)
     blocks = 1 if rows <= _FEW_ROWS else (width + _MAX_BLOCK - 1) // _MAX_BLOCK
-    block = (width // STEP + blocks - 1) // blocks * STEP
-    for begin in range(0, width, block):
+    block, begin = (width // STEP + blocks - 1) // blocks * STEP, 0
+    while begin < width:
         size = min(block, width - begin)
         unit = first
         while unit < last:
@@ -195,6 +195,7 @@ def _multiply_chunk(
                 at, place = offset(weights, output * width), offset(scratch, output - start)
                 _multiply_units(at, width, width, 1, inputs, rows, place, packed, False)
             unit += units
+        begin += block
 
 
 @pointer_kernel
