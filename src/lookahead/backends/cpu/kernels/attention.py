@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lookahead.backends.cpu.kernels.amx import ROWS
 from lookahead.backends.cpu.kernels.block_attention import (
     MAX_PIECE,
     Heads,
@@ -33,10 +34,11 @@ from lookahead.backends.cpu.kernels.block_attention import (
     begin_span,
     clear_sums,
     copy_queries,
-    end_span,
     set_bounds,
+    write_rows,
 )
 from lookahead.backends.cpu.kernels.blocks import BLOCK
+from lookahead.backends.cpu.kernels.lanes import LN2, clear_lanes, merge_lanes
 from lookahead.backends.cpu.kernels.pointers import exponential as exponential_of
 from lookahead.backends.cpu.kernels.pointers import larger, load_float, load_int, offset, store_float, store_int
 from lookahead.backends.cpu.kernels.rows import add_scaled_row, copy_row, is_finite_row
@@ -49,6 +51,7 @@ PIECE = 32
 MIN_PROMPT = 32
 """Nodes of a chain from which on a piece of work adds up all spans."""
 _BLOCKS_OF_SPAN = SPAN // BLOCK
+_LN2 = np.float32(LN2)
 
 
 class Trees(NamedTuple):
@@ -158,23 +161,58 @@ def _attend_to_prompt(trees: Trees, heads: Heads, sums: Sums, piece: Piece, out:
     width, of_key = heads.width, heads.heads // heads.key_heads
     queries = (piece.last - piece.first) * of_key
     copy_queries(heads, sums, piece.key_head, piece.first, piece.last)
-    clear_sums(sums.merged_states, sums.merged, queries, width)
+    _begin_merging(heads, sums, queries)
     begin = load_int(trees.firsts, piece.first) // SPAN
     end = load_int(trees.places, piece.last - 1) // SPAN + 1
     for span in range(begin, end):
         begin_span(heads, sums, queries)
         _add_span(trees, heads, sums, piece, span)
-        end_span(heads, sums, queries)
-        for query in range(queries):
-            node = piece.first + query // of_key
-            if load_int(trees.firsts, node) // SPAN <= span <= load_int(trees.places, node) // SPAN:
-                states, totals = offset(sums.merged_states, 2 * query), offset(sums.merged, query * width)
-                added = offset(sums.span_states, 2 * query), offset(sums.span_totals, query * width)
-                _merge(states, totals, added[0], added[1], width)
+        _merge_span(trees, heads, sums, piece, span)
+    if heads.uses_tiles:
+        merged = sums.merged_lane_states, sums.merged_lanes
+        write_rows(heads, merged[0], merged[1], queries, sums.merged_states, sums.merged)
     for query in range(queries):
         item = (piece.first + query // of_key) * heads.heads + piece.key_head * of_key + query % of_key
         states, totals = offset(sums.merged_states, 2 * query), offset(sums.merged, query * width)
         _write_result(states, totals, offset(out, item * width), width)
+
+
+@pointer_kernel
+def _begin_merging(heads: Heads, sums: Sums, queries: int) -> None:
+    """Set the sums of all spans to nothing."""
+    width = heads.width
+    if not heads.uses_tiles:
+        clear_sums(sums.merged_states, sums.merged, queries, width)
+        return
+    for tile in range((queries + ROWS - 1) // ROWS):
+        states, totals = offset(sums.merged_lane_states, 2 * tile * ROWS), tile * ROWS * width
+        clear_lanes(states, offset(sums.merged_lanes, totals), width)
+
+
+@pointer_kernel
+def _merge_span(trees: Trees, heads: Heads, sums: Sums, piece: Piece, span: int) -> None:
+    """Add a span's sums to those of all spans, of the queries that see places of it."""
+    width, of_key = heads.width, heads.heads // heads.key_heads
+    queries = (piece.last - piece.first) * of_key
+    for query in range(queries):
+        node = piece.first + query // of_key
+        sees = load_int(trees.firsts, node) // SPAN <= span <= load_int(trees.places, node) // SPAN
+        store_int(sums.ends, query, int(sees))
+        if sees and not heads.uses_tiles:
+            states, totals = offset(sums.merged_states, 2 * query), offset(sums.merged, query * width)
+            added = offset(sums.span_states, 2 * query), offset(sums.span_totals, query * width)
+            _merge(states, totals, added[0], added[1], width)
+    if heads.uses_tiles:
+        for tile in range((queries + ROWS - 1) // ROWS):
+            states, totals = 2 * tile * ROWS, tile * ROWS * width
+            merge_lanes(
+                offset(sums.merged_lane_states, states),
+                offset(sums.merged_lanes, totals),
+                offset(sums.lane_states, states),
+                offset(sums.lane_totals, totals),
+                offset(sums.ends, tile * ROWS),
+                width,
+            )
 
 
 @pointer_kernel
@@ -185,7 +223,10 @@ def _attend_to_one_span(trees: Trees, heads: Heads, sums: Sums, piece: Piece, sp
     copy_queries(heads, sums, piece.key_head, piece.first, piece.last)
     begin_span(heads, sums, queries)
     _add_span(trees, heads, sums, piece, span)
-    end_span(heads, sums, queries)
+    if heads.uses_tiles:
+        write_rows(heads, sums.lane_states, sums.lane_totals, queries, sums.span_states, sums.span_totals)
+        for query in range(queries):  # the largest scores of lanes are those of powers of two
+            store_float(sums.span_states, 2 * query, load_float(sums.span_states, 2 * query) * _LN2)
     for query in range(queries):
         item = (piece.first + query // of_key) * heads.heads + piece.key_head * of_key + query % of_key
         at = item * trees.spans + span

@@ -26,6 +26,7 @@ from lookahead.backends.cpu.kernels.blocks import (
     softmax_block,
 )
 from lookahead.backends.cpu.kernels.lanes import (
+    clear_lanes,
     copy_some_lanes,
     scale_lanes,
     softmax_lanes,
@@ -45,7 +46,7 @@ from lookahead.backends.cpu.kernels.pointers import (
 from lookahead.backends.cpu.kernels.rows import copy_row
 from lookahead.jit import pointer_kernel
 
-MAX_PIECE = 128
+MAX_PIECE = 256
 """Maximum number of queries in a piece of work, unless one node has more."""
 
 
@@ -98,6 +99,8 @@ class Sums(NamedTuple):
         packed_queries: In tiles, words [queries / 16, width / 2, 16].
         lane_totals: In tiles, float32 [queries / 16, width, 16], of the current span.
         lane_states: In tiles, float32 [queries / 16, 2, 16]: the largest scores, and the sums of weights.
+        merged_lanes: In tiles, float32 [queries / 16, width, 16], of all spans so far.
+        merged_lane_states: In tiles, float32 [queries / 16, 2, 16].
         partial: In tiles, float32 [width, 16], totals of a tile of which not all queries see a block.
         firsts: int64 [queries], the first key of the current block that each query sees.
         ends: int64 [queries], the key after the last that each query sees.
@@ -119,10 +122,30 @@ class Sums(NamedTuple):
     packed_queries: Any
     lane_totals: Any
     lane_states: Any
+    merged_lanes: Any
+    merged_lane_states: Any
     partial: Any
     firsts: Any
     ends: Any
     slots: Any
+
+
+class Keys(NamedTuple):
+    """The keys of a block that are added to the sums of some queries.
+
+    Attributes:
+        at: Elements before the row and head in the cache.
+        slots: Pointer to int64 [BLOCK], the slot of each of the block's places.
+        first: The first key that any of the queries sees.
+        end: The key after the last.
+        are_in_order: Whether the slots follow one another.
+    """
+
+    at: int
+    slots: Any
+    first: int
+    end: int
+    are_in_order: bool
 
 
 @pointer_kernel
@@ -132,7 +155,9 @@ def max_queries(heads: int, key_heads: int) -> int:
 
 
 _SCORES = 2 * ROWS * BLOCK
-_LOG2_E, _LN2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+_LOG2_E = np.float32(1.4426950408889634)
+_GROUP = 32
+"""Keys that one instruction on tiles multiplies weights of."""
 _DECAYS = 4 * ROWS
 _WEIGHTS = ROWS * BLOCK // 2
 
@@ -141,7 +166,7 @@ def attention_scratch(heads: int, key_heads: int, width: int) -> int:
     """Return how many float32 of scratch a thread needs."""
     queries = int(max_queries(heads, key_heads))
     of_block = _SCORES + _DECAYS + 2 * _WEIGHTS + 2 * BLOCK * width + ROWS * width
-    return of_block + queries * (5 * width + 6)
+    return of_block + queries * (6 * width + 8)
 
 
 def attention_integers(heads: int, key_heads: int) -> int:
@@ -166,8 +191,8 @@ def sums_of_thread(totals: Any, states: Any, heads: Heads, scratch: Any, integer
     keys = offset(weights, 2 * _WEIGHTS)
     values = offset(keys, BLOCK * width)
     partial = offset(values, BLOCK * width)
-    rows = offset(partial, ROWS * width)  # five times [queries, width], then the states
-    states_of_rows = offset(rows, 5 * queries * width)
+    rows = offset(partial, ROWS * width)  # six times [queries, width], then the states
+    states_of_rows = offset(rows, 6 * queries * width)
     return Sums(
         totals,
         states,
@@ -184,6 +209,8 @@ def sums_of_thread(totals: Any, states: Any, heads: Heads, scratch: Any, integer
         offset(rows, 3 * queries * width),
         offset(rows, 4 * queries * width),
         offset(states_of_rows, 4 * queries),
+        offset(rows, 5 * queries * width),
+        offset(states_of_rows, 6 * queries),
         partial,
         int_pointer(integers),
         int_pointer(integers + 8 * queries),
@@ -222,29 +249,21 @@ def begin_span(heads: Heads, sums: Sums, queries: int) -> None:
     if not heads.uses_tiles:
         clear_sums(sums.span_states, sums.span_totals, queries, heads.width)
         return
-    tiles = (queries + ROWS - 1) // ROWS
-    for index in range(tiles * ROWS * heads.width):
-        store_float(sums.lane_totals, index, np.float32(0.0))
-    for tile in range(tiles):
-        for lane in range(ROWS):
-            store_float(sums.lane_states, tile * 2 * ROWS + lane, np.float32(MASKED_SCORE))
-            store_float(sums.lane_states, tile * 2 * ROWS + ROWS + lane, np.float32(0.0))
+    for tile in range((queries + ROWS - 1) // ROWS):
+        states, totals = offset(sums.lane_states, 2 * tile * ROWS), tile * ROWS * heads.width
+        clear_lanes(states, offset(sums.lane_totals, totals), heads.width)
 
 
 @pointer_kernel
-def end_span(heads: Heads, sums: Sums, queries: int) -> None:
-    """Write the sums of a span as rows, one for each query."""
-    if not heads.uses_tiles:
-        return
+def write_rows(heads: Heads, states: Any, totals: Any, queries: int, states_out: Any, totals_out: Any) -> None:
+    """Write the sums of tiles, states [2, 16] and totals [width, 16] each, as rows, one for each query."""
     for tile in range((queries + ROWS - 1) // ROWS):
         at = tile * ROWS * heads.width
-        transpose_lanes(offset(sums.lane_totals, at), heads.width, offset(sums.span_totals, at))
+        transpose_lanes(offset(totals, at), heads.width, offset(totals_out, at))
         for lane in range(ROWS):
             for index in range(2):
-                number = load_float(sums.lane_states, (2 * tile + index) * ROWS + lane)
-                if index == 0:  # in tiles, the largest scores are those of powers of two
-                    number *= _LN2
-                store_float(sums.span_states, 2 * (tile * ROWS + lane) + index, number)
+                number = load_float(states, (2 * tile + index) * ROWS + lane)
+                store_float(states_out, 2 * (tile * ROWS + lane) + index, number)
 
 
 @pointer_kernel
@@ -291,8 +310,8 @@ def add_block(
     if low >= high:
         return
     if heads.uses_tiles:
-        is_whole = are_in_order and low == 0 and high == BLOCK
-        _add_in_tiles(heads, sums, at, queries, first, last, slots, low, high, is_whole)
+        keys = Keys(at, slots, low, high, are_in_order)
+        _add_in_tiles(heads, sums, keys, queries, first, last)
         return
     width = heads.width
     pack_keys(offset(heads.keys, at), width, slots, low, high, sums.keys)
@@ -349,51 +368,56 @@ def _add_in_vectors(heads: Heads, sums: Sums, query: int, together: int) -> None
 
 
 @pointer_kernel
-def _add_in_tiles(
-    heads: Heads,
-    sums: Sums,
-    at: int,
-    queries: int,
-    first: int,
-    last: int,
-    slots: Any,
-    low: int,
-    high: int,
-    is_whole: bool,
-) -> None:
-    """Add a block to the sums of some queries, sixteen at a time.
+def _add_in_tiles(heads: Heads, sums: Sums, keys: Keys, queries: int, first: int, last: int) -> None:
+    """Add a block to the sums of some queries of a piece, sixteen at a time.
 
-    The keys of a whole block are read where they lie.
+    The tile registers multiply for the tiles before and after while a softmax is computed.
     """
-    width = heads.width
-    keys = offset(heads.keys, at + load_int(slots, 0) * width)
-    if not is_whole:
-        keys = pointer_like(address_of(sums.keys), heads.keys)
-        for key in range(low, high):
-            copy_row(offset(heads.keys, at + load_int(slots, key) * width), width, offset(keys, key * width))
-    transpose_values(offset(heads.values, at), width, slots, low, high, sums.values)
-    values = pointer_like(address_of(sums.values), heads.keys)
+    rows, values = _keys_in_order(heads, sums, keys), pointer_like(address_of(sums.values), heads.keys)
+    transpose_values(
+        offset(heads.values, keys.at), heads.width, keys.slots, keys.first, keys.end, sums.values
+    )
     first_tile, end_tile = first // ROWS, (last + ROWS - 1) // ROWS
-    _score_tile(heads, sums, first_tile, keys)
-    # The tile registers multiply for the tiles before and after while a softmax is computed.
+    _score_tile(heads, sums, first_tile, rows, keys)
     decays_before = True
     for tile in range(first_tile, end_tile + 1):
         if tile + 1 < end_tile:
-            _score_tile(heads, sums, tile + 1, keys)
+            _score_tile(heads, sums, tile + 1, rows, keys)
         decays = False
         if tile < end_tile:
-            decays = _weigh_tile(heads, sums, tile, queries, first, last)
+            decays = _weigh_tile(heads, sums, tile, keys, queries, first, last)
         if tile > first_tile:
-            _add_values(heads, sums, tile - 1, values, queries, first, last, decays_before)
+            _add_values(heads, sums, tile - 1, values, keys, queries, first, last, decays_before)
         decays_before = decays
 
 
 @pointer_kernel
-def _score_tile(heads: Heads, sums: Sums, tile: int, keys: Any) -> None:
+def _keys_in_order(heads: Heads, sums: Sums, keys: Keys) -> Any:
+    """Return a pointer to the keys [BLOCK, width] of a block; copied, unless they may be read where they lie."""
+    width = heads.width
+    if keys.are_in_order and keys.first == 0 and keys.end == BLOCK:
+        return offset(heads.keys, keys.at + load_int(keys.slots, 0) * width)
+    copied = pointer_like(address_of(sums.keys), heads.keys)
+    for key in range(keys.first, keys.end):
+        source = offset(heads.keys, keys.at + load_int(keys.slots, key) * width)
+        copy_row(source, width, offset(copied, key * width))
+    return copied
+
+
+@pointer_kernel
+def _score_tile(heads: Heads, sums: Sums, tile: int, rows: Any, keys: Keys) -> None:
     """Write the scores of a tile's queries with keys [BLOCK, width], to one of two places in turn."""
-    queries = offset(sums.packed_queries, tile * ROWS * heads.width // 2)
-    out = offset(sums.scores, tile % 2 * ROWS * BLOCK)
-    multiply_4_by_1(keys, heads.width, queries, ROWS, 0, heads.width, out, ROWS, False)
+    width, end = heads.width, (keys.end + _GROUP - 1) // _GROUP * _GROUP
+    queries = offset(sums.packed_queries, tile * ROWS * width // 2)
+    key = keys.first // _GROUP * _GROUP
+    while key < end:
+        these, out = offset(rows, key * width), offset(sums.scores, (tile % 2 * BLOCK + key) * ROWS)
+        if key + 2 * _GROUP <= end:
+            multiply_4_by_1(these, width, queries, ROWS, 0, width, out, ROWS, False)
+            key += 2 * _GROUP
+        else:
+            multiply_2_by_1(these, width, queries, ROWS, 0, width, out, ROWS, False)
+            key += _GROUP
 
 
 @pointer_kernel
@@ -406,7 +430,9 @@ def _lanes_of_tile(tile: int, queries: int, first: int, last: int) -> tuple[int,
 
 
 @pointer_kernel
-def _weigh_tile(heads: Heads, sums: Sums, tile: int, queries: int, first: int, last: int) -> bool:
+def _weigh_tile(
+    heads: Heads, sums: Sums, tile: int, keys: Keys, queries: int, first: int, last: int
+) -> bool:
     """Turn a tile's scores into weights, for the queries from `first` up to `last`.
 
     Returns:
@@ -414,20 +440,21 @@ def _weigh_tile(heads: Heads, sums: Sums, tile: int, queries: int, first: int, l
     """
     first_lane, end_lane, _ = _lanes_of_tile(tile, queries, first, last)
     query = tile * ROWS
+    begin, end = keys.first // _GROUP * _GROUP, (keys.end + _GROUP - 1) // _GROUP * _GROUP
     see_all = end_lane - first_lane == ROWS
     for lane in range(ROWS):
         if lane < first_lane or lane >= end_lane:
             store_int(sums.ends, query + lane, 0)
-        see_all &= load_int(sums.firsts, query + lane) == 0 and load_int(sums.ends, query + lane) == BLOCK
-    states = offset(sums.lane_states, 2 * query)
+        see_all &= load_int(sums.firsts, query + lane) <= begin and load_int(sums.ends, query + lane) >= end
     decays: bool = softmax_lanes(
         offset(sums.scores, tile % 2 * ROWS * BLOCK),
+        begin,
+        end,
         offset(sums.firsts, query),
         offset(sums.ends, query),
         see_all,
         np.float32(heads.scale * _LOG2_E),
-        states,
-        offset(states, ROWS),
+        offset(sums.lane_states, 2 * query),
         offset(sums.weights, tile % 2 * _WEIGHTS),
         offset(sums.decays, tile % 2 * ROWS),
     )
@@ -436,7 +463,15 @@ def _weigh_tile(heads: Heads, sums: Sums, tile: int, queries: int, first: int, l
 
 @pointer_kernel
 def _add_values(
-    heads: Heads, sums: Sums, tile: int, values: Any, queries: int, first: int, last: int, decays: bool
+    heads: Heads,
+    sums: Sums,
+    tile: int,
+    values: Any,
+    keys: Keys,
+    queries: int,
+    first: int,
+    last: int,
+    decays: bool,
 ) -> None:
     """Add a block's values [width, BLOCK], weighted, to a tile's totals.
 
@@ -449,14 +484,15 @@ def _add_values(
     target = totals if are_all else sums.partial
     if decays or not are_all:
         scale_lanes(totals, offset(sums.decays, tile % 2 * ROWS), width, target)
-    part = 0
+    begin, end = keys.first // _GROUP * _GROUP, (keys.end + _GROUP - 1) // _GROUP * _GROUP
+    words, part = offset(weights, begin // 2 * ROWS), 0
     while part < width:
-        rows, place = offset(values, part * BLOCK), offset(target, part * ROWS)
+        rows, place = offset(values, part * BLOCK + begin), offset(target, part * ROWS)
         if part + 4 * ROWS <= width:
-            multiply_4_by_1(rows, BLOCK, weights, ROWS, 0, BLOCK, place, ROWS, True)
+            multiply_4_by_1(rows, BLOCK, words, ROWS, 0, end - begin, place, ROWS, True)
             part += 4 * ROWS
         else:
-            multiply_2_by_1(rows, BLOCK, weights, ROWS, 0, BLOCK, place, ROWS, True)
+            multiply_2_by_1(rows, BLOCK, words, ROWS, 0, end - begin, place, ROWS, True)
             part += 2 * ROWS
     if not are_all:
         copy_some_lanes(target, first_lane, end_lane, width, totals)

@@ -21,6 +21,7 @@ from lookahead.jit import compiled
 
 _UNROLLED = 4
 """Keys of a turn of the loops over a block, and sums that are added up at its end."""
+LN2 = 0.6931471805599453
 _HALF = 0x8000
 """Half a unit in the last place of a bfloat16: weights are rounded to nearest, halves up."""
 
@@ -35,93 +36,173 @@ def _lanes_of(builder: ir.IRBuilder, pointer: Any) -> Any:
 def softmax_lanes(
     _typing: Any,
     scores: types.CPointer,
+    first: types.Integer,
+    end: types.Integer,
     firsts: types.CPointer,
     ends: types.CPointer,
     see_all: types.Boolean,
     scale: types.Float,
-    tops: types.CPointer,
-    sums: types.CPointer,
+    states: types.CPointer,
     weights: types.CPointer,
     decays: types.CPointer,
 ) -> Any:
-    """Write the weights of a block, words [BLOCK / 2, 16], from its scores [BLOCK, 16].
+    """Write the weights, words [BLOCK / 2, 16], of a block's keys from `first` up to `end`, multiples of 4.
 
-    A query sees the keys from `firsts` up to `ends`, int64 [16] each, or all if `see_all`; other keys weigh 0.
-    `tops` and `sums` hold each query's largest score so far and its sum of weights relative to it; both are
-    updated. `decays` becomes the factors for the totals of earlier blocks.
-
-    Args are pointers, and `scale`, a positive factor on the scores, after which weights are powers of two: so
-    it, and `tops`, contain the logarithm of e to base 2.
+    Args:
+        scores: float32 [BLOCK, 16]; those of keys that are not seen are overwritten.
+        first: The first key.
+        end: The key after the last.
+        firsts: int64 [16], the first key that each query sees; other keys weigh 0.
+        ends: int64 [16], the key after the last that each query sees.
+        see_all: Whether each query sees all of these keys.
+        scale: Positive factor on the scores, after which weights are powers of two.
+        states: float32 [2, 16], each query's largest scaled score so far, and its sum of weights relative to
+            it; both are updated.
+        weights: The result.
+        decays: float32 [16], becomes the factors for the totals of earlier blocks.
 
     Returns:
         Whether any decay is not 1.
     """
 
     def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
-        given, first_keys, end_keys, sees_all, factor, tops_at, sums_at, words, decays_at = arguments
-        scales, masked = vectors.splat_of(builder, factor), vectors.splat(MASKED_SCORE)
+        given, first_key, end_key, *bounds, sees_all, factor, states_at, words, decays_at = arguments
+        scales = vectors.splat_of(builder, factor)
 
-        def score_of(key: Any) -> Any:
-            return vectors.load(builder, given, builder.mul(key, INT64(LANES)), FLOATS)
-
-        with builder.if_then(builder.not_(sees_all)):
-            first, end = _lanes_of(builder, first_keys), _lanes_of(builder, end_keys)
-
-            def hide(key: Any, _: list[Any]) -> list[Any]:
-                keys = vectors.splat_of(builder, builder.trunc(key, INT32))
-                sees = builder.and_(
-                    builder.icmp_signed(">=", keys, first), builder.icmp_signed("<", keys, end)
-                )
-                seen = builder.select(sees, score_of(key), vectors.splat(-math.inf))
-                vectors.store(builder, seen, given, builder.mul(key, INT64(LANES)))
-                return []
-
-            loop(builder, INT64(0), INT64(BLOCK), 1, [], hide)
+        def score_of(key: Any, at: int = 0) -> Any:
+            place = builder.mul(builder.add(key, INT64(at)), INT64(LANES))
+            return vectors.load(builder, given, place, FLOATS)
 
         def largest(key: Any, found: list[Any]) -> list[Any]:
-            return [
-                vectors.larger(builder, top, score_of(builder.add(key, INT64(at))))
-                for at, top in enumerate(found)
-            ]
+            return [vectors.larger(builder, top, score_of(key, at)) for at, top in enumerate(found)]
 
+        with builder.if_then(builder.not_(sees_all)):
+            _hide(builder, given, (first_key, end_key), bounds)
         initial = [vectors.splat(-math.inf)] * _UNROLLED
-        found = loop(builder, INT64(0), INT64(BLOCK), _UNROLLED, initial, largest)
+        found = loop(builder, first_key, end_key, _UNROLLED, initial, largest)
         halves = [vectors.larger(builder, *found[at : at + 2]) for at in (0, 2)]
         top = builder.fmul(vectors.larger(builder, *halves), scales)
-        before = vectors.load(builder, tops_at, INT64(0), FLOATS)
-        after = vectors.larger(builder, vectors.larger(builder, masked, top), before)
+        before = vectors.load(builder, states_at, INT64(0), FLOATS)
+        after = vectors.larger(builder, vectors.larger(builder, vectors.splat(MASKED_SCORE), top), before)
+        opposite = builder.fsub(vectors.splat(-0.0), after)
 
         def weigh(key: Any, totals: list[Any]) -> list[Any]:
-            weighed = []
-            for at in range(_UNROLLED):
-                score = builder.fmul(score_of(builder.add(key, INT64(at))), scales)
-                weighed.append(vectors.power_of_two(builder, builder.fsub(score, after)))
-            for at in range(0, _UNROLLED, 2):
-                low, high = (
-                    builder.add(builder.bitcast(one, INTS), vectors.ints([_HALF] * LANES))
-                    for one in weighed[at : at + 2]
+            weighed = [
+                vectors.power_of_two(
+                    builder, vectors.fused_multiply_add(builder, score_of(key, at), scales, opposite)
                 )
-                low = builder.lshr(low, vectors.ints([16] * LANES))
-                word = builder.or_(low, builder.and_(high, vectors.ints([-65536] * LANES)))
+                for at in range(_UNROLLED)
+            ]
+            for at in range(0, _UNROLLED, 2):
                 place = builder.mul(builder.add(key, INT64(at)), INT64(LANES // 2))
-                vectors.store(builder, word, words, place)
+                vectors.store(builder, _word_of(builder, *weighed[at : at + 2]), words, place)
             return [builder.fadd(total, weight) for total, weight in zip(totals, weighed, strict=True)]
 
-        added = loop(builder, INT64(0), INT64(BLOCK), _UNROLLED, [vectors.splat(0.0)] * _UNROLLED, weigh)
+        added = loop(builder, first_key, end_key, _UNROLLED, [vectors.splat(0.0)] * _UNROLLED, weigh)
         total = builder.fadd(builder.fadd(added[0], added[1]), builder.fadd(added[2], added[3]))
         decay = vectors.power_of_two(builder, builder.fsub(before, after))
-        held = vectors.load(builder, sums_at, INT64(0), FLOATS)
-        vectors.store(builder, vectors.fused_multiply_add(builder, held, decay, total), sums_at, INT64(0))
-        vectors.store(builder, after, tops_at, INT64(0))
+        held = vectors.load(builder, states_at, INT64(LANES), FLOATS)
+        total = vectors.fused_multiply_add(builder, held, decay, total)
+        vectors.store(builder, after, states_at, INT64(0))
+        vectors.store(builder, total, states_at, INT64(LANES))
         vectors.store(builder, decay, decays_at, INT64(0))
         decays_differ = builder.fcmp_unordered("!=", decay, vectors.splat(1.0))
         mask = builder.bitcast(decays_differ, ir.IntType(LANES))
         return builder.icmp_unsigned("!=", mask, ir.Constant(ir.IntType(LANES), 0))
 
+    whole, yes = types.int64, types.boolean
     return (
-        types.boolean(scores, firsts, ends, types.boolean, types.float32, tops, sums, weights, decays),
+        yes(scores, whole, whole, firsts, ends, yes, types.float32, states, weights, decays),
         generated,
     )
+
+
+def _hide(builder: ir.IRBuilder, scores: Any, keys: tuple[Any, Any], bounds: list[Any]) -> None:
+    """Set the scores of keys that a query does not see to minus infinity."""
+    first, end = (_lanes_of(builder, bound) for bound in bounds)
+
+    def hide(key: Any, _: list[Any]) -> list[Any]:
+        place = builder.mul(key, INT64(LANES))
+        number = vectors.splat_of(builder, builder.trunc(key, INT32))
+        sees = builder.and_(builder.icmp_signed(">=", number, first), builder.icmp_signed("<", number, end))
+        score = vectors.load(builder, scores, place, FLOATS)
+        vectors.store(builder, builder.select(sees, score, vectors.splat(-math.inf)), scores, place)
+        return []
+
+    loop(builder, *keys, 1, [], hide)
+
+
+def _word_of(builder: ir.IRBuilder, low: Any, high: Any) -> Any:
+    """Return words of the weights of two keys, rounded to bfloat16: to nearest, halves up."""
+    halves = [builder.add(builder.bitcast(one, INTS), vectors.ints([_HALF] * LANES)) for one in (low, high)]
+    upper = builder.and_(halves[1], vectors.ints([-65536] * LANES))
+    return builder.or_(builder.lshr(halves[0], vectors.ints([16] * LANES)), upper)
+
+
+@compiled
+def merge_lanes(
+    _typing: Any,
+    states: types.CPointer,
+    totals: types.CPointer,
+    more_states: types.CPointer,
+    more_totals: types.CPointer,
+    takes_part: types.CPointer,
+    width: types.Integer,
+) -> Any:
+    """Add the sums of a later span, states [2, 16] and totals [width, 16], to sixteen queries' sums.
+
+    Only queries whose int64 in `takes_part` [16] is not 0 change. The largest scores of the later span are those
+    of powers of two, the others those of powers of e.
+    """
+
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        states_at, totals_at, more_at, added_at, parts_at, size = arguments
+        takes = builder.icmp_signed("!=", _lanes_of(builder, parts_at), vectors.ints([0] * LANES))
+        before = vectors.load(builder, states_at, INT64(0), FLOATS)
+        top = builder.fmul(vectors.load(builder, more_at, INT64(0), FLOATS), vectors.splat(LN2))
+        after = vectors.larger(builder, before, top)
+        kept, added = (
+            vectors.exponential(builder, builder.fsub(one, after), may_be_positive=False)
+            for one in (before, top)
+        )
+        sums, more = (vectors.load(builder, at, INT64(LANES), FLOATS) for at in (states_at, more_at))
+        merged = builder.fadd(builder.fmul(sums, kept), builder.fmul(more, added))
+        vectors.store(builder, builder.select(takes, after, before), states_at, INT64(0))
+        vectors.store(builder, builder.select(takes, merged, sums), states_at, INT64(LANES))
+
+        def body(index: Any, _: list[Any]) -> list[Any]:
+            held, given = (vectors.load(builder, at, index, FLOATS) for at in (totals_at, added_at))
+            total = vectors.fused_multiply_add(builder, given, added, builder.fmul(held, kept))
+            vectors.store(builder, builder.select(takes, total, held), totals_at, index)
+            return []
+
+        loop(builder, INT64(0), builder.mul(size, INT64(LANES)), LANES, [], body)
+        return context.get_dummy_value()
+
+    return (
+        types.void(states, totals, more_states, more_totals, takes_part, types.int64),
+        generated,
+    )
+
+
+@compiled
+def clear_lanes(_typing: Any, states: types.CPointer, totals: types.CPointer, width: types.Integer) -> Any:
+    """Set states [2, 16] and totals [width, 16] to nothing."""
+
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        states_at, totals_at, size = arguments
+        zero = vectors.splat(0.0)
+        vectors.store(builder, vectors.splat(MASKED_SCORE), states_at, INT64(0))
+        vectors.store(builder, zero, states_at, INT64(LANES))
+
+        def body(index: Any, _: list[Any]) -> list[Any]:
+            vectors.store(builder, zero, totals_at, index)
+            return []
+
+        loop(builder, INT64(0), builder.mul(size, INT64(LANES)), LANES, [], body)
+        return context.get_dummy_value()
+
+    return types.void(states, totals, types.int64), generated
 
 
 @compiled
@@ -198,6 +279,11 @@ def transpose_lanes(_typing: Any, totals: types.CPointer, width: types.Integer, 
     return types.void(totals, types.int64, out), generated
 
 
+def _group_end(builder: ir.IRBuilder, end: Any) -> Any:
+    """Return the end of the group of 32 keys that the key before `end` is in."""
+    return builder.and_(builder.add(end, INT64(2 * LANES - 1)), INT64(-2 * LANES))
+
+
 @compiled
 def transpose_values(
     _typing: Any,
@@ -208,9 +294,10 @@ def transpose_values(
     end: types.Integer,
     out: types.CPointer,
 ) -> Any:
-    """Write the bfloat16 values of a block as [width, BLOCK]; those of keys outside `first` to `end` are 0.
+    """Write the bfloat16 values of a block as [width, BLOCK].
 
-    The value of key k is in slot slots[k]; the width is a multiple of 32.
+    The value of key k is in slot slots[k]; the width is a multiple of 32. Of each group of 32 keys with one from
+    `first` up to `end`, the values of the other keys are 0. Other groups are undefined.
     """
 
     def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
@@ -239,7 +326,7 @@ def transpose_values(
             loop(builder, INT64(0), size, 2 * LANES, [], of_numbers)
             return []
 
-        loop(builder, INT64(0), INT64(BLOCK), LANES, [], of_keys)
+        loop(builder, builder.and_(first_key, INT64(-2 * LANES)), _group_end(builder, end_key), LANES, [], of_keys)
         return context.get_dummy_value()
 
     whole = types.int64
