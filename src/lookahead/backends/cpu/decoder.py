@@ -246,7 +246,7 @@ class CpuDecoder:
         inner, hidden = weights.layers[0].down.shape[1], weights.last_norm.numel()
         scratch = scratch_size(tokens, weights.heads, weights.key_heads, weights.width)
         integers = attention_integers(weights.heads, weights.key_heads)
-        packed = packed_size(max(hidden, own, inner)) if self._tiles is not None else 0
+        packed = packed_size(max(hidden, own, inner))
         rows, summed = int(rows_with_room(tokens)), trees.summed_nodes * trees.spans
         wanted = {
             Field.INPUTS_AT: (rows * max(hidden, own), self._dtype),

@@ -3,7 +3,7 @@
 A tile register holds 16 rows of 64 bytes. One instruction multiplies 16 rows of inputs with 16 rows of weights
 over 32 numbers of the width, and adds the products to 16 x 16 float32 sums:
 
-    inputs, in place          weights, packed                   sums
+    inputs, in place          weights, packed (`panels.py`)     sums
     16 rows x 32 numbers      16 pairs x 16 rows of pairs       16 inputs x 16 outputs
     i0: n0 n1 | n2 n3 | ...   w0: n0 n1 | w1: n0 n1 | ...       o0 o1 ... o15
     i1: n0 n1 | n2 n3 | ...   w0: n2 n3 | w1: n2 n3 | ...       o0 o1 ... o15
@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba import types
 
 from lookahead.backends.cpu.kernels import vectors
-from lookahead.backends.cpu.kernels.vectors import INT32, INT64, INTS, LANES, loop
+from lookahead.backends.cpu.kernels.vectors import INT64, loop
 from lookahead.jit import compiled, intrinsic_call
 
 ROWS = 16
@@ -97,42 +97,6 @@ def end_tiles(_typing: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generated
-
-
-@compiled
-def pack_weights(
-    _typing: Any,
-    weights: types.CPointer,
-    stride: types.Integer,
-    width: types.Integer,
-    packed: types.CPointer,
-    ahead: types.Integer,
-) -> Any:
-    """Pack 16 rows of bfloat16 weights, `width` numbers of each: words [width / 2, 16].
-
-    `width` is a multiple of 32 and `stride` counts elements between two rows. The rows that follow `ahead`
-    elements later are prefetched meanwhile.
-    """
-
-    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
-        rows, row_stride, size, target, later = arguments
-        pointers = [builder.gep(rows, [builder.mul(row_stride, INT64(lane))]) for lane in range(LANES)]
-        words = builder.bitcast(target, INT32.as_pointer())
-
-        def body(index: Any, _: list[Any]) -> list[Any]:
-            loaded = [vectors.load(builder, pointer, index, INTS) for pointer in pointers]
-            for pointer in pointers:
-                vectors.prefetch(builder, pointer, builder.add(index, later))
-            first = builder.mul(index, INT64(LANES // 2))
-            for at, vector in enumerate(vectors.transposed(builder, loaded)):
-                vectors.store(builder, vector, words, builder.add(first, INT64(at * LANES)))
-            return []
-
-        loop(builder, INT64(0), size, STEP, [], body)
-        return context.get_dummy_value()
-
-    whole = types.int64
-    return types.void(weights, whole, whole, packed, whole), generated
 
 
 def _multiplier_maker(inputs: int, units: int) -> Any:
@@ -226,5 +190,5 @@ def _multiplier_maker(inputs: int, units: int) -> Any:
 multiply_1_by_1 = _multiplier_maker(1, 1)
 multiply_1_by_2 = _multiplier_maker(1, 2)
 multiply_2_by_1 = _multiplier_maker(2, 1)
-multiply_4_by_1 = _multiplier_maker(4, 1)
 multiply_2_by_2 = _multiplier_maker(2, 2)
+multiply_4_by_1 = _multiplier_maker(4, 1)

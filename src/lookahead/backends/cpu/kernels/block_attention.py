@@ -8,7 +8,6 @@ from lookahead.backends.cpu.kernels.amx import (
     ROWS,
     multiply_2_by_1,
     multiply_4_by_1,
-    pack_weights,
 )
 from lookahead.backends.cpu.kernels.blocks import (
     BLOCK,
@@ -33,6 +32,7 @@ from lookahead.backends.cpu.kernels.lanes import (
     transpose_lanes,
     transpose_values,
 )
+from lookahead.backends.cpu.kernels.panels import pack_weights
 from lookahead.backends.cpu.kernels.pointers import (
     address_of,
     int_pointer,

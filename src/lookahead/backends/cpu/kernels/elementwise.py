@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 
 from lookahead.backends.cpu.kernels import vectors
-from lookahead.backends.cpu.kernels.tiles import sum_of_squares
+from lookahead.backends.cpu.kernels.rows import sum_of_squares
 from lookahead.backends.cpu.kernels.vectors import FLOATS, INT64, LANES, loop
 from lookahead.jit import compiled, pointer_kernel
 

@@ -1,4 +1,4 @@
-"""Rows of numbers: copied, scaled, added up, searched for numbers that are not finite."""
+"""Rows of numbers: copied, added up, searched for numbers that are not finite."""
 
 from typing import Any
 
@@ -29,27 +29,6 @@ def copy_row(_typing: Any, source: types.CPointer, size: types.Integer, target: 
         return context.get_dummy_value()
 
     return types.void(source, types.int64, target), generated
-
-
-@compiled
-def scale_row(
-    _typing: Any, source: types.CPointer, factor: types.Float, size: types.Integer, target: types.CPointer
-) -> Any:
-    """Write `size` float32 numbers, a multiple of 16, times a factor; the target may be the source."""
-
-    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
-        given, number, count, out = arguments
-        factors = vectors.splat_of(builder, number)
-
-        def body(index: Any, _: list[Any]) -> list[Any]:
-            scaled = builder.fmul(vectors.load(builder, given, index, FLOATS), factors)
-            vectors.store(builder, scaled, out, index)
-            return []
-
-        loop(builder, INT64(0), count, LANES, [], body)
-        return context.get_dummy_value()
-
-    return types.void(source, types.float32, types.int64, target), generated
 
 
 @compiled
@@ -99,3 +78,22 @@ def is_finite_row(_typing: Any, numbers: types.CPointer, size: types.Integer) ->
         return builder.icmp_signed("==", any_found, INT32(0))
 
     return types.boolean(numbers, types.int64), generated
+
+
+@compiled
+def sum_of_squares(_typing: Any, numbers: types.CPointer, size: types.Integer) -> Any:
+    """Return the sum of the squares of `size` numbers, a multiple of sixteen, as a float32."""
+
+    def generated(_context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        pointer, count = arguments
+        is_bfloat16 = vectors.points_to_bfloat16(signature.args[0])
+
+        def body(index: Any, totals: list[Any]) -> list[Any]:
+            loaded = vectors.load_widened(builder, pointer, index, is_bfloat16=is_bfloat16)
+            return [vectors.fused_multiply_add(builder, loaded, loaded, totals[0])]
+
+        (total,) = loop(builder, INT64(0), count, LANES, [vectors.splat(0.0)], body)
+        sums = vectors.lane_sums(builder, [total] * LANES)
+        return builder.extract_element(sums, INT32(0))
+
+    return types.float32(numbers, types.int64), generated
