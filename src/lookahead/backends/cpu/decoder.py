@@ -10,7 +10,7 @@ from torch import Tensor
 from lookahead.backends.cpu.kernels.amx import may_use_tiles, tile_configuration
 from lookahead.backends.cpu.kernels.block_attention import attention_integers
 from lookahead.backends.cpu.kernels.products import UNIT, packed_size, rows_with_room
-from lookahead.backends.cpu.plan import FIELDS, LAYER_FIELDS, Field, LayerField
+from lookahead.backends.cpu.plan import FIELDS, LAYER_FIELDS, PARTS, Field, LayerField
 from lookahead.backends.cpu.step import scratch_size, step_address
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.backends.cpu.team import ThreadTeam
@@ -147,6 +147,7 @@ class CpuDecoder:
         self._table = np.zeros(FIELDS, np.int64)
         uses_tiles = self._dtype == torch.bfloat16 and may_use_tiles()
         self._tiles = tile_configuration() if uses_tiles else None
+        self._taken = np.zeros((len(weights.layers) + 1) * PARTS, np.int64)
         self._workspace: dict[Field, Tensor] = {}
         self._set_model_fields()
 
@@ -184,6 +185,7 @@ class CpuDecoder:
         threads = torch.get_num_threads()
         self._grow_workspace(tokens, trees, threads)
         keys, values = cache
+        self._taken[:] = 0
         self._set(
             {
                 **trees.fields,
@@ -198,6 +200,7 @@ class CpuDecoder:
                 Field.LOGITS: len(nodes),
                 Field.LOGIT_NODES_AT: nodes.ctypes.data,
                 Field.LOGITS_AT: logits.data_ptr(),
+                Field.TAKEN_AT: self._taken.ctypes.data,
             }
         )
         self._team.run(self._step, self._table.ctypes.data, threads)

@@ -11,7 +11,7 @@ from lookahead.backends.cpu.kernels.amx import may_use_tiles, tile_configuration
 from lookahead.backends.cpu.kernels.block_attention import attention_integers, attention_scratch
 from lookahead.backends.cpu.kernels.blocks import PART
 from lookahead.backends.cpu.kernels.vectors import multiplies_and_adds
-from lookahead.backends.cpu.plan import EPSILON, FIELDS, LAYER_FIELDS, SCALE, Field, LayerField
+from lookahead.backends.cpu.plan import EPSILON, FIELDS, LAYER_FIELDS, PARTS, SCALE, Field, LayerField
 from lookahead.backends.cpu.step import attention_address
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.backends.cpu.team import ThreadTeam, torch_thread_team
@@ -77,7 +77,7 @@ def attend_in_layer(
     layer[LayerField.WINDOW_INDEX] = window_index
     scalars = np.zeros(max(EPSILON, SCALE) + 1, np.float32)
     scalars[SCALE] = scaling
-    table = np.zeros(FIELDS, np.int64)
+    table, taken = np.zeros(FIELDS, np.int64), np.zeros(PARTS, np.int64)
     fields = {
         **trees.fields,
         **{field: tensor.data_ptr() for field, tensor in workspace.items()},
@@ -96,6 +96,7 @@ def attend_in_layer(
         Field.QUERIES_AT: queries.data_ptr(),
         Field.INPUTS_AT: attended.data_ptr(),
         Field.SCRATCH_STRIDE: attention_scratch(heads, key_heads, width),
+        Field.TAKEN_AT: taken.ctypes.data,
         Field.TILES_AT: 0 if tiles is None else tiles.ctypes.data,
         Field.INTEGERS_STRIDE: attention_integers(heads, key_heads),
     }

@@ -68,6 +68,21 @@ class Field(IntEnum):
     LOGITS_AT = 50
     # The configuration of tile registers, see `amx.py`; 0 if they are not used.
     TILES_AT = 51
+    # How much of each part has been taken by a worker, int64 [layers + 1, parts], 0 at first; see `Part`.
+    TAKEN_AT = 52
+
+
+class Part(IntEnum):
+    """Parts of a layer whose work is taken by whichever worker is free, if there are many nodes."""
+
+    QUERIES = 0
+    KEYS = 1
+    VALUES = 2
+    ATTENTION = 3
+    OUT = 4
+    UNITS = 5
+    DOWN = 6
+    LOGITS = 7
 
 
 class LayerField(IntEnum):
@@ -92,5 +107,6 @@ class LayerField(IntEnum):
 
 FIELDS = len(Field)
 LAYER_FIELDS = len(LayerField)
+PARTS = len(Part)
 EPSILON, SCALE = 0, 1
 """Indices of the float32 scalars."""

@@ -32,6 +32,7 @@ from lookahead.backends.cpu.kernels.pointers import (
     load_int,
     offset,
     pointer_like,
+    take_next,
 )
 from lookahead.backends.cpu.kernels.products import (
     CHUNK,
@@ -42,10 +43,14 @@ from lookahead.backends.cpu.kernels.products import (
     units_of,
 )
 from lookahead.backends.cpu.kernels.rows import copy_row
-from lookahead.backends.cpu.plan import EPSILON, LAYER_FIELDS, SCALE, Field, LayerField
+from lookahead.backends.cpu.plan import EPSILON, LAYER_FIELDS, PARTS, SCALE, Field, LayerField, Part
 from lookahead.jit import log_if_slow, pointer_kernel, shared_kernel
 
 _UNITS_OF_CHUNK = CHUNK // UNIT
+UNITS_AT_ONCE = 2
+"""Units that a worker takes at once."""
+MANY_NODES = 64
+"""With more nodes than these, a part's work is taken by whichever worker is free."""
 
 
 class Worker(NamedTuple):
@@ -60,6 +65,7 @@ class Worker(NamedTuple):
         packed: Pointer to the thread's float32 [packed_size(...)].
         integers: Address of the thread's int64 [attention_integers(...)].
         uses_tiles: Whether bfloat16 is multiplied in tile registers.
+        taken: Pointer to the layer's int64 [parts], how much of each part has been taken.
     """
 
     table: Any
@@ -70,6 +76,7 @@ class Worker(NamedTuple):
     packed: Any
     integers: int
     uses_tiles: bool
+    taken: Any
 
 
 @pointer_kernel
@@ -125,37 +132,67 @@ def _dot_chunk(
 
 
 @pointer_kernel
+def _next_units(worker: Worker, part: int, outputs: int, turn: int) -> tuple[int, int]:
+    """Return the units of a matrix that a worker multiplies next: the first, and the one after the last.
+
+    With a few nodes they are a worker's share in order, so that it reads memory in order. With many, they are
+    the next that no worker has taken: a worker whose core is slower for a while takes fewer.
+
+    Args:
+        worker: Which asks.
+        part: Of the layer, see `Part`.
+        outputs: Of the matrix.
+        turn: How often the worker has asked for this part.
+    """
+    units = units_of(outputs)
+    if _tokens(worker) > MANY_NODES:
+        first = take_next(worker.taken, part) * UNITS_AT_ONCE
+        return first, min(first + UNITS_AT_ONCE, units)
+    first, last = share_of(units, worker.thread, worker.workers)
+    first += turn * _UNITS_OF_CHUNK
+    return first, min(first + _UNITS_OF_CHUNK, last)
+
+
+@pointer_kernel
 def _project(
-    worker: Worker, weights: Any, bias: Any, has_bias: bool, outputs: int, width: int, tokens: int, out: Any
+    worker: Worker,
+    part: int,
+    weights: Any,
+    bias: Any,
+    has_bias: bool,
+    outputs: int,
+    width: int,
+    tokens: int,
+    out: Any,
 ) -> None:
     """Write out [tokens, outputs], the products of all inputs with a matrix, plus the bias, if any."""
     inputs = pointer_like(load_int(worker.table, Field.INPUTS_AT), weights)
-    unit, last = share_of(units_of(outputs), worker.thread, worker.workers)
-    while unit < last:
-        end = min(unit + _UNITS_OF_CHUNK, last)
+    turn, (unit, end) = 0, _next_units(worker, part, outputs, 0)
+    while unit < end:
         start, count = _dot_chunk(worker, weights, outputs, width, unit, end, inputs, tokens, worker.scratch)
         for token in range(tokens):
             place = offset(out, token * outputs + start)
             store_with_bias(
                 offset(worker.scratch, token * CHUNK), offset(bias, start), has_bias, place, count
             )
-        unit = end
+        turn += 1
+        unit, end = _next_units(worker, part, outputs, turn)
 
 
 @pointer_kernel
-def _add_projection(worker: Worker, weights: Any, inputs: Any, width: int) -> None:
+def _add_projection(worker: Worker, part: int, weights: Any, inputs: Any, width: int) -> None:
     """Add the products of inputs [tokens, width] with a matrix to the residual stream."""
     table, tokens = worker.table, _tokens(worker)
     hidden = load_int(table, Field.HIDDEN)
     stream = float_pointer(load_int(table, Field.STREAM_AT))
-    unit, last = share_of(units_of(hidden), worker.thread, worker.workers)
-    while unit < last:
-        end = min(unit + _UNITS_OF_CHUNK, last)
+    turn, (unit, end) = 0, _next_units(worker, part, hidden, 0)
+    while unit < end:
         start, count = _dot_chunk(worker, weights, hidden, width, unit, end, inputs, tokens, worker.scratch)
         for token in range(tokens):
             products = offset(worker.scratch, token * CHUNK)
             add_rounded(offset(stream, token * hidden + start), products, count, weights)
-        unit = end
+        turn += 1
+        unit, end = _next_units(worker, part, hidden, turn)
 
 
 @pointer_kernel
@@ -165,15 +202,15 @@ def _write_swiglu(worker: Worker, gates: Any, ups: Any, out: Any) -> None:
     hidden, inner = load_int(table, Field.HIDDEN), load_int(table, Field.INNER)
     inputs = pointer_like(load_int(table, Field.INPUTS_AT), gates)
     second = offset(worker.scratch, rows_with_room(tokens) * CHUNK)
-    unit, last = share_of(units_of(inner), worker.thread, worker.workers)
-    while unit < last:
-        end = min(unit + _UNITS_OF_CHUNK, last)
+    turn, (unit, end) = 0, _next_units(worker, Part.UNITS, inner, 0)
+    while unit < end:
         start, count = _dot_chunk(worker, gates, inner, hidden, unit, end, inputs, tokens, worker.scratch)
         _dot_chunk(worker, ups, inner, hidden, unit, end, inputs, tokens, second)
         for token in range(tokens):
             at = token * CHUNK
             swiglu(offset(worker.scratch, at), offset(second, at), offset(out, token * inner + start), count)
-        unit = end
+        turn += 1
+        unit, end = _next_units(worker, Part.UNITS, inner, turn)
 
 
 @pointer_kernel
@@ -187,7 +224,8 @@ def _project_qkv(worker: Worker, like: Any) -> None:
         bias = load_int(layer, LayerField.QUERY_BIAS + part)
         out = pointer_like(load_int(table, Field.QUERIES_AT + part), like)
         weights = pointer_like(load_int(layer, LayerField.QUERY + part), like)
-        _project(worker, weights, pointer_like(bias, like), bias != 0, outputs, hidden, _tokens(worker), out)
+        bias_at, tokens = pointer_like(bias, like), _tokens(worker)
+        _project(worker, Part.QUERIES + part, weights, bias_at, bias != 0, outputs, hidden, tokens, out)
 
 
 @pointer_kernel
@@ -280,7 +318,9 @@ def _attend(worker: Worker, keys: Any, values: Any) -> None:
         worker.integers,
     )
     out = pointer_like(load_int(table, Field.INPUTS_AT), keys)
-    attend(trees, heads, sums, out, worker.thread, worker.workers)
+    takes = _tokens(worker) > MANY_NODES
+    taken = offset(worker.taken, Part.ATTENTION)
+    attend(trees, heads, sums, out, taken, takes, worker.thread, worker.workers)
     _barrier(worker)
     gather(trees, heads, sums, out, worker.thread, worker.workers)
 
@@ -302,7 +342,8 @@ def _layer(worker: Worker, index: int, like: Any) -> None:
     _barrier(worker)
     like_inputs = pointer_like(load_int(table, Field.INPUTS_AT), like)
     own = load_int(table, Field.HEADS) * load_int(table, Field.WIDTH)
-    _add_projection(worker, pointer_like(load_int(layer, LayerField.OUT), like), like_inputs, own)
+    outs = pointer_like(load_int(layer, LayerField.OUT), like)
+    _add_projection(worker, Part.OUT, outs, like_inputs, own)
     _barrier(worker)
     _normalize(worker, pointer_like(load_int(layer, LayerField.INNER_NORM), like))
     _barrier(worker)
@@ -311,13 +352,14 @@ def _layer(worker: Worker, index: int, like: Any) -> None:
     _write_swiglu(worker, pointer_like(load_int(layer, LayerField.GATE), like), ups, gated)
     _barrier(worker)
     downs = pointer_like(load_int(layer, LayerField.DOWN), like)
-    _add_projection(worker, downs, gated, load_int(table, Field.INNER))
+    _add_projection(worker, Part.DOWN, downs, gated, load_int(table, Field.INNER))
     _barrier(worker)
 
 
 @pointer_kernel
-def _in_layer(table: Any, layer: Any) -> Worker:
+def _in_layer(table: Any, layer: Any, index: int) -> Worker:
     """Return a worker of the team in a layer."""
+    taken = int_pointer(load_int(table, Field.TAKEN_AT))
     thread = call_int(load_int(table, Field.THREAD_INDEX_AT))
     workers = call_int(load_int(table, Field.THREAD_COUNT_AT))
     scratch = float_pointer(load_int(table, Field.SCRATCH_AT))
@@ -331,6 +373,7 @@ def _in_layer(table: Any, layer: Any) -> Worker:
         offset(packed, thread * load_int(table, Field.PACKED_STRIDE)),
         load_int(table, Field.INTEGERS_AT) + 8 * thread * load_int(table, Field.INTEGERS_STRIDE),
         load_int(table, Field.TILES_AT) != 0,
+        offset(taken, index * PARTS),
     )
 
 
@@ -356,14 +399,15 @@ def _step(address: int, like: Any) -> None:
     _begin(table)
     layers = int_pointer(load_int(table, Field.LAYERS_AT))
     for layer in range(load_int(table, Field.LAYERS)):
-        _layer(_in_layer(table, offset(layers, layer * LAYER_FIELDS)), layer, like)
-    worker = _in_layer(table, layers)
+        _layer(_in_layer(table, offset(layers, layer * LAYER_FIELDS), layer), layer, like)
+    worker = _in_layer(table, layers, load_int(table, Field.LAYERS))
     _normalize_for_logits(worker, pointer_like(load_int(table, Field.LAST_NORM_AT), like))
     _barrier(worker)
     weights = pointer_like(load_int(table, Field.OUTPUT_AT), like)
     logits = pointer_like(load_int(table, Field.LOGITS_AT), like)
     vocabulary, hidden = load_int(table, Field.VOCABULARY), load_int(table, Field.HIDDEN)
-    _project(worker, weights, weights, False, vocabulary, hidden, load_int(table, Field.LOGITS), logits)
+    count = load_int(table, Field.LOGITS)
+    _project(worker, Part.LOGITS, weights, weights, False, vocabulary, hidden, count, logits)
     _end(table)
 
 
@@ -374,7 +418,7 @@ def _attention(address: int, like: Any) -> None:
     _begin(table)
     keys = pointer_like(load_int(table, Field.KEYS_AT), like)
     values = pointer_like(load_int(table, Field.VALUES_AT), like)
-    _attend(_in_layer(table, int_pointer(load_int(table, Field.LAYERS_AT))), keys, values)
+    _attend(_in_layer(table, int_pointer(load_int(table, Field.LAYERS_AT)), 0), keys, values)
     _end(table)
 
 

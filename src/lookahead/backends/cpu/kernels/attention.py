@@ -40,7 +40,7 @@ from lookahead.backends.cpu.kernels.block_attention import (
 from lookahead.backends.cpu.kernels.blocks import BLOCK
 from lookahead.backends.cpu.kernels.lanes import LN2, clear_lanes, merge_lanes
 from lookahead.backends.cpu.kernels.pointers import exponential as exponential_of
-from lookahead.backends.cpu.kernels.pointers import larger, load_float, load_int, offset, store_float, store_int
+from lookahead.backends.cpu.kernels.pointers import larger, load_float, load_int, offset, store_float, store_int, take_next
 from lookahead.backends.cpu.kernels.rows import add_scaled_row, copy_row, is_finite_row
 from lookahead.jit import pointer_kernel
 
@@ -108,13 +108,15 @@ def _is_prompt(trees: Trees, row: int) -> bool:
 
 
 @pointer_kernel
-def attend(trees: Trees, heads: Heads, sums: Sums, out: Any, worker: int, workers: int) -> None:
+def attend(
+    trees: Trees, heads: Heads, sums: Sums, out: Any, taken: Any, takes: bool, worker: int, workers: int
+) -> None:
     """Do a worker's share of a layer's attention.
 
-    The results of prompts, [nodes, heads, width], are written to `out`, the sums of other rows to `sums`.
-    Pieces are dealt out in turns: those of a prompt's later nodes take longer.
+    The results of prompts, [nodes, heads, width], are written to `out`, the sums of other rows to `sums`. If
+    `takes`, the next piece that no worker has taken is the worker's, else pieces are dealt out in turns.
     """
-    number = 0
+    number, own = 0, take_next(taken, 0) if takes else worker
     for row in range(trees.rows):
         begin, end = load_int(trees.begins, row), load_int(trees.begins, row + 1)
         is_prompt = _is_prompt(trees, row)
@@ -123,7 +125,8 @@ def attend(trees: Trees, heads: Heads, sums: Sums, out: Any, worker: int, worker
         groups = (end - begin + nodes_of_piece - 1) // nodes_of_piece
         spans = 1 if is_prompt else trees.spans
         for item in range(spans * heads.key_heads * groups):
-            if number % workers == worker:
+            if number == own:
+                own = take_next(taken, 0) if takes else own + workers
                 group, rest = item % groups, item // groups
                 first = begin + (end - begin) * group // groups
                 last = begin + (end - begin) * (group + 1) // groups

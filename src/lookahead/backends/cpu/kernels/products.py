@@ -29,7 +29,7 @@ CHUNK = 64
 """Outputs that a thread's scratch holds until they are rounded and written."""
 _STEP = 32
 """Divides the width of every matrix."""
-_FEW_ROWS = 64
+_FEW_ROWS = 16
 """With so few rows, reading weights takes longer than multiplying them, and whole rows are read best."""
 _MAX_BLOCK_WORDS = 320
 """Words of the width of which the panels of two units fit in the first cache."""
