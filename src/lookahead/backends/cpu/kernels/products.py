@@ -31,8 +31,8 @@ _STEP = 32
 """Divides the width of every matrix."""
 _FEW_ROWS = 16
 """With so few rows, reading weights takes longer than multiplying them, and whole rows are read best."""
-_MAX_BLOCK_WORDS = 320
-"""Words of the width of which the panels of two units fit in the first cache."""
+_MAX_WORDS_IN_TILES, _MAX_WORDS_IN_VECTORS = 320, 192
+"""Words of the width of which the panels of two units, and some rows of inputs, fit in the first cache."""
 
 
 @pointer_kernel
@@ -78,7 +78,8 @@ def dot_chunk(
     """
     start = min(first * UNIT, outputs - UNIT)
     words = width // 2 if is_bfloat16(weights) else width
-    blocks = 1 if rows <= _FEW_ROWS else (words + _MAX_BLOCK_WORDS - 1) // _MAX_BLOCK_WORDS
+    most = _MAX_WORDS_IN_TILES if uses_tiles else _MAX_WORDS_IN_VECTORS
+    blocks = 1 if rows <= _FEW_ROWS else (words + most - 1) // most
     block, begin = (width // _STEP + blocks - 1) // blocks * _STEP, 0
     while begin < width:
         size = min(block, width - begin)
