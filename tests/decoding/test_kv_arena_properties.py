@@ -15,6 +15,8 @@ from oracles.naive_arena import NaiveArena
 
 LAYERS, HEADS = 2, 2
 SIZES = st.sampled_from([1, 1, 2, 3, 5, 8, 20])
+PADDING = -1.0
+"""Stands for a slot that holds zeros."""
 
 
 def roomy(shape, like):
@@ -62,7 +64,7 @@ class LifeOfAnArena(RuleBasedStateMachine):
     def states(self, tokens, width):
         """[rows, heads, size, width] of tokens [rows, size]; head 1 holds the number plus a half."""
         filled = torch.tensor(tokens)[:, None, :, None].expand(-1, HEADS, -1, width)
-        return filled + torch.tensor([0.0, 0.5])[:, None, None]
+        return (filled + torch.tensor([0.0, 0.5])[:, None, None]).masked_fill(filled == PADDING, 0.0)
 
     def assert_holds(self, keys, values, row, layer, tokens):
         """Of one row: keys and values [heads, slots, width] begin with these tokens."""
@@ -140,6 +142,40 @@ class LifeOfAnArena(RuleBasedStateMachine):
                 self.naive.append(row, layer, tokens)
                 for memory in claimed:
                     memory[layer, row, :, slots] = self.states([tokens], memory.shape[-1])[0]
+
+    @rule(data=st.data())
+    def claim_and_keep_prompts(self, data):
+        """Each row gets as many tokens as it wants, and keeps all of them."""
+        rows = data.draw(st.permutations(sorted(self.naive.kept)))
+        rows = rows[: data.draw(st.integers(1, len(rows)))]
+        sizes = {row: data.draw(SIZES) for row in rows}
+        self.begin(rows)
+        claimed = self.arena.claim_for_writing(max(sizes.values()), sizes)
+        if claimed is None:
+            return
+        for row, size in sizes.items():
+            slots = slice(self.arena.lengths[row], self.arena.lengths[row] + size)
+            for layer in range(LAYERS):
+                tokens = [float(next(self.numbers)) for _ in range(size)]
+                self.naive.append(row, layer, tokens)
+                for memory in claimed:
+                    memory[layer, row, :, slots] = self.states([tokens], memory.shape[-1])[0]
+        paths = {row: range(size) for row, size in sizes.items()}
+        self.arena.keep(paths)
+        self.naive.keep(paths)
+
+    @rule(data=st.data())
+    def pad(self, data):
+        """Zeros behind the texts of some rows, in all layers that there are."""
+        if len(self.arena._slab_of_layer) < LAYERS:
+            return
+        rows = data.draw(st.lists(st.sampled_from(sorted(self.naive.kept)), min_size=1, unique=True))
+        paddings = {row: data.draw(st.integers(0, 9)) for row in rows}
+        self.arena.pad(paddings)
+        self.naive.begin(rows)
+        for row, slots in paddings.items():
+            for of_layer in self.naive.kept[row]:
+                of_layer.extend([PADDING] * slots)
 
     @rule(data=st.data())
     def keep(self, data):

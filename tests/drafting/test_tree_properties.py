@@ -46,6 +46,12 @@ def test_a_path_leads_from_the_root_to_its_node(tree):
         assert len(path) == tree.depths[node] + 1
 
 
+@given(draft_trees())
+def test_a_chain_is_a_tree_of_one_branch(tree):
+    assert tree.is_chain == (tree.parents.tolist() == list(range(-1, len(tree) - 1)))
+    assert DraftTree.chain(tree.token_ids).is_chain
+
+
 @given(draft_trees(), st.sets(st.integers(0, 39)), st.integers(0, 3))
 def test_children_with_a_token_are_exactly_those(tree, nodes, token):
     expected = [n for n in range(1, len(tree)) if tree.parents[n] in nodes and tree.token_ids[n] == token]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
@@ -10,16 +10,7 @@ import torch
 
 from lookahead.backends import cpu
 from lookahead.backends.cpu.kernels import amx, blocks, elementwise, pointers, products, tiles
-from lookahead.backends.cpu.kernels.attention import Trees, attend, gather
-from lookahead.backends.cpu.kernels.block_attention import (
-    Heads,
-    attention_integers,
-    attention_scratch,
-    sums_of_thread,
-)
 from lookahead.backends.cpu.kernels.pointers import bfloat16_pointer, float_pointer, int_pointer
-from lookahead.backends.cpu.layer_attention import attend_in_layer, team_for
-from lookahead.backends.cpu.tables import TreeTables
 from lookahead.jit import kernels_digest
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -35,7 +26,7 @@ def kinds() -> list[tuple[torch.dtype, bool]]:
     return [*((dtype, False) for dtype in DTYPES), *((dtype, True) for dtype in DTYPES if has_tiles(dtype))]
 
 
-_TILES = amx.tile_configuration()
+TILES = amx.tile_configuration()
 
 
 def wrapper(function: Callable[..., Any]) -> Any:
@@ -78,11 +69,9 @@ def _dots_at(is_bfloat16, weights, outputs, width, splits, inputs, rows, floats,
 
 
 def with_room(inputs: torch.Tensor) -> torch.Tensor:
-    """Return the same rows, as far apart, and room for more rows of NaN, which are read and must not matter."""
+    """Return the same rows, as far apart, and room for more rows: of NaN, which must not matter."""
     (rows, width), stride = inputs.shape, inputs.stride(0)
-    room = torch.full(
-        (products.rows_with_room(rows) * max(stride, width),), torch.nan, dtype=inputs.dtype
-    )
+    room = torch.full((products.rows_with_room(rows) * max(stride, width),), torch.nan, dtype=inputs.dtype)
     return room.as_strided((rows, width), (stride, 1)).copy_(inputs)
 
 
@@ -106,7 +95,7 @@ def dots(
     packed, out = torch.empty(products.packed_size(width)), torch.full((rows, outputs), torch.nan)
     _dots_at(
         holds_bfloat16(weights), weights.data_ptr(), outputs, width, bounds, inputs.data_ptr(), rows,
-        (scratch.data_ptr(), packed.data_ptr()), _TILES.ctypes.data if uses_tiles else 0, out.data_ptr(),
+        (scratch.data_ptr(), packed.data_ptr()), TILES.ctypes.data if uses_tiles else 0, out.data_ptr(),
     )  # fmt: skip
     return out
 
@@ -342,110 +331,3 @@ def elementwise_of(
     """Call a kernel by name with operands of `out`'s dtype and with floats, which some kernels write to."""
     places = [tensor.data_ptr() for tensor in operands] + [0] * (3 - len(operands))
     _elementwise_at(holds_bfloat16(out), ELEMENTWISE[name], *places, floats.data_ptr(), out.data_ptr(), size)
-
-
-@wrapper
-def _attention(trees, heads, sums, workers, tiles, out):
-    if tiles != 0:
-        amx.begin_tiles(tiles)
-    for worker in range(workers):
-        attend(trees, heads, sums, out, worker, workers)
-    for worker in range(workers):
-        gather(trees, heads, sums, out, worker, workers)
-    if tiles != 0:
-        amx.end_tiles()
-
-
-@wrapper
-def _attention_at(is_bfloat16, counts, tables, at, sizes, scale, workers, tiles, out):
-    rows, tail, spans = counts
-    trees = Trees(
-        rows,
-        int_pointer(tables[0]),
-        int_pointer(tables[1]),
-        int_pointer(tables[2]),
-        int_pointer(tables[3]),
-        int_pointer(tables[4]),
-        int_pointer(tables[5]),
-        int_pointer(tables[6]),
-        int_pointer(tables[7]),
-        tail,
-        spans,
-    )
-    totals, states, scratch = float_pointer(at[0]), float_pointer(at[1]), float_pointer(at[2])
-    row_stride, head_stride, heads, key_heads, width = sizes
-    if is_bfloat16:
-        queries, keys, values = bfloat16_pointer(at[3]), bfloat16_pointer(at[4]), bfloat16_pointer(at[5])
-        shape = Heads(
-            queries, keys, values, row_stride, head_stride, heads, key_heads, width, scale, tiles != 0
-        )
-        of_bfloat16 = sums_of_thread(totals, states, shape, scratch, at[6])
-        _attention(trees, shape, of_bfloat16, workers, tiles, bfloat16_pointer(out))
-    else:
-        floats, read, weighed = float_pointer(at[3]), float_pointer(at[4]), float_pointer(at[5])
-        of_floats = Heads(floats, read, weighed, row_stride, head_stride, heads, key_heads, width, scale, False)
-        sums = sums_of_thread(totals, states, of_floats, scratch, at[6])
-        _attention(trees, of_floats, sums, workers, 0, float_pointer(out))
-
-
-class Attention(NamedTuple):
-    """Draft trees after a cached text, and their queries.
-
-    Attributes:
-        rows: B trees; padding is on the left.
-        cache_rows: The row of the cache that holds each row.
-        queries: [B, n, heads, width].
-        keys: [cache rows, key heads, slots, width].
-        values: Likewise.
-        window: Places that a token sees, or None.
-    """
-
-    rows: list[Any]
-    cache_rows: list[int]
-    queries: torch.Tensor
-    keys: torch.Tensor
-    values: torch.Tensor
-    window: int | None = None
-
-    def _trees(self) -> TreeTables:
-        size, windows = self.queries.shape[1], [self.window]
-        return TreeTables.of(self.rows, size=size, cache_rows=self.cache_rows, windows=windows)
-
-    def attended(
-        self, workers: int = 1, spare_spans: int = 0, *, uses_tiles: bool | None = None
-    ) -> torch.Tensor:
-        """Return [B, n, heads, width], computed by `workers` workers one after the other.
-
-        In tile registers if `uses_tiles`; by default, if there are any for the dtype.
-        """
-        batch, size, heads, width = self.queries.shape
-        uses_tiles = has_tiles(self.queries.dtype) if uses_tiles is None else uses_tiles
-        trees, key_heads = self._trees(), self.keys.shape[1]
-        spans = trees.spans + spare_spans
-        totals = torch.full((batch * size * heads * spans * width,), torch.nan)
-        states = torch.full((batch * size * heads * spans * 2,), torch.nan)
-        scratch = torch.full((attention_scratch(heads, key_heads, width),), torch.nan)
-        integers = torch.zeros(attention_integers(heads, key_heads), dtype=torch.int64)
-        out = torch.full_like(self.queries, torch.nan)
-        tensors = (totals, states, scratch, self.queries, self.keys, self.values, integers)
-        tables = (
-            trees.begins, trees.cache_rows, trees.lengths, trees.starts, trees.chains, trees.places,
-            trees.firsts, trees.slots,
-        )  # fmt: skip
-        _attention_at(
-            holds_bfloat16(out), (batch, trees.slots.shape[1], spans),
-            tuple(array.ctypes.data for array in tables), tuple(tensor.data_ptr() for tensor in tensors),
-            (*self.keys.stride()[:2], heads, key_heads, width), np.float32(width**-0.5), workers,
-            _TILES.ctypes.data if uses_tiles else 0, out.data_ptr(),
-        )  # fmt: skip
-        return out
-
-    def in_a_layer(self) -> torch.Tensor:
-        """Return [B, n, heads, width], computed by `attend_in_layer`."""
-        tensors = (self.queries.transpose(1, 2), self.keys, self.values)
-        team = team_for(*tensors)
-        assert team is not None
-        size, scaling = self.queries.shape[1], self.queries.shape[3] ** -0.5
-        windows = [None, 3, self.window]  # of three kinds of layers
-        trees = TreeTables.of(self.rows, size=size, cache_rows=self.cache_rows, windows=windows)
-        return attend_in_layer(*tensors, trees, scaling=scaling, window_index=2, team=team)

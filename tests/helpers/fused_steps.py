@@ -2,38 +2,50 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from lookahead.backends.cpu.decoder import CpuDecoder
 
 
 class FusedSteps(NamedTuple):
-    """What fused steps there were.
+    """What the compiled decoder was given: draft trees, and parts of prompts.
 
     Attributes:
-        sizes: the nodes of each row's tree, padding included.
-        lengths: the tokens that each row held in the cache.
+        sizes: for each step, the nodes of each row's tree, padding included.
+        lengths: for each step, the slots that held each row's text.
+        chunks: for each forward pass over prompts, the tokens of each row.
     """
 
     sizes: list[int]
     lengths: list[list[int]]
+    chunks: list[list[int]]
 
     def taken(self) -> int:
-        """Return how many there were since this was last asked."""
+        """Return how many steps there were since this was last asked."""
         count = len(self.sizes)
         self.sizes.clear()
         self.lengths.clear()
         return count
 
+    def read(self) -> int:
+        """Return how many tokens of prompts were read since this was last asked."""
+        count = sum(map(sum, self.chunks))
+        self.chunks.clear()
+        return count
+
 
 @pytest.fixture
 def fused_steps(monkeypatch):
-    steps, forward = FusedSteps([], []), CpuDecoder.forward
+    found, forward = FusedSteps([], [], []), CpuDecoder.forward
 
-    def counted(self, embedded, rope, rows, cache_rows, cache):
-        steps.sizes.append(embedded.shape[1])
-        steps.lengths.append([row.length for row in rows])
-        return forward(self, embedded, rope, rows, cache_rows, cache)
+    def counted(self, embedded, rope, trees, cache, logits_of=None):
+        if logits_of is None:
+            found.sizes.append(len(embedded) // len(trees.lengths))
+            found.lengths.append(trees.lengths.tolist())
+        else:
+            found.chunks.append(np.diff(trees.begins).tolist())
+        return forward(self, embedded, rope, trees, cache, logits_of)
 
     monkeypatch.setattr(CpuDecoder, "forward", counted)
-    return steps
+    return found

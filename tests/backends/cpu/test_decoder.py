@@ -5,18 +5,27 @@ from dataclasses import replace
 import pytest
 import torch
 
+from helpers.cpu_decoders import (
+    HIDDEN,
+    INNER,
+    decoder_of,
+    embedded,
+    empty_cache,
+    random_weights,
+    read,
+    read_one_by_one,
+    rope_cos_sin,
+    step,
+)
 from helpers.cpu_kernels import DTYPES
 from helpers.random_trees import random_tree
 from lookahead.backends.cpu import team as team_module
-from lookahead.backends.cpu.decoder import CpuDecoder, DecoderWeights, LayerWeights
 from lookahead.backends.cpu.plan import Field
+from lookahead.backends.cpu.tables import TreeTables
 from lookahead.backends.cpu.team import torch_thread_team
-from lookahead.decoding.attention.tree_mask import tree_positions
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
 from oracles.cpu_oracle import naive_decoder
-
-HIDDEN, INNER, WIDTH, VOCABULARY, LAYERS = 64, 96, 32, 131, 2
 
 
 @pytest.fixture(autouse=True)
@@ -24,78 +33,6 @@ def threads_as_before():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-def random_weights(dtype=torch.float32, heads=4, key_heads=2, window=None, seed=0):
-    """A small decoder with everything that a layer may have."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def matrix(*shape):
-        return (torch.randn(shape, generator=generator) * shape[-1] ** -0.5).to(dtype)
-
-    def norm(size):
-        return (1 + 0.2 * torch.randn(size, generator=generator)).to(dtype)
-
-    own, shared = heads * WIDTH, key_heads * WIDTH
-    layers = [
-        LayerWeights(
-            norm=norm(HIDDEN),
-            projections=[matrix(own, HIDDEN), matrix(shared, HIDDEN), matrix(shared, HIDDEN)],
-            out=matrix(HIDDEN, own),
-            inner_norm=norm(HIDDEN),
-            gate=matrix(INNER, HIDDEN),
-            up=matrix(INNER, HIDDEN),
-            down=matrix(HIDDEN, INNER),
-            biases=[matrix(own), matrix(shared), None] if index == 0 else [None] * 3,
-            head_norms=[norm(WIDTH), norm(WIDTH)] if index == 1 else [None] * 2,
-            window=window if index == 1 else None,
-        )
-        for index in range(LAYERS)
-    ]
-    return DecoderWeights(
-        layers, norm(HIDDEN), matrix(VOCABULARY, HIDDEN), heads, key_heads, WIDTH, 1e-5, WIDTH**-0.5
-    )
-
-
-def embedded(tokens, dtype):
-    """Each token's own numbers, [n, hidden]."""
-    table = torch.randn(64, HIDDEN, generator=torch.Generator().manual_seed(9)).to(dtype)
-    return table[torch.as_tensor(tokens).long()]
-
-
-def rope_cos_sin(positions, dtype):
-    """Cosines and sines, [n, width]."""
-    angles = positions[:, None] * 10000.0 ** -(torch.arange(WIDTH // 2) * 2 / WIDTH)
-    angles = torch.cat([angles, angles], dim=1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def empty_cache(weights, slots, rows=1):
-    shape = (LAYERS, rows, weights.key_heads, slots, WIDTH)
-    return tuple(torch.full(shape, torch.nan, dtype=weights.output.dtype) for _ in range(2))
-
-
-def decoder_of(weights):
-    return CpuDecoder(weights, torch_thread_team())
-
-
-def step(decoder, weights, tree, length, cache):
-    """Run one row's forward pass behind `length` tokens; return logits [n, vocabulary]."""
-    dtype = weights.output.dtype
-    cosines, sines = rope_cos_sin(tree_positions(tree, length), dtype)
-    given = embedded(tree.token_ids, dtype)[None]
-    row = [TreeRow(tree, length)]
-    return decoder.forward(given, (cosines[None], sines[None]), row, [0], cache)[0]
-
-
-def read_one_by_one(decoder, weights, tokens, cache, length=0):
-    """Read a text token by token; return logits [n, vocabulary]."""
-    return torch.cat(
-        [
-            step(decoder, weights, DraftTree.root_only(int(token)), length + index, cache)
-            for index, token in enumerate(tokens)
-        ]
-    )
 
 
 @pytest.mark.parametrize("window", [None, 7])
@@ -144,18 +81,8 @@ def test_a_row_of_a_batch_is_the_same_bits_alone_wherever_it_is_in_the_cache(dty
         alone.append(step(decoder, weights, tree, length, own))
         for part, of_row in zip(expected, own, strict=True):
             part[:, cache_rows[row]] = of_row[:, 0]
-    tokens = torch.tensor([[*tree.token_ids, *tree.token_ids[:1].repeat(size - len(tree))] for tree in trees])
-    angles = [
-        rope_cos_sin(tree_positions(tree, length, size), dtype)
-        for tree, length in zip(trees, lengths, strict=True)
-    ]
-    together = decoder.forward(
-        embedded(tokens, dtype),
-        tuple(torch.stack(parts) for parts in zip(*angles, strict=True)),
-        [TreeRow(tree, length) for tree, length in zip(trees, lengths, strict=True)],
-        cache_rows,
-        cache,
-    )
+    rows = [TreeRow(tree, length) for tree, length in zip(trees, lengths, strict=True)]
+    together = read(decoder, weights, rows, cache, size=size, cache_rows=cache_rows).view(3, size, -1)
     for of_row, right, tree in zip(together, alone, trees, strict=True):
         assert torch.equal(of_row[: len(tree)], right)
     for row, (length, tree) in enumerate(zip(lengths, trees, strict=True)):  # copies of node 0, never read
@@ -220,13 +147,10 @@ def test_logits_are_not_written_to_again():
 
 def test_the_tokens_embeddings_are_left_alone():
     weights = random_weights()
-    given, (cosines, sines) = (
-        embedded([3], torch.float32)[None],
-        rope_cos_sin(torch.tensor([0]), torch.float32),
-    )
+    given, rope = embedded([3], torch.float32), rope_cos_sin(torch.tensor([0]), torch.float32)
     before = given.clone()
-    rows = [TreeRow(DraftTree.root_only(3), 0)]
-    decoder_of(weights).forward(given, (cosines[None], sines[None]), rows, [0], empty_cache(weights, 4))
+    trees = TreeTables.of([TreeRow(DraftTree.root_only(3), 0)])
+    decoder_of(weights).forward(given, rope, trees, empty_cache(weights, 4))
     assert torch.equal(given, before)
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from backends.cpu.test_attention_properties import attentions
-from helpers.cpu_kernels import DTYPES, Attention, accumulate_values, elementwise_of, rounded, softmax
+from helpers.cpu_attention import Attention
+from helpers.cpu_kernels import DTYPES, accumulate_values, elementwise_of, rounded, softmax
 from lookahead.backends.cpu.kernels.blocks import BLOCK, MASKED_SCORE
 from lookahead.decoding.attention.visibility import TreeRow, Visibility
 from lookahead.drafting.tree import DraftTree
@@ -131,7 +132,9 @@ def sees(attention, row, slot):
 def test_only_the_nodes_that_see_it_are_not_finite(attention, random, number, is_value):
     row = random.randrange(len(attention.rows))
     found = attention.rows[row]
-    slot = random.choice([random.randrange(found.length), found.length + random.randrange(len(found.tree))])
+    slot = random.choice(
+        [random.randrange(found.length or 1), found.length + random.randrange(len(found.tree))]
+    )
     assume(slot >= found.left_padding)
     before, cache_row = attention.attended(), attention.cache_rows[row]
     if is_value:

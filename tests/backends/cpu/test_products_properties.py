@@ -6,12 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.cpu_kernels import DTYPES, dots, dots_of_unit
+from helpers.cpu_kernels import DTYPES, dots, dots_of_unit, kinds
 from lookahead.backends.cpu.kernels import tiles, vectors
 from lookahead.backends.cpu.kernels.pointers import bfloat16_pointer, float_pointer
 from lookahead.backends.cpu.kernels.products import UNIT
 
 dtypes = st.sampled_from(DTYPES)
+ways = st.sampled_from(kinds())
+"""Dtypes, in vectors and in tile registers."""
 seeds = st.integers(0, 2**32)
 
 
@@ -28,32 +30,36 @@ def assert_close(actual: torch.Tensor, weights: torch.Tensor, inputs: torch.Tens
     assert ((actual.double() - exact).abs() <= 1e-6 * most).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "uses_tiles"), kinds())
 @pytest.mark.parametrize("rows", range(1, 21))
-def test_every_count_of_rows(rows, dtype):
+def test_every_count_of_rows(rows, dtype, uses_tiles):
     weights, inputs = random_numbers(rows, dtype, 75, 96), random_numbers(rows + 50, dtype, rows, 96)
-    together = dots(weights, inputs)
+    together = dots(weights, inputs, uses_tiles=uses_tiles)
     assert_close(together, weights, inputs)
     for row in range(rows):
-        assert torch.equal(dots(weights, inputs[row : row + 1])[0], together[row])
+        alone = dots(weights, inputs[row : row + 1], uses_tiles=uses_tiles)
+        assert torch.equal(alone[0], together[row])
 
 
-@given(seeds, dtypes, st.integers(1, 20), st.integers(16, 100), st.integers(1, 6), st.data())
-def test_products_of_any_shape(seed, dtype, rows, outputs, pieces, data):
+@given(seeds, ways, st.integers(1, 20), st.integers(16, 100), st.integers(1, 6), st.data())
+def test_products_of_any_shape(seed, way, rows, outputs, pieces, data):
+    dtype, uses_tiles = way
     weights = random_numbers(seed, dtype, outputs, 32 * pieces)
     inputs = random_numbers(seed + 1, dtype, rows, 32 * pieces)
-    together = dots(weights, inputs)
+    together = dots(weights, inputs, uses_tiles=uses_tiles)
     assert_close(together, weights, inputs)
     some = sorted(data.draw(st.sets(st.integers(0, rows - 1), min_size=1)))
-    assert torch.equal(dots(weights, inputs[some].contiguous()), together[some])
+    assert torch.equal(dots(weights, inputs[some].contiguous(), uses_tiles=uses_tiles), together[some])
 
 
-@given(seeds, dtypes, st.integers(1, 9), st.integers(16, 300), st.data())
-def test_how_units_are_shared_out_changes_no_bit(seed, dtype, rows, outputs, data):
+@given(seeds, ways, st.integers(1, 9), st.integers(16, 300), st.data())
+def test_how_units_are_shared_out_changes_no_bit(seed, way, rows, outputs, data):
+    dtype, uses_tiles = way
     weights = random_numbers(seed, dtype, outputs, 64)
     inputs = random_numbers(seed + 1, dtype, rows, 64)
     splits = data.draw(st.lists(st.integers(0, -(-outputs // UNIT)), max_size=5))
-    assert torch.equal(dots(weights, inputs, splits), dots(weights, inputs))
+    in_parts = dots(weights, inputs, splits, uses_tiles=uses_tiles)
+    assert torch.equal(in_parts, dots(weights, inputs, uses_tiles=uses_tiles))
 
 
 @given(seeds, dtypes, st.integers(1, 20), st.integers(1, 3))

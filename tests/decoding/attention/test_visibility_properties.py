@@ -101,12 +101,19 @@ def tables_of(batch):
 def by_tables(batch):
     tables, seen = tables_of(batch), []
     for index, row in enumerate(batch.rows):
-        begin = row.length // BLOCK * BLOCK  # of the places that are looked up
+        start, begin = int(tables.starts[index]), int(tables.begins[index])
+        in_order = int(tables.lengths[index]) - start  # places whose slots follow one another
+        looked_up = in_order // BLOCK * BLOCK  # the first place whose slot is in the table
         seen.append([])
-        for node, depth in enumerate(row.tree.depths):
-            places = range(int(tables.firsts[1, index, node]), row.length + int(depth) + 1)
-            looked_up = tables.slots[index, node].tolist()
-            seen[-1].append([place if place < begin else looked_up[place - begin] for place in places])
+        for node in range(begin, begin + len(row.tree)):
+            places = range(int(tables.firsts[1, node]), int(tables.places[node]) + 1)
+            is_looked_up = [not tables.chains[index] and place >= looked_up for place in places]
+            seen[-1].append(
+                [
+                    int(tables.slots[node, place - looked_up]) if by_table else start + place
+                    for place, by_table in zip(places, is_looked_up, strict=True)
+                ]
+            )
     return seen
 
 

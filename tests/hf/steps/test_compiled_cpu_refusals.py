@@ -317,7 +317,7 @@ def test_an_arena_of_another_kind_is_left_to_the_models_own_code(monkeypatch, fu
     model = tiny_model("fused-llama")
     lookahead = assert_same_text(model)
     assert fused_steps.taken() > 0
-    monkeypatch.setattr(KVArena, "claim_for_writing", lambda _arena, _tokens: None)
+    monkeypatch.setattr(KVArena, "claim_for_writing", lambda *_arguments: None)
     assert_same_text(model, lookahead)
     assert fused_steps.taken() == 0
 

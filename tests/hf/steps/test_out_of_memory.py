@@ -39,8 +39,8 @@ def assert_still_works(lookahead, model, row, expected):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("not enough memory"), MemoryError("no memory")])
-@pytest.mark.parametrize("calls", [0, 1, 9])
-def test_no_memory_for_the_decoder(calls, error, monkeypatch, fused_steps):
+@pytest.mark.parametrize(("calls", "where"), [(0, "before"), (2, "prompt"), (9, "prompt"), (15, "step")])
+def test_no_memory_for_the_decoder(calls, where, error, monkeypatch, fused_steps):
     model, row = tiny_model("fused-llama"), prompt(0)
     expected = model.generate(row, **GREEDY).tolist()
     lookahead = Lookahead(LookaheadConfig(decoding_length=8))
@@ -48,11 +48,13 @@ def test_no_memory_for_the_decoder(calls, error, monkeypatch, fused_steps):
     failing = Failing(torch.empty, error)
     monkeypatch.setattr(torch, "empty", failing)
     fused_steps.taken()
+    fused_steps.read()
     failing.calls = calls
     with pytest.raises(type(error), match=str(error)):
         lookahead.generate(model, row, **GREEDY)
     failing.calls = None
-    assert fused_steps.taken() > 0
+    assert fused_steps.read() == (0 if where == "before" else row.numel())
+    assert (fused_steps.taken() > 0) == (where == "step")
     assert_still_works(lookahead, model, row, expected)
 
 
@@ -63,8 +65,8 @@ def test_no_memory_for_the_cache(calls, compiled_cpu, monkeypatch):
     expected = model.generate(row, **GREEDY).tolist()
     lookahead = Lookahead(LookaheadConfig(decoding_length=8, compiled_cpu=compiled_cpu))
     lookahead.generate(model, row, max_new_tokens=20, do_sample=False)
-    failing = Failing(kv_arena._uninitialised, RuntimeError("not enough memory"))
-    monkeypatch.setattr(kv_arena, "_uninitialised", failing)
+    failing = Failing(kv_arena.uninitialised, RuntimeError("not enough memory"))
+    monkeypatch.setattr(kv_arena, "uninitialised", failing)
     monkeypatch.setattr(step_model, "_FIRST_CAPACITY", 4)  # so that it grows within the call
     monkeypatch.setattr(kv_arena, "GROWTH_SLOTS", 16)
     failing.calls = calls  # keys and values at first, then keys and values of more slots

@@ -107,6 +107,7 @@ class CallStepModel(TransformersStepModel):
         arena.set_active_rows(slots)
         if isinstance(self._handed_cache, Cache):
             read_into(arena, self._handed_cache)
+            arena.keep_first()
         self._model_kwargs = {**self._model_kwargs, "past_key_values": self.cache}
         logits = self._read_by_runners(slots)
         if logits is None:

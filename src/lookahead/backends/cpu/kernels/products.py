@@ -91,7 +91,7 @@ def dot_chunk(
                 at = offset(weights, output * width + begin)
                 given, place = offset(inputs, begin), offset(scratch, output - start)
                 _multiply_units(at, width, size, units, given, rows, place, packed, begin > 0, uses_tiles)
-            elif begin == 0:  # overlaps the unit before: in one block, or sums would be added twice
+            elif begin + size == width:  # overlaps the unit before, whose sums are complete by now
                 output = outputs - UNIT
                 at, place = offset(weights, output * width), offset(scratch, output - start)
                 _multiply_units(at, width, width, 1, inputs, rows, place, packed, False, uses_tiles)
