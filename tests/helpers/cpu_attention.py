@@ -21,11 +21,11 @@ from lookahead.backends.cpu.tables import TreeTables
 
 
 @wrapper
-def _attention(trees, heads, sums, workers, tiles, out):
+def _attention(trees, heads, sums, workers, taken, tiles, out):
     if tiles != 0:
         amx.begin_tiles(tiles)
-    for worker in range(workers):
-        attend(trees, heads, sums, out, worker, workers)
+    for worker in range(workers):  # with an address, the first worker takes all pieces
+        attend(trees, heads, sums, out, int_pointer(taken), taken != 0, worker, workers)
     for worker in range(workers):
         gather(trees, heads, sums, out, worker, workers)
     if tiles != 0:
@@ -33,7 +33,7 @@ def _attention(trees, heads, sums, workers, tiles, out):
 
 
 @wrapper
-def _attention_at(is_bfloat16, counts, tables, at, sizes, scale, workers, tiles, out):
+def _attention_at(is_bfloat16, counts, tables, at, sizes, scale, workers, taken, tiles, out):
     rows, tail, spans = counts
     trees = Trees(
         rows,
@@ -56,14 +56,14 @@ def _attention_at(is_bfloat16, counts, tables, at, sizes, scale, workers, tiles,
             queries, keys, values, row_stride, head_stride, heads, key_heads, width, scale, tiles != 0
         )
         of_bfloat16 = sums_of_thread(totals, states, shape, scratch, at[6])
-        _attention(trees, shape, of_bfloat16, workers, tiles, bfloat16_pointer(out))
+        _attention(trees, shape, of_bfloat16, workers, taken, tiles, bfloat16_pointer(out))
     else:
         floats, read, weighed = float_pointer(at[3]), float_pointer(at[4]), float_pointer(at[5])
         of_floats = Heads(
             floats, read, weighed, row_stride, head_stride, heads, key_heads, width, scale, False
         )
         sums = sums_of_thread(totals, states, of_floats, scratch, at[6])
-        _attention(trees, of_floats, sums, workers, 0, float_pointer(out))
+        _attention(trees, of_floats, sums, workers, taken, 0, float_pointer(out))
 
 
 class Attention(NamedTuple):
@@ -130,7 +130,7 @@ class Attention(NamedTuple):
         _attention_at(
             holds_bfloat16(out), (len(self.rows), trees.slots.shape[1], spans),
             tuple(array.ctypes.data for array in tables), tuple(tensor.data_ptr() for tensor in tensors),
-            (*self.keys.stride()[:2], heads, key_heads, width), np.float32(width**-0.5), workers,
+            (*self.keys.stride()[:2], heads, key_heads, width), np.float32(width**-0.5), workers, 0,
             TILES.ctypes.data if self.takes_tiles else 0, out.data_ptr(),
         )  # fmt: skip
         assert all(of_all[-1].isnan().all() for of_all in sums), "sums are written behind their end"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lookahead.backends import cpu
-from lookahead.backends.cpu.kernels import amx, blocks, elementwise, pointers, products, tiles
+from lookahead.backends.cpu.kernels import amx, blocks, elementwise, pointers, products, rows
 from lookahead.backends.cpu.kernels.pointers import bfloat16_pointer, float_pointer, int_pointer
 from lookahead.jit import kernels_digest
 
@@ -98,28 +98,6 @@ def dots(
         (scratch.data_ptr(), packed.data_ptr()), TILES.ctypes.data if uses_tiles else 0, out.data_ptr(),
     )  # fmt: skip
     return out
-
-
-@wrapper
-def _unit_at(is_bfloat16, weights, width, inputs, stride, rows, out):
-    if is_bfloat16:
-        products.dot_unit(
-            bfloat16_pointer(weights), width, bfloat16_pointer(inputs), stride, rows, float_pointer(out), 16
-        )
-    else:
-        products.dot_unit(
-            float_pointer(weights), width, float_pointer(inputs), stride, rows, float_pointer(out), 16
-        )
-
-
-def dots_of_unit(weights: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    """Return float32 [rows, 16] of weights [16, width] and inputs with any row stride."""
-    out = torch.full((len(inputs) + 1, 16), torch.nan)
-    inputs = with_room(inputs)
-    width, stride = weights.shape[1], inputs.stride(0)
-    places = weights.data_ptr(), inputs.data_ptr()
-    _unit_at(holds_bfloat16(weights), places[0], width, places[1], stride, len(inputs), out.data_ptr())
-    return out[:-1]
 
 
 @wrapper
@@ -289,7 +267,7 @@ def rounded(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @wrapper
 def _elementwise(kind, first, second, third, floats, out, size):
     if kind == 0:
-        pointers.store_float(floats, 0, tiles.sum_of_squares(first, size))
+        pointers.store_float(floats, 0, rows.sum_of_squares(first, size))
     elif kind == 1:
         elementwise.normalize(first, second, out, size, np.float32(1e-5))
     elif kind == 2:

@@ -11,15 +11,16 @@ from lookahead.backends.cpu.kernels.vectors import LANES
 
 
 @wrapper
-def _softmax_at(scores, firsts, ends, see_all, scale, tops, sums, weights, decays):
+def _softmax_at(scores, first, end, firsts, ends, see_all, scale, states, weights, decays):
     return lanes.softmax_lanes(
         float_pointer(scores),
+        first,
+        end,
         int_pointer(firsts),
         int_pointer(ends),
         see_all,
         scale,
-        float_pointer(tops),
-        float_pointer(sums),
+        float_pointer(states),
         float_pointer(weights),
         float_pointer(decays),
     )
@@ -45,11 +46,13 @@ def softmax_in_lanes(
         see_all: Whether all lanes see all keys, whatever the bounds are.
     """
     given, words, decays = scores.clone(), torch.full((BLOCK // 2, LANES), torch.nan), torch.empty(LANES)
-    places = [tensor.data_ptr() for tensor in (given, bounds[0], bounds[1])]
+    states = torch.stack([tops, sums])
     decay = _softmax_at(
-        *places, see_all, np.float32(scale), tops.data_ptr(), sums.data_ptr(), words.data_ptr(),
-        decays.data_ptr(),
+        given.data_ptr(), 0, BLOCK, bounds[0].data_ptr(), bounds[1].data_ptr(), see_all, np.float32(scale),
+        states.data_ptr(), words.data_ptr(), decays.data_ptr(),
     )  # fmt: skip
+    tops.copy_(states[0])
+    sums.copy_(states[1])
     pairs = words.view(torch.bfloat16).view(BLOCK // 2, LANES, 2)
     return pairs.transpose(1, 2).reshape(BLOCK, LANES), decays, decay
 

