@@ -9,8 +9,8 @@ import torch
 from helpers.cpu_kernels import TILES, has_tiles, holds_bfloat16, wrapper
 from lookahead.backends.cpu import layer_attention
 from lookahead.backends.cpu.kernels import amx
-from lookahead.backends.cpu.kernels.attention import Trees, attend, gather
-from lookahead.backends.cpu.kernels.block_attention import (
+from lookahead.backends.cpu.kernels.attention.pieces import Trees, attend, gather
+from lookahead.backends.cpu.kernels.attention.workspace import (
     Heads,
     attention_integers,
     attention_scratch,

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from lookahead.backends import cpu
-from lookahead.backends.cpu.kernels import amx, blocks, elementwise, pointers, products, rows
+from lookahead.backends.cpu.kernels import amx, elementwise, pointers, products, rows
+from lookahead.backends.cpu.kernels.attention import blocks
 from lookahead.backends.cpu.kernels.pointers import bfloat16_pointer, float_pointer, int_pointer
 from lookahead.jit import kernels_digest
 

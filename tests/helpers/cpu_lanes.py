@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from helpers.cpu_kernels import holds_bfloat16, wrapper
-from lookahead.backends.cpu.kernels import lanes, rows
-from lookahead.backends.cpu.kernels.blocks import BLOCK
+from lookahead.backends.cpu.kernels import rows
+from lookahead.backends.cpu.kernels.attention import lanes
+from lookahead.backends.cpu.kernels.attention.blocks import BLOCK
 from lookahead.backends.cpu.kernels.pointers import bfloat16_pointer, float_pointer, int_pointer
 from lookahead.backends.cpu.kernels.vectors import LANES
 

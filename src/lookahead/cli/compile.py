@@ -16,7 +16,7 @@ def compile_kernels() -> None:
         )
         raise NotFoundError(message)
 
-    from lookahead.backends.cpu.kernels.blocks import BLOCK
+    from lookahead.backends.cpu.kernels.attention.blocks import BLOCK
     from lookahead.backends.cpu.step import attention_address, step_address
     from lookahead.decoding.attention.slots import slot_table
     from lookahead.drafting.memory.draft_memory import compile_kernels as compile_draft_kernels

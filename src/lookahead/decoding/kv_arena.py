@@ -20,6 +20,7 @@ GROWTH_SLOTS = 512
 Doubling could leave half of it unused.
 """
 
+
 @dataclass(eq=False)
 class KVArena:
     """Keys and values of a whole model, in row slots.
@@ -153,7 +154,7 @@ class KVArena:
         )
 
     def create(self, states: Tensor) -> None:
-        """Create all layers, if there are none yet, for keys and values like `states`, [0, heads, 0, width]."""
+        """Create all layers, if there are none, for keys and values like `states`, [0, heads, 0, width]."""
         if not self._slabs:
             for layer in range(self.layer_count):
                 self._find_slab(layer, states, states)
@@ -330,7 +331,11 @@ class KVArena:
         ends = {
             row: self.lengths[row] + (appended if by_row is None else by_row[row]) for row in self._active
         }
-        needed, rows, capacity = max(ends.values(), default=0), max(self._active, default=0) + 1, self.capacity
+        needed, rows, capacity = (
+            max(ends.values(), default=0),
+            max(self._active, default=0) + 1,
+            self.capacity,
+        )
         parts = [part for slab in self._slabs.values() for part in (slab.keys, slab.values)]
         if needed > capacity and self._slabs and needed <= self.room:
             capacity = self.room

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from helpers.cpu_attention import Attention
 from helpers.cpu_kernels import kinds
 from helpers.random_trees import random_tree
-from lookahead.backends.cpu.kernels.attention import MIN_PROMPT
+from lookahead.backends.cpu.kernels.attention.pieces import MIN_PROMPT
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
 from oracles.cpu_oracle import naive_attention

@@ -17,7 +17,7 @@ from helpers.cpu_lanes import (
     transposed_lanes,
     transposed_values,
 )
-from lookahead.backends.cpu.kernels.blocks import BLOCK, MASKED_SCORE
+from lookahead.backends.cpu.kernels.attention.blocks import BLOCK, MASKED_SCORE
 from lookahead.backends.cpu.kernels.vectors import LANES, has_feature
 
 pytestmark = pytest.mark.skipif(not has_feature("avx512f"), reason="the processor has no AVX-512")

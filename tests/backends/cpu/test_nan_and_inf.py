@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from backends.cpu.test_attention_properties import attentions
 from helpers.cpu_attention import Attention
 from helpers.cpu_kernels import DTYPES, accumulate_values, elementwise_of, rounded, softmax
-from lookahead.backends.cpu.kernels.blocks import BLOCK, MASKED_SCORE
+from lookahead.backends.cpu.kernels.attention.blocks import BLOCK, MASKED_SCORE
 from lookahead.decoding.attention.visibility import TreeRow, Visibility
 from lookahead.drafting.tree import DraftTree
 from oracles.cpu_oracle import naive_norm

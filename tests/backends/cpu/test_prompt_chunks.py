@@ -13,7 +13,7 @@ from helpers.cpu_decoders import decoder_of, embedded, empty_cache, random_weigh
 from helpers.cpu_kernels import DTYPES, kinds
 from helpers.random_trees import random_tree
 from lookahead.backends.cpu import decoder as decoder_module
-from lookahead.backends.cpu.kernels.attention import SPAN
+from lookahead.backends.cpu.kernels.attention.pieces import SPAN
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.cpu_kernels import DTYPES, accumulate_values, exponentials, scores_of, softmax
-from lookahead.backends.cpu.kernels.blocks import BLOCK, MASKED_SCORE
+from lookahead.backends.cpu.kernels.attention.blocks import BLOCK, MASKED_SCORE
 from oracles.cpu_oracle import naive_softmax
 
 dtypes = st.sampled_from(DTYPES)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.random_trees import random_tree
-from lookahead.backends.cpu.kernels.blocks import BLOCK
+from lookahead.backends.cpu.kernels.attention.blocks import BLOCK
 from lookahead.backends.cpu.layer_attention import attend_in_layer, team_for
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.backends.cuda.graphs import PackedTrees, pack

@@ -6,7 +6,7 @@ import torch
 from helpers.fused_steps import fused_steps
 from helpers.memories import STATES, prepared
 from lookahead import Lookahead, LookaheadConfig, load_embedded
-from lookahead.backends.cpu.kernels.attention import SPAN
+from lookahead.backends.cpu.kernels.attention.pieces import SPAN
 
 __all__ = ["fused_steps"]
 pytestmark = pytest.mark.model

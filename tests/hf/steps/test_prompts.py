@@ -11,7 +11,7 @@ from helpers.memories import prepared
 from helpers.tiny_models import FUSED_VOCABULARY, prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.hf.steps.compiled_cpu import unsupported_reason
-from lookahead.hf.steps.prompts import Prompt, text_prompts
+from lookahead.hf.steps.step_inputs import Prompt, text_prompts
 
 __all__ = ["fused_steps"]
 GREEDY = {"max_new_tokens": 20, "do_sample": False}

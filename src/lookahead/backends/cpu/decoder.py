@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lookahead.backends.cpu.kernels.amx import may_use_tiles, tile_configuration
-from lookahead.backends.cpu.kernels.block_attention import attention_integers
+from lookahead.backends.cpu.kernels.attention.workspace import attention_integers
 from lookahead.backends.cpu.kernels.products import UNIT, packed_size, rows_with_room
 from lookahead.backends.cpu.plan import FIELDS, LAYER_FIELDS, PARTS, Field, LayerField
 from lookahead.backends.cpu.step import scratch_size, step_address
@@ -169,7 +169,8 @@ class CpuDecoder:
             embedded: Embeddings of the N nodes' tokens, of all rows one after the other, [N, hidden].
             rope: Cosines and sines of their positions, [N, width] each.
             trees: The rows' trees, for the windows of this decoder. The keys and values of a row's node i,
-                also after a tree that is smaller than its part of the N nodes, are written to slot length + i.
+                also after a tree that is smaller than its part of the N nodes, are written to slot length +
+                i.
             cache: Keys and values, [layers, cache rows, key heads, slots, width] each, of one layout, the
                 last two dimensions contiguous.
             logits_of: For each row, for how many of its last nodes logits are wanted; None for all.
@@ -209,7 +210,9 @@ class CpuDecoder:
     @property
     def states(self) -> Tensor:
         """Keys or values of no tokens, [0, key heads, 0, width], of the weights' dtype."""
-        return torch.empty(0, self._weights.key_heads, 0, self._weights.width, dtype=self._dtype, device="cpu")
+        return torch.empty(
+            0, self._weights.key_heads, 0, self._weights.width, dtype=self._dtype, device="cpu"
+        )
 
     @property
     def windows(self) -> Sequence[int | None]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lookahead.backends.cpu.kernels.amx import may_use_tiles, tile_configuration
-from lookahead.backends.cpu.kernels.block_attention import attention_integers, attention_scratch
-from lookahead.backends.cpu.kernels.blocks import PART
+from lookahead.backends.cpu.kernels.attention.blocks import PART
+from lookahead.backends.cpu.kernels.attention.workspace import attention_integers, attention_scratch
 from lookahead.backends.cpu.kernels.vectors import multiplies_and_adds
 from lookahead.backends.cpu.plan import EPSILON, FIELDS, LAYER_FIELDS, PARTS, SCALE, Field, LayerField
 from lookahead.backends.cpu.step import attention_address
@@ -70,8 +70,7 @@ def attend_in_layer(
     heads, width, key_heads = query.shape[1], query.shape[3], keys.shape[1]
     queries = query.transpose(1, 2).contiguous()
     attended = torch.empty_like(queries)
-    threads = torch.get_num_threads()
-    workspace = _workspace(queries, key_heads, trees.spans, threads)
+    workspace = _workspace(queries, key_heads, trees.spans, threads := torch.get_num_threads())
     tiles = tile_configuration() if query.dtype == torch.bfloat16 and may_use_tiles() else None
     layer = np.zeros(LAYER_FIELDS, np.int64)
     layer[LayerField.WINDOW_INDEX] = window_index
@@ -100,8 +99,7 @@ def attend_in_layer(
         Field.TILES_AT: 0 if tiles is None else tiles.ctypes.data,
         Field.INTEGERS_STRIDE: attention_integers(heads, key_heads),
     }
-    for field, value in fields.items():
-        table[field] = value
+    table[list(fields)] = list(fields.values())
     team.run(attention_address(is_bfloat16=query.dtype == torch.bfloat16), table.ctypes.data, threads)
     return attended
 

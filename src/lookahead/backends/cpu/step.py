@@ -9,223 +9,46 @@ among the workers by count; a barrier follows each part that a later one needs a
 """
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from lookahead.backends.cpu.kernels.amx import begin_tiles, end_tiles
-from lookahead.backends.cpu.kernels.attention import Trees, attend, gather
-from lookahead.backends.cpu.kernels.block_attention import Heads, attention_scratch, sums_of_thread
+from lookahead.backends.cpu.kernels.attention.pieces import Trees, attend, gather
+from lookahead.backends.cpu.kernels.attention.workspace import Heads, attention_scratch, sums_of_thread
 from lookahead.backends.cpu.kernels.elementwise import (
-    add_rounded,
     apply_rope,
     normalize,
-    store_with_bias,
-    swiglu,
 )
 from lookahead.backends.cpu.kernels.pointers import (
     address_of,
     bfloat16_pointer,
     call_int,
-    call_void,
     float_pointer,
     int_pointer,
     load_float,
     load_int,
     offset,
     pointer_like,
-    take_next,
 )
 from lookahead.backends.cpu.kernels.products import (
     CHUNK,
-    UNIT,
-    dot_chunk,
     rows_with_room,
     share_of,
-    units_of,
 )
 from lookahead.backends.cpu.kernels.rows import copy_row
+from lookahead.backends.cpu.layer_products import (
+    MANY_NODES,
+    Worker,
+    add_projection,
+    barrier,
+    normalize_for_logits,
+    normalize_stream,
+    project,
+    project_qkv,
+    tokens_of,
+    write_swiglu,
+)
 from lookahead.backends.cpu.plan import EPSILON, LAYER_FIELDS, PARTS, SCALE, Field, LayerField, Part
 from lookahead.jit import log_if_slow, pointer_kernel, shared_kernel
-
-_UNITS_OF_CHUNK = CHUNK // UNIT
-UNITS_AT_ONCE = 2
-"""Units that a worker takes at once."""
-MANY_NODES = 64
-"""With more nodes than these, a part's work is taken by whichever worker is free."""
-
-
-class Worker(NamedTuple):
-    """One thread of the team, in one layer.
-
-    Attributes:
-        table: Pointer to the step's table, see `Field`.
-        layer: Pointer to the layer's part of the table of layers, see `LayerField`.
-        thread: Index of the thread.
-        workers: Number of threads.
-        scratch: Pointer to the thread's float32 [scratch_size(...)].
-        packed: Pointer to the thread's float32 [packed_size(...)].
-        integers: Address of the thread's int64 [attention_integers(...)].
-        uses_tiles: Whether bfloat16 is multiplied in tile registers.
-        taken: Pointer to the layer's int64 [parts], how much of each part has been taken.
-    """
-
-    table: Any
-    layer: Any
-    thread: int
-    workers: int
-    scratch: Any
-    packed: Any
-    integers: int
-    uses_tiles: bool
-    taken: Any
-
-
-@pointer_kernel
-def _barrier(worker: Worker) -> None:
-    """Wait until all workers have reached this barrier."""
-    if worker.workers > 1:
-        call_void(load_int(worker.table, Field.BARRIER_AT))
-
-
-@pointer_kernel
-def _tokens(worker: Worker) -> int:
-    """Return the tokens of the forward pass, padding included."""
-    tokens: int = load_int(worker.table, Field.NODES)
-    return tokens
-
-
-@pointer_kernel
-def _normalize(worker: Worker, weight: Any) -> None:
-    """Write the normalized residual stream to the inputs of the next products."""
-    table = worker.table
-    hidden = load_int(table, Field.HIDDEN)
-    stream = float_pointer(load_int(table, Field.STREAM_AT))
-    inputs = pointer_like(load_int(table, Field.INPUTS_AT), weight)
-    epsilon = load_float(float_pointer(load_int(table, Field.SCALARS_AT)), EPSILON)
-    first, last = share_of(_tokens(worker), worker.thread, worker.workers)
-    for token in range(first, last):
-        normalize(offset(stream, token * hidden), weight, offset(inputs, token * hidden), hidden, epsilon)
-
-
-@pointer_kernel
-def _normalize_for_logits(worker: Worker, weight: Any) -> None:
-    """Write the normalized residual stream of the nodes whose logits are wanted to the next inputs."""
-    table = worker.table
-    hidden = load_int(table, Field.HIDDEN)
-    stream = float_pointer(load_int(table, Field.STREAM_AT))
-    nodes = int_pointer(load_int(table, Field.LOGIT_NODES_AT))
-    inputs = pointer_like(load_int(table, Field.INPUTS_AT), weight)
-    epsilon = load_float(float_pointer(load_int(table, Field.SCALARS_AT)), EPSILON)
-    first, last = share_of(load_int(table, Field.LOGITS), worker.thread, worker.workers)
-    for item in range(first, last):
-        source = offset(stream, load_int(nodes, item) * hidden)
-        normalize(source, weight, offset(inputs, item * hidden), hidden, epsilon)
-
-
-@pointer_kernel
-def _dot_chunk(
-    worker: Worker, weights: Any, outputs: int, width: int, unit: int, end: int, inputs: Any, rows: int, out: Any
-) -> tuple[int, int]:
-    """Compute a chunk of units with the worker's scratch; see `dot_chunk`."""
-    return dot_chunk(
-        weights, outputs, width, unit, end, inputs, rows, out, worker.packed, worker.uses_tiles
-    )
-
-
-@pointer_kernel
-def _next_units(worker: Worker, part: int, outputs: int, turn: int) -> tuple[int, int]:
-    """Return the units of a matrix that a worker multiplies next: the first, and the one after the last.
-
-    With a few nodes they are a worker's share in order, so that it reads memory in order. With many, they are
-    the next that no worker has taken: a worker whose core is slower for a while takes fewer.
-
-    Args:
-        worker: Which asks.
-        part: Of the layer, see `Part`.
-        outputs: Of the matrix.
-        turn: How often the worker has asked for this part.
-    """
-    units = units_of(outputs)
-    if _tokens(worker) > MANY_NODES:
-        first = take_next(worker.taken, part) * UNITS_AT_ONCE
-        return first, min(first + UNITS_AT_ONCE, units)
-    first, last = share_of(units, worker.thread, worker.workers)
-    first += turn * _UNITS_OF_CHUNK
-    return first, min(first + _UNITS_OF_CHUNK, last)
-
-
-@pointer_kernel
-def _project(
-    worker: Worker,
-    part: int,
-    weights: Any,
-    bias: Any,
-    has_bias: bool,
-    outputs: int,
-    width: int,
-    tokens: int,
-    out: Any,
-) -> None:
-    """Write out [tokens, outputs], the products of all inputs with a matrix, plus the bias, if any."""
-    inputs = pointer_like(load_int(worker.table, Field.INPUTS_AT), weights)
-    turn, (unit, end) = 0, _next_units(worker, part, outputs, 0)
-    while unit < end:
-        start, count = _dot_chunk(worker, weights, outputs, width, unit, end, inputs, tokens, worker.scratch)
-        for token in range(tokens):
-            place = offset(out, token * outputs + start)
-            store_with_bias(
-                offset(worker.scratch, token * CHUNK), offset(bias, start), has_bias, place, count
-            )
-        turn += 1
-        unit, end = _next_units(worker, part, outputs, turn)
-
-
-@pointer_kernel
-def _add_projection(worker: Worker, part: int, weights: Any, inputs: Any, width: int) -> None:
-    """Add the products of inputs [tokens, width] with a matrix to the residual stream."""
-    table, tokens = worker.table, _tokens(worker)
-    hidden = load_int(table, Field.HIDDEN)
-    stream = float_pointer(load_int(table, Field.STREAM_AT))
-    turn, (unit, end) = 0, _next_units(worker, part, hidden, 0)
-    while unit < end:
-        start, count = _dot_chunk(worker, weights, hidden, width, unit, end, inputs, tokens, worker.scratch)
-        for token in range(tokens):
-            products = offset(worker.scratch, token * CHUNK)
-            add_rounded(offset(stream, token * hidden + start), products, count, weights)
-        turn += 1
-        unit, end = _next_units(worker, part, hidden, turn)
-
-
-@pointer_kernel
-def _write_swiglu(worker: Worker, gates: Any, ups: Any, out: Any) -> None:
-    """Write out [tokens, inner], silu(gate) · up."""
-    table, tokens = worker.table, _tokens(worker)
-    hidden, inner = load_int(table, Field.HIDDEN), load_int(table, Field.INNER)
-    inputs = pointer_like(load_int(table, Field.INPUTS_AT), gates)
-    second = offset(worker.scratch, rows_with_room(tokens) * CHUNK)
-    turn, (unit, end) = 0, _next_units(worker, Part.UNITS, inner, 0)
-    while unit < end:
-        start, count = _dot_chunk(worker, gates, inner, hidden, unit, end, inputs, tokens, worker.scratch)
-        _dot_chunk(worker, ups, inner, hidden, unit, end, inputs, tokens, second)
-        for token in range(tokens):
-            at = token * CHUNK
-            swiglu(offset(worker.scratch, at), offset(second, at), offset(out, token * inner + start), count)
-        turn += 1
-        unit, end = _next_units(worker, Part.UNITS, inner, turn)
-
-
-@pointer_kernel
-def _project_qkv(worker: Worker, like: Any) -> None:
-    """Write queries, new keys and new values, without rotary positions."""
-    table, layer = worker.table, worker.layer
-    hidden, width = load_int(table, Field.HIDDEN), load_int(table, Field.WIDTH)
-    own, shared = load_int(table, Field.HEADS) * width, load_int(table, Field.KEY_HEADS) * width
-    for part in range(3):
-        outputs = own if part == 0 else shared
-        bias = load_int(layer, LayerField.QUERY_BIAS + part)
-        out = pointer_like(load_int(table, Field.QUERIES_AT + part), like)
-        weights = pointer_like(load_int(layer, LayerField.QUERY + part), like)
-        bias_at, tokens = pointer_like(bias, like), _tokens(worker)
-        _project(worker, Part.QUERIES + part, weights, bias_at, bias != 0, outputs, hidden, tokens, out)
 
 
 @pointer_kernel
@@ -254,7 +77,7 @@ def _apply_rope_and_fill_cache(worker: Worker, keys: Any, values: Any) -> None:
     lengths = int_pointer(load_int(table, Field.LENGTHS_AT))
     begins = int_pointer(load_int(table, Field.BEGINS_AT))
     rows = int_pointer(load_int(table, Field.ROW_OF_NODE_AT))
-    first, last = share_of(_tokens(worker) * (heads + key_heads), worker.thread, worker.workers)
+    first, last = share_of(tokens_of(worker) * (heads + key_heads), worker.thread, worker.workers)
     for item in range(first, last):
         token, head = item // (heads + key_heads), item % (heads + key_heads)
         if head < heads:
@@ -277,7 +100,7 @@ def _apply_rope_and_fill_cache(worker: Worker, keys: Any, values: Any) -> None:
 def _trees(worker: Worker) -> Trees:
     """Return the forward pass's trees as the current layer sees them."""
     table = worker.table
-    of_window = load_int(worker.layer, LayerField.WINDOW_INDEX) * _tokens(worker)
+    of_window = load_int(worker.layer, LayerField.WINDOW_INDEX) * tokens_of(worker)
     return Trees(
         load_int(table, Field.ROWS),
         int_pointer(load_int(table, Field.BEGINS_AT)),
@@ -318,10 +141,10 @@ def _attend(worker: Worker, keys: Any, values: Any) -> None:
         worker.integers,
     )
     out = pointer_like(load_int(table, Field.INPUTS_AT), keys)
-    takes = _tokens(worker) > MANY_NODES
+    takes = tokens_of(worker) > MANY_NODES
     taken = offset(worker.taken, Part.ATTENTION)
     attend(trees, heads, sums, out, taken, takes, worker.thread, worker.workers)
-    _barrier(worker)
+    barrier(worker)
     gather(trees, heads, sums, out, worker.thread, worker.workers)
 
 
@@ -332,28 +155,28 @@ def _layer(worker: Worker, index: int, like: Any) -> None:
     of_layer = index * load_int(table, Field.LAYER_STRIDE)
     keys = offset(pointer_like(load_int(table, Field.KEYS_AT), like), of_layer)
     values = offset(pointer_like(load_int(table, Field.VALUES_AT), like), of_layer)
-    _normalize(worker, pointer_like(load_int(layer, LayerField.NORM), like))
-    _barrier(worker)
-    _project_qkv(worker, like)
-    _barrier(worker)
+    normalize_stream(worker, pointer_like(load_int(layer, LayerField.NORM), like))
+    barrier(worker)
+    project_qkv(worker, like)
+    barrier(worker)
     _apply_rope_and_fill_cache(worker, keys, values)
-    _barrier(worker)
+    barrier(worker)
     _attend(worker, keys, values)
-    _barrier(worker)
+    barrier(worker)
     like_inputs = pointer_like(load_int(table, Field.INPUTS_AT), like)
     own = load_int(table, Field.HEADS) * load_int(table, Field.WIDTH)
     outs = pointer_like(load_int(layer, LayerField.OUT), like)
-    _add_projection(worker, Part.OUT, outs, like_inputs, own)
-    _barrier(worker)
-    _normalize(worker, pointer_like(load_int(layer, LayerField.INNER_NORM), like))
-    _barrier(worker)
+    add_projection(worker, Part.OUT, outs, like_inputs, own)
+    barrier(worker)
+    normalize_stream(worker, pointer_like(load_int(layer, LayerField.INNER_NORM), like))
+    barrier(worker)
     gated = pointer_like(load_int(table, Field.GATED_AT), like)
     ups = pointer_like(load_int(layer, LayerField.UP), like)
-    _write_swiglu(worker, pointer_like(load_int(layer, LayerField.GATE), like), ups, gated)
-    _barrier(worker)
+    write_swiglu(worker, pointer_like(load_int(layer, LayerField.GATE), like), ups, gated)
+    barrier(worker)
     downs = pointer_like(load_int(layer, LayerField.DOWN), like)
-    _add_projection(worker, Part.DOWN, downs, gated, load_int(table, Field.INNER))
-    _barrier(worker)
+    add_projection(worker, Part.DOWN, downs, gated, load_int(table, Field.INNER))
+    barrier(worker)
 
 
 @pointer_kernel
@@ -401,13 +224,13 @@ def _step(address: int, like: Any) -> None:
     for layer in range(load_int(table, Field.LAYERS)):
         _layer(_in_layer(table, offset(layers, layer * LAYER_FIELDS), layer), layer, like)
     worker = _in_layer(table, layers, load_int(table, Field.LAYERS))
-    _normalize_for_logits(worker, pointer_like(load_int(table, Field.LAST_NORM_AT), like))
-    _barrier(worker)
+    normalize_for_logits(worker, pointer_like(load_int(table, Field.LAST_NORM_AT), like))
+    barrier(worker)
     weights = pointer_like(load_int(table, Field.OUTPUT_AT), like)
     logits = pointer_like(load_int(table, Field.LOGITS_AT), like)
     vocabulary, hidden = load_int(table, Field.VOCABULARY), load_int(table, Field.HIDDEN)
     count = load_int(table, Field.LOGITS)
-    _project(worker, Part.LOGITS, weights, weights, False, vocabulary, hidden, count, logits)
+    project(worker, Part.LOGITS, weights, weights, False, vocabulary, hidden, count, logits)
     _end(table)
 
 

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from lookahead.backends.cpu.kernels.attention import MIN_PROMPT, SPAN
-from lookahead.backends.cpu.kernels.blocks import BLOCK
+from lookahead.backends.cpu.kernels.attention.blocks import BLOCK
+from lookahead.backends.cpu.kernels.attention.pieces import MIN_PROMPT, SPAN
 from lookahead.backends.cpu.plan import Field
 from lookahead.decoding.attention.slots import slots_of_rows
 from lookahead.decoding.attention.visibility import TreeRow, first_visible
@@ -70,7 +70,9 @@ class TreeTables:
         places = (lengths - starts)[of_node]
         for row, begin in zip(rows, begins, strict=False):
             places[begin : begin + len(row.tree)] += row.tree.depths
-        chains = [row.tree.is_chain and len(row.tree) == of_row for row, of_row in zip(rows, sizes, strict=True)]
+        chains = [
+            row.tree.is_chain and len(row.tree) == of_row for row, of_row in zip(rows, sizes, strict=True)
+        ]
         return cls(
             begins=begins,
             cache_rows=np.array(range(len(rows)) if cache_rows is None else cache_rows, np.int64),
@@ -87,7 +89,11 @@ class TreeTables:
     @cached_property
     def summed_nodes(self) -> int:
         """The nodes up to the last one whose spans are summed up by `gather`: of a row that is no prompt."""
-        ends = [end for end, row in zip(self.begins[1:], range(len(self.lengths)), strict=True) if not self._is_prompt(row)]
+        ends = [
+            end
+            for end, row in zip(self.begins[1:], range(len(self.lengths)), strict=True)
+            if not self._is_prompt(row)
+        ]
         return int(max(ends, default=0))
 
     def _is_prompt(self, row: int) -> bool:

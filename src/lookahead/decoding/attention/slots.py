@@ -80,7 +80,9 @@ def slot_table(trees: list[DraftTree], lengths: list[int], size: int, block: int
 def slots_of_rows(
     rows: Sequence[TreeRow], sizes: Sequence[int], are_chains: Sequence[bool], block: int
 ) -> Int64Array:
-    """Return the slot table of the nodes of all rows, int64 [nodes, tail], blocks counted from each first token.
+    """Return the slot table of the nodes of all rows, int64 [nodes, tail].
+
+    Blocks are counted from each row's first token.
 
     Args:
         rows: B trees whose padding is on the left.

@@ -105,7 +105,7 @@ class ArenaCache(Cache):
         self._windowed = [layer for layer in layers if getattr(layer, "is_sliding", False)]
 
     def create(self, states: Tensor) -> None:
-        """Create all layers, if there are none yet, for keys and values like `states`, [0, heads, 0, width]."""
+        """Create all layers, if there are none, for keys and values like `states`, [0, heads, 0, width]."""
         self.arena.create(states)
         for layer in self.layers:
             if isinstance(layer, ArenaLayer) and not layer.is_initialized:

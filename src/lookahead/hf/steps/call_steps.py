@@ -19,9 +19,8 @@ from lookahead.hf.compat.generation import prefill, switch_experts
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps.cuda_graphs import CapturedModels
-from lookahead.hf.steps.prompts import text_prompts
 from lookahead.hf.steps.runner import Row
-from lookahead.hf.steps.step_inputs import StepInputs, first_positions
+from lookahead.hf.steps.step_inputs import StepInputs, first_positions, text_prompts
 from lookahead.hf.steps.step_model import PROMPT_CHUNK_TOKENS, OnProgress, TransformersStepModel
 from lookahead.hf.steps.verification import Verification
 
@@ -117,9 +116,11 @@ class CallStepModel(TransformersStepModel):
         return logits
 
     def _read_by_runners(self, slots: Sequence[int]) -> Tensor | None:
-        """Read text in chunks by the compiled CPU decoder; None, with nothing read, if it does not read this."""
+        """Read text in chunks by the compiled CPU decoder; None, with nothing read, if it cannot."""
         limits, inputs = self.traits.limits, self._step_inputs
-        is_served = self.verification.is_compiled and limits.rope_switch is None and limits.rope_growth is None
+        is_served = (
+            self.verification.is_compiled and limits.rope_switch is None and limits.rope_growth is None
+        )
         if not is_served or inputs.shift is not None or inputs.types:
             return None
         held = self.cache.arena.longest_length
@@ -211,5 +212,5 @@ class CallStepModel(TransformersStepModel):
 
 
 def _filled_up(logits: Tensor, size: int) -> Tensor:
-    """Return logits [size, V]: those of a shorter prompt after copies of its first ones, which are not read."""
+    """Return logits [size, V]: those of a shorter prompt after copies of its first, which are not read."""
     return torch.cat([logits[:1].expand(size - len(logits), -1), logits])

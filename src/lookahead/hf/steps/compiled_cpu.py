@@ -63,7 +63,7 @@ class CpuRunner:
         places = zip(batch.rows, batch.trees, strict=True)
         positions = torch.cat([torch.arange(row.position, row.position + len(tree)) for row, tree in places])
         logits = self._forward(batch, tokens, positions, None, logits_of)
-        return None if logits is None else logits.split(list(logits_of))
+        return None if logits is None else torch.split(logits, list(logits_of))
 
     def _forward(
         self,
@@ -93,7 +93,7 @@ class CpuRunner:
 
     @cached_property
     def _decoder(self) -> CpuDecoder | None:
-        """The decoder of the weights as they are at the first forward pass; None if they are not supported then.
+        """The decoder of the weights as they are at the first forward pass; None if they are not supported.
 
         It holds the memory that it reads, also when a parameter is given another. `StepRunners` makes a new
         runner when the weights move.

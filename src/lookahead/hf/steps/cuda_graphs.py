@@ -182,7 +182,7 @@ class GraphRunner:
         logits, argmax = verified
         return StepLogits(logits, slots, argmax)
 
-    def read(self, batch: StepBatch, logits_of: Sequence[int]) -> None:  # noqa: ARG002  # the protocol's
+    def read(self, batch: StepBatch, logits_of: Sequence[int]) -> None:  # the protocol's
         """Return None: no two parts of prompts need to have one shape, so none is captured."""
 
     def close(self) -> None:

@@ -145,7 +145,8 @@ class TransformersStepModel:
             self._follow_model()
             self._is_followed = False
             logits_of = {
-                row: max(0, begins[row] + len(part) - max(begins[row], wanted[row])) for row, part in parts.items()
+                row: max(0, begins[row] + len(part) - max(begins[row], wanted[row]))
+                for row, part in parts.items()
             }
             for row, logits in self._read_chunk(parts, logits_of).items():
                 begins[row] += len(parts[row])
@@ -233,7 +234,9 @@ class TransformersStepModel:
         if logits is None:
             alone = [self._read_chunk({row: parts[row]}, logits_of) for row in order]
             return {row: of_row for read in alone for row, of_row in read.items()}
-        self.cache.arena.keep({row.slot: range(len(parts[name])) for name, row in zip(order, rows, strict=True)})
+        self.cache.arena.keep(
+            {row.slot: range(len(parts[name])) for name, row in zip(order, rows, strict=True)}
+        )
         for name, row in zip(order, rows, strict=True):
             row.position += len(parts[name])
         return dict(zip(order, logits, strict=True))
@@ -291,7 +294,7 @@ class TransformersStepModel:
 def _next_parts(
     prompts: Mapping[int, Sequence[int]], begins: Mapping[int, int], chunk: int
 ) -> dict[int, Sequence[int]]:
-    """Return the next `chunk` tokens of prompts, by row, of which the first `begins` tokens have been read."""
+    """Return the next `chunk` tokens of prompts, by row; the first `begins` tokens have been read."""
     parts: dict[int, Sequence[int]] = {}
     for row, prompt in prompts.items():
         if begins[row] < len(prompt) and chunk > 0:

@@ -1,7 +1,7 @@
 """Products of bfloat16 matrices in the processor's tile registers (Intel AMX).
 
-A tile register holds 16 rows of 64 bytes. One instruction multiplies 16 rows of inputs with 16 rows of weights
-over 32 numbers of the width, and adds the products to 16 x 16 float32 sums:
+A tile register holds 16 rows of 64 bytes. One instruction multiplies 16 rows of inputs with 16 rows of
+weights over 32 numbers of the width, and adds the products to 16 x 16 float32 sums:
 
     inputs, in place          weights, packed (`panels.py`)     sums
     16 rows x 32 numbers      16 pairs x 16 rows of pairs       16 inputs x 16 outputs
@@ -9,8 +9,8 @@ over 32 numbers of the width, and adds the products to 16 x 16 float32 sums:
     i1: n0 n1 | n2 n3 | ...   w0: n2 n3 | w1: n2 n3 | ...       o0 o1 ... o15
 
 A sum is taken in the order of the width, 32 numbers at a time, and depends on nothing else: neither on the
-place of its row and output in the tile nor on which of the two matrices was packed. So a row has the same bits
-in every product.
+place of its row and output in the tile nor on which of the two matrices was packed. So a row has the same
+bits in every product.
 
 The registers are numbered by hand: 0 to 3 hold sums, 4 and 5 inputs, 6 and 7 weights.
 """
@@ -18,7 +18,7 @@ The registers are numbered by hand: 0 to 3 hold sums, 4 and 5 inputs, 6 and 7 we
 import ctypes
 import platform
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -72,10 +72,6 @@ def _register(number: int) -> ir.Constant:
     return ir.Constant(ir.IntType(8), number)
 
 
-def _bytes_at(builder: ir.IRBuilder, pointer: Any, index: Any) -> Any:
-    return builder.bitcast(builder.gep(pointer, [index]), ir.IntType(8).as_pointer())
-
-
 @compiled
 def begin_tiles(_typing: Any, address: types.Integer) -> Any:
     """Set up this thread's tile registers as `tile_configuration` at an address says."""
@@ -99,8 +95,66 @@ def end_tiles(_typing: Any) -> Any:
     return types.void(), generated
 
 
-def _multiplier_maker(inputs: int, units: int) -> Any:
-    """Return a function that multiplies `inputs` times 16 rows of inputs with `units` times 16 of weights."""
+class _Matrix(NamedTuple):
+    """A matrix in memory: a pointer, the elements between two rows, and the bytes of an element."""
+
+    pointer: Any
+    stride: Any
+    element_bytes: int
+
+    def load(self, builder: ir.IRBuilder, register: int, index: Any) -> int:
+        """Load a register from the rows that begin at an element; return the register."""
+        _void_call(builder, "tileloadd64", *self._operands(builder, register, index))
+        return register
+
+    def store(self, builder: ir.IRBuilder, register: int, index: Any) -> None:
+        """Store a register to the rows that begin at an element."""
+        _void_call(builder, "tilestored64", *self._operands(builder, register, index))
+
+    def _operands(self, builder: ir.IRBuilder, register: int, index: Any) -> tuple[Any, Any, Any]:
+        place = builder.bitcast(builder.gep(self.pointer, [index]), ir.IntType(8).as_pointer())
+        return _register(register), place, builder.mul(self.stride, INT64(self.element_bytes))
+
+
+def _add_products(
+    builder: ir.IRBuilder,
+    index: Any,
+    given: tuple[_Matrix, int],
+    panel: tuple[_Matrix, Any, int],
+) -> None:
+    """Add the products of 32 numbers of the width to the sums.
+
+    `given` are the inputs and how many times 16 rows of them; `panel` the packed weights, the words between
+    two units, and how many units. What is needed once is loaded last, so that two registers are enough for
+    the other.
+    """
+    (rows, tiles), (words, unit_stride, units) = given, panel
+
+    def load_inputs(tile: int) -> int:
+        first = builder.add(index, builder.mul(rows.stride, INT64(ROWS * tile)))
+        return rows.load(builder, _INPUTS + tile % 2, first)
+
+    def load_weights(unit: int) -> int:
+        pair = builder.mul(builder.sdiv(index, INT64(2)), words.stride)
+        first = builder.add(pair, builder.mul(unit_stride, INT64(unit)))
+        return words.load(builder, _WEIGHTS + unit % 2, first)
+
+    if units == 1:
+        weights = load_weights(0)
+        for tile in range(tiles):
+            operands = (tile, load_inputs(tile), weights)
+            _void_call(builder, "tdpbf16ps", *map(_register, operands))
+        return
+    inputs = [load_inputs(tile) for tile in range(tiles)]
+    for unit in range(units):
+        weights = load_weights(unit)
+        for tile, register in enumerate(inputs):
+            operands = (unit * tiles + tile, register, weights)
+            _void_call(builder, "tdpbf16ps", *map(_register, operands))
+
+
+def _multiplier_maker(tiles: int, units: int) -> Any:
+    """Return a function that multiplies `tiles` times 16 rows of inputs with `units` times 16 of weights."""
 
     @compiled
     def multiply(
@@ -108,7 +162,7 @@ def _multiplier_maker(inputs: int, units: int) -> Any:
         rows: types.CPointer,
         row_stride: types.Integer,
         packed: types.CPointer,
-        packed_stride: types.Integer,
+        pair_stride: types.Integer,
         unit_stride: types.Integer,
         width: types.Integer,
         out: types.CPointer,
@@ -117,65 +171,37 @@ def _multiplier_maker(inputs: int, units: int) -> Any:
     ) -> Any:
         """Write float32 out[row · out_stride + output], or add to it if `adds`.
 
-        `rows` are bfloat16 and `packed` are words. `packed_stride` is between two pairs of the width,
+        `rows` are bfloat16 and `packed` are words. `pair_stride` is between two pairs of the width,
         `unit_stride` between units of 16; strides count elements.
         """
 
         def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
-            given, stride, words, pair_stride, unit_stride, size, target, target_stride, adds = arguments
-            bytes_of_row, bytes_of_pair = builder.mul(stride, INT64(2)), builder.mul(pair_stride, INT64(4))
-            bytes_of_out = builder.mul(target_stride, INT64(4))
-            sums = [
-                (
-                    unit * inputs + tile,
-                    _bytes_at(
-                        builder,
-                        target,
-                        builder.add(builder.mul(target_stride, INT64(ROWS * tile)), INT64(ROWS * unit)),
-                    ),
-                )
+            given, stride, words, of_pair, of_unit, size, target, of_out, is_added = arguments
+            inputs, weights, sums = (
+                _Matrix(given, stride, 2),
+                _Matrix(words, of_pair, 4),
+                _Matrix(target, of_out, 4),
+            )
+            places = [
+                builder.add(builder.mul(of_out, INT64(ROWS * tile)), INT64(ROWS * unit))
                 for unit in range(units)
-                for tile in range(inputs)
+                for tile in range(tiles)
             ]
-            with builder.if_else(adds) as (then, otherwise):
+            with builder.if_else(is_added) as (then, otherwise):
                 with then:
-                    for number, place in sums:
-                        _void_call(builder, "tileloadd64", _register(number), place, bytes_of_out)
+                    for number, place in enumerate(places):
+                        sums.load(builder, number, place)
                 with otherwise:
-                    for number, _place in sums:
+                    for number in range(len(places)):
                         _void_call(builder, "tilezero", _register(number))
 
-            def load_inputs(index: Any, tile: int) -> int:
-                first = builder.add(index, builder.mul(stride, INT64(ROWS * tile)))
-                place, register = _bytes_at(builder, given, first), _INPUTS + tile % 2
-                _void_call(builder, "tileloadd64", _register(register), place, bytes_of_row)
-                return register
-
-            def load_weights(index: Any, unit: int) -> int:
-                pair = builder.mul(builder.sdiv(index, INT64(2)), pair_stride)
-                first = builder.add(pair, builder.mul(unit_stride, INT64(unit)))
-                place, register = _bytes_at(builder, words, first), _WEIGHTS + unit % 2
-                _void_call(builder, "tileloadd64", _register(register), place, bytes_of_pair)
-                return register
-
             def body(index: Any, _: list[Any]) -> list[Any]:
-                if units == 1:
-                    weights = load_weights(index, 0)
-                    for tile in range(inputs):
-                        operands = (tile, load_inputs(index, tile), weights)
-                        _void_call(builder, "tdpbf16ps", *map(_register, operands))
-                    return []
-                registers = [load_inputs(index, tile) for tile in range(inputs)]
-                for unit in range(units):
-                    weights = load_weights(index, unit)
-                    for tile, register in enumerate(registers):
-                        operands = (unit * inputs + tile, register, weights)
-                        _void_call(builder, "tdpbf16ps", *map(_register, operands))
+                _add_products(builder, index, (inputs, tiles), (weights, of_unit, units))
                 return []
 
             loop(builder, INT64(0), size, STEP, [], body)
-            for number, place in sums:
-                _void_call(builder, "tilestored64", _register(number), place, bytes_of_out)
+            for number, place in enumerate(places):
+                sums.store(builder, number, place)
             return context.get_dummy_value()
 
         whole = types.int64

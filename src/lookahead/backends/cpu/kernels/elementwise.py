@@ -14,16 +14,14 @@ from lookahead.backends.cpu.kernels.vectors import FLOATS, INT64, LANES, loop
 from lookahead.jit import compiled, pointer_kernel
 
 
-def _each_vector(
-    builder: ir.IRBuilder, size: Any, body: Callable[[Any], None], first: Any = INT64(0)
-) -> None:
+def _each_vector(builder: ir.IRBuilder, size: Any, body: Callable[[Any], None]) -> None:
     """Build a loop over sixteen numbers at a time."""
 
     def of_index(index: Any, _: list[Any]) -> list[Any]:
         body(index)
         return []
 
-    loop(builder, first, size, LANES, [], of_index)
+    loop(builder, INT64(0), size, LANES, [], of_index)
 
 
 @compiled

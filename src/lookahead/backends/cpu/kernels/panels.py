@@ -1,7 +1,7 @@
 """Panels: weights packed for products whose lanes are outputs, and these products in vectors.
 
-A word is what one lane of a vector multiplies: one float32 or two bfloat16. A panel holds a unit, sixteen rows
-of weights, so that a vector has the same word of all sixteen:
+A word is what one lane of a vector multiplies: one float32 or two bfloat16. A panel holds a unit, sixteen
+rows of weights, so that a vector has the same word of all sixteen:
 
     weights, as they lie              panel                              product of one row of inputs
     w0:  a0 a1 a2 ...                 a0 b0 c0 ... p0    16 lanes        sums[0:16]  = a0 b0 ... p0 * x0
@@ -9,10 +9,11 @@ of weights, so that a vector has the same word of all sixteen:
     ...                               a2 b2 c2 ... p2                    sums[0:16] += a2 b2 ... p2 * x2
     w15: p0 p1 p2 ...                 ...                                ...
 
-A sum is taken in the order of the width, word by word. So it has the same bits however many rows of inputs there
-are and wherever the width is divided into blocks.
+A sum is taken in the order of the width, word by word. So it has the same bits however many rows of inputs
+there are and wherever the width is divided into blocks.
 """
 
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
@@ -97,16 +98,11 @@ def _multiplier_maker(rows: int, units: int) -> Any:
                 for row in range(rows)
             ]
             panels = [builder.mul(panel_stride, INT64(unit)) for unit in range(units)]
-            places = [
-                builder.add(builder.mul(target_stride, INT64(row)), INT64(LANES * unit))
-                for row in range(rows)
-                for unit in range(units)
-            ]
-            zero = vectors.splat(0.0)
-            before = [
-                builder.select(is_added, vectors.load(builder, target, place, FLOATS), zero)
-                for place in places
-            ]
+            before, places, zero = [], [], vectors.splat(0.0)
+            for row, unit in product(range(rows), range(units)):
+                places.append(builder.add(builder.mul(target_stride, INT64(row)), INT64(LANES * unit)))
+                held = vectors.load(builder, target, places[-1], FLOATS)
+                before.append(builder.select(is_added, held, zero))
 
             def body(word: Any, sums: list[Any]) -> list[Any]:
                 at = builder.mul(word, INT64(LANES))

@@ -253,7 +253,9 @@ def rounded(builder: ir.IRBuilder, numbers: Any, *, is_bfloat16: bool) -> Any:
     return builder.bitcast(bits, FLOATS)
 
 
-def store_rounded(builder: ir.IRBuilder, numbers: Any, pointer: Any, index: Any, *, is_bfloat16: bool) -> None:
+def store_rounded(
+    builder: ir.IRBuilder, numbers: Any, pointer: Any, index: Any, *, is_bfloat16: bool
+) -> None:
     """Store a vector of floats as float32 or bfloat16."""
     if not is_bfloat16:
         store(builder, numbers, pointer, index)
@@ -344,9 +346,9 @@ def exponential(builder: ir.IRBuilder, value: Any, *, may_be_positive: bool = Tr
 def power_of_two(builder: ir.IRBuilder, value: Any) -> Any:
     """Return 2 to the power of a vector of numbers that are not above 1, with a relative error of 3e-6.
 
-    The result is exactly 1 for 0, 0 below -125, and NaN for a NaN. Processors with AVX-512 have the instruction
-    that it needs; its mask keeps it from results below the smallest normal float, which take a hundred times as
-    long.
+    The result is exactly 1 for 0, 0 below -125, and NaN for a NaN. Processors with AVX-512 have the
+    instruction that it needs; its mask keeps it from results below the smallest normal float, which take a
+    hundred times as long.
     """
     shifting, zero = splat(_SHIFTING), splat(0.0)
     power = builder.fsub(builder.fadd(value, shifting), shifting)

@@ -1,6 +1,6 @@
 """One block of keys and values added to the sums of some queries, in tile registers or in vectors."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from lookahead.backends.cpu.kernels.amx import (
     multiply_2_by_1,
     multiply_4_by_1,
 )
-from lookahead.backends.cpu.kernels.blocks import (
+from lookahead.backends.cpu.kernels.attention.blocks import (
     BLOCK,
     MASKED_SCORE,
     PART,
@@ -24,7 +24,7 @@ from lookahead.backends.cpu.kernels.blocks import (
     score_one,
     softmax_block,
 )
-from lookahead.backends.cpu.kernels.lanes import (
+from lookahead.backends.cpu.kernels.attention.lanes import (
     clear_lanes,
     copy_some_lanes,
     scale_lanes,
@@ -32,10 +32,10 @@ from lookahead.backends.cpu.kernels.lanes import (
     transpose_lanes,
     transpose_values,
 )
+from lookahead.backends.cpu.kernels.attention.workspace import WEIGHTS, Heads, Keys, Sums
 from lookahead.backends.cpu.kernels.panels import pack_weights
 from lookahead.backends.cpu.kernels.pointers import (
     address_of,
-    int_pointer,
     load_float,
     load_int,
     offset,
@@ -46,176 +46,9 @@ from lookahead.backends.cpu.kernels.pointers import (
 from lookahead.backends.cpu.kernels.rows import copy_row
 from lookahead.jit import pointer_kernel
 
-MAX_PIECE = 256
-"""Maximum number of queries in a piece of work, unless one node has more."""
-
-
-class Heads(NamedTuple):
-    """What the attention of one layer reads.
-
-    Attributes:
-        queries: Pointer to [nodes, heads, width].
-        keys: Pointer to a layer of the cache, [cache rows, key heads, slots, width], the last two contiguous.
-        values: Likewise.
-        row_stride: Elements between two rows of the cache.
-        head_stride: Elements between two heads of the cache.
-        heads: Query heads.
-        key_heads: Key and value heads.
-        width: Of a head.
-        scale: Factor on the scores.
-        uses_tiles: Whether bfloat16 is multiplied in tile registers.
-    """
-
-    queries: Any
-    keys: Any
-    values: Any
-    row_stride: int
-    head_stride: int
-    heads: int
-    key_heads: int
-    width: int
-    scale: Any
-    uses_tiles: bool
-
-
-class Sums(NamedTuple):
-    """The sums of all threads, and one thread's workspace.
-
-    Attributes:
-        totals: float32 [nodes, heads, spans, width], weighted values, not yet divided, of rows that are no
-            prompts.
-        states: float32 [nodes, heads, spans, 2], the largest score and the sum of weights.
-        queries: [queries, width] of the current piece, of the keys' type; this and all that follows belongs
-            to one thread.
-        scores: float32 [16, BLOCK]; in tiles, twice [BLOCK, 16].
-        decays: float32 [16]; in tiles, twice.
-        weights: In tiles, twice words [BLOCK / 2, 16].
-        keys: Words of a block's keys, packed; in tiles, the keys [BLOCK, width] of a block that is not full.
-        values: Words of a block's values, packed; in tiles, [width, BLOCK].
-        span_totals: float32 [queries, width], of the current span.
-        span_states: float32 [queries, 2].
-        merged: float32 [queries, width], of all spans so far.
-        merged_states: float32 [queries, 2].
-        packed_queries: In tiles, words [queries / 16, width / 2, 16].
-        lane_totals: In tiles, float32 [queries / 16, width, 16], of the current span.
-        lane_states: In tiles, float32 [queries / 16, 2, 16]: the largest scores, and the sums of weights.
-        merged_lanes: In tiles, float32 [queries / 16, width, 16], of all spans so far.
-        merged_lane_states: In tiles, float32 [queries / 16, 2, 16].
-        partial: In tiles, float32 [width, 16], totals of a tile of which not all queries see a block.
-        firsts: int64 [queries], the first key of the current block that each query sees.
-        ends: int64 [queries], the key after the last that each query sees.
-        slots: int64 [BLOCK], of a block whose places lie in order.
-    """
-
-    totals: Any
-    states: Any
-    queries: Any
-    scores: Any
-    decays: Any
-    weights: Any
-    keys: Any
-    values: Any
-    span_totals: Any
-    span_states: Any
-    merged: Any
-    merged_states: Any
-    packed_queries: Any
-    lane_totals: Any
-    lane_states: Any
-    merged_lanes: Any
-    merged_lane_states: Any
-    partial: Any
-    firsts: Any
-    ends: Any
-    slots: Any
-
-
-class Keys(NamedTuple):
-    """The keys of a block that are added to the sums of some queries.
-
-    Attributes:
-        at: Elements before the row and head in the cache.
-        slots: Pointer to int64 [BLOCK], the slot of each of the block's places.
-        first: The first key that any of the queries sees.
-        end: The key after the last.
-        are_in_order: Whether the slots follow one another.
-    """
-
-    at: int
-    slots: Any
-    first: int
-    end: int
-    are_in_order: bool
-
-
-@pointer_kernel
-def max_queries(heads: int, key_heads: int) -> int:
-    """Return how many queries a thread's workspace holds: those of a piece of work, in whole tiles."""
-    return (max(MAX_PIECE, heads // key_heads) + 2 * ROWS - 1) // ROWS * ROWS
-
-
-_SCORES = 2 * ROWS * BLOCK
 _LOG2_E = np.float32(1.4426950408889634)
 _GROUP = 32
 """Keys that one instruction on tiles multiplies weights of."""
-_DECAYS = 4 * ROWS
-_WEIGHTS = ROWS * BLOCK // 2
-
-
-def attention_scratch(heads: int, key_heads: int, width: int) -> int:
-    """Return how many float32 of scratch a thread needs."""
-    queries = int(max_queries(heads, key_heads))
-    of_block = _SCORES + _DECAYS + 2 * _WEIGHTS + 2 * BLOCK * width + ROWS * width
-    return of_block + queries * (6 * width + 8)
-
-
-def attention_integers(heads: int, key_heads: int) -> int:
-    """Return how many int64 of scratch a thread needs."""
-    return 2 * int(max_queries(heads, key_heads)) + BLOCK
-
-
-@pointer_kernel
-def sums_of_thread(totals: Any, states: Any, heads: Heads, scratch: Any, integers: int) -> Sums:
-    """Return the sums with a thread's workspace.
-
-    Args:
-        totals: See `Sums`.
-        states: See `Sums`.
-        heads: The layer's.
-        scratch: Pointer to float32 [attention_scratch(heads, key heads, width)].
-        integers: Address of int64 [attention_integers(heads, key heads)].
-    """
-    queries, width = max_queries(heads.heads, heads.key_heads), heads.width
-    decays = offset(scratch, _SCORES)
-    weights = offset(decays, _DECAYS)
-    keys = offset(weights, 2 * _WEIGHTS)
-    values = offset(keys, BLOCK * width)
-    partial = offset(values, BLOCK * width)
-    rows = offset(partial, ROWS * width)  # six times [queries, width], then the states
-    states_of_rows = offset(rows, 6 * queries * width)
-    return Sums(
-        totals,
-        states,
-        pointer_like(address_of(rows), heads.keys),
-        scratch,
-        decays,
-        weights,
-        keys,
-        values,
-        offset(rows, queries * width),
-        states_of_rows,
-        offset(rows, 2 * queries * width),
-        offset(states_of_rows, 2 * queries),
-        offset(rows, 3 * queries * width),
-        offset(rows, 4 * queries * width),
-        offset(states_of_rows, 4 * queries),
-        offset(rows, 5 * queries * width),
-        offset(states_of_rows, 6 * queries),
-        partial,
-        int_pointer(integers),
-        int_pointer(integers + 8 * queries),
-        int_pointer(integers + 16 * queries),
-    )
 
 
 @pointer_kernel
@@ -255,7 +88,9 @@ def begin_span(heads: Heads, sums: Sums, queries: int) -> None:
 
 
 @pointer_kernel
-def write_rows(heads: Heads, states: Any, totals: Any, queries: int, states_out: Any, totals_out: Any) -> None:
+def write_rows(
+    heads: Heads, states: Any, totals: Any, queries: int, states_out: Any, totals_out: Any
+) -> None:
     """Write the sums of tiles, states [2, 16] and totals [width, 16] each, as rows, one for each query."""
     for tile in range((queries + ROWS - 1) // ROWS):
         at = tile * ROWS * heads.width
@@ -393,7 +228,7 @@ def _add_in_tiles(heads: Heads, sums: Sums, keys: Keys, queries: int, first: int
 
 @pointer_kernel
 def _keys_in_order(heads: Heads, sums: Sums, keys: Keys) -> Any:
-    """Return a pointer to the keys [BLOCK, width] of a block; copied, unless they may be read where they lie."""
+    """Return a pointer to the keys [BLOCK, width] of a block, copied if they cannot be read in place."""
     width = heads.width
     if keys.are_in_order and keys.first == 0 and keys.end == BLOCK:
         return offset(heads.keys, keys.at + load_int(keys.slots, 0) * width)
@@ -422,7 +257,7 @@ def _score_tile(heads: Heads, sums: Sums, tile: int, rows: Any, keys: Keys) -> N
 
 @pointer_kernel
 def _lanes_of_tile(tile: int, queries: int, first: int, last: int) -> tuple[int, int, bool]:
-    """Return a tile's lanes of the queries from `first` up to `last`, and whether they are all its queries."""
+    """Return a tile's lanes of the queries from `first` up to `last`, and whether these are all of them."""
     begin = tile * ROWS
     lanes = min(ROWS, queries - begin)
     first_lane, end_lane = max(0, first - begin), min(lanes, last - begin)
@@ -430,9 +265,7 @@ def _lanes_of_tile(tile: int, queries: int, first: int, last: int) -> tuple[int,
 
 
 @pointer_kernel
-def _weigh_tile(
-    heads: Heads, sums: Sums, tile: int, keys: Keys, queries: int, first: int, last: int
-) -> bool:
+def _weigh_tile(heads: Heads, sums: Sums, tile: int, keys: Keys, queries: int, first: int, last: int) -> bool:
     """Turn a tile's scores into weights, for the queries from `first` up to `last`.
 
     Returns:
@@ -455,7 +288,7 @@ def _weigh_tile(
         see_all,
         np.float32(heads.scale * _LOG2_E),
         offset(sums.lane_states, 2 * query),
-        offset(sums.weights, tile % 2 * _WEIGHTS),
+        offset(sums.weights, tile % 2 * WEIGHTS),
         offset(sums.decays, tile % 2 * ROWS),
     )
     return decays
@@ -475,12 +308,12 @@ def _add_values(
 ) -> None:
     """Add a block's values [width, BLOCK], weighted, to a tile's totals.
 
-    If not all of the tile's queries take part, the totals of the others stay: values that are not finite would
-    change them.
+    If not all of the tile's queries take part, the totals of the others stay: values that are not finite
+    would change them.
     """
     width = heads.width
     first_lane, end_lane, are_all = _lanes_of_tile(tile, queries, first, last)
-    totals, weights = offset(sums.lane_totals, tile * ROWS * width), offset(sums.weights, tile % 2 * _WEIGHTS)
+    totals, weights = offset(sums.lane_totals, tile * ROWS * width), offset(sums.weights, tile % 2 * WEIGHTS)
     target = totals if are_all else sums.partial
     if decays or not are_all:
         scale_lanes(totals, offset(sums.decays, tile % 2 * ROWS), width, target)

@@ -16,9 +16,9 @@ packed once and scored for all nodes of a piece of work. The last blocks differ 
 table says where their places lie. Nodes that are a chain, as those of a prompt, lie in the order of the text,
 and all blocks are shared.
 
-Each span has its own softmax, a largest score, a sum of weights and weighted values, and the spans are added up
-in order (split keys as in Flash-Decoding, softmax as in FlashAttention). A piece of a prompt does so itself; of
-a few nodes, each span is a piece of its own, and `gather` adds them up.
+Each span has its own softmax, a largest score, a sum of weights and weighted values, and the spans are added
+up in order (split keys as in Flash-Decoding, softmax as in FlashAttention). A piece of a prompt does so
+itself; of a few nodes, each span is a piece of its own, and `gather` adds them up.
 """
 
 from typing import Any, NamedTuple
@@ -26,10 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lookahead.backends.cpu.kernels.amx import ROWS
-from lookahead.backends.cpu.kernels.block_attention import (
-    MAX_PIECE,
-    Heads,
-    Sums,
+from lookahead.backends.cpu.kernels.attention.block_sums import (
     add_block,
     begin_span,
     clear_sums,
@@ -37,10 +34,19 @@ from lookahead.backends.cpu.kernels.block_attention import (
     set_bounds,
     write_rows,
 )
-from lookahead.backends.cpu.kernels.blocks import BLOCK
-from lookahead.backends.cpu.kernels.lanes import LN2, clear_lanes, merge_lanes
+from lookahead.backends.cpu.kernels.attention.blocks import BLOCK
+from lookahead.backends.cpu.kernels.attention.lanes import LN2, clear_lanes, merge_lanes
+from lookahead.backends.cpu.kernels.attention.workspace import MAX_PIECE, Heads, Sums
 from lookahead.backends.cpu.kernels.pointers import exponential as exponential_of
-from lookahead.backends.cpu.kernels.pointers import larger, load_float, load_int, offset, store_float, store_int, take_next
+from lookahead.backends.cpu.kernels.pointers import (
+    larger,
+    load_float,
+    load_int,
+    offset,
+    store_float,
+    store_int,
+    take_next,
+)
 from lookahead.backends.cpu.kernels.rows import add_scaled_row, copy_row, is_finite_row
 from lookahead.jit import pointer_kernel
 
@@ -103,8 +109,9 @@ class Piece(NamedTuple):
 @pointer_kernel
 def _is_prompt(trees: Trees, row: int) -> bool:
     """Return whether a row's pieces of work add up all spans."""
-    nodes = load_int(trees.begins, row + 1) - load_int(trees.begins, row)
-    return nodes >= MIN_PROMPT and load_int(trees.chains, row) != 0
+    nodes: int = load_int(trees.begins, row + 1) - load_int(trees.begins, row)
+    is_chain: bool = load_int(trees.chains, row) != 0
+    return nodes >= MIN_PROMPT and is_chain
 
 
 @pointer_kernel
@@ -150,7 +157,10 @@ def gather(trees: Trees, heads: Heads, sums: Sums, out: Any, worker: int, worker
                 item = begin * heads.heads + number
                 node = item // heads.heads
                 clear_sums(sums.merged_states, sums.merged, 1, width)
-                first_span, last_span = load_int(trees.firsts, node) // SPAN, load_int(trees.places, node) // SPAN
+                first_span, last_span = (
+                    load_int(trees.firsts, node) // SPAN,
+                    load_int(trees.places, node) // SPAN,
+                )
                 for span in range(first_span, last_span + 1):
                     at = item * spans + span
                     of_span, states = offset(sums.totals, at * width), offset(sums.states, 2 * at)
@@ -251,7 +261,7 @@ def _merge(states: Any, totals: Any, more_states: Any, more_totals: Any, width: 
 
 @pointer_kernel
 def _write_result(states: Any, totals: Any, out: Any, width: int) -> None:
-    """Write a query's weighted values; 0 if its scores are all minus infinity, as torch's attention gives it."""
+    """Write a query's weighted values; as in torch's attention 0 if its scores are all minus infinity."""
     weight = load_float(states, 1)
     scale = np.float32(1.0) / weight if weight != np.float32(0.0) else np.float32(0.0)
     for index in range(width):
@@ -314,12 +324,18 @@ def _add_block_in_order(
         values = offset(heads.values, at + (start + low) * heads.width)
         is_shared = is_finite_row(values, max(0, high - low) * heads.width)
     of_key = heads.heads // heads.key_heads
-    queries, begin, end = (piece.last - piece.first) * of_key, (first - piece.first) * of_key, (last - piece.first) * of_key
+    queries, begin, end = (
+        (piece.last - piece.first) * of_key,
+        (first - piece.first) * of_key,
+        (last - piece.first) * of_key,
+    )
     if is_shared:
         add_block(heads, sums, at, queries, begin, end, sums.slots, True)
         return
     for node in range(first, last):
-        set_bounds(trees, heads, sums, piece, node, node + 1, block)  # `add_block` may change those of neighbours
+        set_bounds(
+            trees, heads, sums, piece, node, node + 1, block
+        )  # `add_block` may change those of neighbours
         begin = (node - piece.first) * of_key
         add_block(heads, sums, at, queries, begin, begin + of_key, sums.slots, True)
 

@@ -14,6 +14,7 @@ that a score needs no sum across lanes; the lanes of packed values are numbers o
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -101,6 +102,12 @@ def pack_keys(
     return types.void(source, whole, slots, whole, whole, packed), generated
 
 
+def _clear_words(builder: ir.IRBuilder, target: Any, index: Any, _: list[Any]) -> list[Any]:
+    """Set sixteen words to 0, as the body of a loop."""
+    vectors.store(builder, vectors.ints([0] * LANES), target, index)
+    return []
+
+
 @compiled
 def pack_values(
     _typing: Any,
@@ -148,9 +155,7 @@ def pack_values(
             loop(builder, INT64(0), width, LANES, [], of_numbers)
             return []
 
-        def clear(index: Any, _: list[Any]) -> list[Any]:
-            vectors.store(builder, vectors.ints([0] * LANES), target, index)
-            return []
+        clear = partial(_clear_words, builder, target)
 
         def place_of(key: Any) -> Any:
             return builder.mul(builder.sdiv(key, INT64(keys)), width)

@@ -1,7 +1,7 @@
 """Attention whose sixteen lanes are queries: the softmax and the sums of a tile register's products.
 
-Scores come from the tile registers as [BLOCK, 16], weighted values as [width, 16]. So a maximum and a sum over
-keys are taken lane by lane, sixteen queries at once, in one order for all of them.
+Scores come from the tile registers as [BLOCK, 16], weighted values as [width, 16]. So a maximum and a sum
+over keys are taken lane by lane, sixteen queries at once, in one order for all of them.
 
     scores, one row for each key        q0  q1  q2 ... q15      largest, sum of weights: lane by lane
     weights, one row for two keys       q0  q1  q2 ... q15      a word holds the weights of keys 2k and 2k + 1
@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 
 from lookahead.backends.cpu.kernels import vectors
-from lookahead.backends.cpu.kernels.blocks import BLOCK, MASKED_SCORE, mask_of, row_of
+from lookahead.backends.cpu.kernels.attention.blocks import BLOCK, MASKED_SCORE, mask_of, row_of
 from lookahead.backends.cpu.kernels.vectors import FLOATS, INT32, INT64, INTS, LANES, SHORTS, loop
 from lookahead.jit import compiled
 
@@ -48,18 +48,10 @@ def softmax_lanes(
 ) -> Any:
     """Write the weights, words [BLOCK / 2, 16], of a block's keys from `first` up to `end`, multiples of 4.
 
-    Args:
-        scores: float32 [BLOCK, 16]; those of keys that are not seen are overwritten.
-        first: The first key.
-        end: The key after the last.
-        firsts: int64 [16], the first key that each query sees; other keys weigh 0.
-        ends: int64 [16], the key after the last that each query sees.
-        see_all: Whether each query sees all of these keys.
-        scale: Positive factor on the scores, after which weights are powers of two.
-        states: float32 [2, 16], each query's largest scaled score so far, and its sum of weights relative to
-            it; both are updated.
-        weights: The result.
-        decays: float32 [16], becomes the factors for the totals of earlier blocks.
+    A query sees the keys from `firsts` up to `ends`, int64 [16] each, or all if `see_all`; other keys weigh
+    0, and their scores are overwritten. `scale` is positive, and after it weights are powers of two.
+    `states`, [2, 16], holds each query's largest scaled score so far and its sum of weights relative to it;
+    both are updated. `decays` [16] becomes the factors for the totals of earlier blocks.
 
     Returns:
         Whether any decay is not 1.
@@ -73,15 +65,9 @@ def softmax_lanes(
             place = builder.mul(builder.add(key, INT64(at)), INT64(LANES))
             return vectors.load(builder, given, place, FLOATS)
 
-        def largest(key: Any, found: list[Any]) -> list[Any]:
-            return [vectors.larger(builder, top, score_of(key, at)) for at, top in enumerate(found)]
-
         with builder.if_then(builder.not_(sees_all)):
             _hide(builder, given, (first_key, end_key), bounds)
-        initial = [vectors.splat(-math.inf)] * _UNROLLED
-        found = loop(builder, first_key, end_key, _UNROLLED, initial, largest)
-        halves = [vectors.larger(builder, *found[at : at + 2]) for at in (0, 2)]
-        top = builder.fmul(vectors.larger(builder, *halves), scales)
+        top = builder.fmul(_largest_scores(builder, score_of, first_key, end_key), scales)
         before = vectors.load(builder, states_at, INT64(0), FLOATS)
         after = vectors.larger(builder, vectors.larger(builder, vectors.splat(MASKED_SCORE), top), before)
 
@@ -97,20 +83,35 @@ def softmax_lanes(
         added = loop(builder, first_key, end_key, _UNROLLED, [vectors.splat(0.0)] * _UNROLLED, weigh)
         total = builder.fadd(builder.fadd(added[0], added[1]), builder.fadd(added[2], added[3]))
         decay = vectors.power_of_two(builder, builder.fsub(before, after))
-        held = vectors.load(builder, states_at, INT64(LANES), FLOATS)
-        total = vectors.fused_multiply_add(builder, held, decay, total)
-        vectors.store(builder, after, states_at, INT64(0))
-        vectors.store(builder, total, states_at, INT64(LANES))
         vectors.store(builder, decay, decays_at, INT64(0))
-        decays_differ = builder.fcmp_unordered("!=", decay, vectors.splat(1.0))
-        mask = builder.bitcast(decays_differ, ir.IntType(LANES))
-        return builder.icmp_unsigned("!=", mask, ir.Constant(ir.IntType(LANES), 0))
+        vectors.store(builder, after, states_at, INT64(0))
+        held = vectors.load(builder, states_at, INT64(LANES), FLOATS)
+        vectors.store(
+            builder, vectors.fused_multiply_add(builder, held, decay, total), states_at, INT64(LANES)
+        )
+        return _differs_from_one(builder, decay)
 
-    whole, yes = types.int64, types.boolean
-    return (
-        yes(scores, whole, whole, firsts, ends, yes, types.float32, states, weights, decays),
-        generated,
-    )
+    whole, yes, real = types.int64, types.boolean, types.float32
+    return yes(scores, whole, whole, firsts, ends, yes, real, states, weights, decays), generated
+
+
+def _differs_from_one(builder: ir.IRBuilder, numbers: Any) -> Any:
+    """Return whether any number of a vector is not 1."""
+    differ = builder.fcmp_unordered("!=", numbers, vectors.splat(1.0))
+    mask = builder.bitcast(differ, ir.IntType(LANES))
+    return builder.icmp_unsigned("!=", mask, ir.Constant(ir.IntType(LANES), 0))
+
+
+def _largest_scores(builder: ir.IRBuilder, score_of: Any, first: Any, end: Any) -> Any:
+    """Return each query's largest score of the keys from `first` up to `end`."""
+
+    def largest(key: Any, found: list[Any]) -> list[Any]:
+        return [vectors.larger(builder, top, score_of(key, at)) for at, top in enumerate(found)]
+
+    initial = [vectors.splat(-math.inf)] * _UNROLLED
+    found = loop(builder, first, end, _UNROLLED, initial, largest)
+    halves = [vectors.larger(builder, *found[at : at + 2]) for at in (0, 2)]
+    return vectors.larger(builder, *halves)
 
 
 def _hide(builder: ir.IRBuilder, scores: Any, keys: tuple[Any, Any], bounds: list[Any]) -> None:
@@ -147,8 +148,8 @@ def merge_lanes(
 ) -> Any:
     """Add the sums of a later span, states [2, 16] and totals [width, 16], to sixteen queries' sums.
 
-    Only queries whose int64 in `takes_part` [16] is not 0 change. The largest scores of the later span are those
-    of powers of two, the others those of powers of e.
+    Only queries whose int64 in `takes_part` [16] is not 0 change. The largest scores of the later span are
+    those of powers of two, the others those of powers of e.
     """
 
     def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
@@ -292,8 +293,8 @@ def transpose_values(
 ) -> Any:
     """Write the bfloat16 values of a block as [width, BLOCK].
 
-    The value of key k is in slot slots[k]; the width is a multiple of 32. Of each group of 32 keys with one from
-    `first` up to `end`, the values of the other keys are 0. Other groups are undefined.
+    The value of key k is in slot slots[k]; the width is a multiple of 32. Of each group of 32 keys with one
+    from `first` up to `end`, the values of the other keys are 0. Other groups are undefined.
     """
 
     def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
@@ -322,7 +323,14 @@ def transpose_values(
             loop(builder, INT64(0), size, 2 * LANES, [], of_numbers)
             return []
 
-        loop(builder, builder.and_(first_key, INT64(-2 * LANES)), _group_end(builder, end_key), LANES, [], of_keys)
+        loop(
+            builder,
+            builder.and_(first_key, INT64(-2 * LANES)),
+            _group_end(builder, end_key),
+            LANES,
+            [],
+            of_keys,
+        )
         return context.get_dummy_value()
 
     whole = types.int64
