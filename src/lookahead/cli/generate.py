@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookahead.cli import options
+from lookahead.cli.progress import PromptProgress
 from lookahead.cli.setup import check_can_write, notices, prepare_model
 from lookahead.cli.streams import as_text, read_stdin
 from lookahead.config import LookaheadConfig
@@ -96,14 +97,16 @@ def generate(
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     lookahead = Lookahead(config, memory=remembered)
     in_namespace = lookahead.for_namespace(namespace, reads=reads or ())
-    in_namespace.generate(
-        loaded,
-        **inputs,
-        **sampling,
-        max_new_tokens=max_new_tokens,
-        streamer=streamer,
-        on_stats=_print_stats if stats else None,
-    )
+    with PromptProgress(notices) as progress:
+        in_namespace.generate(
+            loaded,
+            **inputs,
+            **sampling,
+            max_new_tokens=max_new_tokens,
+            streamer=streamer,
+            on_stats=_print_stats if stats else None,
+            on_progress=progress,
+        )
     if memory is not None and save_memory:
         remembered.save(memory)
 

@@ -25,6 +25,7 @@ from lookahead.hf.generate.checks import (
     check_options,
 )
 from lookahead.hf.generate.mode import CheckedCall, LookaheadMode, OnStats
+from lookahead.hf.steps.step_model import OnProgress
 from lookahead.hf.support.report import SupportReport, support_report
 from lookahead.hf.vocabulary import vocabulary_successors
 from lookahead.stats import GenerationStats
@@ -123,6 +124,7 @@ class Lookahead:
         namespace: str | Sequence[str] = DEFAULT_NAMESPACE,
         reads: Sequence[str] = (),
         on_stats: OnStats | None = None,
+        on_progress: OnProgress | None = None,
         **kwargs: Any,
     ) -> Any:
         """Call `model.generate(*args, **kwargs)` with Lookahead and return its result.
@@ -138,13 +140,16 @@ class Lookahead:
             reads: Further namespaces to draft from.
             on_stats: Called once with the counts and times of this call, in the calling thread, when the call
                 ends or fails. A call that is refused has none.
+            on_progress: Called while the prompts are read, after each chunk, with the number of their tokens
+                that have been read and that of all; once if the model's own code reads them. An exception
+                that it raises ends the call.
             **kwargs: For `model.generate`.
 
         Raises:
             LookaheadError: Lookahead cannot serve the model or the call; the message says why.
             ValueError: As raised by `model.generate`.
         """
-        check_options(namespace, reads, on_stats)
+        check_options(namespace, reads, on_stats, on_progress)
         check_model(model)
         arguments = named_arguments(model, args, kwargs)
         check_arguments(arguments)
@@ -155,6 +160,7 @@ class Lookahead:
             "namespace": namespace,
             "reads": reads,
             "on_stats": on_stats,
+            "on_progress": on_progress,
         }
 
         def mode(model: PreTrainedModel, input_ids: Tensor, **prepared: Any) -> Any:
@@ -176,6 +182,7 @@ class Lookahead:
         namespace: str | Sequence[str] = DEFAULT_NAMESPACE,
         reads: Sequence[str] = (),
         on_stats: OnStats | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Attachment:
         """Turn Lookahead on for a model: `model.generate` and everything that calls it use Lookahead.
 
@@ -190,6 +197,7 @@ class Lookahead:
             namespace: As for `generate`.
             reads: As for `generate`.
             on_stats: As for `generate`, for each call that Lookahead serves.
+            on_progress: Likewise.
 
         Returns:
             The attachment, which a `with` block or `detach` ends.
@@ -198,9 +206,10 @@ class Lookahead:
             ConfigError: A Lookahead is attached to the model already, or a name is not allowed.
             UnsupportedModelError: The model has no `generate`.
         """
-        check_options(namespace, reads, on_stats)
+        check_options(namespace, reads, on_stats, on_progress)
         check_can_generate(model)
-        prepare = partial(self._prepare, namespace=namespace, reads=tuple(reads), on_stats=on_stats)
+        own: dict[str, Any] = {"on_stats": on_stats, "on_progress": on_progress}
+        prepare = partial(self._prepare, namespace=namespace, reads=tuple(reads), **own)
         return Attachment(model, prepare, self._mode.decode).attach()
 
     supports = _Supports()
@@ -244,6 +253,7 @@ class Lookahead:
         namespace: str | Sequence[str] = DEFAULT_NAMESPACE,
         reads: Sequence[str] = (),
         on_stats: OnStats | None = None,
+        on_progress: OnProgress | None = None,
         **kwargs: Any,
     ) -> Any:
         """Decode a call that `generate` has prepared: `custom_generate=` calls this.
@@ -257,6 +267,7 @@ class Lookahead:
             namespace: As for `generate`; transformers passes on the keywords that this signature names.
             reads: As for `generate`.
             on_stats: As for `generate`.
+            on_progress: As for `generate`.
             **kwargs: Logits_processor, stopping_criteria, generation_config and the model's inputs.
 
         Returns:
@@ -265,8 +276,9 @@ class Lookahead:
         Raises:
             LookaheadError: Lookahead cannot serve the model or the call.
         """
-        check_options(namespace, reads, on_stats)
-        call = self._prepare(model, input_ids, namespace=namespace, reads=reads, on_stats=on_stats, **kwargs)
+        check_options(namespace, reads, on_stats, on_progress)
+        own: dict[str, Any] = {"on_stats": on_stats, "on_progress": on_progress}
+        call = self._prepare(model, input_ids, namespace=namespace, reads=reads, **own, **kwargs)
         return self._mode.decode(call)
 
     def _prepare(self, model: PreTrainedModel, input_ids: Tensor, /, **kwargs: Any) -> CheckedCall:
@@ -306,14 +318,26 @@ class NamespaceView:
         """Call `Lookahead.generate` in this namespace."""
         return self.lookahead.generate(model, *args, namespace=self.namespace, reads=self.reads, **kwargs)
 
-    def attach(self, model: PreTrainedModel, *, on_stats: OnStats | None = None) -> Attachment:
+    def attach(
+        self,
+        model: PreTrainedModel,
+        *,
+        on_stats: OnStats | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Attachment:
         """Call `Lookahead.attach` in this namespace."""
-        return self.lookahead.attach(model, namespace=self.namespace, reads=self.reads, on_stats=on_stats)
+        own: dict[str, Any] = {"on_stats": on_stats, "on_progress": on_progress}
+        return self.lookahead.attach(model, namespace=self.namespace, reads=self.reads, **own)
 
     def __call__(
-        self, model: PreTrainedModel, input_ids: Tensor, *, on_stats: OnStats | None = None, **kwargs: Any
+        self,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        *,
+        on_stats: OnStats | None = None,
+        on_progress: OnProgress | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Decode as `Lookahead` does, in this namespace."""
-        return self.lookahead(
-            model, input_ids, namespace=self.namespace, reads=self.reads, on_stats=on_stats, **kwargs
-        )
+        own: dict[str, Any] = {"on_stats": on_stats, "on_progress": on_progress}
+        return self.lookahead(model, input_ids, namespace=self.namespace, reads=self.reads, **own, **kwargs)

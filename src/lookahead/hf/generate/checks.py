@@ -132,7 +132,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
             _refuse_prompt(f"{name} is a {type(prompts).__name__}")
 
 
-def check_options(namespace: object, reads: object, on_stats: object) -> None:
+def check_options(namespace: object, reads: object, on_stats: object, on_progress: object = None) -> None:
     """Check Lookahead's own arguments of a call.
 
     Raises:
@@ -149,6 +149,9 @@ def check_options(namespace: object, reads: object, on_stats: object) -> None:
         check_namespaces(name, reads)  # type: ignore[arg-type]
     if on_stats is not None and not callable(on_stats):
         message = f"on_stats={on_stats!r:.80} is not allowed; give a function that takes a GenerationStats"
+        raise ConfigError(message)
+    if on_progress is not None and not callable(on_progress):
+        message = f"on_progress={on_progress!r:.80} is not allowed; give a function that takes two numbers"
         raise ConfigError(message)
 
 

@@ -28,6 +28,7 @@ from lookahead.hf.steps.call_steps import CallStepModel
 from lookahead.hf.steps.cuda_graphs import CapturedModels
 from lookahead.hf.steps.library_steps import LibraryStepModel
 from lookahead.hf.steps.step_inputs import StepInputs
+from lookahead.hf.steps.step_model import OnProgress
 from lookahead.hf.steps.verification import Verification, VerificationMode
 from lookahead.hf.support.model_profile import ModelProfiles
 from lookahead.hf.support.step_times import StepTimesCache, step_times_for
@@ -46,6 +47,7 @@ class CheckedCall:
         memory: The draft memory.
         record: Called with the call's counts and times, also if it fails.
         on_stats: As `record`; the caller's.
+        on_progress: Called while the prompts are read.
     """
 
     generate_call: GenerateCall
@@ -53,6 +55,7 @@ class CheckedCall:
     memory: DraftMemory
     record: OnStats
     on_stats: OnStats | None = None
+    on_progress: OnProgress | None = None
 
 
 class LookaheadMode:
@@ -82,6 +85,7 @@ class LookaheadMode:
         namespace: str | Sequence[str] = DEFAULT_NAMESPACE,
         reads: Sequence[str] = (),
         on_stats: OnStats | None = None,
+        on_progress: OnProgress | None = None,
         **model_kwargs: Any,
     ) -> CheckedCall:
         """Check a call, before anything is generated or learned.
@@ -105,7 +109,7 @@ class LookaheadMode:
         )
         layout = checked_layout(generate_call)
         check_memory(model, memory)
-        return CheckedCall(generate_call, layout, memory, record, on_stats)
+        return CheckedCall(generate_call, layout, memory, record, on_stats, on_progress)
 
     @torch.no_grad()
     def decode(self, checked: CheckedCall) -> Any:
@@ -161,6 +165,7 @@ class LookaheadMode:
             lock=self._profiles.lock(call.model),
             watch=watch,
             runs_callers_code=call.runs_callers_code,
+            on_progress=checked.on_progress,
         )
 
     def _drafter(self, checked: CheckedCall, step_model: CallStepModel, *, lockstep: bool) -> BatchDrafter:

@@ -112,19 +112,23 @@ class StepRunners:
         """Return whether the caller's code changed the model since the last step."""
         return self._is_thorough and self._change() is not Change.NOTHING
 
-    def _change(self) -> Change:
+    def _change(self, *, is_thorough: bool = False) -> Change:
         # Nothing changes a model if no code of the caller's runs between steps, in this thread or another.
-        if self._watch is None or not (self._is_thorough or other_threads_run()):
+        is_thorough = is_thorough or self._is_thorough
+        if self._watch is None or not (is_thorough or other_threads_run()):
             return Change.NOTHING
-        return self._watch.change(thoroughly=self._is_thorough)
+        return self._watch.change(thoroughly=is_thorough)
 
-    def follow_model(self) -> None:
+    def follow_model(self, *, is_thorough: bool = False) -> None:
         """Look at the model again if it changed since the last step.
+
+        Args:
+            is_thorough: Whether code of the caller's ran since then, also if none runs between other steps.
 
         Raises:
             UnsupportedModelError: Its layers no longer write to the cache in their order.
         """
-        change = self._change()
+        change = self._change(is_thorough=is_thorough)
         if change is Change.NOTHING:
             return
         self._watch = ModelWatch(self._model)  # begins before the model is looked at: nothing is missed

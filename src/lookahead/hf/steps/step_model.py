@@ -142,7 +142,7 @@ class TransformersStepModel:
         found: dict[int, list[Tensor]] = {row: [] for row in prompts}
         total = sum(map(len, prompts.values()))
         while parts := _next_parts(prompts, begins, chunk):
-            self._follow_model()
+            self._follow_model(is_thorough=on_progress is not None and any(begins.values()))
             self._is_followed = False
             logits_of = {
                 row: max(0, begins[row] + len(part) - max(begins[row], wanted[row]))
@@ -153,6 +153,8 @@ class TransformersStepModel:
                 found[row].append(logits)
             if on_progress is not None:
                 on_progress(sum(begins.values()), total)
+        if on_progress is not None:  # which may have changed the model
+            self._follow_model(is_thorough=True)
         return {row: torch.cat(logits) for row, logits in found.items()}
 
     def remove(self, row: int) -> None:
@@ -263,11 +265,11 @@ class TransformersStepModel:
             arena.move_row(row.slot, target)
             row.slot = target
 
-    def _follow_model(self) -> None:
+    def _follow_model(self, *, is_thorough: bool = False) -> None:
         """Look, once per step, whether the model changed since the last one."""
         if not self._is_followed:
             with self._lock:
-                self._runners.follow_model()
+                self._runners.follow_model(is_thorough=is_thorough)
             self._is_followed = True
 
     def _check_row(self, row: int, prompt: Sequence[int]) -> None:

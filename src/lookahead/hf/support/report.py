@@ -67,6 +67,11 @@ class SupportReport:
     step_ratio_8: float | None = None
 
     @property
+    def prompts_have_same_bits(self) -> bool:
+        """Whether a prompt's bits do not depend on its chunks, its batch, its padding or a prefix's reuse."""
+        return self.backend is Backend.COMPILED_CPU
+
+    @property
     def is_supported(self) -> bool:
         """Whether Lookahead decodes the model at all."""
         return not self.refusal
@@ -86,6 +91,7 @@ class SupportReport:
             "why_not_fused": self.why_not_compiled_cpu,
             "why_not_cuda_graphs": self.why_not_cuda_graphs,
             "dependence_on_drafts": self.dependence_on_drafts,
+            "prompts_have_same_bits": self.prompts_have_same_bits,
             "reproducible": {
                 "way": None if self.reproducible_method is None else self.reproducible_method.value,
                 "tokens_a_forward": self.reproducible_width,
@@ -115,6 +121,7 @@ class SupportReport:
             lines.append(("logits", f"{difference}; their standard deviation is {self.logit_spread:.1e}"))
         depends = f"yes: {self.dependence_on_drafts}" if self.dependence_on_drafts else "no"
         lines.append(("depends on drafts", depends))
+        lines.append(("prompts", _SAME_BITS if self.prompts_have_same_bits else _OTHER_BITS))
         lines.append(("reproducible=True", self._reproducible_method_in_words()))
         if self.step_ratio_1 is not None and self.step_ratio_8 is not None:
             ratios = f"{self.step_ratio_1:.2f} times that of 1 token, {self.step_ratio_8:.2f} times that of 8"
@@ -132,6 +139,8 @@ class SupportReport:
         return f"plain steps, without drafts: {self.why_reproducible_is_plain}"
 
 
+_SAME_BITS = "the same bits in any chunks, in a batch, with padding and behind a prefix"
+_OTHER_BITS = "as generate reads them: below float32, chunks, batch and padding change bits"
 _LOGITS_DIFFER = "its logits differ from those of the model's own code"
 _MODE_IN_WORDS = {
     VerificationMode.TREE: "tree: one forward pass verifies a draft tree",

@@ -1,7 +1,7 @@
 """The arithmetic of the compiled CPU decoder.
 
 - `pointers`: raw memory in compiled functions; `vectors`: LLVM code on vectors of sixteen floats.
-- `tiles` and `products`: matrix products of a few rows.
-- `elementwise`: norms, rotary positions, gated units, rounding.
-- `blocks` and `attention`: attention of draft trees over the KV cache.
+- `panels`, `amx` and `products`: matrix products from packed weights, in vectors and in tile registers.
+- `rows` and `elementwise`: copies and sums of rows; norms, rotary positions, gated units, rounding.
+- `attention`: attention of draft trees and prompts over the KV cache.
 """
