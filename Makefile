@@ -48,7 +48,7 @@ soak: $(INSTALLED)  ## let hundreds of requests join and leave a running loop, e
 verify: $(INSTALLED)  ## compare answers of the embedded model with `generate`, and with every memory (ROWS=your.jsonl)
 	$(BIN)/python scripts/verify_lossless.py $(ROWS)
 	$(BIN)/python scripts/verify_reproducible.py $(ROWS)
-	$(BIN)/python scripts/verify_prompts.py $(ROWS) --part batches --json /dev/stdout
+	$(BIN)/python scripts/verify_prompts.py $(ROWS) --part batches
 
 lint: $(INSTALLED)  ## ruff, mypy, import-linter, sizes and private names
 	$(BIN)/ruff check .

@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--limit", type=int, default=40)
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     model, tokenizer = load_model(given.model, dtype=given.dtype)
@@ -128,8 +128,9 @@ def main() -> None:
         report["batches"] = differing_answers(model, tokenizer, prompts, given.new_tokens)
     text = json.dumps(report, indent=1)
     print(text)
-    with atomic_write(given.json) as temporary:
-        temporary.write_text(text + "\n")
+    if given.json:
+        with atomic_write(given.json) as temporary:
+            temporary.write_text(text + "\n")
 
 
 if __name__ == "__main__":

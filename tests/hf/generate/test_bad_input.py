@@ -143,6 +143,7 @@ BAD_OPTIONS = [
     ),
     *({"reads": reads} for reads in (5, "abc", b"abc", None, ("",), (5,), (("a",),), iter(["a"]))),
     {"on_stats": 5},
+    {"on_progress": 5},
 ]
 
 
@@ -155,7 +156,7 @@ def test_namespaces_and_callbacks_that_are_no_such_thing(model, options):
         lambda: model.generate(PROMPT, custom_generate=lookahead, **options, **GREEDY),
         lambda: lookahead.attach(model, **options),
     ]
-    if "on_stats" not in options:
+    if options.keys().isdisjoint({"on_stats", "on_progress"}):
         calls += [
             lambda: lookahead.for_namespace(**names),
             lambda: NamespaceView(lookahead, **names).generate(model, PROMPT, **GREEDY),
