@@ -50,7 +50,7 @@ def test_it_prints_aligned_lines():
     assert all(line[18] == " " and line[19] != " " for line in lines)
     assert [line.split("  ")[0] for line in lines] == [
         *("model", "verification", "backend", "", "", "logits", "depends on drafts"),
-        *("reproducible=True", ""),
+        *("prompts", "reproducible=True", ""),
     ]
 
 

@@ -171,6 +171,8 @@ def text_prompts(input_ids: Tensor, model_kwargs: Mapping[str, Any], held: int) 
         model_kwargs: As `generate` prepared them.
         held: Slots that the cache holds of each row.
     """
+    if input_ids.dtype not in (torch.int32, torch.int64) or bool((input_ids < 0).any()):
+        return None  # not tokens: `generate` says what is wrong
     given = {name for name, value in model_kwargs.items() if value is not None}
     mask: Tensor | None = model_kwargs.get("attention_mask")
     if not given <= _OF_TEXT or (mask is None and held > 0):
