@@ -45,6 +45,9 @@ _NOISE_FACTOR = 3.0
 In bfloat16, a mask that did not hide other branches gave factors of at least 9.6 on the embedded model."""
 _RELATIVE_FLOOR = 1e-4
 """… or by this share of the logits' spread, if a branch happens to equal single steps to the last bit."""
+_CHAIN_FLOOR = 2e-4
+"""A branch may differ from single steps by this share of the logits' spread: in a model of many recurrent cycles
+(hrm_text), rounding makes up to 1.2e-4 on some processors."""
 _ROUNDING_FACTOR = 32.0
 """A branch may differ from single steps by this many units of rounding, times the logits' spread."""
 _ATTEMPTS_IN_HALF_PRECISION = 3
@@ -227,7 +230,7 @@ def _compare(
         chains = [_logits_of(step_model, DraftTree.chain(tree.token_ids[branch])) for branch in _BRANCHES]
         as_tree = _logits_of(step_model, tree) if verification.mode is VerificationMode.TREE else None
     noise = _max_difference(chains[0], steps)
-    allowed = max(_RELATIVE_FLOOR, _ROUNDING_FACTOR * torch.finfo(model.dtype).eps) * spread
+    allowed = max(_CHAIN_FLOOR, _ROUNDING_FACTOR * torch.finfo(model.dtype).eps) * spread
     if not noise <= allowed:
         message = (
             f"a chain's logits differ from single steps' by {noise:.3g}, more than rounding ({allowed:.3g})"
