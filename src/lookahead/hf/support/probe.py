@@ -46,8 +46,8 @@ In bfloat16, a mask that did not hide other branches gave factors of at least 9.
 _RELATIVE_FLOOR = 1e-4
 """… or by this share of the logits' spread, if a branch happens to equal single steps to the last bit."""
 _CHAIN_FLOOR = 2e-4
-"""A branch may differ from single steps by this share of the logits' spread: in a model of many recurrent cycles
-(hrm_text), rounding makes up to 1.2e-4 on some processors."""
+"""A branch may differ from single steps by this share of the logits' spread. In a model of many recurrent
+cycles (hrm_text), rounding makes up to 1.2e-4 on some processors."""
 _ROUNDING_FACTOR = 32.0
 """A branch may differ from single steps by this many units of rounding, times the logits' spread."""
 _ATTEMPTS_IN_HALF_PRECISION = 3
