@@ -3,9 +3,9 @@
     python scripts/verify_prompts.py --dtype bfloat16 --threads 2 --json benchmarks/first-token.json
     python scripts/verify_prompts.py ROWS.jsonl --dtype bfloat16 --part batches --json benchmarks/batches.json
 
-`time` reads random tokens with `generate` and with Lookahead, one after the other, and compares the times of
-each pair; beside it stands the share of the machine's peak, that of a large product in the same turn. `batches`
-compares the greedy answer to each prompt alone with that in a batch of four, padded on the left.
+`time` reads random tokens with `generate` and with Lookahead in turns and compares the times of each pair;
+beside it stands the share of the machine's peak, that of a large product in the same turn. `batches` compares
+the greedy answer to each prompt alone with that in a batch of four, padded on the left.
 """
 
 import argparse
@@ -98,9 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("rows", nargs="?", type=Path, help="prompts as JSON lines, for `batches`")
     parser.add_argument("--part", choices=("time", "batches"), default="time")
-    parser.add_argument(
-        "--model", default=None, help="a folder or GGUF file; the embedded model if left out"
-    )
+    parser.add_argument("--model", default=None, help="a folder or GGUF file; the embedded model if left out")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, nargs="+", default=[50, 700, 2000, 8000])
