@@ -21,6 +21,18 @@ class PromptTooLongError(LookaheadError, ValueError):
     """The prompt does not fit the model's context."""
 
 
+class RequestTooLongError(LookaheadError, ValueError):
+    """Prompt and answer together are more than an engine can ever hold."""
+
+
+class QueueFullError(LookaheadError):
+    """So many requests wait that an engine takes no more; it may later."""
+
+
+class EngineClosedError(LookaheadError):
+    """The engine takes no more requests: it is draining, or closed."""
+
+
 class VocabularyMismatchError(LookaheadError, ValueError):
     """The draft memory holds tokens of another vocabulary than the model's."""
 

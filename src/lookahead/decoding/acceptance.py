@@ -24,10 +24,12 @@ class Acceptance:
         path: The accepted nodes from node 0 down, whose keys and values stay in the cache.
         tokens: The emitted tokens, the bonus last: one per node of the path, or fewer if the answer ended
             within it and was then padded.
+        nodes: Nodes of the draft, node 0 included.
     """
 
     path: list[int]
     tokens: list[int]
+    nodes: int = 1
 
 
 def accept(
@@ -67,7 +69,7 @@ def accept(
         if not all(below.values()) or not are_current():
             break
         here = below
-    return {row: Acceptance(drafts[row].path_to(here[row][0]), tokens[row]) for row in rows}
+    return {row: Acceptance(drafts[row].path_to(here[row][0]), tokens[row], len(drafts[row])) for row in rows}
 
 
 def _argmax_at(

@@ -206,12 +206,12 @@ class KVArena:
     @property
     def addresses(self) -> tuple[int, ...]:
         """The addresses of the memory."""
-        return tuple(part.data_ptr() for slab in self._slabs.values() for part in (slab.keys, slab.values))
+        return tuple(part.data_ptr() for part in self._parts)
 
     @property
     def room(self) -> int:
         """Slots per row that are allocated in all layers."""
-        return min(part.shape[3] for slab in self._slabs.values() for part in (slab.keys, slab.values))
+        return min(part.shape[3] for part in self._parts)
 
     def memory(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return all memory of a layer: keys and values [rows, heads, capacity at least, width]."""
@@ -262,6 +262,31 @@ class KVArena:
                 slab.keys[:, row, :, begin:end] = 0
                 slab.values[:, row, :, begin:end] = 0
         self._written_ends[row] = begin
+
+    def copy_text(self, row: int, begin: int, end: int) -> list[Tensor]:
+        """Return copies of a row's slots: for each tensor of keys or values [layers, heads, slots, width]."""
+        return [part[:, row, :, begin:end].clone() for part in self._parts]
+
+    def append_text(self, row: int, copies: Sequence[list[Tensor]]) -> None:
+        """Append what `copy_text` returned, one after the other, to a row."""
+        tokens = sum(copy[0].shape[2] for copy in copies)
+        self.set_active_rows([row])
+        self._reserve(tokens)
+        for copy in copies:
+            begin, end = self.lengths[row], self.lengths[row] + copy[0].shape[2]
+            for part, states in zip(self._parts, copy, strict=True):
+                part[:, row, :, begin:end] = states
+            self.lengths[row] = end
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of the keys and values of one token in all layers; 0 before the first token."""
+        return sum(part[:, 0, :, 0].numel() * part.element_size() for part in self._parts)
+
+    @property
+    def _parts(self) -> list[Tensor]:
+        """The memory of keys and of values, [layers, rows, heads, capacity, width], of each slab."""
+        return [part for slab in self._slabs.values() for part in (slab.keys, slab.values)]
 
     def clear(self) -> None:
         """Forget all tokens of the active rows."""
@@ -336,7 +361,7 @@ class KVArena:
             max(self._active, default=0) + 1,
             self.capacity,
         )
-        parts = [part for slab in self._slabs.values() for part in (slab.keys, slab.values)]
+        parts = self._parts
         if needed > capacity and self._slabs and needed <= self.room:
             capacity = self.room
         has_rows = all(part.shape[1] >= rows for part in parts)

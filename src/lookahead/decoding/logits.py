@@ -1,6 +1,6 @@
 """The result of a forward pass over draft trees: logits by row and, if computed, each node's argmax."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ class TreeLogits(dict[int, Tensor]):
     Args:
         trees: The draft of each row.
         logit_rows: For each row, its row in `logits`.
-        logits: [R, size, V], size at least the largest tree's nodes.
+        logits: [R, size, V], size at least the largest tree's nodes; or R tensors [n, V] where rows differ.
         argmax: int64 [R, size] on the device of the logits; None if it was not computed.
     """
 
@@ -21,10 +21,10 @@ class TreeLogits(dict[int, Tensor]):
         self,
         trees: Mapping[int, DraftTree],
         logit_rows: Mapping[int, int],
-        logits: Tensor,
+        logits: Tensor | Sequence[Tensor],
         argmax: Tensor | None = None,
     ) -> None:
-        super().__init__({row: logits[logit_rows[row], : len(tree)] for row, tree in trees.items()})
+        super().__init__({row: logits[logit_rows[row]][: len(tree)] for row, tree in trees.items()})
         self._logit_rows = logit_rows
         self._argmax = argmax
         self._copied: dict[int, list[int]] | None = None

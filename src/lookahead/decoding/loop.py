@@ -1,8 +1,9 @@
 """The one loop: draft, verify in one forward pass, accept, keep, learn (arXiv 2312.12728, section 4.1)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,11 +16,23 @@ from lookahead.drafting.tree import DraftTree
 from lookahead.stats import GenerationStats
 
 
+@dataclass(frozen=True)
+class PromptPart:
+    """The next tokens of a prompt, read in the forward pass that verifies the drafts of other rows.
+
+    Attributes:
+        tokens: The tokens.
+        max_logits: For how many of the last of them logits are wanted.
+        state: Chooses the first token of the answer, where the prompt ends with this part; else None.
+    """
+
+    tokens: Sequence[int]
+    max_logits: int = 0
+    state: GenerationState | None = None
+
+
 class StepModel(Protocol):
     """A model as the loop uses it, with its cache. The caller chooses the numbers of the rows."""
-
-    def prefill(self) -> Tensor:
-        """Read the prompts of all rows; return logits [B, k, V] after the last k tokens of each."""
 
     def forward(self, drafts: Mapping[int, DraftTree]) -> Mapping[int, Tensor]:
         """Verify a draft tree of each row after the row's text; return logits [n, V] by row.
@@ -40,16 +53,43 @@ class StepModel(Protocol):
         """Return how deep a row's draft may go before the model runs out of positions."""
 
 
+class CallModel(StepModel, Protocol):
+    """The model of one call, whose prompts are read at once."""
+
+    def prefill(self) -> Tensor:
+        """Read the prompts of all rows; return logits [B, k, V] after the last k tokens of each."""
+
+
+@runtime_checkable
+class PartReader(Protocol):
+    """A step model that reads prompts part by part."""
+
+    def forward_with_parts(
+        self, drafts: Mapping[int, DraftTree], parts: Mapping[int, PromptPart]
+    ) -> Mapping[int, Tensor]:
+        """Verify drafts, and read and keep parts of the prompts of other rows.
+
+        Return logits by row, [n, V], those of a part after its last tokens.
+        """
+
+
 class Drafter(Protocol):
     """The requests' view of the draft memory."""
 
     def calibrate(self) -> None:
         """Measure the model's step times if drafting needs them; called after the prefill."""
 
-    def propose(self, max_depths: Mapping[int, int]) -> dict[int, DraftTree]:
+    def propose(
+        self, max_depths: Mapping[int, int], *, beside: int = 0, max_draft_tokens: int | None = None
+    ) -> dict[int, DraftTree]:
         """Return a draft for each row.
 
         It continues the row's last learned token and is no deeper than the row's entry in `max_depths`.
+
+        Args:
+            max_depths: By row.
+            beside: Tokens of prompts that are read in the same forward pass.
+            max_draft_tokens: Upper bound on the tokens drafted for all rows together, if there is one.
         """
 
     def learn(self, row: int, tokens: list[int]) -> None:
@@ -65,13 +105,16 @@ class Drafter(Protocol):
     def recycle(self, row: int, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
         """Remember the model's top-k after each node of a draft, int32 [n, k]; `path` was accepted."""
 
-    def adapt(self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float]) -> None:
+    def adapt(
+        self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float], beside: int = 0
+    ) -> None:
         """Adapt to the results and the times of a step.
 
         Args:
             sizes: Nodes verified, by row.
             tokens: Tokens emitted by all rows.
             seconds: Seconds of the step, by the names of the stats' fields.
+            beside: Tokens of prompts that were read in the same forward pass.
         """
 
     def remove(self, row: int) -> None:
@@ -79,7 +122,7 @@ class Drafter(Protocol):
 
 
 def decode(
-    model: StepModel, drafter: Drafter, states: Sequence[GenerationState], stats: GenerationStats
+    model: CallModel, drafter: Drafter, states: Sequence[GenerationState], stats: GenerationStats
 ) -> None:
     """Generate until all states are finished; they hold the tokens.
 
@@ -106,6 +149,10 @@ def step(
     states: Sequence[GenerationState],
     stats: GenerationStats,
     clock: "StepClock | None" = None,
+    *,
+    parts: Mapping[int, PromptPart] | None = None,
+    max_draft_tokens: int | None = None,
+    failures: dict[int, Exception] | None = None,
 ) -> dict[int, Acceptance]:
     """Do one step for all unfinished rows. Return the acceptance of each row, or {} if all are finished.
 
@@ -118,32 +165,75 @@ def step(
         states: The states of this step's rows; finished ones are skipped.
         stats: Counts and seconds; updated.
         clock: Charges the seconds; a new one if None.
+        parts: The parts of prompts, of other rows, that are read in the same forward pass.
+        max_draft_tokens: Upper bound on the tokens drafted for all rows together, if there is one.
+        failures: Takes the exceptions of rows' callbacks, by row; such a row is to be removed. If None, an
+            exception ends the step.
     """
-    clock = clock or StepClock(stats)
+    clock, parts = clock or StepClock(stats), parts or {}
     max_depths = _max_depths(model, states)
-    if not max_depths:
+    if not max_depths and not parts:
         return {}
-    drafts = drafter.propose(max_depths)
+    beside = sum(len(part.tokens) for part in parts.values())
+    drafts = {}
+    if max_depths:
+        drafts = drafter.propose(max_depths, beside=beside, max_draft_tokens=max_draft_tokens)
     clock.charge("draft_s")
-    verified, logits = _verify(model, states, drafts | padding_drafts(states, drafts))
+    verified, logits = _verify(model, states, drafts | padding_drafts(states, drafts), parts)
     drafts = {row: verified[row] for row in drafts}
     clock.charge("model_s")
-    accepted = _accept_all(states, verified, logits, model.are_logits_current)
+    accepted = _accept_all(states, verified, logits, model.are_logits_current, failures)
+    _begin_answers(drafter, parts, logits, stats, failures)
     clock.charge("verify_s")
     model.keep({row: acceptance.path for row, acceptance in accepted.items()})
     clock.charge("cache_s")
+    _learn(drafter, drafts, parts, accepted, logits, clock)
+    sizes = {row: len(draft) for row, draft in drafts.items()}
+    tokens = {row: len(accepted[row].tokens) for row in drafts}
+    if drafts:
+        stats.count_forward(nodes=sizes, tokens=tokens)
+        drafter.adapt(sizes, sum(tokens.values()), clock.lap(), beside)
+    return accepted
+
+
+def _learn(
+    drafter: Drafter,
+    drafts: Mapping[int, DraftTree],
+    parts: Mapping[int, PromptPart],
+    accepted: Mapping[int, Acceptance],
+    logits: Mapping[int, Tensor],
+    clock: "StepClock",
+) -> None:
+    """Let the drafter learn the emitted tokens, and the logits of drafts and of prompts."""
     for row in drafts:
         drafter.learn(row, accepted[row].tokens)
     clock.charge("draft_s")
-    if drafter.recycles:
-        for row, draft in drafts.items():
-            drafter.recycle(row, draft, accepted[row].path, topk_successors(logits[row]))
-        clock.charge("recycle_s")
-    sizes = {row: len(draft) for row, draft in drafts.items()}
-    tokens = {row: len(accepted[row].tokens) for row in drafts}
-    stats.count_forward(nodes=sizes, tokens=tokens)
-    drafter.adapt(sizes, sum(tokens.values()), clock.lap())
-    return accepted
+    if not drafter.recycles:
+        return
+    for row, draft in drafts.items():
+        drafter.recycle(row, draft, accepted[row].path, topk_successors(logits[row]))
+    for row, part in parts.items():
+        if part.state is not None and part.max_logits > 0:
+            drafter.recycle_prompt(row, topk_successors(logits[row]))
+    clock.charge("recycle_s")
+
+
+def _begin_answers(
+    drafter: Drafter,
+    parts: Mapping[int, PromptPart],
+    logits: Mapping[int, Tensor],
+    stats: GenerationStats,
+    failures: dict[int, Exception] | None,
+) -> None:
+    """Choose the first token of each prompt that was read to its end."""
+    for row, part in parts.items():
+        if part.state is not None:
+            try:
+                emit_first_tokens(drafter, [part.state], logits[row][None], stats)
+            except Exception as error:
+                if failures is None:
+                    raise
+                failures[row] = error
 
 
 def emit_first_tokens(
@@ -222,7 +312,10 @@ def _max_depths(model: StepModel, states: Sequence[GenerationState]) -> dict[int
 
 
 def _verify(
-    model: StepModel, states: Sequence[GenerationState], drafts: dict[int, DraftTree]
+    model: StepModel,
+    states: Sequence[GenerationState],
+    drafts: dict[int, DraftTree],
+    parts: Mapping[int, PromptPart],
 ) -> tuple[dict[int, DraftTree], Mapping[int, Tensor]]:
     """Verify drafts, and only their first nodes if a row's logits are NaN; return what was verified.
 
@@ -230,12 +323,17 @@ def _verify(
     drafted token whose keys or values overflow makes all of a row's logits NaN. A row that is NaN without a
     draft as well is drafted no more.
     """
-    logits = model.forward(drafts)
+    if parts:
+        assert isinstance(model, PartReader)  # noqa: S101  # no other model is given parts
+        logits = model.forward_with_parts(drafts, parts)
+    else:
+        logits = model.forward(drafts)
     nan_rows = _nan_rows(drafts, logits)
     if nan_rows:
+        of_parts = {row: logits[row] for row in parts}
         model.keep({row: [] for row in drafts})
         drafts = {row: draft.first(1) for row, draft in drafts.items()}
-        logits = model.forward(drafts)
+        logits = {**model.forward(drafts), **of_parts}
         for state in states:
             roots = [logits[row][0] for row in nan_rows.intersection(state.rows)]
             state.is_drafted &= not any(bool(root.amax().isnan()) for root in roots)
@@ -257,11 +355,20 @@ def _accept_all(
     drafts: Mapping[int, DraftTree],
     logits: Mapping[int, Tensor],
     are_current: Callable[[], bool],
+    failures: dict[int, Exception] | None,
 ) -> dict[int, Acceptance]:
-    under_way = (state for state in states if not state.finished)
-    return {
-        row: got for state in under_way for row, got in accept(drafts, logits, state, are_current).items()
-    }
+    accepted: dict[int, Acceptance] = {}
+    for state in states:
+        if state.finished:
+            continue
+        try:
+            accepted |= accept(drafts, logits, state, are_current)
+        except Exception as error:
+            if failures is None:
+                raise
+            failures.update(dict.fromkeys(state.rows, error))
+            accepted |= {row: Acceptance([], []) for row in state.rows}
+    return accepted
 
 
 class StepClock:

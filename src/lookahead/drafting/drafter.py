@@ -21,6 +21,7 @@ class RequestDrafter:
         mode: Shape of drafts.
         namespace: The request's namespace.
         reads: Further namespaces to draft from.
+        predictions: Texts that the answer may resemble: drafted from as the prompt is.
 
     Attributes:
         recycled_tokens: Accepted tokens that were drafted from the model's recycled logits.
@@ -34,6 +35,7 @@ class RequestDrafter:
         mode: DraftMode = DraftMode.HIERARCHICAL,
         namespace: str = DEFAULT_NAMESPACE,
         reads: Sequence[str] = (),
+        predictions: Sequence[Sequence[int]] = (),
     ) -> None:
         self._store = store
         self._branch_length = branch_length
@@ -41,6 +43,7 @@ class RequestDrafter:
         self._request = object()
         self._namespace, self._reads = namespace, reads
         self._prompt = np.zeros(0, np.int32)
+        self._predictions = predictions
         self.recycled_tokens = 0
         self.length = 0
         """Tokens of the request so far, its prompt included."""
@@ -50,6 +53,8 @@ class RequestDrafter:
         self._prompt = np.array(prompt, np.int32)
         self.length = len(prompt)
         self._store.open(self._request, namespace=self._namespace, reads=self._reads)
+        for predicted in self._predictions:
+            self._store.insert(self._request, np.array(predicted, np.int32), Origin.PROMPT)
         self._store.insert(self._request, self._prompt, Origin.PROMPT)
 
     def propose(self, max_depth: int, max_nodes: int) -> DraftTree:
@@ -97,6 +102,7 @@ class BatchDrafter:
         controller: Decides how much is drafted, and whether logits are recycled.
         recycles: Whether the store drafts from recycled logits.
         lockstep: Whether all rows stay in the forward pass and advance by the smallest number accepted.
+        is_ragged: Whether each row has its own number of nodes in a forward pass; else that of the largest.
         measure: Returns the model's step times after the prefill; None if it has no positions left for a
             draft.
     """
@@ -107,12 +113,14 @@ class BatchDrafter:
         *,
         recycles: bool,
         lockstep: bool = False,
+        is_ragged: bool = False,
         measure: Callable[[], StepTimes | None] = lambda: None,
     ) -> None:
         self._requests: dict[int, RequestDrafter] = {}
         self._controller = controller
         self._store_recycles = recycles
         self._lockstep = lockstep
+        self._is_ragged = is_ragged
         self._measure = measure
         self._recycled_by_removed = self._recycled_before = 0
 
@@ -134,15 +142,31 @@ class BatchDrafter:
             if times is not None:
                 self._controller.measured(rows, context, times)
 
-    def propose(self, max_depths: Mapping[int, int]) -> dict[int, DraftTree]:
-        """Return a draft for each row after its last learned token, not deeper than its maximum."""
+    def propose(
+        self, max_depths: Mapping[int, int], *, beside: int = 0, max_draft_tokens: int | None = None
+    ) -> dict[int, DraftTree]:
+        """Return a draft for each row after its last learned token, not deeper than its maximum.
+
+        Args:
+            max_depths: By row.
+            beside: Tokens of prompts that are read in the same forward pass.
+            max_draft_tokens: Upper bound on the tokens drafted for all rows together, if there is one.
+        """
         if not self._controller.has_times:
             self.calibrate()  # the rows may have passed a limit that left no positions for a draft
         rows = self._rows_in_forward(max_depths)
         max_nodes = self._controller.max_nodes(rows) if self._controller.has_times else 1
         drafts = [self._requests[row].propose(depth, max_nodes) for row, depth in max_depths.items()]
         context = self._context(max_depths)
-        cut = self._controller.cut(drafts, rows=rows, context=context, lockstep=self._lockstep)
+        cut = self._controller.cut(
+            drafts,
+            rows=rows,
+            context=context,
+            lockstep=self._lockstep,
+            is_ragged=self._is_ragged,
+            beside=beside,
+            max_draft_tokens=max_draft_tokens,
+        )
         return dict(zip(max_depths, cut, strict=True))
 
     def learn(self, row: int, tokens: list[int]) -> None:
@@ -168,14 +192,26 @@ class BatchDrafter:
         of_rows = sum(request.recycled_tokens for request in self._requests.values())
         return self._recycled_by_removed + of_rows
 
-    def adapt(self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float]) -> None:
-        """Adapt to a step: nodes verified by row, tokens emitted by all rows, and seconds by name."""
+    def adapt(
+        self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float], beside: int = 0
+    ) -> None:
+        """Adapt to a step.
+
+        Args:
+            sizes: Nodes verified, by row.
+            tokens: Tokens emitted by all rows.
+            seconds: Seconds by name.
+            beside: Tokens of prompts that were read in the same forward pass: its time says nothing then.
+        """
+        if beside:
+            return
         before, self._recycled_before = self._recycled_before, self.recycled_tokens
         self._controller.adapt(
             StepReport(
                 rows=self._rows_in_forward(sizes),
                 context=self._context(sizes),
-                nodes=max(sizes.values()),
+                nodes=sum(sizes.values()) / len(sizes) if self._is_ragged else max(sizes.values()),
+                is_drafted=max(sizes.values()) > 1,
                 tokens=tokens,
                 recycled_tokens=self._recycled_before - before,
                 forward_s=seconds["model_s"] + seconds["cache_s"],
@@ -208,8 +244,8 @@ class NoDrafter:
     def calibrate(self) -> None:
         """Do nothing: no draft needs step times."""
 
-    def propose(self, max_depths: Mapping[int, int]) -> dict[int, DraftTree]:
-        """Return only each row's last token."""
+    def propose(self, max_depths: Mapping[int, int], **_limits: int | None) -> dict[int, DraftTree]:
+        """Return only each row's last token, which is within all limits."""
         return {row: DraftTree.root_only(self._last_tokens[row]) for row in max_depths}
 
     def learn(self, row: int, tokens: list[int]) -> None:
@@ -222,7 +258,9 @@ class NoDrafter:
     def recycle(self, row: int, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
         """Do nothing: nothing is drafted from it."""
 
-    def adapt(self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float]) -> None:
+    def adapt(
+        self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float], beside: int = 0
+    ) -> None:
         """Do nothing: every step is plain."""
 
     def remove(self, row: int) -> None:

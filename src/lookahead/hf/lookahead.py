@@ -13,6 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lookahead.config import LookaheadConfig
 from lookahead.drafting.memory.draft_memory import DraftMemory
 from lookahead.drafting.store import DEFAULT_NAMESPACE
+from lookahead.engine.local_engine import LocalEngine
+from lookahead.engine.settings import EngineSettings
 from lookahead.errors import ConfigError
 from lookahead.hf.compat.call import named_arguments, pop_stop_strings
 from lookahead.hf.compat.layout import mark_callers_cache
@@ -25,6 +27,7 @@ from lookahead.hf.generate.checks import (
     check_options,
 )
 from lookahead.hf.generate.mode import CheckedCall, LookaheadMode, OnStats
+from lookahead.hf.serving.create import create_engine
 from lookahead.hf.steps.step_model import OnProgress
 from lookahead.hf.support.report import SupportReport, support_report
 from lookahead.hf.vocabulary import vocabulary_successors
@@ -211,6 +214,30 @@ class Lookahead:
         own: dict[str, Any] = {"on_stats": on_stats, "on_progress": on_progress}
         prepare = partial(self._prepare, namespace=namespace, reads=tuple(reads), **own)
         return Attachment(model, prepare, self._mode.decode).attach()
+
+    def engine(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        settings: EngineSettings | None = None,
+    ) -> LocalEngine:
+        """Return a running engine that serves many requests at once, with this object's settings and memory.
+
+        >>> with la.engine(model, tokenizer) as engine:  # doctest: +SKIP
+        ...     answer = engine.submit(Request(prompt_ids=ids)).result()
+
+        How the model is served, and what holds for an answer while others are served, is logged to the
+        logger `lookahead`.
+
+        Args:
+            model: The model; nothing else may change it while the engine runs.
+            tokenizer: Its tokenizer; only stop strings need it.
+            settings: How much the engine takes on.
+
+        Raises:
+            LookaheadError: Lookahead cannot serve the model.
+        """
+        return create_engine(model, tokenizer, self.config, self.memory, settings or EngineSettings())[0]
 
     supports = _Supports()
 

@@ -88,6 +88,24 @@ class GenerationState:
         ids = self._ids[:, : self._length]
         return ids if len(ids) == 1 else ids.contiguous()  # as in `generate`; one row is contiguous anyway
 
+    def publish_to(self, publish: Callable[[Tensor], object]) -> None:
+        """Call `publish` with each step's tokens from now on, int64 [B] on the CPU."""
+        self._publish = publish
+
+    def end_by(self, criterion: StoppingCriterion) -> None:
+        """End the answer also where one more stopping criterion says so."""
+        before, self._ends = self._is_finished, None
+
+        def is_finished(token_ids: Tensor, scores: tuple[Tensor, ...] | None) -> Tensor:
+            return before(token_ids, scores) | criterion(token_ids, scores)
+
+        self._is_finished = is_finished
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer so far."""
+        return self._length
+
     @property
     def remaining(self) -> int:
         """How many more tokens the length limit allows."""
@@ -190,7 +208,7 @@ def padding_drafts(
         states: The states of the batch.
         drafts: The drafts of the rows that are not padded, by row.
     """
-    levels = max(int(draft.depths.max()) for draft in drafts.values())
+    levels = max((int(draft.depths.max()) for draft in drafts.values()), default=0)
     return {
         row: DraftTree.chain([int(state.token_ids[place, -1])] + [state.pad_token_id] * levels)
         for state in states

@@ -22,7 +22,8 @@ class StepReport:
     Attributes:
         rows: Rows in the forward pass.
         context: Tokens of the longest row before it.
-        nodes: Nodes verified in each row, the current token included.
+        nodes: Nodes verified in each row, the current token included; their mean if rows differ.
+        is_drafted: Whether any row had a draft.
         tokens: Tokens emitted by all rows.
         recycled_tokens: How many of them were drafted from the model's recycled logits.
         forward_s: Seconds of the forward pass, keeping the accepted path included.
@@ -32,7 +33,8 @@ class StepReport:
 
     rows: int
     context: int
-    nodes: int
+    nodes: float
+    is_drafted: bool
     tokens: int
     recycled_tokens: int
     forward_s: float
@@ -83,7 +85,15 @@ class BudgetController:
         return self._recycling_state.is_on
 
     def cut(
-        self, drafts: Sequence[DraftTree], *, rows: int, context: int, lockstep: bool = False
+        self,
+        drafts: Sequence[DraftTree],
+        *,
+        rows: int,
+        context: int,
+        lockstep: bool = False,
+        is_ragged: bool = False,
+        beside: int = 0,
+        max_draft_tokens: int | None = None,
     ) -> list[DraftTree]:
         """Return the part of each row's draft that is worth verifying.
 
@@ -92,13 +102,21 @@ class BudgetController:
             rows: Rows in the forward pass, including finished ones that stay in it.
             context: Tokens of the longest row.
             lockstep: Whether the rows advance by the smallest number accepted.
+            is_ragged: Whether each row has its own number of nodes in the forward pass.
+            beside: Tokens of prompts in the same forward pass.
+            max_draft_tokens: Upper bound on the tokens drafted for all rows together, if there is one.
         """
         state = self._state_at(rows, context)
         if self._budget is None or state is None:
-            return list(drafts)
+            return drafts_within(drafts, max_draft_tokens)
         waits = lockstep and len(drafts) > 1
         probabilities = accepted_together(drafts) if waits else [draft.probabilities for draft in drafts]
-        sizes = self._budget.sizes(state, probabilities)
+        if is_ragged:
+            sizes = self._budget.ragged_sizes(
+                state, probabilities, beside=beside, max_draft_tokens=max_draft_tokens
+            )
+        else:
+            sizes = self._budget.sizes(state, probabilities, max_draft_tokens=max_draft_tokens)
         return [
             draft if size == len(draft) else draft.first(size)
             for draft, size in zip(drafts, sizes, strict=True)
@@ -120,6 +138,7 @@ class BudgetController:
             self._state = self._budget.adapt(
                 state,
                 nodes=step.nodes,
+                is_drafted=step.is_drafted,
                 tokens=step.tokens,
                 step_seconds=step.forward_s,
                 other_seconds=step.draft_s + step.recycle_s,
@@ -132,6 +151,14 @@ class BudgetController:
         if self._budget is None or times is None:
             return None
         return self._budget.init(times) if self._state is None else replace(self._state, times=times)
+
+
+def drafts_within(drafts: Sequence[DraftTree], max_draft_tokens: int | None) -> list[DraftTree]:
+    """Return the drafts, all cut to one width if they would have more tokens than allowed."""
+    if max_draft_tokens is None or sum(map(len, drafts)) - len(drafts) <= max_draft_tokens:
+        return list(drafts)
+    width = 1 + max_draft_tokens // len(drafts)
+    return [draft if len(draft) <= width else draft.first(width) for draft in drafts]
 
 
 def accepted_together(drafts: Sequence[DraftTree]) -> list[Float64Array]:

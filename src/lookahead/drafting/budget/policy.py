@@ -23,12 +23,14 @@ class BudgetState:
         mean_tokens: Running mean of the tokens emitted per step.
         mean_seconds: Running mean of the seconds per step.
         mean_other_seconds: The part of `mean_seconds` outside the forward pass.
+        drafted_seconds: How much longer than its tokens say a forward pass takes if any row has a draft.
     """
 
     times: StepTimes
     mean_tokens: float
     mean_seconds: float
     mean_other_seconds: float = 0.0
+    drafted_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,13 @@ class BudgetPolicy:
         rates = rows * np.arange(1, 1 + len(seconds)) / seconds
         return float(np.clip(state.mean_tokens / state.mean_seconds, rates[0], rates.max()))
 
-    def sizes(self, state: BudgetState, probabilities_by_row: Sequence[Float64Array]) -> tuple[int, ...]:
+    def sizes(
+        self,
+        state: BudgetState,
+        probabilities_by_row: Sequence[Float64Array],
+        *,
+        max_draft_tokens: int | None = None,
+    ) -> tuple[int, ...]:
         """Return how many nodes of each row's draft to verify, node 0 included.
 
         A forward pass is a rectangle: all rows have the width of the largest tree. So one size is chosen for
@@ -77,8 +85,11 @@ class BudgetPolicy:
             state: As `init` and `adapt` return it.
             probabilities_by_row: For each row float64 [n], the path probabilities of its draft's nodes,
                 highest first, so that any prefix is a tree.
+            max_draft_tokens: Upper bound on the tokens drafted for all rows together, if there is one.
         """
         longest = min(self.max_nodes, max(len(row) for row in probabilities_by_row))
+        if max_draft_tokens is not None:
+            longest = min(longest, 1 + max_draft_tokens // len(probabilities_by_row))
         tokens = np.zeros(longest)
         for row in probabilities_by_row:
             tokens[: len(row)] += row[:longest]
@@ -87,30 +98,80 @@ class BudgetPolicy:
         size = 1 + int(np.argmax(gains))
         return tuple(min(size, len(row)) for row in probabilities_by_row)
 
+    def ragged_sizes(
+        self,
+        state: BudgetState,
+        probabilities_by_row: Sequence[Float64Array],
+        *,
+        beside: int = 0,
+        max_draft_tokens: int | None = None,
+    ) -> tuple[int, ...]:
+        """Return how many nodes of each row's draft to verify where each row has its own number of them.
+
+        All rows' nodes are taken in the order of their probability, as many as maximise what the step yields
+        less what it costs: one threshold for all rows.
+
+            row A   1.0 | 0.9  0.5  0.1        order: A 0.9, A 0.5, B 0.4, B 0.2, A 0.1
+            row B   1.0 | 0.4  0.2             the first three pay: sizes (3, 2)
+
+        Args:
+            state: As `init` and `adapt` return it.
+            probabilities_by_row: As for `sizes`.
+            beside: Tokens of prompts in the same forward pass.
+            max_draft_tokens: As for `sizes`.
+        """
+        rows = len(probabilities_by_row)
+        drafted = [row[1 : self.max_nodes] for row in probabilities_by_row]
+        probabilities = np.concatenate(drafted)
+        row_of = np.repeat(np.arange(rows), [len(row) for row in drafted])
+        most = len(probabilities) if max_draft_tokens is None else max_draft_tokens
+        order = np.argsort(-probabilities, kind="stable")[: max(0, most)]
+        tokens = np.concatenate([[rows], rows + np.cumsum(probabilities[order])])
+        seconds = state.times.at((rows + beside + np.arange(len(tokens))) / rows)
+        seconds[1:] += state.drafted_seconds
+        gains = tokens - self.tokens_per_second(state, rows) * seconds
+        chosen = order[: int(np.argmax(gains))]
+        return tuple((1 + np.bincount(row_of[chosen], minlength=rows)).tolist())
+
     def adapt(
-        self, state: BudgetState, *, nodes: int, tokens: int, step_seconds: float, other_seconds: float = 0.0
+        self,
+        state: BudgetState,
+        *,
+        nodes: float,
+        tokens: int,
+        step_seconds: float,
+        other_seconds: float = 0.0,
+        is_drafted: bool = False,
     ) -> BudgetState:
         """Return the state after a step.
 
         Args:
             state: The state before the step.
-            nodes: Nodes verified per row.
+            nodes: Nodes verified per row; their mean if rows differ.
             tokens: Tokens emitted by all rows.
             step_seconds: Seconds of the forward pass.
             other_seconds: Further seconds that depend on drafting. Time per emitted token (sampling,
                 processors) does not belong here: it does not depend on how the token was drafted.
+            is_drafted: Whether any row had a draft.
 
         Raises:
             ValueError: A time is negative or not a number.
         """
-        times = state.times.observed(nodes, step_seconds)
+        weight = 1 / self.memory_steps
+        expected = state.times.seconds_for(nodes) + is_drafted * state.drafted_seconds
+        # It shrinks slowly while nothing is drafted, so that a wrong value does not stay for ever.
+        drafted_seconds = state.drafted_seconds * (1 - weight / self.memory_steps)
+        if is_drafted:
+            beyond = counted_seconds(step_seconds, expected) - state.times.seconds_for(nodes)
+            drafted_seconds = max(0.0, drafted_seconds + weight * (beyond - drafted_seconds))
+        times = state.times.observed(nodes, max(0.0, step_seconds - is_drafted * state.drafted_seconds))
         # A pause of the whole process says nothing about drafting, so the influence of one step is limited.
         other_seconds = min(other_seconds, 2 * state.mean_other_seconds + times.seconds_for(1))
-        seconds = counted_seconds(step_seconds, state.times.seconds_for(nodes)) + other_seconds
-        weight = 1 / self.memory_steps
+        seconds = counted_seconds(step_seconds, expected) + other_seconds
         return replace(
             state,
             times=times,
+            drafted_seconds=drafted_seconds,
             mean_tokens=state.mean_tokens + weight * (tokens - state.mean_tokens),
             mean_seconds=state.mean_seconds + weight * (seconds - state.mean_seconds),
             mean_other_seconds=state.mean_other_seconds + weight * (other_seconds - state.mean_other_seconds),

@@ -51,15 +51,15 @@ class StepTimes:
             raise ValueError(message)
         object.__setattr__(self, "seconds", _never_descending(self.seconds))
 
-    def seconds_for(self, size: int) -> float:
+    def seconds_for(self, size: float) -> float:
         """Return T(size); beyond the grid, it has the slope of the last two points."""
-        return float(self._at(np.array([size], np.float64))[0])
+        return float(self.at(np.array([size], np.float64))[0])
 
     def up_to(self, largest: int) -> Float64Array:
         """Return float64 [largest]: T(1), T(2), … T(largest)."""
-        return self._at(np.arange(1, largest + 1, dtype=np.float64))
+        return self.at(np.arange(1, largest + 1, dtype=np.float64))
 
-    def observed(self, size: int, seconds: float) -> "StepTimes":
+    def observed(self, size: float, seconds: float) -> "StepTimes":
         """Return the times, updated after a forward pass of `size` tokens per row took `seconds`.
 
         Most of a surprise moves all sizes alike, so that unused sizes stay current when the machine becomes
@@ -78,7 +78,7 @@ class StepTimes:
 
     def for_rows(self, ratio: float) -> "StepTimes":
         """Return the times of `ratio` times as many rows, assuming that only the total of tokens matters."""
-        seconds = self._at(np.array(self.sizes, np.float64) * ratio)
+        seconds = self.at(np.array(self.sizes, np.float64) * ratio)
         return StepTimes(self.sizes, tuple(seconds.tolist()))
 
     def as_dict(self) -> dict[str, list[float]]:
@@ -98,7 +98,8 @@ class StepTimes:
             raise ValueError(message)
         return cls(tuple(int(size) for size in sizes), tuple(float(value) for value in seconds))
 
-    def _at(self, sizes: Float64Array) -> Float64Array:
+    def at(self, sizes: Float64Array) -> Float64Array:
+        """Return T at sizes, which need not be whole numbers where rows differ in their tokens."""
         within = np.interp(sizes, self.sizes, self.seconds)
         beyond = np.maximum(sizes - self.sizes[-1], 0.0)
         result: Float64Array = within + beyond * self._last_slope
@@ -111,7 +112,7 @@ class StepTimes:
             return self.seconds[0]
         return (self.seconds[-1] - self.seconds[-2]) / (self.sizes[-1] - self.sizes[-2])
 
-    def _nearness(self, size: int) -> list[float]:
+    def _nearness(self, size: float) -> list[float]:
         """Return the weight of each grid point in T(size), as in linear interpolation."""
         near = [0.0] * len(self.sizes)
         right = bisect_left(self.sizes, size)

@@ -112,15 +112,20 @@ class LookaheadMode:
         return CheckedCall(generate_call, layout, memory, record, on_stats, on_progress)
 
     @torch.no_grad()
-    def decode(self, checked: CheckedCall) -> Any:
-        """Decode a checked call; return what `generate` returns."""
+    def decode(self, checked: CheckedCall, state: GenerationState | None = None) -> Any:
+        """Decode a checked call; return what `generate` returns.
+
+        Args:
+            checked: The call.
+            state: Chooses the tokens of the call's only row; None for one as `generate` would choose them.
+        """
         call = checked.generate_call
         config = call.generation_config
         watch = self._profiles.watch(call.model)  # begins before the model is looked at: nothing is missed
         verification, step_inputs = self._profiles.of_call(call, checked.layout)
         has_callers_cache = is_callers_cache(cache_of(call.model_kwargs))  # its rows must stay equally long
         lockstep = has_callers_cache or not verification.rows_may_differ
-        states = row_groups_for(call, lockstep=lockstep)
+        states = row_groups_for(call, lockstep=lockstep) if state is None else [state]
         drafter: BatchDrafter | NoDrafter = NoDrafter()
         step_model: CallStepModel | LibraryStepModel
         if verification.mode is VerificationMode.PLAIN:
@@ -180,7 +185,11 @@ class LookaheadMode:
             cache=StepTimesCache.of_user(),
         )
         return BatchDrafter(
-            controller, recycles=checked.memory.store.recycles, lockstep=lockstep, measure=measure
+            controller,
+            recycles=checked.memory.store.recycles,
+            lockstep=lockstep,
+            is_ragged=step_model.verification.is_compiled,
+            measure=measure,
         )
 
     def _requests(self, checked: CheckedCall, mode: VerificationMode) -> list[RequestDrafter]:

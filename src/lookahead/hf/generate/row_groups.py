@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.generation import logits_process, stopping_criteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from lookahead.decoding.sampling.choice import StepNoise, argmax, sample
+from lookahead.decoding.sampling.choice import StepNoise, TokenChoice, argmax, sample
 from lookahead.decoding.sampling.state import GenerationState, padded_together
 from lookahead.hf.compat.call import GenerateCall
 from lookahead.hf.compat.config import text_config
@@ -69,25 +69,14 @@ def row_groups_for(generate_call: GenerateCall, *, lockstep: bool = False) -> li
     input_ids = generate_call.input_ids.long()  # in `generate` as well, the first new token makes them int64
     processors, criteria = generate_call.logits_processor, generate_call.stopping_criteria
     streamer, rows = generate_call.streamer, len(input_ids)
-    ends_by_token = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
     returns_dict = generation_config.return_dict_in_generate
-    common: dict[str, Any] = {
-        "max_length": criteria.max_length or generation_config.max_length,
-        "process": processors,
-        "is_finished": criteria,
-        "pad_token_id": pad_token_of(generation_config) if ends_by_token else None,
-        "publish": None if streamer is None else streamer.put,
-        "publish_first": streamers_come_first(),
-        "keep_scores": returns_dict and generation_config.output_scores,
-        "keep_logits": returns_dict and generation_config.output_logits,
-        "ends": _ends_of_greedy(processors, criteria, generation_config),
-    }
+    common = _settings_of(generate_call)
     sees_all_rows = (
         streamer is not None
         or returns_dict
         or not _treat_rows_alone(processors, _ROW_BY_ROW_PROCESSORS)
         or not _treat_rows_alone(criteria, _ROW_BY_ROW_CRITERIA)
-        or not (ends_by_token or _all_end_at_once(criteria))
+        or not (_ends_by_token(criteria) or _all_end_at_once(criteria))
     )
     samples = generation_config.do_sample
     if rows == 1 or lockstep or sees_all_rows:
@@ -105,6 +94,41 @@ def row_groups_for(generate_call: GenerateCall, *, lockstep: bool = False) -> li
         )
         for row in range(rows)
     ]
+
+
+def state_of_request(generate_call: GenerateCall, *, choose: TokenChoice, **others: Any) -> GenerationState:
+    """Return the generation state of a call of one row that is not decoded by `generate`.
+
+    Args:
+        generate_call: The call.
+        choose: Chooses the tokens.
+        **others: Arguments of `GenerationState` that replace the call's.
+    """
+    settings = {**_settings_of(generate_call), **others}
+    return GenerationState(generate_call.input_ids.long(), choose=choose, **settings)
+
+
+def _settings_of(generate_call: GenerateCall) -> dict[str, Any]:
+    """Return the arguments of `GenerationState` that all rows of a call share."""
+    generation_config = generate_call.generation_config
+    processors, criteria = generate_call.logits_processor, generate_call.stopping_criteria
+    returns_dict = generation_config.return_dict_in_generate
+    streamer = generate_call.streamer
+    return {
+        "max_length": criteria.max_length or generation_config.max_length,
+        "process": processors,
+        "is_finished": criteria,
+        "pad_token_id": pad_token_of(generation_config) if _ends_by_token(criteria) else None,
+        "publish": None if streamer is None else streamer.put,
+        "publish_first": streamers_come_first(),
+        "keep_scores": returns_dict and generation_config.output_scores,
+        "keep_logits": returns_dict and generation_config.output_logits,
+        "ends": _ends_of_greedy(processors, criteria, generation_config),
+    }
+
+
+def _ends_by_token(criteria: Any) -> bool:
+    return any(hasattr(criterion, "eos_token_id") for criterion in criteria)
 
 
 def _of_row(processors: Any, row: int) -> Any:

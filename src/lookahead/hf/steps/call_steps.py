@@ -176,11 +176,11 @@ class CallStepModel(TransformersStepModel):
                 return TreeLogits(drafts, {row: 0}, logits)
         return super().forward(drafts)
 
-    def keep(self, paths: Mapping[int, list[int]]) -> None:
+    def keep(self, paths: Mapping[int, Sequence[int]]) -> None:
         """Keep only the nodes of each row's path, of the trees verified last."""
         super().keep(paths)
         first = next(iter(paths))
-        self._restart.keep(self._drafts[first].token_ids[paths[first]].tolist())
+        self._restart.keep(self._drafts[first].token_ids[list(paths[first])].tolist())
 
     def max_draft_depth(self, row: int) -> int:
         """Return how deep a row's draft may go within the model's positions."""

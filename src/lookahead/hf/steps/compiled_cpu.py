@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -44,49 +43,33 @@ class CpuRunner:
         return True
 
     def run(self, batch: StepBatch) -> StepLogits | None:
-        """Verify trees.
+        """Verify trees, each row's of its own size.
 
         Return None if padding is not on the left, if the layers do not all lie in one tensor in order, or if
         the model changed so that the decoder does not support it.
         """
-        if not batch.is_padded_left:
-            return None
-        size, rows = batch.width, len(batch.rows)
-        logits = self._forward(batch, batch.tokens(size).flatten(), batch.positions(size).flatten(), size)
-        return None if logits is None else StepLogits(logits.view(rows, size, -1), range(rows))
+        logits = self.read(batch, [len(tree) for tree in batch.trees])
+        return None if logits is None else StepLogits(logits, range(len(batch.rows)))
 
     def read(self, batch: StepBatch, logits_of: Sequence[int]) -> Sequence[Tensor] | None:
-        """Read parts of prompts of any lengths in one forward pass; None in the cases of `run`."""
-        if not batch.is_padded_left or any(row.shift is not None for row in batch.rows):
+        """Read parts of prompts and trees of any sizes in one forward pass; None in the cases of `run`."""
+        shifts = [row.shift for row in batch.rows if row.shift is not None]
+        if not batch.is_padded_left or any(shift.ndim > 0 for shift in shifts):
             return None
-        tokens = torch.from_numpy(np.concatenate([tree.token_ids for tree in batch.trees]).astype(np.int64))
-        places = zip(batch.rows, batch.trees, strict=True)
-        positions = torch.cat([torch.arange(row.position, row.position + len(tree)) for row, tree in places])
-        logits = self._forward(batch, tokens, positions, None, logits_of)
-        return None if logits is None else torch.split(logits, list(logits_of))
-
-    def _forward(
-        self,
-        batch: StepBatch,
-        tokens: Tensor,
-        positions: Tensor,
-        size: int | None,
-        logits_of: Sequence[int] | None = None,
-    ) -> Tensor | None:
-        """Return the logits of nodes that all rows have `size` of, or as many as their trees if None."""
         model: Any = self._model
-        embedded = model.model.embed_tokens(tokens[None])
-        rope = model.model.rotary_emb(embedded, position_ids=positions[None])
+        embedded = model.model.embed_tokens(batch.flat_tokens[None])
+        rope = model.model.rotary_emb(embedded, position_ids=batch.flat_positions[None])
         decoder, arena = self._decoder, batch.cache.arena
         if decoder is None or not self.create(batch.cache):
             return None
         slots = [row.slot for row in batch.rows]
-        by_row = {slot: size or len(tree) for slot, tree in zip(slots, batch.trees, strict=True)}
+        by_row = {slot: len(tree) for slot, tree in zip(slots, batch.trees, strict=True)}
         cache = arena.claim_for_writing(max(by_row.values()), by_row)
         if cache is None or not decoder.fits(cache):
             return None
-        trees = TreeTables.of(batch.tree_rows, size=size, cache_rows=slots, windows=decoder.windows)
-        return decoder.forward(embedded[0], (rope[0][0], rope[1][0]), trees, cache, logits_of)
+        trees = TreeTables.of(batch.tree_rows, cache_rows=slots, windows=decoder.windows)
+        logits = decoder.forward(embedded[0], (rope[0][0], rope[1][0]), trees, cache, logits_of)
+        return torch.split(logits, list(logits_of))
 
     def close(self) -> None:
         """Do nothing: nothing is borrowed."""

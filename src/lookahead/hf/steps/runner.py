@@ -100,6 +100,18 @@ class StepBatch:
         shift = torch.stack([none if row.shift is None else row.shift for row in self.rows], dim=-1)
         return counted + shift[..., None]
 
+    @property
+    def flat_tokens(self) -> Tensor:
+        """The tokens of all trees, one tree after the other: int64 [N]."""
+        return torch.from_numpy(np.concatenate([tree.token_ids for tree in self.trees]).astype(np.int64))
+
+    @property
+    def flat_positions(self) -> Tensor:
+        """The positions of the same nodes, for models that have one axis of them: int64 [N]."""
+        firsts = [row.position + (0 if row.shift is None else int(row.shift)) for row in self.rows]
+        positions = [tree.depths + first for tree, first in zip(self.trees, firsts, strict=True)]
+        return torch.from_numpy(np.concatenate(positions).astype(np.int64))
+
     def token_types(self, size: int) -> dict[str, Tensor]:
         """Return, by input name, the types [B, size] of the nodes' tokens."""
         names = self.rows[0].types
@@ -124,12 +136,12 @@ class StepLogits:
     """The result of a forward pass over a batch.
 
     Attributes:
-        logits: [R, size, V], size at least the largest tree's nodes.
+        logits: [R, size, V], size at least the largest tree's nodes; or R tensors [n, V] where rows differ.
         logit_rows: For each row of the batch, its row in `logits`.
         argmax: int64 [R, size] on the device of the logits; None if it was not computed.
     """
 
-    logits: Tensor
+    logits: Tensor | Sequence[Tensor]
     logit_rows: Sequence[int]
     argmax: Tensor | None = None
 
@@ -149,10 +161,10 @@ class StepRunner(Protocol):
         """
 
     def read(self, batch: StepBatch, logits_of: Sequence[int]) -> Sequence[Tensor] | None:
-        """Read parts of prompts, whose trees are chains, and append them to the batch's cache.
+        """Read parts of prompts, whose trees are chains, beside drafts, and append all to the batch's cache.
 
         Args:
-            batch: The rows with the next tokens of their prompts.
+            batch: The rows with the next tokens of their prompts, or with their drafts.
             logits_of: For each row, for how many of its last tokens logits are wanted.
 
         Returns:

@@ -94,6 +94,11 @@ class StepRunners:
         first = self._runners[0]
         return isinstance(first, CpuRunner) and first.create(cache)
 
+    @property
+    def reads_together(self) -> bool:
+        """Whether several rows' prompts and drafts may be read in one forward pass."""
+        return isinstance(self._runners[0], CpuRunner)
+
     def read(
         self, batch: StepBatch, slots: Sequence[int], logits_of: Sequence[int]
     ) -> Sequence[Tensor] | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lookahead.decoding.logits import TreeLogits
+from lookahead.decoding.loop import PromptPart
 from lookahead.drafting.tree import DraftTree
 from lookahead.errors import UnsupportedModelError
 from lookahead.hf.cache.arena_cache import ArenaCache
@@ -109,13 +110,22 @@ class TransformersStepModel:
             UnsupportedModelError: The model does not let rows differ in length, or computes a token
                 otherwise when the text behind it grows.
         """
-        self._check_row(row, prompt)
-        self._rows[row] = Row(self.cache.arena.add_row())
+        self.begin(row, prompt)
         try:
             return self.read({row: prompt}, chunk=chunk, max_logits=max_logits)[row]
         except BaseException:
             self.remove(row)
             raise
+
+    def begin(self, row: int, prompt: Sequence[int]) -> None:
+        """Add a row whose prompt is read later.
+
+        Raises:
+            ValueError: The row is there already, or the prompt is empty.
+            UnsupportedModelError: As for `add`.
+        """
+        self._check_row(row, prompt)
+        self._rows[row] = Row(self.cache.arena.add_row())
 
     @torch.no_grad()
     def read(
@@ -157,6 +167,20 @@ class TransformersStepModel:
             self._follow_model(is_thorough=True)
         return {row: torch.cat(logits) for row, logits in found.items()}
 
+    def append_text(self, row: int, copies: Sequence[list[Tensor]]) -> None:
+        """Append to a row what `KVArena.copy_text` copied from the same tokens after the same text."""
+        found = self._rows[row]
+        self.cache.arena.append_text(found.slot, copies)
+        found.position += sum(copy[0].shape[2] for copy in copies)
+
+    def copy_text(self, row: int, begin: int, end: int) -> list[Tensor]:
+        """Return copies of a row's keys and values of some tokens."""
+        return self.cache.arena.copy_text(self._rows[row].slot, begin, end)
+
+    def length_of(self, row: int) -> int:
+        """Return how many tokens a row holds."""
+        return self.cache.arena.lengths[self._rows[row].slot]
+
     def remove(self, row: int) -> None:
         """Forget a row and free its row slot; nothing is copied."""
         self.cache.arena.remove_row(self._rows.pop(row).slot)
@@ -178,16 +202,55 @@ class TransformersStepModel:
             self._switch_experts(changes)
             found = self._runners.run(batch, [row.slot for row in rows])
         logits, argmax = found.logits, found.argmax
-        if logits.device.type != "cpu":
+        if isinstance(logits, Tensor) and logits.device.type != "cpu":
             argmax = logits.argmax(dim=-1) if argmax is None else argmax
             wait_for(logits)  # so that the forward pass's time is counted as its own
         return TreeLogits(drafts, dict(zip(order, found.logit_rows, strict=True)), logits, argmax)
+
+    @torch.no_grad()
+    def forward_with_parts(
+        self, drafts: Mapping[int, DraftTree], parts: Mapping[int, PromptPart]
+    ) -> Mapping[int, Tensor]:
+        """Verify drafts, and read and keep parts of the prompts of other rows; return logits by row.
+
+        The compiled CPU decoder does all in one forward pass. Other runners read one part after the other.
+        """
+        self._follow_model()
+        trees = {**drafts, **{row: DraftTree.chain(part.tokens) for row, part in parts.items()}}
+        self._move_together(max(map(len, trees.values())))
+        logits = self._read_together(trees, drafts, parts) if self._runners.reads_together else None
+        if logits is not None:
+            self._is_followed = False
+            return logits
+        of_parts = {
+            row: self._read_chunk({row: part.tokens}, {row: part.max_logits})[row]
+            for row, part in parts.items()
+        }
+        return {**self.forward(drafts), **of_parts} if drafts else of_parts
+
+    def _read_together(
+        self,
+        trees: Mapping[int, DraftTree],
+        drafts: Mapping[int, DraftTree],
+        parts: Mapping[int, PromptPart],
+    ) -> dict[int, Tensor] | None:
+        """Return the logits of one forward pass over drafts and parts; None if no runner does that."""
+        order = sorted(trees, key=lambda row: self._rows[row].slot)
+        rows = [self._rows[row] for row in order]
+        batch = StepBatch(rows, [trees[row] for row in order], self.cache)
+        wanted = [len(trees[row]) if row in drafts else parts[row].max_logits for row in order]
+        with self._lock:
+            logits = self._runners.read(batch, [row.slot for row in rows], wanted)
+        if logits is None:
+            return None
+        self.keep({row: range(len(part.tokens)) for row, part in parts.items()})
+        return dict(zip(order, logits, strict=True))
 
     def are_logits_current(self) -> bool:
         """Return whether the last logits are those of the model as it is now: a callback may change it."""
         return not self._runners.has_model_changed()
 
-    def keep(self, paths: Mapping[int, list[int]]) -> None:
+    def keep(self, paths: Mapping[int, Sequence[int]]) -> None:
         """Keep in the cache only the nodes of each row's path, of the trees verified last."""
         self.cache.arena.keep({self._rows[row].slot: path for row, path in paths.items()})
         for row, path in paths.items():

@@ -1,0 +1,164 @@
+"""`Request`: what an engine is asked for, checked when it is created."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
+from lookahead.errors import ConfigError
+
+MAX_TOP_LOGPROBS = 20
+MAX_SEED = 2**63 - 1
+_LARGEST_TOKEN = 2**31 - 1
+
+Processor = Callable[[Any, Any], Any]
+"""A logits processor of transformers: maps tokens so far [1, L] and scores [1, V] to new scores [1, V]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the tokens of an answer are chosen. The defaults choose greedily and change no score.
+
+    Args:
+        temperature: 0 chooses the most probable token; otherwise scores are divided by it.
+        top_k: Sample from the k most probable tokens; 0 for all.
+        top_p: Sample from the most probable tokens that together have this probability.
+        min_p: Sample from tokens with at least this share of the largest probability.
+        seed: The same text under any load; None for fresh randomness.
+        repetition_penalty: Divides the scores of tokens of prompt and answer, as in transformers.
+        presence_penalty: Subtracted from the scores of tokens that the answer contains, as in OpenAI's API.
+        frequency_penalty: Subtracted once for each time that the answer contains a token.
+        logit_bias: Added to the scores, by token.
+        bad_words: Token sequences that the answer must not contain.
+        min_tokens: The answer does not end by a token before it has this many.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    bad_words: Sequence[Sequence[int]] = ()
+    min_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        _check_number("temperature", self.temperature, 0.0, math.inf)
+        _check_integer("top_k", self.top_k, 0, _LARGEST_TOKEN)
+        _check_number("top_p", self.top_p, 0.0, 1.0, excludes_least=True)
+        _check_number("min_p", self.min_p, 0.0, 1.0)
+        if self.seed is not None:
+            _check_integer("seed", self.seed, 0, MAX_SEED)
+        _check_number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, excludes_least=True)
+        _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _check_integer("min_tokens", self.min_tokens, 0, _LARGEST_TOKEN)
+        for token, bias in self.logit_bias.items():
+            _check_integer("a token of logit_bias", token, 0, _LARGEST_TOKEN)
+            _check_number(f"logit_bias[{token}]", bias, -math.inf, math.inf, excludes_least=True)
+        for words in self.bad_words:
+            _check_tokens("a sequence of bad_words", words)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most probable token is chosen."""
+        return self.temperature == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A prompt, how it is to be answered, and whose it is.
+
+    Args:
+        prompt_ids: The prompt's tokens, at least one.
+        max_tokens: The most tokens of the answer.
+        sampling: How the tokens are chosen.
+        stop_strings: The answer ends with the token that completes one of them.
+        stop_ids: Tokens that end the answer, besides the model's own end of text.
+        ignores_end_of_text: Whether the model's own end of text does not end the answer.
+        logprobs: For each token, the log-probabilities of this many most probable tokens and of the token
+            itself, of the model's raw logits; None for none.
+        processors: Logits processors of transformers (a grammar, …), called after the penalties and before
+            temperature and the like, once per token, as `generate` calls them. They serve this request alone.
+        namespace: The namespace that the answer belongs to and is drafted from.
+        reads: Further namespaces to draft from.
+        predictions: Token sequences that the answer may resemble. They are drafted from as the prompt is, and
+            change nothing in the text.
+        priority: Requests with a lower number come first.
+
+    Raises:
+        ConfigError: A value is out of range; the message says what is allowed.
+    """
+
+    prompt_ids: Sequence[int]
+    max_tokens: int = 256
+    sampling: Sampling = field(default_factory=Sampling)
+    stop_strings: Sequence[str] = ()
+    stop_ids: Sequence[int] = ()
+    ignores_end_of_text: bool = False
+    logprobs: int | None = None
+    processors: Sequence[Processor] = ()
+    namespace: str = DEFAULT_NAMESPACE
+    reads: Sequence[str] = ()
+    predictions: Sequence[Sequence[int]] = ()
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        _check_tokens("prompt_ids", self.prompt_ids)
+        _check_integer("max_tokens", self.max_tokens, 1, _LARGEST_TOKEN)
+        _check_integer("priority", self.priority, -_LARGEST_TOKEN, _LARGEST_TOKEN)
+        if self.logprobs is not None:
+            _check_integer("logprobs", self.logprobs, 0, MAX_TOP_LOGPROBS)
+        if self.stop_ids:
+            _check_tokens("stop_ids", self.stop_ids)
+        for words in self.predictions:
+            _check_tokens("a sequence of predictions", words)
+        if isinstance(self.stop_strings, str) or not all(
+            isinstance(text, str) and text for text in self.stop_strings
+        ):
+            message = (
+                f"stop_strings={self.stop_strings!r:.80} is not allowed; give strings that are not empty"
+            )
+            raise ConfigError(message)
+        for processor in self.processors:
+            if not callable(processor):
+                message = f"processors={processor!r:.80} is not allowed; give logits processors"
+                raise ConfigError(message)
+        check_namespaces(self.namespace, self.reads)
+
+
+def _check_tokens(name: str, tokens: object) -> None:
+    """Check a sequence of at least one token id."""
+    try:
+        found = np.asarray(tokens)
+    except ValueError:  # ragged
+        found = np.zeros((0, 0))
+    is_sequence = found.ndim == 1 and len(found) > 0 and np.issubdtype(found.dtype, np.integer)
+    if not is_sequence or found.min() < 0 or found.max() > _LARGEST_TOKEN:
+        message = f"{name}={tokens!r:.80} is not allowed; give at least one token id, each from 0 up"
+        raise ConfigError(message)
+
+
+def _check_integer(name: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        message = f"{name}={value!r:.80} is not allowed; give an integer from {least} to {most}"
+        raise ConfigError(message)
+
+
+def _check_number(
+    name: str, value: object, least: float, most: float, *, excludes_least: bool = False
+) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not least <= value <= most or (excludes_least and value == least):  # type: ignore[operator]
+        begin = f"above {least}" if excludes_least else f"from {least}"
+        message = f"{name}={value!r:.80} is not allowed; give a number {begin} to {most}"
+        raise ConfigError(message)

@@ -1,0 +1,246 @@
+"""`RowRunner`: a model whose requests are rows that join and leave between steps."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lookahead.config import DraftMode, LookaheadConfig
+from lookahead.decoding import loop
+from lookahead.decoding.acceptance import Acceptance
+from lookahead.decoding.loop import PromptPart, StepClock
+from lookahead.drafting.drafter import BatchDrafter, RequestDrafter
+from lookahead.drafting.memory.draft_memory import DraftMemory
+from lookahead.engine.prefix_cache import BLOCK_TOKENS, PrefixCache
+from lookahead.engine.protocol import Progress
+from lookahead.engine.request import Request
+from lookahead.engine.scheduler import StepPlan
+from lookahead.engine.settings import EngineSettings
+from lookahead.hf.compat.layout import AttentionLayout
+from lookahead.hf.serving.request_state import RequestState
+from lookahead.hf.steps.cuda_graphs import CapturedModels
+from lookahead.hf.steps.step_model import TransformersStepModel
+from lookahead.hf.steps.verification import Verification, VerificationMode
+from lookahead.hf.support.model_profile import ModelProfiles
+from lookahead.hf.support.step_times import StepTimesCache, step_times_for
+from lookahead.stats import GenerationStats
+
+_TRIAL_TOKENS = 64
+"""Tokens of each row when step times are measured."""
+
+
+class RowRunner:
+    """The rows of an engine's requests, their keys and values, and their drafts.
+
+    Args:
+        model: A model whose rows may differ in length.
+        tokenizer: Its tokenizer, for stop strings.
+        config: How drafts are made and verified.
+        memory: The draft memory.
+        settings: Rows, and memory for keys and values.
+        profiles: What is known about models.
+        layout: How the model's layers see the past.
+        verification: How its drafts are verified.
+        max_request_tokens: The most tokens of prompt and answer.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        *,
+        config: LookaheadConfig,
+        memory: DraftMemory,
+        settings: EngineSettings,
+        profiles: ModelProfiles,
+        layout: AttentionLayout,
+        verification: Verification,
+        max_request_tokens: int,
+    ) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._config, self._memory = config, memory
+        self.max_rows = settings.max_rows
+        self.max_request_tokens = max_request_tokens
+        self._keeps_prefixes = settings.prefix_cache
+        self._draft_mode = (
+            config.draft_mode if verification.mode is VerificationMode.TREE else DraftMode.SINGLE
+        )
+        max_nodes = profiles.max_nodes(verification, 1)
+        self._step_model = TransformersStepModel(
+            model,
+            profiles.traits(model),
+            layout,
+            verification=verification,
+            max_nodes=max_nodes,
+            max_rows=settings.max_rows,
+            max_slots=max_request_tokens + max(max_nodes, verification.fixed_width or 1),
+            graphs=CapturedModels() if config.cuda_graphs else None,
+            lock=profiles.lock(model),
+            watch=profiles.watch(model),
+        )
+        self._controller = profiles.controller(model, verification, self._step_model.runner_name)
+        self._drafter = BatchDrafter(
+            self._controller, recycles=memory.store.recycles, is_ragged=verification.is_compiled
+        )
+        self._requests: dict[int, RequestState] = {}  # those that have a row
+        self._prefixes: PrefixCache[list[Tensor]] = PrefixCache()
+        self._max_prefix_tokens = 0
+        self.stats = GenerationStats()
+        self._measure()
+        self.max_cached_tokens = settings.cache_bytes // self._step_model.cache.arena.bytes_per_token
+
+    def prepare(self, request: Request) -> RequestState:
+        """Return a request's state before it has a row; called in any thread.
+
+        Raises:
+            LookaheadError: The model cannot serve the request.
+        """
+        return RequestState.of(self._model, request, self._tokenizer)
+
+    def length(self, state: RequestState) -> int:
+        """Return the tokens of prompt and answer so far."""
+        return state.generation.length
+
+    @torch.no_grad()
+    def begin(self, request_id: int, state: RequestState) -> int:
+        """Give a request a row; return how many of its tokens the row holds, from the prefix cache."""
+        request = state.request
+        state.to_read = state.text_ids[:-1] if state.has_answer else list(request.prompt_ids)
+        self._step_model.begin(request_id, state.to_read)
+        self._requests[request_id] = state
+        state.generation.rows = (request_id,)
+        if not state.is_known:  # after a preemption it is still known
+            drafter = RequestDrafter(
+                self._memory.store,
+                branch_length=self._config.branch_length,
+                mode=self._draft_mode,
+                namespace=request.namespace,
+                reads=request.reads,
+                predictions=request.predictions,
+            )
+            self._drafter.add(request_id, drafter, state.to_read)
+            state.is_known = True
+        blocks = self._prefixes.find(request.namespace, state.to_read) if self._keeps_prefixes else []
+        if blocks:
+            self._step_model.append_text(request_id, blocks)
+        return len(blocks) * BLOCK_TOKENS
+
+    @torch.no_grad()
+    def step(self, plan: StepPlan, publish: Callable[[int, Progress], bool]) -> Mapping[int, Progress]:
+        """Do one step; return what it did for each request of the plan."""
+        del publish  # each step ends with its progress
+        parts = {request_id: self._part(request_id, tokens) for request_id, tokens in plan.reads.items()}
+        states = [self._requests[request_id].generation for request_id in plan.decodes]
+        failures: dict[int, Exception] = {}
+        accepted = loop.step(
+            self._step_model,
+            self._drafter,
+            states,
+            self.stats,
+            StepClock(self.stats),
+            parts=parts,
+            max_draft_tokens=plan.max_draft_tokens,
+            failures=failures,
+        )
+        return {
+            row: self._progress(row, accepted.get(row) or self._begun(row, parts[row]))
+            if row not in failures
+            else Progress(error=failures[row])
+            for row in plan.requests
+        }
+
+    def release(self, request_id: int) -> None:
+        """Take a request's row away; its state stays as it is."""
+        del self._requests[request_id]
+        self._step_model.remove(request_id)
+
+    def end(self, request_id: int, state: RequestState) -> None:
+        """Forget a request, with its row if it has one; what its row holds goes to the prefix cache."""
+        if state.is_known:
+            self._drafter.remove(request_id)
+            state.is_known = False
+        if request_id in self._requests:
+            try:
+                self._keep_prefix(request_id)
+            finally:
+                self.release(request_id)
+
+    def shrink_prefixes(self, max_tokens: int) -> None:
+        """Let the prefix cache hold at most so many tokens."""
+        self._max_prefix_tokens = max_tokens
+        self._prefixes.shrink(max_tokens)
+
+    @property
+    def prefix_tokens(self) -> tuple[int, int, int]:
+        """Tokens that the prefix cache holds, that were looked for in it, and that were found."""
+        return self._prefixes.tokens, self._prefixes.queries, self._prefixes.hits
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._drafter.close()
+        self._prefixes.clear()
+        self._step_model.close()
+
+    def _part(self, request_id: int, tokens: int) -> PromptPart:
+        """Return the next tokens of a request's prompt."""
+        state = self._requests[request_id]
+        begin = self._step_model.length_of(request_id)
+        part = state.to_read[begin : begin + tokens]
+        if begin + len(part) < len(state.to_read) or state.has_answer:
+            return PromptPart(part)
+        return PromptPart(part, max(1, self._config.recycle_prompt_tokens), state.generation)
+
+    def _begun(self, row: int, part: PromptPart) -> Acceptance:
+        """Return what reading a part of a prompt emitted: the answer's first token, if the prompt ended."""
+        if part.state is None:
+            return Acceptance([0], [])
+        return Acceptance([0], [int(self._requests[row].generation.token_ids[0, -1])])
+
+    def _progress(self, row: int, accepted: Acceptance) -> Progress:
+        state, held = self._requests[row], self._step_model.length_of(row)
+        if held == len(state.to_read):
+            self._keep_prefix(row)
+        return Progress(
+            held=held,
+            is_decoding=held >= len(state.to_read),
+            tokens=accepted.tokens,
+            logprobs=state.logprobs_of(accepted.tokens),
+            draft_tokens=accepted.nodes - 1,
+            accepted_tokens=len(accepted.path) - 1,
+            is_finished=state.generation.finished,
+            stop=state.stop if state.generation.finished else None,
+        )
+
+    def _keep_prefix(self, row: int) -> None:
+        """Keep the blocks of the text that a row holds."""
+        if not self._keeps_prefixes:
+            return
+        state, held = self._requests[row], self._step_model.length_of(row)
+        self._prefixes.add(
+            state.request.namespace,
+            state.text_ids[:held],
+            lambda begin: self._step_model.copy_text(row, begin, begin + BLOCK_TOKENS),
+        )
+        self._prefixes.shrink(self._max_prefix_tokens)
+
+    @torch.no_grad()
+    def _measure(self) -> None:
+        """Measure how long steps of few and of all rows take, before anybody waits for one."""
+        for rows in sorted({1, self.max_rows}):
+            trial = list(range(-rows, 0))
+            text = [0] * min(_TRIAL_TOKENS, self.max_request_tokens - 1)
+            for row in trial:
+                self._step_model.add(row, text)
+            if self._controller.needs_measuring(rows, len(text)):
+                times = step_times_for(
+                    self._model,
+                    self._step_model,
+                    [text] * rows,
+                    max_nodes=self._controller.max_nodes(rows),
+                    cache=StepTimesCache.of_user(),
+                )
+                if times is not None:
+                    self._controller.measured(rows, len(text), times)
+            for row in trial:
+                self._step_model.remove(row)
