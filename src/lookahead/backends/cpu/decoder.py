@@ -10,7 +10,7 @@ from torch import Tensor
 from lookahead.backends.cpu.kernels.amx import may_use_tiles, tile_configuration
 from lookahead.backends.cpu.kernels.attention.workspace import attention_integers
 from lookahead.backends.cpu.kernels.products import UNIT, packed_size, rows_with_room
-from lookahead.backends.cpu.plan import FIELDS, LAYER_FIELDS, PARTS, Field, LayerField
+from lookahead.backends.cpu.plan import FIELDS, LAYER_FIELDS, MEETING_SIZE, PARTS, Field, LayerField
 from lookahead.backends.cpu.step import scratch_size, step_address
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.backends.cpu.team import ThreadTeam
@@ -148,6 +148,7 @@ class CpuDecoder:
         uses_tiles = self._dtype == torch.bfloat16 and may_use_tiles()
         self._tiles = tile_configuration() if uses_tiles else None
         self._taken = np.zeros((len(weights.layers) + 1) * PARTS, np.int64)
+        self._meeting = np.zeros(MEETING_SIZE, np.int64)
         self._workspace: dict[Field, Tensor] = {}
         self._set_model_fields()
 
@@ -238,7 +239,8 @@ class CpuDecoder:
                 Field.LAST_NORM_AT: weights.last_norm.data_ptr(),
                 Field.OUTPUT_AT: weights.output.data_ptr(),
                 Field.SCALARS_AT: self._scalars.ctypes.data,
-                Field.BARRIER_AT: team.barrier,
+                Field.YIELD_AT: team.yield_core,
+                Field.MEETING_AT: self._meeting.ctypes.data,
                 Field.THREAD_INDEX_AT: team.thread_index,
                 Field.THREAD_COUNT_AT: team.thread_count,
                 Field.TILES_AT: 0 if self._tiles is None else self._tiles.ctypes.data,

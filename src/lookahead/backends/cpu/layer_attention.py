@@ -11,7 +11,16 @@ from lookahead.backends.cpu.kernels.amx import may_use_tiles, tile_configuration
 from lookahead.backends.cpu.kernels.attention.blocks import PART
 from lookahead.backends.cpu.kernels.attention.workspace import attention_integers, attention_scratch
 from lookahead.backends.cpu.kernels.vectors import multiplies_and_adds
-from lookahead.backends.cpu.plan import EPSILON, FIELDS, LAYER_FIELDS, PARTS, SCALE, Field, LayerField
+from lookahead.backends.cpu.plan import (
+    EPSILON,
+    FIELDS,
+    LAYER_FIELDS,
+    MEETING_SIZE,
+    PARTS,
+    SCALE,
+    Field,
+    LayerField,
+)
 from lookahead.backends.cpu.step import attention_address
 from lookahead.backends.cpu.tables import TreeTables
 from lookahead.backends.cpu.team import ThreadTeam, torch_thread_team
@@ -77,6 +86,7 @@ def attend_in_layer(
     scalars = np.zeros(max(EPSILON, SCALE) + 1, np.float32)
     scalars[SCALE] = scaling
     table, taken = np.zeros(FIELDS, np.int64), np.zeros(PARTS, np.int64)
+    meeting = np.zeros(MEETING_SIZE, np.int64)
     fields = {
         **trees.fields,
         **{field: tensor.data_ptr() for field, tensor in workspace.items()},
@@ -85,7 +95,8 @@ def attend_in_layer(
         Field.WIDTH: width,
         Field.LAYERS_AT: layer.ctypes.data,
         Field.SCALARS_AT: scalars.ctypes.data,
-        Field.BARRIER_AT: team.barrier,
+        Field.YIELD_AT: team.yield_core,
+        Field.MEETING_AT: meeting.ctypes.data,
         Field.THREAD_INDEX_AT: team.thread_index,
         Field.THREAD_COUNT_AT: team.thread_count,
         Field.KEYS_AT: keys.data_ptr(),

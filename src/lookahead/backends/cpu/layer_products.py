@@ -4,18 +4,25 @@ from typing import Any, NamedTuple
 
 from lookahead.backends.cpu.kernels.elementwise import add_rounded, normalize, store_with_bias, swiglu
 from lookahead.backends.cpu.kernels.pointers import (
-    call_void,
+    arrive,
+    call_int,
     float_pointer,
     int_pointer,
     load_float,
     load_int,
+    load_shared,
     offset,
+    pause,
     pointer_like,
+    store_shared,
     take_next,
 )
 from lookahead.backends.cpu.kernels.products import CHUNK, UNIT, dot_chunk, rows_with_room, share_of, units_of
-from lookahead.backends.cpu.plan import EPSILON, Field, LayerField, Part
+from lookahead.backends.cpu.plan import ARRIVED, EPSILON, MEETINGS, Field, LayerField, Part
 from lookahead.jit import pointer_kernel
+
+_ROUNDS_BEFORE_YIELD = 2000
+"""How often a waiting worker looks before it offers its core: some 50 microseconds."""
 
 _UNITS_OF_CHUNK = CHUNK // UNIT
 UNITS_AT_ONCE = 2
@@ -52,9 +59,25 @@ class Worker(NamedTuple):
 
 @pointer_kernel
 def barrier(worker: Worker) -> None:
-    """Wait until all workers have reached this barrier."""
-    if worker.workers > 1:
-        call_void(load_int(worker.table, Field.BARRIER_AT))
+    """Wait until all workers have reached this barrier.
+
+    A worker that waits does not sleep: a step has hundreds of barriers, microseconds apart. OpenMP's own
+    barrier sleeps as soon as the process has more threads than cores, as with a second team.
+    """
+    if worker.workers == 1:
+        return
+    meeting = int_pointer(load_int(worker.table, Field.MEETING_AT))
+    before = load_shared(meeting, MEETINGS)
+    if arrive(meeting, ARRIVED) == worker.workers - 1:
+        store_shared(meeting, ARRIVED, 0)
+        store_shared(meeting, MEETINGS, before + 1)
+        return
+    rounds = 0
+    while load_shared(meeting, MEETINGS) == before:
+        rounds += 1
+        pause()
+        if rounds > _ROUNDS_BEFORE_YIELD:  # another thread may need this core to arrive
+            call_int(load_int(worker.table, Field.YIELD_AT))
 
 
 @pointer_kernel

@@ -19,7 +19,7 @@ class Field(IntEnum):
     OUTPUT_AT = 9
     SCALARS_AT = 10
     # Functions of the thread team.
-    BARRIER_AT = 11
+    YIELD_AT = 11
     THREAD_INDEX_AT = 12
     THREAD_COUNT_AT = 13
     # Rows and their draft trees; see `Trees`. For each node: its row.
@@ -70,6 +70,8 @@ class Field(IntEnum):
     TILES_AT = 51
     # How much of each part has been taken by a worker, int64 [layers + 1, parts], 0 at first; see `Part`.
     TAKEN_AT = 52
+    # Where the threads meet, int64 [2 lines]: how many have arrived, and how often all did; see `barrier`.
+    MEETING_AT = 53
 
 
 class Part(IntEnum):
@@ -110,3 +112,5 @@ LAYER_FIELDS = len(LayerField)
 PARTS = len(Part)
 EPSILON, SCALE = 0, 1
 """Indices of the float32 scalars."""
+ARRIVED, MEETINGS, MEETING_SIZE = 0, 8, 16
+"""Indices of the two numbers of a barrier, each in a cache line of its own, and their int64s in all."""

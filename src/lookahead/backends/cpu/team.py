@@ -17,13 +17,13 @@ class ThreadTeam:
 
     Attributes:
         parallel: `GOMP_parallel(function, data, threads, flags)`.
-        barrier: Address of `GOMP_barrier`, which waits for all threads.
+        yield_core: Address of `sched_yield`, which lets another thread have the core.
         thread_index: Address of `omp_get_thread_num`.
         thread_count: Address of `omp_get_num_threads`.
     """
 
     parallel: Callable[[int, int, int, int], Any]
-    barrier: int
+    yield_core: int
     thread_index: int
     thread_count: int
     _lock: Lock = field(default_factory=Lock, compare=False)
@@ -45,7 +45,7 @@ def torch_thread_team() -> ThreadTeam | None:
         loaded = ctypes.CDLL(str(library))  # also finds the functions of the libraries that it has loaded
         try:
             parallel = loaded.GOMP_parallel
-            names = (loaded.GOMP_barrier, loaded.omp_get_thread_num, loaded.omp_get_num_threads)
+            names = (ctypes.CDLL(None).sched_yield, loaded.omp_get_thread_num, loaded.omp_get_num_threads)
         except AttributeError:
             continue
         parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)

@@ -44,7 +44,7 @@ def generate_arguments(
         "repetition_penalty": sampling.repetition_penalty,
         "bad_words_ids": [list(words) for words in sampling.bad_words] or None,
         "sequence_bias": {(token,): float(bias) for token, bias in sampling.logit_bias.items()} or None,
-        "min_new_tokens": min(sampling.min_tokens, request.max_tokens) if ends else None,
+        "min_new_tokens": (min(sampling.min_tokens, request.max_tokens) or None) if ends else None,
         "logits_processor": LogitsProcessorList([*_penalties(request), *request.processors]),
         "pad_token_id": ends[0] if ends else 0,
     }

@@ -78,6 +78,8 @@ class RowRunner:
             graphs=CapturedModels() if config.cuda_graphs else None,
             lock=profiles.lock(model),
             watch=profiles.watch(model),
+            runs_callers_code=False,
+            is_exclusive=True,
         )
         self._controller = profiles.controller(model, verification, self._step_model.runner_name)
         self._drafter = BatchDrafter(
@@ -132,6 +134,9 @@ class RowRunner:
         del publish  # each step ends with its progress
         parts = {request_id: self._part(request_id, tokens) for request_id, tokens in plan.reads.items()}
         states = [self._requests[request_id].generation for request_id in plan.decodes]
+        # A request's processor may do anything, also to the model.
+        runs_code = any(state.call.runs_callers_code for state in self._requests.values())
+        self._step_model.set_callers_code(runs=runs_code)
         failures: dict[int, Exception] = {}
         accepted = loop.step(
             self._step_model,

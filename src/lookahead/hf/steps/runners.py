@@ -35,8 +35,10 @@ class StepRunners:
         graphs: The captured steps of models; None captures nothing.
         watch: Notices that the model changes; None if it does not.
         is_thorough: Whether code of the caller's runs between steps, which may change anything.
+        is_exclusive: Whether no other thread changes the model.
 
     Attributes:
+        is_thorough: As given; it may be set between steps.
         eager: The model's own code.
         allows_drafts: Whether drafts are verified as `verification` says; else steps are of one token.
     """
@@ -51,13 +53,15 @@ class StepRunners:
         graphs: CapturedModels | None = None,
         watch: ModelWatch | None = None,
         is_thorough: bool = True,
+        is_exclusive: bool = False,
     ) -> None:
         self._model = model
         self._layout = layout
         self._dtype = traits.dtype
         self._verification = verification
         self._watch = watch
-        self._is_thorough = is_thorough
+        self.is_thorough = is_thorough
+        self._is_exclusive = is_exclusive
         self.eager = EagerRunner(model, traits, layout, verification)
         self.allows_drafts = True
         self._graphs = None if graphs is None else graphs.runner_for_call(self.eager)
@@ -115,12 +119,13 @@ class StepRunners:
 
     def has_model_changed(self) -> bool:
         """Return whether the caller's code changed the model since the last step."""
-        return self._is_thorough and self._change() is not Change.NOTHING
+        return self.is_thorough and self._change() is not Change.NOTHING
 
     def _change(self, *, is_thorough: bool = False) -> Change:
         # Nothing changes a model if no code of the caller's runs between steps, in this thread or another.
-        is_thorough = is_thorough or self._is_thorough
-        if self._watch is None or not (is_thorough or other_threads_run()):
+        is_thorough = is_thorough or self.is_thorough
+        may_change = is_thorough or (not self._is_exclusive and other_threads_run())
+        if self._watch is None or not may_change:
             return Change.NOTHING
         return self._watch.change(thoroughly=is_thorough)
 

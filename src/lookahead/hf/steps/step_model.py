@@ -52,6 +52,7 @@ class TransformersStepModel:
         lock: Held during each forward pass, because verifying a tree temporarily changes some models.
         watch: Notices that the model changes between steps; None if it does not.
         runs_callers_code: Whether code of the caller's runs between steps, which may change the model.
+        is_exclusive: Whether no other thread changes the model.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class TransformersStepModel:
         lock: AbstractContextManager[Any] = _NO_LOCK,
         watch: ModelWatch | None = None,
         runs_callers_code: bool = True,
+        is_exclusive: bool = False,
     ) -> None:
         is_tree = verification.mode is VerificationMode.TREE
         self.model = model
@@ -79,7 +81,14 @@ class TransformersStepModel:
         self._lock = lock
         self._rows: dict[int, Row] = {}
         self._runners = StepRunners(
-            model, traits, layout, verification, graphs=graphs, watch=watch, is_thorough=runs_callers_code
+            model,
+            traits,
+            layout,
+            verification,
+            graphs=graphs,
+            watch=watch,
+            is_thorough=runs_callers_code,
+            is_exclusive=is_exclusive,
         )
         self._is_followed = False
         first = _FIRST_CAPACITY_OF_GRAPHS if self._runners.is_captured else _FIRST_CAPACITY
@@ -245,6 +254,10 @@ class TransformersStepModel:
             return None
         self.keep({row: range(len(part.tokens)) for row, part in parts.items()})
         return dict(zip(order, logits, strict=True))
+
+    def set_callers_code(self, *, runs: bool) -> None:
+        """Set whether code of the caller's runs between steps from now on."""
+        self._runners.is_thorough = runs
 
     def are_logits_current(self) -> bool:
         """Return whether the last logits are those of the model as it is now: a callback may change it."""

@@ -23,7 +23,7 @@ from lookahead.backends.cpu.kernels import vectors
 from lookahead.backends.cpu.kernels.vectors import FLOATS, INT32, INT64, INTS, LANES, loop
 from lookahead.jit import compiled
 
-MANY, FEW = (12, 4) if vectors.has_feature("avx512f") else (2, 2)
+MANY, FEW = (8, 4) if vectors.has_feature("avx512f") else (2, 2)
 """Rows of inputs that are multiplied at once: their sums with two units stay in vector registers."""
 
 

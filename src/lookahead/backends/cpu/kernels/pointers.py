@@ -4,13 +4,14 @@ A pointer's type says what it points to, so that one function serves float32 and
 bfloat16; a pointer to it is a pointer to uint16.
 """
 
+import platform
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 
 from lookahead.backends.cpu.kernels import vectors
-from lookahead.jit import compiled
+from lookahead.jit import compiled, intrinsic_call
 
 
 def _llvm_type(context: Any, pointer: types.CPointer) -> ir.Type:
@@ -88,6 +89,40 @@ def take_next(_typing: Any, pointer: types.CPointer, index: types.Integer) -> An
 
 
 @compiled
+def arrive(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
+    """Add 1 to the int64 at an index and return what it was; what was written before is seen by all."""
+
+    def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        place = builder.gep(arguments[0], [arguments[1]])
+        return builder.atomic_rmw("add", place, vectors.INT64(1), "acq_rel")
+
+    return types.int64(pointer, types.int64), generated
+
+
+@compiled
+def load_shared(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
+    """Return the int64 at an index as another thread last wrote it, with all that it wrote before."""
+
+    def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        place = builder.gep(arguments[0], [arguments[1]])
+        return builder.load_atomic(place, "acquire", 8)
+
+    return types.int64(pointer, types.int64), generated
+
+
+@compiled
+def store_shared(_typing: Any, pointer: types.CPointer, index: types.Integer, number: types.Integer) -> Any:
+    """Store an int64 that other threads read with `load_shared`."""
+
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        place = builder.gep(arguments[0], [arguments[1]])
+        builder.store_atomic(arguments[2], place, "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, types.int64), generated
+
+
+@compiled
 def load_float(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
     """Return the number at an index as a float32."""
 
@@ -161,15 +196,15 @@ def call_int(_typing: Any, address: types.Integer) -> Any:
 
 
 @compiled
-def call_void(_typing: Any, address: types.Integer) -> Any:
-    """Call a C function `void f(void)`."""
+def pause(_typing: Any) -> Any:
+    """Tell the core that this thread waits for another one, where the processor has an instruction for it."""
 
-    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
-        function = ir.FunctionType(ir.VoidType(), [])
-        builder.call(builder.inttoptr(arguments[0], function.as_pointer()), [])
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, _arguments: Any) -> Any:
+        if platform.machine() in ("x86_64", "AMD64"):
+            intrinsic_call(builder, "llvm.x86.sse2.pause", ir.VoidType(), [])
         return context.get_dummy_value()
 
-    return types.void(types.int64), generated
+    return types.void(), generated
 
 
 @compiled

@@ -4,7 +4,7 @@
                                        multiplied with all rows of inputs, two units at a time
     unit 0    outputs   0 -  15
     unit 1    outputs  16 -  31        in tile registers (`amx.py`)    32 rows at once, then 16
-    ...                                in vectors (`panels.py`)        12 rows at once, then 4, then 1
+    ...                                in vectors (`panels.py`)        8 rows at once, then 4, then 1
     unit 8    outputs 115 - 130
 
 Where 16 does not divide the outputs, the last unit overlaps the one before it; both write the same bits. With
