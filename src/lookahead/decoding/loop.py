@@ -187,6 +187,9 @@ def step(
     clock.charge("verify_s")
     model.keep({row: acceptance.path for row, acceptance in accepted.items()})
     clock.charge("cache_s")
+    if failures:
+        drafts = {row: draft for row, draft in drafts.items() if row not in failures}
+        parts = {row: part for row, part in parts.items() if row not in failures}
     _learn(drafter, drafts, parts, accepted, logits, clock)
     sizes = {row: len(draft) for row, draft in drafts.items()}
     tokens = {row: len(accepted[row].tokens) for row in drafts}

@@ -63,11 +63,12 @@ class LookaheadMode:
 
     Args:
         config: The settings.
+        profiles: What is known about models, with these settings; nothing yet if not given.
     """
 
-    def __init__(self, config: LookaheadConfig) -> None:
+    def __init__(self, config: LookaheadConfig, profiles: ModelProfiles | None = None) -> None:
         self._config = config
-        self._profiles = ModelProfiles(config)
+        self._profiles = ModelProfiles(config) if profiles is None else profiles
         self._graphs = CapturedModels() if config.cuda_graphs else None
 
     def prepare(

@@ -69,7 +69,12 @@ def create_engine(
     runner: ModelRunner[RequestState]
     if why_not:
         runner = SerialRunner(
-            model, tokenizer, config=config, memory=memory, max_request_tokens=max_request_tokens
+            model,
+            tokenizer,
+            config=config,
+            memory=memory,
+            profiles=profiles,
+            max_request_tokens=max_request_tokens,
         )
     else:
         runner = RowRunner(

@@ -14,6 +14,7 @@ from lookahead.engine.request import Request
 from lookahead.engine.scheduler import StepPlan
 from lookahead.hf.generate.mode import LookaheadMode
 from lookahead.hf.serving.request_state import RequestState
+from lookahead.hf.support.model_profile import ModelProfiles
 from lookahead.stats import GenerationStats
 
 _ANY_TOKENS = 2**40
@@ -40,6 +41,7 @@ class SerialRunner:
         tokenizer: Its tokenizer, for stop strings.
         config: How drafts are made and verified.
         memory: The draft memory.
+        profiles: What is known about models.
         max_request_tokens: The most tokens of prompt and answer.
     """
 
@@ -50,10 +52,11 @@ class SerialRunner:
         *,
         config: LookaheadConfig,
         memory: DraftMemory,
+        profiles: ModelProfiles,
         max_request_tokens: int,
     ) -> None:
         self._model, self._tokenizer, self._memory = model, tokenizer, memory
-        self._mode = LookaheadMode(config)
+        self._mode = LookaheadMode(config, profiles)
         self.max_rows = 1
         self.max_request_tokens = max_request_tokens
         self.max_cached_tokens = _ANY_TOKENS
