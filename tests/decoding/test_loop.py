@@ -64,12 +64,12 @@ class ChainDrafter:
     def recycle(self, _row, draft, path, successors):
         self.events.append(("recycle", draft.token_ids.tolist(), path, successors[:, 0].tolist()))
 
-    def adapt(self, sizes, tokens, seconds):
+    def adapt(self, sizes, tokens, seconds, _beside=0):
         assert set(seconds) == {"draft_s", "model_s", "cache_s", "verify_s", "recycle_s"}
         assert all(value >= 0 for value in seconds.values())
         self.events.append(("adapt", sizes, tokens))
 
-    def propose(self, max_depths):
+    def propose(self, max_depths, **_limits):
         self.asked.append(max_depths[0])
         tokens = self.learned[-1] + np.arange(1 + min(self.levels, max_depths[0]))
         tokens[1 + self.wrong_from :] += 7
@@ -200,7 +200,7 @@ class ChainDrafters:
     def calibrate(self):
         pass
 
-    def propose(self, max_depths):
+    def propose(self, max_depths, **_limits):
         return {
             row: DraftTree.chain(self.last[row] + np.arange(1 + min(self.levels[row], max_depth)))
             for row, max_depth in max_depths.items()
@@ -209,7 +209,7 @@ class ChainDrafters:
     def learn(self, row, tokens):
         self.last[row] = tokens[-1]
 
-    def adapt(self, sizes, tokens, seconds):
+    def adapt(self, sizes, tokens, seconds, _beside=0):
         assert seconds["model_s"] >= 0
         self.adapted.append((sizes, tokens))
 

@@ -12,7 +12,7 @@ class FusedSteps(NamedTuple):
     """What the compiled decoder was given: draft trees, and parts of prompts.
 
     Attributes:
-        sizes: for each step, the nodes of each row's tree, padding included.
+        sizes: for each step, the nodes of the largest tree.
         lengths: for each step, the slots that held each row's text.
         chunks: for each forward pass over prompts, the tokens of each row.
     """
@@ -41,7 +41,7 @@ def fused_steps(monkeypatch):
 
     def counted(self, embedded, rope, trees, cache, logits_of=None):
         if logits_of is None:
-            found.sizes.append(len(embedded) // len(trees.lengths))
+            found.sizes.append(int(np.diff(trees.begins).max()))
             found.lengths.append(trees.lengths.tolist())
         else:
             found.chunks.append(np.diff(trees.begins).tolist())

@@ -211,7 +211,7 @@ class BatchDrafter:
                 rows=self._rows_in_forward(sizes),
                 context=self._context(sizes),
                 nodes=sum(sizes.values()) / len(sizes) if self._is_ragged else max(sizes.values()),
-                is_drafted=max(sizes.values()) > 1,
+                is_drafted=self._is_ragged and max(sizes.values()) > 1,
                 tokens=tokens,
                 recycled_tokens=self._recycled_before - before,
                 forward_s=seconds["model_s"] + seconds["cache_s"],

@@ -23,23 +23,23 @@ class StepReport:
         rows: Rows in the forward pass.
         context: Tokens of the longest row before it.
         nodes: Nodes verified in each row, the current token included; their mean if rows differ.
-        is_drafted: Whether any row had a draft.
         tokens: Tokens emitted by all rows.
         recycled_tokens: How many of them were drafted from the model's recycled logits.
         forward_s: Seconds of the forward pass, keeping the accepted path included.
         draft_s: Seconds drafting and learning.
         recycle_s: Seconds recycling logits.
+        is_drafted: Whether any row had a draft, if rows differ in their nodes.
     """
 
     rows: int
     context: int
     nodes: float
-    is_drafted: bool
     tokens: int
     recycled_tokens: int
     forward_s: float
     draft_s: float
     recycle_s: float
+    is_drafted: bool = False
 
 
 class BudgetController:

@@ -48,11 +48,15 @@ class CpuRunner:
         Return None if padding is not on the left, if the layers do not all lie in one tensor in order, or if
         the model changed so that the decoder does not support it.
         """
-        logits = self.read(batch, [len(tree) for tree in batch.trees])
+        logits = self._forward(batch, None)
         return None if logits is None else StepLogits(logits, range(len(batch.rows)))
 
     def read(self, batch: StepBatch, logits_of: Sequence[int]) -> Sequence[Tensor] | None:
         """Read parts of prompts and trees of any sizes in one forward pass; None in the cases of `run`."""
+        return self._forward(batch, logits_of)
+
+    def _forward(self, batch: StepBatch, logits_of: Sequence[int] | None) -> Sequence[Tensor] | None:
+        """Return, for each row, the logits of its last nodes, as many as are wanted; of all if None."""
         shifts = [row.shift for row in batch.rows if row.shift is not None]
         if not batch.is_padded_left or any(shift.ndim > 0 for shift in shifts):
             return None
@@ -69,7 +73,7 @@ class CpuRunner:
             return None
         trees = TreeTables.of(batch.tree_rows, cache_rows=slots, windows=decoder.windows)
         logits = decoder.forward(embedded[0], (rope[0][0], rope[1][0]), trees, cache, logits_of)
-        return torch.split(logits, list(logits_of))
+        return torch.split(logits, list(by_row.values() if logits_of is None else logits_of))
 
     def close(self) -> None:
         """Do nothing: nothing is borrowed."""
