@@ -49,6 +49,7 @@ verify: $(INSTALLED)  ## compare answers of the embedded model with `generate`, 
 	$(BIN)/python scripts/verify_lossless.py $(ROWS)
 	$(BIN)/python scripts/verify_reproducible.py $(ROWS)
 	$(BIN)/python scripts/verify_prompts.py $(ROWS) --part batches
+	$(BIN)/python scripts/verify_engine.py $(ROWS)
 
 lint: $(INSTALLED)  ## ruff, mypy, import-linter, sizes and private names
 	$(BIN)/ruff check .

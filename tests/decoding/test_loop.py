@@ -313,9 +313,9 @@ def test_seconds_are_charged_to_what_took_them(monkeypatch):
     monkeypatch.setattr("lookahead.decoding.loop.perf_counter", lambda: now[0])
 
     def taking(method, seconds):
-        def call(*arguments):
+        def call(*arguments, **options):
             now[0] += seconds
-            return method(*arguments)
+            return method(*arguments, **options)
 
         return call
 

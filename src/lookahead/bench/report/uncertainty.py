@@ -1,4 +1,4 @@
-"""Confidence intervals of ratios of speeds: a bootstrap over paired prompts."""
+"""Confidence intervals of ratios of speeds: a bootstrap over paired prompts, or over paired rounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from lookahead.drafting.arrays import Float64Array
 _RESAMPLES = 2000
 _LEVEL = 95
 MIN_PROMPTS = 3
-"""Fewer prompts have no interval."""
+"""Fewer prompts, or pairs, have no interval."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,22 @@ def speed_ratio_interval(
         return None
     rest = (100 - _LEVEL) / 2
     low, high = np.percentile(ratios, [rest, 100 - rest])
+    return float(low), float(high)
+
+
+def median_interval(ratios: Sequence[float], *, seed: int = 0) -> tuple[float, float] | None:
+    """Return the 95% interval of the median of paired ratios, pairs drawn with replacement; None if undefined.
+
+    Args:
+        ratios: One for each pair.
+        seed: Seed of the bootstrap.
+    """
+    if len(ratios) < MIN_PROMPTS:
+        return None
+    drawn = np.random.default_rng(seed).integers(0, len(ratios), (_RESAMPLES, len(ratios)))
+    medians = np.median(np.array(ratios, np.float64)[drawn], axis=1)
+    rest = (100 - _LEVEL) / 2
+    low, high = np.percentile(medians, [rest, 100 - rest])
     return float(low), float(high)
 
 

@@ -1,8 +1,9 @@
 """When requests arrive: all at once, at random moments, or in bursts; the same moments for a seed."""
 
+import math
+import random
 from enum import StrEnum
-
-import numpy as np
+from itertools import accumulate
 
 from lookahead.errors import ConfigError
 
@@ -33,14 +34,13 @@ def arrival_times(kind: Arrivals, count: int, rate: float, seed: int) -> list[fl
     Raises:
         ConfigError: The rate is not allowed.
     """
-    if not (np.isfinite(rate) and rate > 0):
+    if not (math.isfinite(rate) and rate > 0):
         message = f"rate={rate} is not allowed; give a number of requests per second above 0"
         raise ConfigError(message)
     if kind is Arrivals.ALL:
         return [0.0] * count
     together = BURST if kind is Arrivals.BURSTS else 1
-    times = max(1, -(-count // together))
-    gaps = np.random.default_rng(seed).exponential(together / rate, times)
-    gaps[0] = 0.0
-    begins = np.repeat(np.cumsum(gaps), together)
-    return [float(begin) for begin in begins[:count]]
+    chance = random.Random(seed)
+    gaps = [chance.expovariate(rate / together) for _ in range(math.ceil(count / together))]
+    begins = accumulate([0.0, *gaps[1:]])
+    return [begin for begin in begins for _ in range(together)][:count]

@@ -1,15 +1,20 @@
 """Lookahead's engine as a way of serving: without drafts, with an empty memory, with one that knows the answers."""
 
 import asyncio
-from dataclasses import replace
 from enum import StrEnum
 
+from lookahead.bench.report.uncertainty import quotient
 from lookahead.bench.serving.measuring import Passes, Recorder, Round
 from lookahead.bench.serving.methods import Load, Served, ServingMethod
+from lookahead.config import DraftMode
+from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.memory.draft_memory import DraftMemory
+from lookahead.drafting.store import RequestId
+from lookahead.drafting.tree import DraftTree
 from lookahead.engine.local_engine import LocalEngine
 from lookahead.engine.request import Request
 from lookahead.engine.settings import EngineSettings
+from lookahead.engine.stats import EngineStats
 from lookahead.hf.serving.create import create_engine
 
 _WARM_UP_TOKENS = 4
@@ -41,7 +46,6 @@ class EngineMethod(ServingMethod):
     def __init__(self, name: str, served: Served, rows: int, drafts: Drafts) -> None:
         self.name = name
         self._served, self._drafts = served, drafts
-        self._config = replace(served.config, decoding_length=1) if drafts is Drafts.OFF else served.config
         self._settings = EngineSettings(
             max_rows=rows,
             max_step_tokens=max(EngineSettings.max_step_tokens, 2 * rows),
@@ -52,33 +56,55 @@ class EngineMethod(ServingMethod):
 
     def serve(self, load: Load) -> Round:
         """Answer all requests."""
-        memory = DraftMemory(max_bytes=self._served.config.max_bytes)
-        if self._drafts is Drafts.WARM:
-            memory.warm([list(answer) for answer in load.known])
-        model, tokenizer = self._served.model, self._served.tokenizer
-        engine, report = create_engine(model, tokenizer, self._config, memory, self._settings)
+        served = self._served
+        engine, report = create_engine(
+            served.model, served.tokenizer, served.config, self._memory(load), self._settings
+        )
         self.about = str(report)
         with engine:
             first = Request(prompt_ids=load.prompts[0], max_tokens=_WARM_UP_TOKENS, namespace=_WARM_UP)
             engine.submit(first).result()
             before = engine.stats()
-            steps, forwards, tokens, requests, row_steps = (
-                before.steps,
-                before.generation.forwards,
-                before.generation.tokens,
-                before.generation.requests,
-                before.generation.row_steps,
-            )
             recorder = load.begin()
             asyncio.run(_serve(engine, load, recorder))
-            after = engine.stats()
-        made = after.generation
-        passes = after.steps - steps
-        if report.why_not_together:  # a step is a whole answer
-            passes = made.forwards - forwards + made.requests - requests
-        rows = made.row_steps - row_steps
-        later = made.tokens - tokens - (made.requests - requests)
-        return Round(recorder.timelines, Passes(passes, later / rows if rows else None))
+            passes = _passes(before, engine.stats(), is_alone=bool(report.why_not_together))
+        return Round(recorder.timelines, passes)
+
+    def _memory(self, load: Load) -> DraftMemory:
+        """Return a new memory."""
+        max_bytes = self._served.config.max_bytes
+        if self._drafts is Drafts.OFF:
+            return DraftMemory(store=_NoDrafts(max_bytes=max_bytes))
+        memory = DraftMemory(max_bytes=max_bytes)
+        if self._drafts is Drafts.WARM:
+            memory.warm([list(answer) for answer in load.known])
+        return memory
+
+
+class _NoDrafts(TokenLog):
+    """Drafts nothing, so that everything else is as with drafts.
+
+    With `decoding_length=1`, some models would be served one request after the other.
+    """
+
+    def __init__(self, *, max_bytes: int) -> None:
+        super().__init__(max_bytes=max_bytes)
+        self.recycles = False
+
+    def propose(
+        self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
+    ) -> DraftTree:
+        """Return the last token alone."""
+        del decoding_length
+        return super().propose(request, decoding_length=1, branch_length=branch_length, mode=mode)
+
+
+def _passes(before: EngineStats, after: EngineStats, *, is_alone: bool) -> Passes:
+    """Return the forward passes between two moments; of requests served alone, a step is a whole answer."""
+    then, now = before.generation, after.generation
+    answers, row_steps = now.requests - then.requests, now.row_steps - then.row_steps
+    forwards = now.forwards - then.forwards + answers if is_alone else after.steps - before.steps
+    return Passes(forwards, quotient(now.tokens - then.tokens - answers, row_steps))
 
 
 async def _serve(engine: LocalEngine, load: Load, recorder: Recorder) -> None:

@@ -109,8 +109,9 @@ class StepBatch:
     def flat_positions(self) -> Tensor:
         """The positions of the same nodes, for models that have one axis of them: int64 [N]."""
         firsts = [row.position + (0 if row.shift is None else int(row.shift)) for row in self.rows]
-        positions = [tree.depths + first for tree, first in zip(self.trees, firsts, strict=True)]
-        return torch.from_numpy(np.concatenate(positions).astype(np.int64))
+        depths = [tree.depths.astype(np.int64) for tree in self.trees]
+        positions = [of_tree + first for of_tree, first in zip(depths, firsts, strict=True)]
+        return torch.from_numpy(np.concatenate(positions))
 
     def token_types(self, size: int) -> dict[str, Tensor]:
         """Return, by input name, the types [B, size] of the nodes' tokens."""
