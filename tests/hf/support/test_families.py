@@ -122,7 +122,7 @@ def test_same_text_whatever_sizes_the_budget_chooses(family, mode, monkeypatch):
     model = tiny_model(family)
     random = np.random.default_rng(4)
 
-    def at_random(_policy, _state, probabilities_by_row):
+    def at_random(_policy, _state, probabilities_by_row, **_limits):
         return tuple(int(random.integers(1, 1 + len(row))) for row in probabilities_by_row)
 
     monkeypatch.setattr(BudgetPolicy, "sizes", at_random)

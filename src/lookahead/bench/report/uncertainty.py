@@ -53,7 +53,9 @@ def speed_ratio_interval(
 
 
 def median_interval(ratios: Sequence[float], *, seed: int = 0) -> tuple[float, float] | None:
-    """Return the 95% interval of the median of paired ratios, pairs drawn with replacement; None if undefined.
+    """Return the 95% interval of the median of paired ratios; None if undefined.
+
+    It is a bootstrap: pairs are drawn with replacement.
 
     Args:
         ratios: One for each pair.

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -31,6 +31,7 @@ from lookahead.hf.models.loading import encode_prompt
 WARM_UP_PROMPT = "Count from one to ten, then from one to ten again."
 WARM_UP_TOKENS = 24
 
+AnyMethod = TypeVar("AnyMethod")
 Measure = Callable[..., Run]
 """Measures one call, as `measure` does."""
 
@@ -216,7 +217,7 @@ def fits(case: Case, model: PreTrainedModel, max_new_tokens: int) -> bool:
     return context is None or case.width + max_new_tokens <= context
 
 
-def rotated(methods: Mapping[str, Method], index: int) -> dict[str, Method]:
+def rotated(methods: Mapping[str, AnyMethod], index: int) -> dict[str, AnyMethod]:
     """Return the methods, rotated by one more for each prompt, so that none is always first."""
     items = list(methods.items())
     start = index % len(items)

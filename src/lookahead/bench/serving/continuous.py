@@ -9,6 +9,8 @@ from lookahead.errors import UnsupportedModelError
 
 _PAGE_TOKENS = 256
 _POLL_S = 0.5
+_STOP_S = 10
+_WARM_UP_TOKENS = 4
 
 
 class ContinuousBatching(ServingMethod):
@@ -22,7 +24,7 @@ class ContinuousBatching(ServingMethod):
 
     def __init__(self, name: str, served: Served, rows: int) -> None:
         self.name = name
-        self._served, self._rows = served, rows
+        self._served, self.rows = served, rows
 
     def serve(self, load: Load) -> Round:
         """Answer all requests.
@@ -35,7 +37,7 @@ class ContinuousBatching(ServingMethod):
         config.update(**self._served.settings(load.max_new_tokens))
         settings = self._settings(load)
         with untyped.continuous_batching_context_manager(
-            generation_config=config, continuous_batching_config=settings, timeout=60
+            generation_config=config, continuous_batching_config=settings, timeout=_STOP_S
         ) as manager:
             self._answer_first(manager, load)
             steps = manager.current_batch
@@ -54,8 +56,8 @@ class ContinuousBatching(ServingMethod):
         pages = -(-longest // _PAGE_TOKENS) + 1
         return ContinuousBatchingConfig(
             page_size=_PAGE_TOKENS,
-            num_blocks=pages * self._rows,
-            max_requests_per_batch=self._rows,
+            num_blocks=pages * self.rows,
+            max_requests_per_batch=self.rows,
             allow_block_sharing=self._served.prefix_cache,
         )
 
@@ -70,8 +72,8 @@ class ContinuousBatching(ServingMethod):
         )
 
     def _answer_first(self, manager: Any, load: Load) -> None:
-        """Answer a short request, which is not measured."""
-        self._add(manager, "warm-up", load.prompts[0], 4)
+        """Answer a short request, which is not measured and begins like no other."""
+        self._add(manager, "warm-up", load.prompts[0][::-1], _WARM_UP_TOKENS)
         self._result(manager)
 
     def _collect(self, manager: Any, recorder: Recorder) -> None:

@@ -1,4 +1,4 @@
-"""Lookahead's engine as a way of serving: without drafts, with an empty memory, with one that knows the answers."""
+"""Lookahead's engine as a way of serving: without drafts, with an empty or with a warm memory."""
 
 import asyncio
 from enum import StrEnum
@@ -45,6 +45,7 @@ class EngineMethod(ServingMethod):
 
     def __init__(self, name: str, served: Served, rows: int, drafts: Drafts) -> None:
         self.name = name
+        self.rows = rows
         self._served, self._drafts = served, drafts
         self._settings = EngineSettings(
             max_rows=rows,
@@ -65,8 +66,7 @@ class EngineMethod(ServingMethod):
             first = Request(prompt_ids=load.prompts[0], max_tokens=_WARM_UP_TOKENS, namespace=_WARM_UP)
             engine.submit(first).result()
             before = engine.stats()
-            recorder = load.begin()
-            asyncio.run(_serve(engine, load, recorder))
+            recorder = asyncio.run(_serve(engine, load))
             passes = _passes(before, engine.stats(), is_alone=bool(report.why_not_together))
         return Round(recorder.timelines, passes)
 
@@ -107,8 +107,9 @@ def _passes(before: EngineStats, after: EngineStats, *, is_alone: bool) -> Passe
     return Passes(forwards, quotient(now.tokens - then.tokens - answers, row_steps))
 
 
-async def _serve(engine: LocalEngine, load: Load, recorder: Recorder) -> None:
-    """Submit each request when it arrives, and note its tokens as they come."""
+async def _serve(engine: LocalEngine, load: Load) -> Recorder:
+    """Begin the round, submit each request when it arrives, and note its tokens as they come."""
+    recorder = load.begin()
 
     async def one(index: int) -> None:
         await asyncio.sleep(recorder.until_arrival_s(index))
@@ -121,3 +122,4 @@ async def _serve(engine: LocalEngine, load: Load, recorder: Recorder) -> None:
     async with asyncio.TaskGroup() as group:
         for index in range(len(load.prompts)):
             group.create_task(one(index))
+    return recorder

@@ -76,10 +76,12 @@ class ServingMethod(ABC):
 
     Attributes:
         name: Its name in options and reports.
+        rows: The most requests that it serves at once.
         about: What is worth knowing about how it serves the model; empty if nothing is.
     """
 
     name: str
+    rows: int = 1
     about: str = ""
 
     @abstractmethod
@@ -139,7 +141,7 @@ class Generate(ServingMethod):
 
     def __init__(self, name: str, served: Served, rows: int = 1) -> None:
         self.name = name
-        self._served, self._rows = served, rows
+        self._served, self.rows = served, rows
 
     def serve(self, load: Load) -> Round:
         """Answer all requests."""
@@ -154,7 +156,7 @@ class Generate(ServingMethod):
             untyped.generate(**inputs, **served.settings(load.max_new_tokens), streamer=streamer)
             forwards += streamer.pieces
 
-        serve_in_turn(recorder, answer, most=self._rows)
+        serve_in_turn(recorder, answer, most=self.rows)
         return Round(recorder.timelines, Passes(forwards))
 
     def _inputs(self, prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:

@@ -13,9 +13,12 @@ from lookahead.errors import ConfigError
 
 BASELINE = "la.generate"
 """Always measured: speeds and texts are compared with it."""
+NOISE = "la.generate-again"
+"""The baseline a second time. The distance between the two is the noise of the run."""
 BATCHES = "generate-batch"
 ONE_BY_ONE: Mapping[str, Callable[[str, Served], ServingMethod]] = {
     BASELINE: LookaheadGenerate,
+    NOISE: LookaheadGenerate,
     "generate": Generate,
 }
 """Methods that answer one request after the other."""
@@ -34,20 +37,24 @@ def engine_name(drafts: Drafts, rows: int) -> str:
     return f"engine-{drafts.value}-{rows}"
 
 
-def make_serving_methods(names: Sequence[str], rows: Sequence[int], served: Served) -> list[ServingMethod]:
+def make_serving_methods(
+    names: Sequence[str], rows: Sequence[int], served: Served, *, noise: bool = False
+) -> list[ServingMethod]:
     """Return new methods, the baseline first.
 
     Args:
-        names: Names of `ONE_BY_ONE` and `KINDS`; none means all.
+        names: Names of `ONE_BY_ONE` and `KINDS`; none means all but the baseline's second measurement.
         rows: The numbers of rows that those of `KINDS` are measured with.
         served: What is served.
+        noise: Whether the baseline is measured twice.
 
     Raises:
         ConfigError: A name is unknown.
     """
     check_names(names)
-    chosen = set(names) or {*ONE_BY_ONE, *KINDS}
-    alone = [make(name, served) for name, make in ONE_BY_ONE.items() if name in chosen or name == BASELINE]
+    chosen = set(names) or {*ONE_BY_ONE, *KINDS} - {NOISE}
+    chosen |= {BASELINE, NOISE} if noise else {BASELINE}
+    alone = [make(name, served) for name, make in ONE_BY_ONE.items() if name in chosen]
     several = [
         make(f"{name}-{count}", served, count)
         for count in dict.fromkeys(rows)

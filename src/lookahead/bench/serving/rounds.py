@@ -13,7 +13,7 @@ from lookahead.bench.serving.measuring import RealTimer, Round, Timer
 from lookahead.bench.serving.methods import Load, LookaheadGenerate, Served, ServingMethod
 from lookahead.bench.serving.registry import BASELINE
 
-_WARM_UP_REQUESTS = 16
+_WARM_UP_REQUESTS = 2
 _WARM_UP_TOKENS = 12
 _MOST_OF_ERROR = 500
 
@@ -94,8 +94,8 @@ def run_serving(
 ) -> ServingResult:
     """Measure all rounds; Ctrl-C ends the run early with the results so far.
 
-    Before the first one each method serves some short answers, and the baseline all requests once: its answers
-    are what warm memories hold.
+    Before the first one each method serves some short answers, and the baseline all requests once: its
+    answers are what warm memories hold.
 
     Args:
         plan: What to measure.
@@ -104,9 +104,7 @@ def run_serving(
         on_done: Called after each method of a round.
         timer: The clock; by default the machine's.
     """
-    session = _Session(
-        plan=plan, served=served, journal=journal, on_done=on_done, timer=timer or RealTimer()
-    )
+    session = _Session(plan=plan, served=served, journal=journal, on_done=on_done, timer=timer or RealTimer())
     try:
         _run(session)
     except KeyboardInterrupt:
@@ -129,7 +127,7 @@ def _run(session: _Session) -> None:
         return
     known = _known(session)
     for method in methods.values():
-        load = _first_requests(plan.load(0, known, session.timer))
+        load = _first_requests(plan.load(0, known, session.timer), max(_WARM_UP_REQUESTS, method.rows))
         _try(session, method, load)
     for index in range(result.resumed, plan.rounds):
         load = plan.load(index, known, session.timer)
@@ -143,9 +141,9 @@ def _known(session: _Session) -> list[list[int]]:
     return LookaheadGenerate(BASELINE, session.served).serve(at_once).answers
 
 
-def _first_requests(load: Load) -> Load:
+def _first_requests(load: Load, count: int) -> Load:
     """Return a few requests with short answers that arrive at once: they set everything up."""
-    prompts = load.prompts[:_WARM_UP_REQUESTS]
+    prompts = load.prompts[:count]
     tokens = min(load.max_new_tokens, _WARM_UP_TOKENS)
     return replace(load, prompts=prompts, arrivals=[0.0] * len(prompts), max_new_tokens=tokens)
 

@@ -51,7 +51,7 @@ def summarise_serving(result: ServingResult, methods: Sequence[str], rows: Seque
 
 
 def speed_ratio(rounds: Sequence[dict[str, Figures]], over: str, under: str) -> dict[str, Any] | None:
-    """Return the median of a ratio of tokens per second over the rounds, and its 95% interval; None without."""
+    """Return the median of a ratio of tokens per second over the rounds, with its 95% interval."""
     pairs = [
         (figures[over]["tokens_per_second"], figures[under]["tokens_per_second"])
         for figures in rounds

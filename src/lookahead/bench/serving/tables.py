@@ -17,11 +17,10 @@ def serving_tables(summary: Summary) -> list[FigureTable]:
 
 def speed_table(summary: Summary) -> FigureTable:
     """Return one line per method: its speed, its speed over the baseline's, and its texts."""
-    headings = ("method", "wall s", "tokens/s", "speedup", "95%", "tokens/\npass", "acc.\nlength", "differ")
+    headings = ("method", "tokens/s", "speedup", "95%", "tokens/\npass", "acc.\nlength", "differ")
     rows = (
         (
             name,
-            number(figures["wall_s"]),
             number(figures["tokens_per_second"], decimals=1),
             *_ratio(figures["speedup"]),
             number(figures["tokens_per_forward"]),
@@ -35,14 +34,14 @@ def speed_table(summary: Summary) -> FigureTable:
 
 
 def waiting_table(summary: Summary) -> FigureTable:
-    """Return one line per method: milliseconds to the first token, and for each later one."""
-    headings = ("method", "first\np50 ms", "p99", "later\np50 ms", "p99")
+    """Return one line per method: its wall time, and milliseconds to the first token and each later one."""
+    headings = ("method", "wall s", "first\np50 ms", "p99", "later\np50 ms", "p99")
     names = ("first_token_p50_ms", "first_token_p99_ms", "token_p50_ms", "token_p99_ms")
     rows = (
-        (method, *(number(figures[name], decimals=1) for name in names))
+        (method, number(figures["wall_s"]), *(number(figures[name], decimals=1) for name in names))
         for method, figures in summary["methods"].items()
     )
-    return figure_table("Waiting for the first token, and for each later one", headings, rows)
+    return figure_table("Wall time, and waiting for the first and each later token", headings, rows)
 
 
 def drafts_table(summary: Summary) -> FigureTable:

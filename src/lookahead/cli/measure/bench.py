@@ -1,6 +1,6 @@
 """`lookahead bench`: compare methods of generating on a file of prompts."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lookahead.bench.serving.arrivals import Arrivals
 from lookahead.cli import options
+from lookahead.cli.measure import serving
 from lookahead.cli.setup import (
     INTERRUPTED,
     check_can_write,
@@ -23,7 +25,7 @@ from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.errors import ConfigError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lookahead.bench.data.datasets import Row
     from lookahead.bench.report.table_maker import FigureTable
@@ -43,12 +45,14 @@ Methods = Annotated[
         help="Repeatable: transformers (always measured), transformers-again (its noise), prompt-lookup "
         "(10 copied tokens), prompt-lookup-N, lookahead, lookahead-N (a fixed size), lookahead-plain "
         "(without drafts), lookahead-reproducible (text independent of drafts) or lookahead-vocabulary "
-        "(with the model's vocabulary learned).",
+        "(with the model's vocabulary learned). serving: la.generate (always measured), generate, "
+        "generate-batch, continuous-batching, engine-off, engine-cold or engine-warm; default: all.",
         show_default="prompt-lookup, lookahead, lookahead-plain",
     ),
 ]
 Noise = Annotated[
-    bool, typer.Option("--noise/--no-noise", help="Measure transformers twice, to know the noise.")
+    bool,
+    typer.Option("--noise/--no-noise", help="Measure the baseline twice, to know the noise."),
 ]
 Limit = Annotated[
     int | None,
@@ -95,14 +99,66 @@ def bench(
     draft_mode: options.Mode = options.DEFAULTS.draft_mode,
     compiled_cpu: options.CompiledCpu = True,
     json: Json = None,
+    experiment: serving.Which = serving.Experiment.MAIN,
+    arrivals: serving.ArrivalsOption = Arrivals.ALL,
+    rate: serving.Rate = 1.0,
+    rows: serving.Rows = "1,4,8,16",
+    pairs: serving.Pairs = 7,
+    prefix_cache: serving.PrefixCache = False,
 ) -> None:
     """Measure the tokens per second of each method, prompt by prompt on the same model.
 
     The draft memory grows from row to row. With --json the same command resumes an interrupted run.
+
+    With --experiment serving, the prompts are requests to a server; see Benchmarks in the documentation.
     """
     config = config_of(decoding_length, branch_length, draft_mode, compiled_cpu=compiled_cpu)
     options.check_sampling(temperature, seed)
+    call = Call(
+        data=lambda: read_data(file, limit, warm, warm_limit),
+        limit=limit,
+        seed=seed,
+        load=lambda: prepare_model(model, dtype.value, device, threads),
+        model=model,
+        max_new_tokens=max_new_tokens,
+        config=config,
+        json=json,
+    )
+    if experiment is serving.Experiment.MAIN:
+        compare_methods(call, method or [], noise=noise, temperature=temperature)
+    else:
+        serving.refuse_unused(temperature, warm)
+        asked = serving.ServingOptions.of(arrivals, rate, rows, pairs, prefix_cache=prefix_cache)
+        compare_servers(call, asked, method or [], noise=noise)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """The options that all experiments share.
+
+    Attributes:
+        data: Reads the rows.
+        limit: Maximum number of rows; None for all.
+        seed: Seed of sampling, random words and arrivals.
+        load: Loads the model and its tokenizer.
+        model: The model's name.
+        max_new_tokens: The most tokens of an answer.
+        config: Settings of Lookahead.
+        json: Where the report goes; None for nowhere.
+    """
+
+    data: "Callable[[], BenchData]"
+    limit: int | None
+    seed: int
+    load: "Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]"
+    model: str
+    max_new_tokens: int
+    config: LookaheadConfig
+    json: Path | None
+
+
+def compare_methods(call: Call, names: Sequence[str], *, noise: bool, temperature: float) -> None:
+    """Answer each prompt by every method, one after the other."""
     from lookahead.bench.methods.registry import NOISE, USUAL, make_methods
     from lookahead.bench.report.summary import summarise
     from lookahead.bench.report.tables import benchmark_tables, words_about
@@ -111,31 +167,70 @@ def bench(
     from lookahead.bench.run.measuring import generation_settings
     from lookahead.bench.run.runner import Plan, run_benchmark
 
-    data = read_data(file, limit, warm, warm_limit)
-    methods = make_methods([*([NOISE] if noise else []), *(method or USUAL)], config)
-    if json is not None:
-        check_can_write(json)
+    data = call.data()
+    methods = make_methods([*([NOISE] if noise else []), *(names or USUAL)], call.config)
+    if call.json is not None:
+        check_can_write(call.json)
     load_at_start = load_average()
-    loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
-    rows = data.rows or random_rows_of(tokenizer, limit, seed)
+    model, tokenizer = call.load()
+    rows = data.rows or random_rows_of(tokenizer, call.limit, call.seed)
     plan = Plan(
-        cases=cases_of(rows, tokenizer, loaded),
+        cases=cases_of(rows, tokenizer, model),
         methods=methods,
-        settings=generation_settings(max_new_tokens, temperature),
+        settings=generation_settings(call.max_new_tokens, temperature),
         warm_rows=data.warm_rows,
-        config=config,
-        seed=seed,
+        config=call.config,
+        seed=call.seed,
     )
-    environment = describe_environment(loaded, model, load_at_start)
+    environment = describe_environment(model, call.model, load_at_start)
     warn_when_busy(environment)
-    settings = {**data.described(len(rows), limit), **describe_plan(plan)}
-    journal = open_journal(json, settings, environment)
+    settings = {**data.described(len(rows), call.limit), **describe_plan(plan)}
+    journal = open_journal(call.json, settings, environment)
     with progress_of(len(plan.cases) + len(plan.warm_rows)) as advance:
-        benchmark = run_benchmark(loaded, tokenizer, plan, journal=journal, on_row_done=advance)
+        benchmark = run_benchmark(model, tokenizer, plan, journal=journal, on_row_done=advance)
     summary = {**describe_call(), "settings": settings, "environment": environment, **summarise(benchmark)}
     tables = benchmark_tables(summary) if benchmark.results else []
-    deliver(json, summary, lambda: print_figures(words_about(summary), tables))
+    deliver(call.json, summary, lambda: print_figures(words_about(summary), tables))
     end(journal, interrupted=benchmark.interrupted)
+
+
+def compare_servers(call: Call, asked: serving.ServingOptions, names: Sequence[str], *, noise: bool) -> None:
+    """Serve all prompts as requests, by every method, in several rounds."""
+    from lookahead.bench.run.cases import cases_of
+    from lookahead.bench.run.environment import describe_environment, load_average
+    from lookahead.bench.run.runner import fits
+    from lookahead.bench.serving.methods import Served
+    from lookahead.bench.serving.registry import check_names
+    from lookahead.bench.serving.rounds import run_serving
+    from lookahead.bench.serving.summary import summarise_serving
+    from lookahead.bench.serving.tables import serving_tables, words_about_serving
+
+    check_names(names)
+    data = call.data()
+    if call.json is not None:
+        check_can_write(call.json)
+    load_at_start = load_average()
+    model, tokenizer = call.load()
+    rows = data.rows or random_rows_of(tokenizer, call.limit, call.seed)
+    cases = cases_of(rows, tokenizer, model)
+    fitting = [case for case in cases if fits(case, model, call.max_new_tokens)]
+    served = Served(model=model, tokenizer=tokenizer, config=call.config, prefix_cache=asked.prefix_cache)
+    plan = asked.plan(fitting, served, names, noise=noise, tokens=call.max_new_tokens, seed=call.seed)
+    environment = describe_environment(model, call.model, load_at_start)
+    warn_when_busy(environment)
+    settings = {**data.described(len(rows), call.limit), **asked.described(plan, served)}
+    journal = open_journal(call.json, settings, environment)
+    with progress_of(plan.rounds * len(plan.methods)) as advance:
+        result = run_serving(plan, served, journal=journal, on_done=advance)
+    summary = {
+        **describe_call(),
+        "settings": settings,
+        "environment": environment,
+        "skipped": [case.row_id for case in cases if case not in fitting],
+        **summarise_serving(result, settings["methods"], asked.rows),
+    }
+    deliver(call.json, summary, lambda: print_figures(words_about_serving(summary), serving_tables(summary)))
+    end(journal, interrupted=result.interrupted)
 
 
 def config_of(
