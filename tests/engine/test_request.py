@@ -49,19 +49,19 @@ def each(values):
 
 
 @pytest.mark.parametrize(("name", "value"), each(BAD_SAMPLING))
-def test_sampling(name, value):
+def test_sampling_refuses_a_value_that_is_out_of_range(name, value):
     with pytest.raises(ConfigError, match=name):
         Sampling(**{name: value})
 
 
 @pytest.mark.parametrize(("name", "value"), each(BAD_REQUESTS))
-def test_requests(name, value):
+def test_a_request_refuses_a_value_that_is_not_allowed(name, value):
     with pytest.raises(ConfigError, match=name):
         Request(**{"prompt_ids": [1], name: value})
 
 
 @pytest.mark.parametrize(("name", "value"), each(BAD_SETTINGS))
-def test_settings(name, value):
+def test_settings_refuse_a_value_that_is_out_of_range(name, value):
     with pytest.raises(ConfigError, match=name):
         EngineSettings(**{name: value})
 

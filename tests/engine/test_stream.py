@@ -88,3 +88,45 @@ def test_a_coroutine_that_was_cancelled_leaves_the_stream_usable():
         return [token async for event in stream for token in event.tokens]
 
     assert asyncio.run(read()) == [1]
+
+
+@pytest.mark.xfail(strict=True, reason="the tokens that were read before the timeout are lost")
+def test_an_answer_that_takes_too_long_may_be_asked_for_again():
+    stream = stream_of(Event((1,)))
+    with pytest.raises(TimeoutError):
+        stream.result(timeout=0.01)
+    stream.put(Event((2,), finish=END))
+    assert stream.result().tokens == (1, 2)
+
+
+def test_a_slow_coroutine_gets_several_steps_in_one_event():
+    async def read():
+        stream, events = stream_of(Event((1,))), []
+        async for event in stream:
+            if event.tokens == (1,):
+                stream.put(Event((2,)))
+                stream.put(Event((3, 4), finish=END))
+            events.append(event)
+        return events
+
+    assert asyncio.run(read()) == [Event((1,)), Event((2, 3, 4), (), END)]
+
+
+def test_what_was_read_before_is_no_part_of_the_answer():
+    stream = stream_of(Event((1,)))
+    assert stream.get() == Event((1,))
+    stream.put(Event((2,), finish=END))
+    assert stream.result().tokens == (2,)
+
+
+def test_a_loop_that_was_closed_holds_up_no_engine():
+    async def read_one(stream):
+        events = aiter(stream)
+        return await anext(events), events
+
+    stream = stream_of(Event((1,)))
+    (event, events) = asyncio.run(read_one(stream))
+    assert event.tokens == (1,)
+    stream.put(Event((2,), finish=END))
+    assert stream.get() == Event((2,), finish=END)
+    del events
