@@ -111,7 +111,6 @@ def test_a_step_that_fails_ends_its_requests_and_the_engine_goes_on():
         assert_nothing_is_left(engine)
 
 
-@pytest.mark.xfail(strict=True, reason="the engine's thread ends, and other streams wait for ever")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_runner_that_fails_to_forget_a_request_holds_up_no_other():
     with engine_of(Counting()) as engine:
@@ -287,7 +286,6 @@ def test_draining_has_an_end():
     assert_nothing_is_left(engine)
 
 
-@pytest.mark.xfail(strict=True, reason="nobody tells `drain` of requests that end between two steps")
 @pytest.mark.parametrize("how", ["is cancelled", "fails to begin"])
 def test_draining_ends_with_the_last_request_however_it_ends(how):
     gate = threading.Semaphore(0)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from lookahead.engine.request import Request, Sampling
@@ -69,3 +70,37 @@ def test_settings_refuse_a_value_that_is_out_of_range(name, value):
 def test_defaults_are_greedy():
     assert Request(prompt_ids=[1]).sampling.is_greedy
     assert not Sampling(temperature=0.1).is_greedy
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sampling", None),
+        ("stop_strings", None),
+        ("processors", None),
+        ("predictions", 5),
+        ("reads", None),
+        ("stop_ids", 5),
+    ],
+)
+def test_a_value_of_another_kind_is_named(name, value):
+    with pytest.raises(ConfigError, match=name):
+        Request(**{"prompt_ids": [1], name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("logit_bias", None), ("bad_words", 5), ("temperature", 10**400)]
+)
+def test_a_sampling_value_of_another_kind_is_named(name, value):
+    with pytest.raises(ConfigError, match=name):
+        Sampling(**{name: value})
+
+
+def test_what_the_caller_changes_later_changes_no_request():
+    ids, bias, stops = [1, 2, 3], {4: 1.0}, np.array([5, 6])
+    request = Request(prompt_ids=ids, stop_ids=stops, sampling=Sampling(logit_bias=bias))
+    ids.clear()
+    bias.clear()
+    assert request.prompt_ids == (1, 2, 3)
+    assert request.stop_ids == (5, 6)
+    assert request.sampling.logit_bias == {4: 1.0}

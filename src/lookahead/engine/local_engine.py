@@ -1,5 +1,6 @@
 """`LocalEngine`: one thread that lets a model serve many requests at once."""
 
+import logging
 from collections import Counter
 from copy import copy
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from lookahead.engine.settings import EngineSettings
 from lookahead.engine.stats import EngineStats
 from lookahead.engine.stream import Stream
 from lookahead.errors import EngineClosedError
+
+_log = logging.getLogger("lookahead")
 
 
 @dataclass(eq=False)
@@ -175,8 +178,19 @@ class LocalEngine:
         try:
             while (plan := self._next_plan()) is not None:
                 self._do(plan)
+        except BaseException as error:
+            self._fail(error)
+            raise
         finally:
             self._runner.close()
+
+    def _fail(self, error: BaseException) -> None:
+        """End all requests with what ended the engine's thread, and take no more: nobody waits for ever."""
+        failure = error if isinstance(error, Exception) else RuntimeError(f"the engine ended: {error!r}")
+        with self._changed:
+            self._takes_requests = False
+            for request_id in list(self._served):
+                self._end(request_id, FinishReason.ERROR, error=failure)
 
     def _next_plan(self) -> StepPlan | None:
         """Wait until there is something to do and return the next step; None to end."""
@@ -273,6 +287,9 @@ class LocalEngine:
         counts.completion_tokens += usage.completion_tokens
         try:
             self._runner.end(request_id, served.state)
-        finally:
-            finish = Finish(reason, usage, progress.stop, error)
-            served.stream.put(Event(progress.tokens, progress.logprobs, finish))
+        except Exception:  # noqa: BLE001  the others go on
+            _log.exception("request %d ended, but its row could not be given back as it should", request_id)
+        served.stream.put(
+            Event(progress.tokens, progress.logprobs, Finish(reason, usage, progress.stop, error))
+        )
+        self._changed.notify_all()

@@ -63,10 +63,14 @@ class PrefixCache(Generic[Block]):
             make: Returns the block that begins at a token.
         """
         keys = _keys(namespace, tokens)
-        for index, key in enumerate(keys):
-            if key not in self._blocks:
-                self._blocks[key] = make(index * BLOCK_TOKENS)
-        self._touch(keys)
+        held: list[bytes] = []
+        try:
+            for index, key in enumerate(keys):
+                if key not in self._blocks:
+                    self._blocks[key] = make(index * BLOCK_TOKENS)
+                held.append(key)
+        finally:  # memory may run out in between: what is held is found again only in this order
+            self._touch(held)
 
     def shrink(self, max_tokens: int) -> None:
         """Give up blocks until they have at most so many tokens."""

@@ -1,11 +1,10 @@
 """`Request`: what an engine is asked for, checked when it is created."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
-
-import numpy as np
 
 from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
 from lookahead.errors import ConfigError
@@ -62,11 +61,14 @@ class Sampling:
         _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         _check_integer("min_tokens", self.min_tokens, 0, _LARGEST_TOKEN)
+        if not isinstance(self.logit_bias, Mapping):
+            message = f"logit_bias={self.logit_bias!r:.80} is not allowed; give a bias for each token"
+            raise ConfigError(message)
+        object.__setattr__(self, "logit_bias", dict(self.logit_bias))  # the caller may change theirs
         for token, bias in self.logit_bias.items():
             _check_integer("a token of logit_bias", token, 0, _LARGEST_TOKEN)
             _check_number(f"logit_bias[{token}]", bias, -math.inf, math.inf, excludes_least=True)
-        for words in self.bad_words:
-            _check_tokens("a sequence of bad_words", words)
+        object.__setattr__(self, "bad_words", _token_lists("bad_words", self.bad_words))
 
     @property
     def is_greedy(self) -> bool:
@@ -113,21 +115,25 @@ class Request:
     priority: int = 0
 
     def __post_init__(self) -> None:
-        _check_tokens("prompt_ids", self.prompt_ids)
+        if not isinstance(self.sampling, Sampling):
+            message = f"sampling={self.sampling!r:.80} is not allowed; give Sampling(temperature=…)"
+            raise ConfigError(message)
+        own = {  # the caller may change theirs
+            "prompt_ids": _tokens("prompt_ids", self.prompt_ids),
+            "stop_ids": _tokens("stop_ids", self.stop_ids, least=0),
+            "predictions": _token_lists("predictions", self.predictions),
+            "stop_strings": _sequence("stop_strings", self.stop_strings),
+            "processors": _sequence("processors", self.processors),
+            "reads": _sequence("reads", self.reads),
+        }
+        for name, value in own.items():
+            object.__setattr__(self, name, value)
         _check_integer("max_tokens", self.max_tokens, 1, _LARGEST_TOKEN)
         _check_integer("priority", self.priority, -_LARGEST_TOKEN, _LARGEST_TOKEN)
         if self.logprobs is not None:
             _check_integer("logprobs", self.logprobs, 0, MAX_TOP_LOGPROBS)
-        if self.stop_ids:
-            _check_tokens("stop_ids", self.stop_ids)
-        for words in self.predictions:
-            _check_tokens("a sequence of predictions", words)
-        if isinstance(self.stop_strings, str) or not all(
-            isinstance(text, str) and text for text in self.stop_strings
-        ):
-            message = (
-                f"stop_strings={self.stop_strings!r:.80} is not allowed; give strings that are not empty"
-            )
+        if not all(isinstance(text, str) and text for text in self.stop_strings):
+            message = f"stop_strings={self.stop_strings!r:.80} is not allowed; give texts that are not empty"
             raise ConfigError(message)
         for processor in self.processors:
             if not callable(processor):
@@ -136,16 +142,38 @@ class Request:
         check_namespaces(self.namespace, self.reads)
 
 
-def _check_tokens(name: str, tokens: object) -> None:
-    """Check a sequence of at least one token id."""
-    try:
-        found = np.asarray(tokens)
-    except ValueError:  # ragged
-        found = np.zeros((0, 0))
-    is_sequence = found.ndim == 1 and len(found) > 0 and np.issubdtype(found.dtype, np.integer)
-    if not is_sequence or found.min() < 0 or found.max() > _LARGEST_TOKEN:
-        message = f"{name}={tokens!r:.80} is not allowed; give at least one token id, each from 0 up"
+def _sequence(name: str, value: object) -> tuple[Any, ...]:
+    """Return what a sequence holds.
+
+    Raises:
+        ConfigError: It is none, or a single string.
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        message = f"{name}={value!r:.80} is not allowed; give a sequence"
         raise ConfigError(message)
+    return tuple(value)
+
+
+def _tokens(name: str, value: object, *, least: int = 1) -> tuple[int, ...]:
+    """Return the token ids of a sequence.
+
+    Raises:
+        ConfigError: It holds something else, or fewer than `least`.
+    """
+    tokens = _sequence(name, value)
+    try:
+        found = tuple(index(token) for token in tokens if not isinstance(token, bool))
+    except TypeError:
+        found = ()
+    if len(found) < max(least, len(tokens)) or not all(0 <= token <= _LARGEST_TOKEN for token in found):
+        message = f"{name}={value!r:.80} is not allowed; give at least {least} token ids, each from 0 up"
+        raise ConfigError(message)
+    return found
+
+
+def _token_lists(name: str, value: object) -> tuple[tuple[int, ...], ...]:
+    """Return the token ids of several sequences of at least one token."""
+    return tuple(_tokens(f"a sequence of {name}", words) for words in _sequence(name, value))
 
 
 def _check_integer(name: str, value: object, least: int, most: int) -> None:
@@ -157,7 +185,10 @@ def _check_integer(name: str, value: object, least: int, most: int) -> None:
 def _check_number(
     name: str, value: object, least: float, most: float, *, excludes_least: bool = False
 ) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        is_number = not isinstance(value, bool | str) and math.isfinite(value)  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        is_number = False
     if not is_number or not least <= value <= most or (excludes_least and value == least):  # type: ignore[operator]
         begin = f"above {least}" if excludes_least else f"from {least}"
         message = f"{name}={value!r:.80} is not allowed; give a number {begin} to {most}"

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from threading import Condition
 
 from lookahead.engine.events import Event, Finish, TokenLogprobs
@@ -76,29 +77,29 @@ class Stream:
             return self._take()
 
     def result(self, timeout: float | None = None) -> Answer:
-        """Wait for the end and return the whole answer.
+        """Wait for the end and return the answer, what was read before left out.
 
         Args:
-            timeout: Seconds to wait for each event.
+            timeout: Seconds to wait for each step. After a `TimeoutError` the answer may be asked for again.
 
         Raises:
-            TimeoutError: There was no event in that time.
-            ValueError: The events have been read already.
+            TimeoutError: There was no step in that time.
+            ValueError: The last event has been read already.
             Exception: What ended the request, if it failed.
         """
-        tokens: list[int] = []
-        logprobs: list[TokenLogprobs] = []
-        finish: Finish | None = None
-        while (event := self.get(timeout)) is not None:
-            tokens += event.tokens
-            logprobs += event.logprobs
-            finish = event.finish
-        if finish is None:
-            message = f"the events of request {self.request_id} have been read already"
-            raise ValueError(message)
+        with self._changed:
+            if self._is_ended:
+                message = f"the events of request {self.request_id} have been read already"
+                raise ValueError(message)
+            while self._finish is None:
+                seen = len(self._tokens)
+                if not self._changed.wait_for(partial(self._has_more_than, seen), timeout):
+                    message = f"no event of request {self.request_id} in {timeout} s"
+                    raise TimeoutError(message)
+            finish, event = self._finish, self._take()
         if finish.error is not None:
             raise finish.error
-        return Answer(tuple(tokens), tuple(logprobs), finish)
+        return Answer(tuple(event.tokens), tuple(event.logprobs), finish)
 
     def __iter__(self) -> Iterator[Event]:
         while (event := self.get()) is not None:
@@ -120,6 +121,9 @@ class Stream:
         finally:
             with self._changed:
                 self._wake = None
+
+    def _has_more_than(self, tokens: int) -> bool:
+        return len(self._tokens) > tokens or self._finish is not None
 
     def _has_event(self) -> bool:
         return bool(self._tokens) or self._finish is not None

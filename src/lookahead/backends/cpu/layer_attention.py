@@ -81,12 +81,9 @@ def attend_in_layer(
     attended = torch.empty_like(queries)
     workspace = _workspace(queries, key_heads, trees.spans, threads := torch.get_num_threads())
     tiles = tile_configuration() if query.dtype == torch.bfloat16 and may_use_tiles() else None
-    layer = np.zeros(LAYER_FIELDS, np.int64)
-    layer[LayerField.WINDOW_INDEX] = window_index
-    scalars = np.zeros(max(EPSILON, SCALE) + 1, np.float32)
-    scalars[SCALE] = scaling
-    table, taken = np.zeros(FIELDS, np.int64), np.zeros(PARTS, np.int64)
-    meeting = np.zeros(MEETING_SIZE, np.int64)
+    layer, scalars = np.zeros(LAYER_FIELDS, np.int64), np.zeros(max(EPSILON, SCALE) + 1, np.float32)
+    layer[LayerField.WINDOW_INDEX], scalars[SCALE] = window_index, scaling
+    table, taken, meeting = (np.zeros(size, np.int64) for size in (FIELDS, PARTS, MEETING_SIZE))
     fields = {
         **trees.fields,
         **{field: tensor.data_ptr() for field, tensor in workspace.items()},
