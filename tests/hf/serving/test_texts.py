@@ -146,3 +146,13 @@ def test_a_recurrent_model_is_served_one_request_after_the_other():
         cancelled.cancel()
         assert [list(stream.result(timeout=60).tokens) for stream in streams] == expected
         assert cancelled.result(timeout=60).finish.reason == "cancelled"
+
+
+def test_without_drafts_rows_join_all_the_same():
+    model = tiny_model("llama")
+    asked = requests(6)
+    expected = [alone(model.generate, model, request) for request in asked]
+    with Lookahead(LookaheadConfig(decoding_length=1)).engine(model) as engine:
+        assert served(engine, asked) == expected
+        assert engine._runner.max_rows == 8
+        assert engine.stats().generation.draft_tokens == 0

@@ -1,7 +1,7 @@
 """`create_engine`: an engine for a transformers model, and what it promises."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -62,7 +62,9 @@ def create_engine(
     check_memory(model, memory)
     profiles = ModelProfiles(config)
     layout = attention_layout(model, fresh_cache(model))
-    verification = profiles.verification(model, layout, settings.max_rows)
+    # Without drafts, a call is decoded in plain steps, whose rows cannot join. Rows can, so trees are tried.
+    tried = ModelProfiles(replace(config, decoding_length=2)) if config.decoding_length == 1 else profiles
+    verification = tried.verification(model, layout, settings.max_rows)
     context = DraftLimits.of(model).context or _ANY_CONTEXT
     max_request_tokens = min(settings.max_request_tokens or context, context)
     why_not = why_not_together(model, layout, verification, profiles)
