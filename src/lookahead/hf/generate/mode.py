@@ -231,6 +231,7 @@ class LookaheadMode:
                 ending.callback(checked.record, stats)
                 ending.callback(step_model.close)
                 ending.callback(drafter.close)
+                ending.callback(drafter.close)  # a Ctrl-C may come while it closes
                 stats.recycled_tokens = drafter.recycled_tokens
                 stats.smallest_margin = smallest_of([state.margin.value for state in states])
         return stats
