@@ -63,15 +63,13 @@ class LookaheadConfig:
 
     def __post_init__(self) -> None:
         if self.decoding_length != "auto":
-            _check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096, other='"auto"')
-        _check_integer("branch_length", self.branch_length, smallest=1, largest=1024)
-        _check_integer("recycle_prompt_tokens", self.recycle_prompt_tokens, smallest=1, largest=4096)
-        _check_integer("max_bytes", self.max_bytes, smallest=MIN_MEMORY_BYTES, largest=MAX_MEMORY_BYTES)
-        _check_integer("reproducible_width", self.reproducible_width, smallest=2, largest=256)
+            check_integer("decoding_length", self.decoding_length, smallest=1, largest=4096, other='"auto"')
+        check_integer("branch_length", self.branch_length, smallest=1, largest=1024)
+        check_integer("recycle_prompt_tokens", self.recycle_prompt_tokens, smallest=1, largest=4096)
+        check_integer("max_bytes", self.max_bytes, smallest=MIN_MEMORY_BYTES, largest=MAX_MEMORY_BYTES)
+        check_integer("reproducible_width", self.reproducible_width, smallest=2, largest=256)
         for name in ("compiled_cpu", "cuda_graphs", "reproducible"):
-            if not isinstance(getattr(self, name), bool):
-                message = f"{name}={getattr(self, name)!r} is not allowed; give True or False"
-                raise ConfigError(message)
+            check_bool(name, getattr(self, name))
         object.__setattr__(self, "draft_mode", _checked_mode(self.draft_mode))
 
     @property
@@ -95,8 +93,24 @@ def _checked_mode(mode: str) -> DraftMode:
         raise ConfigError(message) from None
 
 
-def _check_integer(name: str, value: object, *, smallest: int, largest: int, other: str = "") -> None:
+def check_bool(name: str, value: object) -> None:
+    """Check a setting that is true or false.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if not isinstance(value, bool):
+        message = f"{name}={value!r:.80} is not allowed; give True or False"
+        raise ConfigError(message)
+
+
+def check_integer(name: str, value: object, *, smallest: int, largest: int, other: str = "") -> None:
+    """Check a setting that is an integer.
+
+    Raises:
+        ConfigError: It is not, or out of range; the message names `other` as allowed, too.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
         allowed = f"an integer from {smallest} to {largest}" + (f" or {other}" if other else "")
-        message = f"{name}={value!r} is not allowed; give {allowed}"
+        message = f"{name}={value!r:.80} is not allowed; give {allowed}"
         raise ConfigError(message)

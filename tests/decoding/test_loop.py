@@ -64,7 +64,7 @@ class ChainDrafter:
     def recycle(self, _row, draft, path, successors):
         self.events.append(("recycle", draft.token_ids.tolist(), path, successors[:, 0].tolist()))
 
-    def adapt(self, sizes, tokens, seconds, _beside=0):
+    def adapt(self, sizes, tokens, seconds):
         assert set(seconds) == {"draft_s", "model_s", "cache_s", "verify_s", "recycle_s"}
         assert all(value >= 0 for value in seconds.values())
         self.events.append(("adapt", sizes, tokens))
@@ -209,7 +209,7 @@ class ChainDrafters:
     def learn(self, row, tokens):
         self.last[row] = tokens[-1]
 
-    def adapt(self, sizes, tokens, seconds, _beside=0):
+    def adapt(self, sizes, tokens, seconds):
         assert seconds["model_s"] >= 0
         self.adapted.append((sizes, tokens))
 

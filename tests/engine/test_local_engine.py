@@ -47,7 +47,7 @@ def test_answers_come_in_order_and_rows_are_bounded():
         streams = [engine.submit(ask(tokens=tokens)) for tokens in range(1, 8)]
         assert [stream.result(30).tokens for stream in streams] == [tuple(range(n)) for n in range(1, 8)]
         assert [stream.request_id for stream in streams] == list(range(7))
-        assert runner.most_rows == 2
+        assert runner.max_rows_at_once == 2
         assert runner.threads == {engine._thread}
     assert runner.is_closed
     assert not engine._thread.is_alive()

@@ -1,4 +1,4 @@
-"""The scheduler without a model: budgets hold, everybody gets on, nobody overtakes."""
+"""The scheduler without a model: budgets hold, every request gets on, no later one overtakes."""
 
 from itertools import count
 from unittest.mock import patch
@@ -97,7 +97,7 @@ class Simulation:
         assert bool(preempted) == (was_too_full and len(before) > 1)
         assert kept or not before
         assert set(running) == {*kept, *admitted}
-        if admitted and waiting:  # nobody overtakes
+        if admitted and waiting:  # a later one does not overtake
             assert max(running[one].rank for one in admitted) < min(entry.rank for entry in waiting.values())
         self.preempted += preempted
         self.admitted += [one for one in admitted if one not in self.admitted]

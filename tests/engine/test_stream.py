@@ -1,4 +1,4 @@
-"""Streams carry events to threads and coroutines, and a slow reader holds up nobody."""
+"""Streams carry events to threads and coroutines, and a slow reader delays no other."""
 
 import asyncio
 import threading

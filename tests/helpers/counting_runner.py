@@ -46,8 +46,8 @@ class Counting:
 
     def __init__(self, max_rows=2, gate=None, max_cached_tokens=10_000):
         self.max_rows, self.max_request_tokens, self.max_cached_tokens = max_rows, 1000, max_cached_tokens
-        self.stats, self.prefix_tokens, self.gate = GenerationStats(), (0, 0, 0), gate
-        self.rows, self.steps, self.most_rows, self.is_closed = {}, [], 0, False
+        self.stats, self.prefix_tokens, self.gate = GenerationStats(), 0, gate
+        self.rows, self.steps, self.max_rows_at_once, self.is_closed = {}, [], 0, False
         self.begun, self.threads = threading.Event(), set()
 
     def prepare(self, request):
@@ -56,9 +56,6 @@ class Counting:
             raise ConfigError(message)
         return Counted(request)
 
-    def length(self, state):
-        return state.length
-
     def begin(self, request_id, state):
         self.threads.add(threading.current_thread())
         if state.first == FAILS_TO_BEGIN:
@@ -66,7 +63,7 @@ class Counting:
             raise RuntimeError(message)
         assert request_id not in self.rows
         self.rows[request_id], state.held = state, 0
-        self.most_rows = max(self.most_rows, len(self.rows))
+        self.max_rows_at_once = max(self.max_rows_at_once, len(self.rows))
         return 0
 
     def step(self, plan, publish):

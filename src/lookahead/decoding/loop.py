@@ -105,16 +105,13 @@ class Drafter(Protocol):
     def recycle(self, row: int, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
         """Remember the model's top-k after each node of a draft, int32 [n, k]; `path` was accepted."""
 
-    def adapt(
-        self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float], beside: int = 0
-    ) -> None:
+    def adapt(self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float]) -> None:
         """Adapt to the results and the times of a step.
 
         Args:
             sizes: Nodes verified, by row.
             tokens: Tokens emitted by all rows.
             seconds: Seconds of the step, by the names of the stats' fields.
-            beside: Tokens of prompts that were read in the same forward pass.
         """
 
     def remove(self, row: int) -> None:
@@ -195,7 +192,8 @@ def step(
     tokens = {row: len(accepted[row].tokens) for row in drafts}
     if drafts:
         stats.count_forward(nodes=sizes, tokens=tokens)
-        drafter.adapt(sizes, sum(tokens.values()), clock.lap(), beside)
+    if drafts and not parts:  # beside prompts, a step's time says nothing of drafts
+        drafter.adapt(sizes, sum(tokens.values()), clock.lap())
     return accepted
 
 

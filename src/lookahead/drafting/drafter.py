@@ -192,19 +192,8 @@ class BatchDrafter:
         of_rows = sum(request.recycled_tokens for request in self._requests.values())
         return self._recycled_by_removed + of_rows
 
-    def adapt(
-        self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float], beside: int = 0
-    ) -> None:
-        """Adapt to a step.
-
-        Args:
-            sizes: Nodes verified, by row.
-            tokens: Tokens emitted by all rows.
-            seconds: Seconds by name.
-            beside: Tokens of prompts that were read in the same forward pass: its time says nothing then.
-        """
-        if beside:
-            return
+    def adapt(self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float]) -> None:
+        """Adapt to a step: nodes verified by row, tokens emitted by all rows, and seconds by name."""
         before, self._recycled_before = self._recycled_before, self.recycled_tokens
         self._controller.adapt(
             StepReport(
@@ -258,9 +247,7 @@ class NoDrafter:
     def recycle(self, row: int, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
         """Do nothing: nothing is drafted from it."""
 
-    def adapt(
-        self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float], beside: int = 0
-    ) -> None:
+    def adapt(self, sizes: Mapping[int, int], tokens: int, seconds: Mapping[str, float]) -> None:
         """Do nothing: every step is plain."""
 
     def remove(self, row: int) -> None:

@@ -165,7 +165,7 @@ class LocalEngine:
                 completion_tokens=counts.completion_tokens,
                 cache_tokens=sum(entry.held for entry in running),
                 max_cache_tokens=self._scheduler.limits.max_cached_tokens,
-                prefix_tokens=self._runner.prefix_tokens[0],
+                prefix_tokens=self._runner.prefix_tokens,
                 generation=copy(self._runner.stats),
             )
 
@@ -185,7 +185,7 @@ class LocalEngine:
             self._runner.close()
 
     def _fail(self, error: BaseException) -> None:
-        """End all requests with what ended the engine's thread, and take no more: nobody waits for ever."""
+        """End all requests with what ended the engine's thread, and take no more."""
         failure = error if isinstance(error, Exception) else RuntimeError(f"the engine ended: {error!r}")
         with self._changed:
             self._takes_requests = False
@@ -199,7 +199,6 @@ class LocalEngine:
                 self._changed.wait_for(lambda: self._served or self._is_closing)
                 for request_id in sorted(self._cancelled):
                     self._end(request_id, FinishReason.CANCELLED)
-                self._cancelled.clear()
                 if not self._served and self._is_closing:
                     return None
                 self._admit()
@@ -240,7 +239,6 @@ class LocalEngine:
                     self._end(request_id, FinishReason.ERROR, error=failure)
                 else:
                     self._deliver(request_id, progress[request_id])
-            self._changed.notify_all()
 
     def _publish(self, request_id: int, progress: Progress) -> bool:
         """Deliver a part of an answer; return whether the request goes on."""
@@ -260,7 +258,8 @@ class LocalEngine:
             reason = FinishReason.LENGTH if progress.stop is None else FinishReason.STOP
             self._end(request_id, reason, progress)
         else:
-            lengths = {request_id: self._runner.length(served.state)} if progress.is_decoding else {}
+            length = len(served.request.prompt_ids) + served.completion
+            lengths = {request_id: length} if progress.is_decoding else {}
             self._scheduler.advance({request_id: progress.held}, lengths)
             if progress.tokens:
                 served.stream.put(Event(progress.tokens, progress.logprobs))

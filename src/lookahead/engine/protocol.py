@@ -90,9 +90,6 @@ class ModelRunner(Protocol[State]):
             LookaheadError: The model cannot serve the request.
         """
 
-    def length(self, state: State) -> int:
-        """Return the tokens of prompt and answer so far."""
-
     def begin(self, request_id: int, state: State) -> int:
         """Give a request a row; return how many of its tokens the row holds, from the prefix cache."""
 
@@ -118,8 +115,8 @@ class ModelRunner(Protocol[State]):
         """Let the prefix cache hold at most so many tokens."""
 
     @property
-    def prefix_tokens(self) -> tuple[int, int, int]:
-        """Tokens that the prefix cache holds, that were looked for in it, and that were found."""
+    def prefix_tokens(self) -> int:
+        """Tokens that the prefix cache holds."""
 
     def close(self) -> None:
         """Forget everything."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from operator import index
 from typing import Any
 
+from lookahead.config import check_integer
 from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
 from lookahead.errors import ConfigError
 
@@ -52,22 +53,22 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _check_number("temperature", self.temperature, 0.0, math.inf)
-        _check_integer("top_k", self.top_k, 0, _LARGEST_TOKEN)
-        _check_number("top_p", self.top_p, 0.0, 1.0, excludes_least=True)
+        check_integer("top_k", self.top_k, smallest=0, largest=_LARGEST_TOKEN)
+        _check_number("top_p", self.top_p, 0.0, 1.0, excludes_smallest=True)
         _check_number("min_p", self.min_p, 0.0, 1.0)
         if self.seed is not None:
-            _check_integer("seed", self.seed, 0, MAX_SEED)
-        _check_number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, excludes_least=True)
+            check_integer("seed", self.seed, smallest=0, largest=MAX_SEED)
+        _check_number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, excludes_smallest=True)
         _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _check_integer("min_tokens", self.min_tokens, 0, _LARGEST_TOKEN)
+        check_integer("min_tokens", self.min_tokens, smallest=0, largest=_LARGEST_TOKEN)
         if not isinstance(self.logit_bias, Mapping):
             message = f"logit_bias={self.logit_bias!r:.80} is not allowed; give a bias for each token"
             raise ConfigError(message)
         object.__setattr__(self, "logit_bias", dict(self.logit_bias))  # the caller may change theirs
         for token, bias in self.logit_bias.items():
-            _check_integer("a token of logit_bias", token, 0, _LARGEST_TOKEN)
-            _check_number(f"logit_bias[{token}]", bias, -math.inf, math.inf, excludes_least=True)
+            check_integer("a token of logit_bias", token, smallest=0, largest=_LARGEST_TOKEN)
+            _check_number(f"logit_bias[{token}]", bias, -math.inf, math.inf, excludes_smallest=True)
         object.__setattr__(self, "bad_words", _token_lists("bad_words", self.bad_words))
 
     @property
@@ -128,10 +129,10 @@ class Request:
         }
         for name, value in own.items():
             object.__setattr__(self, name, value)
-        _check_integer("max_tokens", self.max_tokens, 1, _LARGEST_TOKEN)
-        _check_integer("priority", self.priority, -_LARGEST_TOKEN, _LARGEST_TOKEN)
+        check_integer("max_tokens", self.max_tokens, smallest=1, largest=_LARGEST_TOKEN)
+        check_integer("priority", self.priority, smallest=-_LARGEST_TOKEN, largest=_LARGEST_TOKEN)
         if self.logprobs is not None:
-            _check_integer("logprobs", self.logprobs, 0, MAX_TOP_LOGPROBS)
+            check_integer("logprobs", self.logprobs, smallest=0, largest=MAX_TOP_LOGPROBS)
         if not all(isinstance(text, str) and text for text in self.stop_strings):
             message = f"stop_strings={self.stop_strings!r:.80} is not allowed; give texts that are not empty"
             raise ConfigError(message)
@@ -176,20 +177,14 @@ def _token_lists(name: str, value: object) -> tuple[tuple[int, ...], ...]:
     return tuple(_tokens(f"a sequence of {name}", words) for words in _sequence(name, value))
 
 
-def _check_integer(name: str, value: object, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        message = f"{name}={value!r:.80} is not allowed; give an integer from {least} to {most}"
-        raise ConfigError(message)
-
-
 def _check_number(
-    name: str, value: object, least: float, most: float, *, excludes_least: bool = False
+    name: str, value: object, smallest: float, largest: float, *, excludes_smallest: bool = False
 ) -> None:
     try:
         is_number = not isinstance(value, bool | str) and math.isfinite(value)  # type: ignore[arg-type]
     except (TypeError, OverflowError):
         is_number = False
-    if not is_number or not least <= value <= most or (excludes_least and value == least):  # type: ignore[operator]
-        begin = f"above {least}" if excludes_least else f"from {least}"
-        message = f"{name}={value!r:.80} is not allowed; give a number {begin} to {most}"
+    if not is_number or not smallest <= value <= largest or (excludes_smallest and value == smallest):  # type: ignore[operator]
+        begin = f"above {smallest}" if excludes_smallest else f"from {smallest}"
+        message = f"{name}={value!r:.80} is not allowed; give a number {begin} to {largest}"
         raise ConfigError(message)

@@ -159,7 +159,7 @@ class Scheduler:
         admitted = []
         for entry in sorted(self.waiting.values(), key=lambda entry: entry.rank):
             if len(self.running) >= self.limits.max_rows or not self._fits(entry):
-                break  # nobody overtakes
+                break  # later ones do not overtake it
             self.running[entry.request_id] = self.waiting.pop(entry.request_id)
             admitted.append(entry.request_id)
         return preempted, admitted
@@ -174,7 +174,7 @@ class Scheduler:
         left = self.limits.max_step_tokens - len(decodes)
         reads = self._reads(left)
         left -= sum(reads.values())
-        return StepPlan(reads, decodes, min(left, self.limits.max_cached_tokens - self._reserved))
+        return StepPlan(reads, decodes, min(left, self.cache_room))
 
     def advance(self, held: Mapping[int, int], decoding: Mapping[int, int]) -> None:
         """Note what a step did.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lookahead.errors import ConfigError
+from lookahead.config import check_bool, check_integer
 
 DEFAULT_CACHE_BYTES = 4 * 2**30
 
@@ -36,19 +36,11 @@ class EngineSettings:
     prefix_cache: bool = True
 
     def __post_init__(self) -> None:
-        _check("max_rows", self.max_rows, 1, 4096)
-        _check("max_step_tokens", self.max_step_tokens, 2 * self.max_rows, 2**20)
+        check_integer("max_rows", self.max_rows, smallest=1, largest=4096)
+        check_integer("max_step_tokens", self.max_step_tokens, smallest=2 * self.max_rows, largest=2**20)
         if self.max_request_tokens is not None:
-            _check("max_request_tokens", self.max_request_tokens, 2, 2**31)
-        _check("max_queued", self.max_queued, 0, 2**31)
-        _check("max_queued_tokens", self.max_queued_tokens, 1, 2**40)
-        _check("cache_bytes", self.cache_bytes, 2**16, 2**50)
-        if not isinstance(self.prefix_cache, bool):
-            message = f"prefix_cache={self.prefix_cache!r} is not allowed; give True or False"
-            raise ConfigError(message)
-
-
-def _check(name: str, value: object, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        message = f"{name}={value!r} is not allowed; give an integer from {least} to {most}"
-        raise ConfigError(message)
+            check_integer("max_request_tokens", self.max_request_tokens, smallest=2, largest=2**31)
+        check_integer("max_queued", self.max_queued, smallest=0, largest=2**31)
+        check_integer("max_queued_tokens", self.max_queued_tokens, smallest=1, largest=2**40)
+        check_integer("cache_bytes", self.cache_bytes, smallest=2**16, largest=2**50)
+        check_bool("prefix_cache", self.prefix_cache)

@@ -1,6 +1,7 @@
 """The budget against brute force: every size, on small drafts."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 from hypothesis import given
@@ -84,3 +85,28 @@ def test_pooling_keeps_the_mean_and_what_ascends_already(seconds):
     assert np.isclose(np.mean(times.seconds), np.mean(seconds))
     again = StepTimes(times.sizes, times.seconds)
     assert again == times
+
+
+@given(
+    policies,
+    states(),
+    rows_of_chances,
+    st.integers(0, 20),
+    st.none() | st.integers(0, 6),
+    st.integers(0, 64),
+)
+def test_no_other_ragged_sizes_gain_more(policy, state, rows, beside, max_draft_tokens, sixtyfourths):
+    state = replace(state, drafted_seconds=sixtyfourths / 64)
+    rate = policy.tokens_per_second(state, len(rows))
+
+    def gain(sizes):
+        seconds = state.times.seconds_for((sum(sizes) + beside) / len(rows))
+        seconds += state.drafted_seconds if sum(sizes) > len(rows) else 0.0
+        return sum(row[:size].sum() for row, size in zip(rows, sizes, strict=True)) - rate * seconds
+
+    limit = float("inf") if max_draft_tokens is None else max_draft_tokens
+    choices = product(*[range(1, 1 + min(policy.max_nodes, len(row))) for row in rows])
+    allowed = [sizes for sizes in choices if sum(sizes) - len(rows) <= limit]
+    found = policy.ragged_sizes(state, rows, beside=beside, max_draft_tokens=max_draft_tokens)
+    assert found in allowed
+    assert gain(found) >= max(map(gain, allowed)) - 1e-9

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 from lookahead.backends.cpu.kernels.elementwise import add_rounded, normalize, store_with_bias, swiglu
 from lookahead.backends.cpu.kernels.pointers import (
-    arrive,
     call_int,
     float_pointer,
     int_pointer,
@@ -68,7 +67,7 @@ def barrier(worker: Worker) -> None:
         return
     meeting = int_pointer(load_int(worker.table, Field.MEETING_AT))
     before = load_shared(meeting, MEETINGS)
-    if arrive(meeting, ARRIVED) == worker.workers - 1:
+    if take_next(meeting, ARRIVED) == worker.workers - 1:
         store_shared(meeting, ARRIVED, 0)
         store_shared(meeting, MEETINGS, before + 1)
         return

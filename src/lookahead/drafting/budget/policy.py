@@ -124,8 +124,7 @@ class BudgetPolicy:
         drafted = [row[1 : self.max_nodes] for row in probabilities_by_row]
         probabilities = np.concatenate(drafted)
         row_of = np.repeat(np.arange(rows), [len(row) for row in drafted])
-        most = len(probabilities) if max_draft_tokens is None else max_draft_tokens
-        order = np.argsort(-probabilities, kind="stable")[: max(0, most)]
+        order = np.argsort(-probabilities, kind="stable")[:max_draft_tokens]
         tokens = np.concatenate([[rows], rows + np.cumsum(probabilities[order])])
         seconds = state.times.at((rows + beside + np.arange(len(tokens))) / rows)
         seconds[1:] += state.drafted_seconds

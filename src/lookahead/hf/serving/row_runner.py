@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.decoding import loop
 from lookahead.decoding.acceptance import Acceptance
-from lookahead.decoding.loop import PromptPart, StepClock
+from lookahead.decoding.loop import PromptPart
 from lookahead.drafting.drafter import BatchDrafter, RequestDrafter
 from lookahead.drafting.memory.draft_memory import DraftMemory
 from lookahead.engine.prefix_cache import BLOCK_TOKENS, PrefixCache
@@ -100,10 +100,6 @@ class RowRunner:
         """
         return RequestState.of(self._model, request, self._tokenizer)
 
-    def length(self, state: RequestState) -> int:
-        """Return the tokens of prompt and answer so far."""
-        return state.generation.length
-
     @torch.no_grad()
     def begin(self, request_id: int, state: RequestState) -> int:
         """Give a request a row; return how many of its tokens the row holds, from the prefix cache."""
@@ -143,7 +139,6 @@ class RowRunner:
             self._drafter,
             states,
             self.stats,
-            StepClock(self.stats),
             parts=parts,
             max_draft_tokens=plan.max_draft_tokens,
             failures=failures,
@@ -177,9 +172,9 @@ class RowRunner:
         self._prefixes.shrink(max_tokens)
 
     @property
-    def prefix_tokens(self) -> tuple[int, int, int]:
-        """Tokens that the prefix cache holds, that were looked for in it, and that were found."""
-        return self._prefixes.tokens, self._prefixes.queries, self._prefixes.hits
+    def prefix_tokens(self) -> int:
+        """Tokens that the prefix cache holds."""
+        return self._prefixes.tokens
 
     def close(self) -> None:
         """Forget everything."""
@@ -231,7 +226,7 @@ class RowRunner:
 
     @torch.no_grad()
     def _measure(self) -> None:
-        """Measure how long steps of few and of all rows take, before anybody waits for one."""
+        """Measure how long steps of few and of all rows take, before the first request."""
         for rows in sorted({1, self.max_rows}):
             trial = list(range(-rows, 0))
             text = [0] * min(_TRIAL_TOKENS, self.max_request_tokens - 1)

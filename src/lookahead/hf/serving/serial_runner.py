@@ -60,7 +60,7 @@ class SerialRunner:
         self.max_rows = 1
         self.max_request_tokens = max_request_tokens
         self.max_cached_tokens = _ANY_TOKENS
-        self.prefix_tokens = (0, 0, 0)
+        self.prefix_tokens = 0
         self.stats = GenerationStats()
         self._requests: dict[int, RequestState] = {}
 
@@ -71,10 +71,6 @@ class SerialRunner:
             LookaheadError: The model cannot serve the request.
         """
         return RequestState.of(self._model, request, self._tokenizer)
-
-    def length(self, state: RequestState) -> int:
-        """Return the tokens of prompt and answer so far."""
-        return state.generation.length
 
     def begin(self, request_id: int, state: RequestState) -> int:
         """Take a request; none of its tokens are held."""

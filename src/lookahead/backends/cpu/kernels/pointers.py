@@ -79,18 +79,10 @@ def store_int(_typing: Any, pointer: types.CPointer, index: types.Integer, numbe
 
 @compiled
 def take_next(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
-    """Return the int64 at an index and add 1 to it, as one operation among threads."""
+    """Return the int64 at an index and add 1 to it, as one operation among threads.
 
-    def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
-        place = builder.gep(arguments[0], [arguments[1]])
-        return builder.atomic_rmw("add", place, vectors.INT64(1), "monotonic")
-
-    return types.int64(pointer, types.int64), generated
-
-
-@compiled
-def arrive(_typing: Any, pointer: types.CPointer, index: types.Integer) -> Any:
-    """Add 1 to the int64 at an index and return what it was; what was written before is seen by all."""
+    What a thread wrote before is seen by those that take a later number.
+    """
 
     def generated(_context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
         place = builder.gep(arguments[0], [arguments[1]])
