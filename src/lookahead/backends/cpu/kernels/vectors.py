@@ -27,6 +27,8 @@ _MIN_EXPONENT, _MAX_EXPONENT = -87.33654, 88.72283
 _MAX_POWER = 127.0
 _SHIFTING = 1.5 * 2**23
 """The last bits of this float plus a whole number are those of the number."""
+_EXPONENT_AT, _EXPONENT_OF_ONE = 23, 127
+"""The first bit of a float's exponent, and the exponent of 1."""
 _ROUNDING = 0x7FFF
 _NAN_BITS = 0x7FC0
 _EXP2_COEFFICIENTS = (
@@ -333,8 +335,8 @@ def exponential(builder: ir.IRBuilder, value: Any, *, may_be_positive: bool = Tr
     total = fused_multiply_add(builder, total, builder.fmul(rest, rest), builder.fadd(rest, constant(1.0)))
     # Not `fptosi`, which is undefined for a NaN.
     shifted = builder.bitcast(builder.fadd(power, constant(_SHIFTING)), whole)
-    exponent = builder.add(shifted, whole_constant(127))
-    scale = builder.bitcast(builder.shl(exponent, whole_constant(23)), value.type)
+    exponent = builder.add(shifted, whole_constant(_EXPONENT_OF_ONE))
+    scale = builder.bitcast(builder.shl(exponent, whole_constant(_EXPONENT_AT)), value.type)
     is_below = builder.fcmp_ordered("<", value, constant(_MIN_EXPONENT))
     result = builder.select(is_below, constant(0.0), builder.fmul(total, scale))
     if may_be_positive:
@@ -346,16 +348,22 @@ def exponential(builder: ir.IRBuilder, value: Any, *, may_be_positive: bool = Tr
 def power_of_two(builder: ir.IRBuilder, value: Any) -> Any:
     """Return 2 to the power of a vector of numbers that are not above 1, with a relative error of 3e-6.
 
-    The result is exactly 1 for 0, 0 below -125, and NaN for a NaN. Processors with AVX-512 have the
-    instruction that it needs; its mask keeps it from results below the smallest normal float, which take a
-    hundred times as long.
+    The result is exactly 1 for 0, 0 below -125, and NaN for a NaN. No result is below the smallest normal
+    float: such numbers take a hundred times as long. Processors with AVX-512 scale in one instruction, to the
+    same bits.
     """
     shifting, zero = splat(_SHIFTING), splat(0.0)
-    power = builder.fsub(builder.fadd(value, shifting), shifting)
+    shifted = builder.fadd(value, shifting)
+    power = builder.fsub(shifted, shifting)
     rest = builder.fsub(value, power)
     total = splat(_EXP2_COEFFICIENTS[0])
     for coefficient in _EXP2_COEFFICIENTS[1:]:
         total = fused_multiply_add(builder, total, rest, splat(coefficient))
     is_normal = builder.fcmp_unordered(">=", value, splat(_MIN_POWER))
-    operands = [total, power, zero, builder.bitcast(is_normal, ir.IntType(LANES)), INT32(_CURRENT_ROUNDING)]
-    return intrinsic_call(builder, "llvm.x86.avx512.mask.scalef.ps.512", FLOATS, operands)
+    if has_feature("avx512f"):
+        mask = builder.bitcast(is_normal, ir.IntType(LANES))
+        operands = [total, power, zero, mask, INT32(_CURRENT_ROUNDING)]
+        return intrinsic_call(builder, "llvm.x86.avx512.mask.scalef.ps.512", FLOATS, operands)
+    exponent = builder.add(builder.bitcast(shifted, INTS), ints([_EXPONENT_OF_ONE] * LANES))
+    scale = builder.bitcast(builder.shl(exponent, ints([_EXPONENT_AT] * LANES)), FLOATS)
+    return builder.select(is_normal, builder.fmul(total, scale), zero)
