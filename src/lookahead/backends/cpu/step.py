@@ -11,7 +11,7 @@ among the workers by count; a barrier follows each part that a later one needs a
 from functools import cache
 from typing import Any
 
-from lookahead.backends.cpu.kernels.amx import begin_tiles, end_tiles
+from lookahead.backends.cpu.kernels.amx import HAS_TILES, begin_tiles, end_tiles
 from lookahead.backends.cpu.kernels.attention.pieces import Trees, attend, gather
 from lookahead.backends.cpu.kernels.attention.workspace import Heads, attention_scratch, sums_of_thread
 from lookahead.backends.cpu.kernels.elementwise import (
@@ -204,14 +204,14 @@ def _in_layer(table: Any, layer: Any, index: int) -> Worker:
 def _begin(table: Any) -> None:
     """Set up a thread's tile registers if they are used."""
     configuration = load_int(table, Field.TILES_AT)
-    if configuration != 0:
+    if HAS_TILES and configuration != 0:
         begin_tiles(configuration)
 
 
 @pointer_kernel
 def _end(table: Any) -> None:
     """Give a thread's tile registers back if they were used."""
-    if load_int(table, Field.TILES_AT) != 0:
+    if HAS_TILES and load_int(table, Field.TILES_AT) != 0:
         end_tiles()
 
 

@@ -45,6 +45,10 @@ def has_tile_instructions() -> bool:
     return vectors.has_feature("amx-tile") and vectors.has_feature("amx-bf16")
 
 
+HAS_TILES = has_tile_instructions()
+"""A constant for kernels: code for tiles, half of all, is not compiled where there are none."""
+
+
 @cache
 def may_use_tiles() -> bool:
     """Return whether the processor multiplies tiles and the operating system lets this process do it."""

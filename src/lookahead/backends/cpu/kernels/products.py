@@ -121,7 +121,7 @@ def _multiply_units(
     row = 0
     while row < rows:
         these, place = offset(inputs, row * width), offset(out, row * CHUNK)
-        if uses_tiles:
+        if amx.HAS_TILES and uses_tiles:
             row += _multiply_in_tiles(these, width, packed, of_unit, size, units, rows - row, place, adds)
         else:
             row += _multiply_in_vectors(these, width, packed, of_unit, size, units, rows - row, place, adds)

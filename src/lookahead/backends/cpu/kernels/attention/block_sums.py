@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from lookahead.backends.cpu.kernels.amx import (
+    HAS_TILES,
     ROWS,
     multiply_2_by_1,
     multiply_4_by_1,
@@ -60,7 +61,7 @@ def copy_queries(heads: Heads, sums: Sums, key_head: int, first: int, last: int)
             source = offset(heads.queries, (node * heads.heads + head) * width)
             copy_row(source, width, offset(sums.queries, query * width))
             query += 1
-    if heads.uses_tiles:
+    if HAS_TILES and heads.uses_tiles:
         for tile in range(0, query, ROWS):
             at = tile * width
             pack_weights(offset(sums.queries, at), width, width, offset(sums.packed_queries, at // 2), 0)
@@ -79,7 +80,7 @@ def clear_sums(states: Any, totals: Any, queries: int, width: int) -> None:
 @pointer_kernel
 def begin_span(heads: Heads, sums: Sums, queries: int) -> None:
     """Set the sums of a span to nothing."""
-    if not heads.uses_tiles:
+    if not (HAS_TILES and heads.uses_tiles):
         clear_sums(sums.span_states, sums.span_totals, queries, heads.width)
         return
     for tile in range((queries + ROWS - 1) // ROWS):
@@ -144,7 +145,7 @@ def add_block(
         low, high = min(low, load_int(sums.firsts, query)), max(high, load_int(sums.ends, query))
     if low >= high:
         return
-    if heads.uses_tiles:
+    if HAS_TILES and heads.uses_tiles:
         keys = Keys(at, slots, low, high, are_in_order)
         _add_in_tiles(heads, sums, keys, queries, first, last)
         return

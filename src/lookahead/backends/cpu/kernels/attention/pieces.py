@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lookahead.backends.cpu.kernels.amx import ROWS
+from lookahead.backends.cpu.kernels.amx import HAS_TILES, ROWS
 from lookahead.backends.cpu.kernels.attention.block_sums import (
     add_block,
     begin_span,
@@ -181,7 +181,7 @@ def _attend_to_prompt(trees: Trees, heads: Heads, sums: Sums, piece: Piece, out:
         begin_span(heads, sums, queries)
         _add_span(trees, heads, sums, piece, span)
         _merge_span(trees, heads, sums, piece, span)
-    if heads.uses_tiles:
+    if HAS_TILES and heads.uses_tiles:
         merged = sums.merged_lane_states, sums.merged_lanes
         write_rows(heads, merged[0], merged[1], queries, sums.merged_states, sums.merged)
     for query in range(queries):
@@ -194,7 +194,7 @@ def _attend_to_prompt(trees: Trees, heads: Heads, sums: Sums, piece: Piece, out:
 def _begin_merging(heads: Heads, sums: Sums, queries: int) -> None:
     """Set the sums of all spans to nothing."""
     width = heads.width
-    if not heads.uses_tiles:
+    if not (HAS_TILES and heads.uses_tiles):
         clear_sums(sums.merged_states, sums.merged, queries, width)
         return
     for tile in range((queries + ROWS - 1) // ROWS):
@@ -211,11 +211,11 @@ def _merge_span(trees: Trees, heads: Heads, sums: Sums, piece: Piece, span: int)
         node = piece.first + query // of_key
         sees = load_int(trees.firsts, node) // SPAN <= span <= load_int(trees.places, node) // SPAN
         store_int(sums.ends, query, int(sees))
-        if sees and not heads.uses_tiles:
+        if sees and not (HAS_TILES and heads.uses_tiles):
             states, totals = offset(sums.merged_states, 2 * query), offset(sums.merged, query * width)
             added = offset(sums.span_states, 2 * query), offset(sums.span_totals, query * width)
             _merge(states, totals, added[0], added[1], width)
-    if heads.uses_tiles:
+    if HAS_TILES and heads.uses_tiles:
         for tile in range((queries + ROWS - 1) // ROWS):
             states, totals = 2 * tile * ROWS, tile * ROWS * width
             merge_lanes(
@@ -236,7 +236,7 @@ def _attend_to_one_span(trees: Trees, heads: Heads, sums: Sums, piece: Piece, sp
     copy_queries(heads, sums, piece.key_head, piece.first, piece.last)
     begin_span(heads, sums, queries)
     _add_span(trees, heads, sums, piece, span)
-    if heads.uses_tiles:
+    if HAS_TILES and heads.uses_tiles:
         write_rows(heads, sums.lane_states, sums.lane_totals, queries, sums.span_states, sums.span_totals)
         for query in range(queries):  # the largest scores of lanes are those of powers of two
             store_float(sums.span_states, 2 * query, load_float(sums.span_states, 2 * query) * _LN2)
