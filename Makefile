@@ -9,7 +9,7 @@ SOAK_REQUESTS ?= 300
 ROWS ?= ../shared/data/spec_bench_dev.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test tests test-quick test-oldest fuzz soak verify lint format bench figures clean
+.PHONY: help setup demo serve test tests test-quick test-oldest fuzz soak verify lint format bench figures clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ verify: $(INSTALLED)  ## compare answers of the embedded model with `generate`, 
 	$(BIN)/python scripts/verify_reproducible.py $(ROWS)
 	$(BIN)/python scripts/verify_prompts.py $(ROWS) --part batches
 	$(BIN)/python scripts/verify_engine.py $(ROWS)
+
+serve: $(INSTALLED)  ## serve the embedded model at http://127.0.0.1:8000, with a page to chat
+	$(BIN)/lookahead serve
 
 lint: $(INSTALLED)  ## ruff, mypy, import-linter, sizes and private names
 	$(BIN)/ruff check .

@@ -43,10 +43,15 @@ class AblatedStore:
         self.recycles = self._store.recycles
 
     def open(
-        self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
+        self,
+        request: RequestId,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        reads: Sequence[str] = (),
+        remember: bool = True,
     ) -> None:
         """Open a request."""
-        self._store.open(request, namespace=namespace, reads=reads)
+        self._store.open(request, namespace=namespace, reads=reads, remember=remember)
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
         """Append tokens to a request's sequence."""
@@ -68,9 +73,9 @@ class AblatedStore:
         """Learn the probable successors of each token of the vocabulary."""
         self._store.learn_vocabulary(successors)
 
-    def recycled_tokens(self, request: RequestId) -> int:
-        """Return how many tokens of a request came from recycled logits."""
-        return self._store.recycled_tokens(request)
+    def sources(self, request: RequestId) -> Int32Array:
+        """Return the source of each token of a request that was inserted last."""
+        return self._store.sources(request)
 
     def forget(self, request: RequestId) -> None:
         """Close a request."""
@@ -157,16 +162,21 @@ class WithoutAnswers(WithoutEarlierAnswers):
             self._store.forget(now)
 
     def open(
-        self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
+        self,
+        request: RequestId,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        reads: Sequence[str] = (),
+        remember: bool = True,
     ) -> None:
         """Do nothing until the prompt comes."""
 
     def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
         """Recycle nothing, since no request is open."""
 
-    def recycled_tokens(self, request: RequestId) -> int:  # noqa: ARG002
-        """Return 0."""
-        return 0
+    def sources(self, request: RequestId) -> Int32Array:  # noqa: ARG002
+        """Return nothing."""
+        return np.zeros(0, np.int32)
 
     def forget(self, request: RequestId) -> None:
         """Drop the request's tokens."""

@@ -30,6 +30,7 @@ from lookahead.drafting.log.calibration import (
     SLOPES,
     SOURCES,
     VALUE,
+    CalibrationState,
     initial_weights,
 )
 from lookahead.drafting.log.matches import (
@@ -57,7 +58,7 @@ class RecordingDrafter(StoreDrafter):
 
     def __init__(self, state: State) -> None:
         self.log = TokenLog(max_bytes=MEMORY_BYTES)
-        self.log._hit_rates[:], self.log._weights[:] = state  # noqa: SLF001
+        self.log._calibrations.initial = CalibrationState(*state)  # noqa: SLF001
         self.predictions: list[Prediction] = []
         super().__init__(self.log, LookaheadConfig())
 

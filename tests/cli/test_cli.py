@@ -14,7 +14,7 @@ from helpers import tiny_models
 from lookahead.bench.methods.registry import METHODS, USUAL
 from lookahead.bench.run import runner
 from lookahead.cli import app, main
-from lookahead.cli.demo import QUESTIONS
+from lookahead.cli.demo.command import QUESTIONS
 
 COMMANDS = ("demo", "generate", "bench", "compare", "replay", "memory", "check", "profile", "compile")
 CONTEXT = 4096

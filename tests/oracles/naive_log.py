@@ -254,6 +254,7 @@ def move(weight, gradient):
 class Request:
     owner: int
     readable: list[int]
+    calibration: CalibrationState
     own: Log | None = None  # None where the live requests left no room for it
     sequence: list[int] = field(default_factory=list)
     answer: list[int] = field(default_factory=list)
@@ -264,7 +265,9 @@ class Request:
 class NaiveLog:
     def __init__(self, *, max_bytes, remember_prompts=False):
         self.max_shared = affordable_tokens(max_bytes // 2 + 8)
-        learned = initial_hit_rates().nbytes + initial_weights().nbytes
+        self.max_calibrations = max(1, min(1024, max_bytes // 2**20))
+        self.calibrations: dict[int, CalibrationState] = {}  # the last one used is the last one
+        learned = self.max_calibrations * (initial_hit_rates().nbytes + initial_weights().nbytes)
         self.own_budget = (max_bytes - learned - names_bytes(max_bytes) - ring_bytes(self.max_shared)) // 2
         max_buckets = affordable_buckets(self.own_budget)
         self.shared = Log(min(token_log._FIRST_RING, self.max_shared))
@@ -273,7 +276,6 @@ class NaiveLog:
         self.owners: dict[str, int] = {VOCABULARY_NAMESPACE: VOCABULARY}
         self.last_owner = VOCABULARY
         self.requests: dict[object, Request] = {}
-        self.calibration = CalibrationState()
 
     # what it remembers
 
@@ -286,7 +288,11 @@ class NaiveLog:
     def open(self, name, *, namespace=DEFAULT_NAMESPACE, reads=()):
         owner = self.owner(namespace)
         others = [self.owners[read] for read in reads if read in self.owners and read != namespace]
-        self.requests[name] = Request(owner, list(dict.fromkeys([owner, *others])))
+        calibration = self.calibrations.pop(owner, None) or CalibrationState()
+        self.calibrations[owner] = calibration
+        if len(self.calibrations) > self.max_calibrations:
+            del self.calibrations[next(iter(self.calibrations))]
+        self.requests[name] = Request(owner, list(dict.fromkeys([owner, *others])), calibration)
         return self.requests[name]
 
     def insert(self, name, tokens, origin):
@@ -339,8 +345,13 @@ class NaiveLog:
         self.shared.make_room(len(tokens) + 1, self.max_shared)
         self.shared.append([*tokens, GAP], owner)
 
+    def default_calibration(self):
+        """What a snapshot has: that of the default namespace."""
+        return self.calibrations.get(self.owners.get(DEFAULT_NAMESPACE)) or CalibrationState()
+
     def forget_namespace(self, namespace):
         owner = self.owners.get(namespace)
+        self.calibrations.pop(owner, None)
         for cell in self.shared.cells:
             if cell.owner == owner:
                 cell.token, cell.owner = GAP, NO_OWNER
@@ -360,7 +371,7 @@ class NaiveLog:
         for token in tokens:
             if node is None:
                 break
-            self.calibration.learn(request.draft[node][3], token)
+            request.calibration.learn(request.draft[node][3], token)
             below = range(node + 1, len(request.draft))
             node = next((i for i in below if request.draft[i][:2] == (token, node)), None)
 
@@ -398,7 +409,7 @@ class NaiveLog:
             if not votes:
                 continue
             count = sum(votes.values())
-            bucket = self.calibration.bucket(source, depth - length, len(votes), count)
+            bucket = request.calibration.bucket(source, depth - length, len(votes), count)
             share = left * (bucket[1] / bucket[0])
             left -= share
             known.update(votes)
@@ -415,7 +426,7 @@ class NaiveLog:
                 for token in dict.fromkeys(successors)
                 if token not in known
             ]
-        self.calibration.softmax(prediction)
+        request.calibration.softmax(prediction)
         return prediction
 
     # what it drafts

@@ -12,13 +12,14 @@ from rich.console import Console
 import lookahead
 from lookahead.cli.check import check
 from lookahead.cli.compile import compile_kernels
-from lookahead.cli.demo import demo
+from lookahead.cli.demo.command import demo
 from lookahead.cli.generate import generate
 from lookahead.cli.measure.bench import bench
 from lookahead.cli.measure.compare import compare
 from lookahead.cli.measure.profile import profile
 from lookahead.cli.measure.replay import replay
 from lookahead.cli.memory import memory
+from lookahead.cli.serve import serve
 from lookahead.cli.setup import INTERRUPTED
 from lookahead.cli.streams import abandon_stdout, flush_stdout, prepare_streams
 from lookahead.errors import LookaheadError, first_line
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(generate)
+app.command()(serve)
 app.command()(bench)
 app.command()(compare)
 app.command()(replay)

@@ -24,11 +24,13 @@ class PromptPart:
         tokens: The tokens.
         max_logits: For how many of the last of them logits are wanted.
         state: Chooses the first token of the answer, where the prompt ends with this part; else None.
+        on_logits: Called with the logits [max_logits, V], before the first token is chosen.
     """
 
     tokens: Sequence[int]
     max_logits: int = 0
     state: GenerationState | None = None
+    on_logits: Callable[[Tensor], None] | None = None
 
 
 class StepModel(Protocol):
@@ -228,13 +230,15 @@ def _begin_answers(
 ) -> None:
     """Choose the first token of each prompt that was read to its end."""
     for row, part in parts.items():
-        if part.state is not None:
-            try:
+        try:
+            if part.on_logits is not None:
+                part.on_logits(logits[row])
+            if part.state is not None:
                 emit_first_tokens(drafter, [part.state], logits[row][None], stats)
-            except Exception as error:
-                if failures is None:
-                    raise
-                failures[row] = error
+        except Exception as error:
+            if failures is None:
+                raise
+            failures[row] = error
 
 
 def emit_first_tokens(

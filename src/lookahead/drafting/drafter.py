@@ -8,6 +8,7 @@ from lookahead.config import DraftMode
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.budget.controller import BudgetController, StepReport
 from lookahead.drafting.budget.step_times import StepTimes
+from lookahead.drafting.growth.candidates import RECYCLED
 from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, Origin
 from lookahead.drafting.tree import DraftTree
 
@@ -22,9 +23,11 @@ class RequestDrafter:
         namespace: The request's namespace.
         reads: Further namespaces to draft from.
         predictions: Texts that the answer may resemble: drafted from as the prompt is.
+        remember: Whether the request leaves anything to later ones.
 
     Attributes:
         recycled_tokens: Accepted tokens that were drafted from the model's recycled logits.
+        sources: The source of each token that was learned last, see `growth.candidates`.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class RequestDrafter:
         namespace: str = DEFAULT_NAMESPACE,
         reads: Sequence[str] = (),
         predictions: Sequence[Sequence[int]] = (),
+        remember: bool = True,
     ) -> None:
         self._store = store
         self._branch_length = branch_length
@@ -44,7 +48,9 @@ class RequestDrafter:
         self._namespace, self._reads = namespace, reads
         self._prompt = np.zeros(0, np.int32)
         self._predictions = predictions
+        self._remember = remember
         self.recycled_tokens = 0
+        self.sources = np.zeros(0, np.int32)
         self.length = 0
         """Tokens of the request so far, its prompt included."""
 
@@ -52,7 +58,7 @@ class RequestDrafter:
         """Remember the request's prompt until `close`."""
         self._prompt = np.array(prompt, np.int32)
         self.length = len(prompt)
-        self._store.open(self._request, namespace=self._namespace, reads=self._reads)
+        self._store.open(self._request, namespace=self._namespace, reads=self._reads, remember=self._remember)
         for predicted in self._predictions:
             self._store.insert(self._request, np.array(predicted, np.int32), Origin.PROMPT)
         self._store.insert(self._request, self._prompt, Origin.PROMPT)
@@ -70,7 +76,8 @@ class RequestDrafter:
         """Remember emitted tokens."""
         self._store.insert(self._request, tokens, Origin.OUTPUT)
         self.length += len(tokens)
-        self.recycled_tokens = self._store.recycled_tokens(self._request)
+        self.sources = self._store.sources(self._request)
+        self.recycled_tokens += int(np.count_nonzero(self.sources == RECYCLED))
 
     def recycle_prompt(self, successors: Int32Array) -> None:
         """Remember the model's top-k after each of the prompt's last tokens, int32 [m, k]."""
@@ -177,6 +184,11 @@ class BatchDrafter:
     def recycles(self) -> bool:
         """Whether `recycle` is wanted after this step."""
         return self._store_recycles and self._controller.recycles
+
+    def sources(self, row: int) -> list[int]:
+        """Return the source of each token of a row that was learned last, see `growth.candidates`."""
+        found: list[int] = self._requests[row].sources.tolist()
+        return found
 
     def recycle_prompt(self, row: int, successors: Int32Array) -> None:
         """Remember the model's top-k after each of a prompt's last tokens, int32 [m, k]."""

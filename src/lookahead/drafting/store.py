@@ -47,7 +47,12 @@ class DraftStore(Protocol):
     recycles: bool
 
     def open(
-        self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
+        self,
+        request: RequestId,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        reads: Sequence[str] = (),
+        remember: bool = True,
     ) -> None:
         """Open a request in a namespace. It drafts from there, and its answer will belong there.
 
@@ -55,6 +60,7 @@ class DraftStore(Protocol):
             request: A new one.
             namespace: The namespace it belongs to.
             reads: Further namespaces to draft from.
+            remember: Whether it leaves anything to later requests.
 
         Raises:
             ConfigError: A name is not a string, empty or too long; or `reads` is one name, not several.
@@ -110,8 +116,10 @@ class DraftStore(Protocol):
             TokenIdError: A token id is negative, not an integer, or exceeds 31 bits; nothing is remembered.
         """
 
-    def recycled_tokens(self, request: RequestId) -> int:
-        """Return how many tokens of a request were accepted from recycled logits.
+    def sources(self, request: RequestId) -> Int32Array:
+        """Return the source of each token of a request that was inserted last, see `growth.candidates`.
+
+        A store that does not know returns none.
 
         Raises:
             KeyError: The request is unknown, or has been forgotten.

@@ -20,6 +20,19 @@ class TokenLogprobs:
     top: tuple[tuple[int, float], ...] = ()
 
 
+class TokenSource(StrEnum):
+    """Where the draft of a token came from."""
+
+    PROMPT = "prompt"
+    """The request's own text: its prompt, its predictions and its answer so far."""
+    MEMORY = "memory"
+    """Earlier answers, of the namespaces that the request reads."""
+    GUESS = "guess"
+    """The model's own next-best tokens of earlier steps."""
+    PLAIN = "plain"
+    """It was not drafted: the forward pass itself gave it."""
+
+
 class FinishReason(StrEnum):
     """Why an answer ended."""
 
@@ -51,6 +64,27 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class RequestSeconds:
+    """Where a request's time went. The last three are of all steps that it took part in, shared with others.
+
+    Attributes:
+        queued: From its submission until it first had a row.
+        prompt: From then to its first token.
+        decode: From its first token to its last.
+        draft: Proposing drafts and learning from what came.
+        model: Forward passes.
+        choose: Choosing tokens: processors, sampling, stop strings.
+    """
+
+    queued: float = 0.0
+    prompt: float = 0.0
+    decode: float = 0.0
+    draft: float = 0.0
+    model: float = 0.0
+    choose: float = 0.0
+
+
+@dataclass(frozen=True)
 class Finish:
     """How an answer ended.
 
@@ -59,12 +93,14 @@ class Finish:
         usage: Its tokens.
         stop: The token or the string that ended it; None for another reason.
         error: What went wrong; None if nothing did.
+        seconds: Where its time went.
     """
 
     reason: FinishReason
     usage: Usage
     stop: int | str | None = None
     error: Exception | None = None
+    seconds: RequestSeconds = RequestSeconds()
 
 
 @dataclass(frozen=True)
@@ -75,8 +111,15 @@ class Event:
         tokens: New tokens. Those of one step are in one event; a slow reader gets several steps in one.
         logprobs: For each of them its log-probabilities; empty if the request asked for none.
         finish: How the answer ended, in the last event; else None.
+        sources: For each token, where its draft came from.
+        forwards: For each token, the number of the engine's step that gave it.
+        prompt_logprobs: For each token of the prompt, None for its first, before the first token of the
+            answer; empty if the request asked for none.
     """
 
     tokens: Sequence[int] = ()
     logprobs: Sequence[TokenLogprobs] = ()
     finish: Finish | None = None
+    sources: Sequence[TokenSource] = ()
+    forwards: Sequence[int] = ()
+    prompt_logprobs: Sequence[TokenLogprobs | None] = ()

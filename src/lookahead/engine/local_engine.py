@@ -10,6 +10,7 @@ from typing import Any, Self
 from lookahead.engine.events import Event, Finish, FinishReason, Usage
 from lookahead.engine.protocol import ModelRunner, Progress
 from lookahead.engine.request import Request
+from lookahead.engine.request_clock import RequestClock
 from lookahead.engine.scheduler import Scheduler, SchedulerLimits, StepPlan
 from lookahead.engine.settings import EngineSettings
 from lookahead.engine.stats import EngineStats
@@ -31,6 +32,7 @@ class _Served:
         completion: Tokens of its answer so far.
         drafted: Tokens that were drafted for it.
         accepted: How many of them the model confirmed.
+        clock: Where its time goes.
     """
 
     request: Request
@@ -40,6 +42,7 @@ class _Served:
     completion: int = 0
     drafted: int = 0
     accepted: int = 0
+    clock: RequestClock = field(default_factory=RequestClock)
 
     @property
     def usage(self) -> Usage:
@@ -56,6 +59,18 @@ class _Counts:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    drafts: int = 0
+    accepted_by_depth: list[int] = field(default_factory=list)
+
+    def count_draft(self, progress: Progress) -> None:
+        """Count a step's draft of a row."""
+        self.drafts += progress.draft_tokens > 0
+        missing = progress.accepted_tokens - len(self.accepted_by_depth)
+        self.accepted_by_depth += [0] * missing
+        for depth in range(progress.accepted_tokens):
+            self.accepted_by_depth[depth] += 1
 
 
 class LocalEngine:
@@ -166,8 +181,23 @@ class LocalEngine:
                 cache_tokens=sum(entry.held for entry in running),
                 max_cache_tokens=self._scheduler.limits.max_cached_tokens,
                 prefix_tokens=self._runner.prefix_tokens,
+                prefix_queries=counts.prefix_queries,
+                prefix_hits=counts.prefix_hits,
+                drafts=counts.drafts,
+                accepted_by_depth=tuple(counts.accepted_by_depth),
                 generation=copy(self._runner.stats),
             )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether requests are taken."""
+        return self._takes_requests and self._thread.is_alive()
+
+    @property
+    def max_request_tokens(self) -> int:
+        """The most tokens of prompt and answer together."""
+        limits = self._scheduler.limits
+        return min(limits.max_request_tokens, limits.max_cached_tokens)
 
     def _check_open(self) -> None:
         if not self._takes_requests:
@@ -222,12 +252,16 @@ class LocalEngine:
                 continue
             if served.completion == 0:
                 served.cached = held
+            self._counts.prefix_queries += len(served.request.prompt_ids) + served.completion
+            self._counts.prefix_hits += held
+            served.clock.begin()
             self._scheduler.started(request_id, held=held)
 
     def _do(self, plan: StepPlan) -> None:
         """Do a step and deliver what it did."""
         failure: Exception | None = None
         progress: dict[int, Progress] = {}
+        before = copy(self._runner.stats)
         try:
             progress = dict(self._runner.step(plan, self._publish))
         except Exception as error:  # noqa: BLE001  whatever went wrong ends the requests of this step alone
@@ -235,6 +269,8 @@ class LocalEngine:
         with self._changed:
             self._counts.steps += 1
             for request_id in plan.requests:
+                if request_id in self._served:
+                    self._served[request_id].clock.add_step(before, self._runner.stats)
                 if failure is not None:
                     self._end(request_id, FinishReason.ERROR, error=failure)
                 else:
@@ -252,6 +288,8 @@ class LocalEngine:
         served.completion += len(progress.tokens)
         served.drafted += progress.draft_tokens
         served.accepted += progress.accepted_tokens
+        served.clock.note_tokens(len(progress.tokens))
+        self._counts.count_draft(progress)
         if progress.error is not None:
             self._end(request_id, FinishReason.ERROR, progress, error=progress.error)
         elif progress.is_finished:
@@ -262,7 +300,7 @@ class LocalEngine:
             lengths = {request_id: length} if progress.is_decoding else {}
             self._scheduler.advance({request_id: progress.held}, lengths)
             if progress.tokens:
-                served.stream.put(Event(progress.tokens, progress.logprobs))
+                served.stream.put(self._event(progress))
 
     def _end(
         self,
@@ -288,7 +326,16 @@ class LocalEngine:
             self._runner.end(request_id, served.state)
         except Exception:  # noqa: BLE001  the others go on
             _log.exception("request %d ended, but its row could not be given back as it should", request_id)
-        served.stream.put(
-            Event(progress.tokens, progress.logprobs, Finish(reason, usage, progress.stop, error))
-        )
+        finish = Finish(reason, usage, progress.stop, error, served.clock.seconds())
+        served.stream.put(self._event(progress, finish))
         self._changed.notify_all()
+
+    def _event(self, progress: Progress, finish: Finish | None = None) -> Event:
+        return Event(
+            progress.tokens,
+            progress.logprobs,
+            finish,
+            progress.sources,
+            [self._counts.steps] * len(progress.tokens),
+            progress.prompt_logprobs,
+        )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from lookahead.engine.events import TokenLogprobs
+from lookahead.engine.events import TokenLogprobs, TokenSource
 from lookahead.engine.request import Request
 from lookahead.engine.scheduler import StepPlan
 from lookahead.engine.stats import EngineStats
@@ -40,6 +40,14 @@ class Engine(Protocol):
     def stats(self) -> EngineStats:
         """Return what the engine has done so far and is doing."""
 
+    @property
+    def is_running(self) -> bool:
+        """Whether requests are taken."""
+
+    @property
+    def max_request_tokens(self) -> int:
+        """The most tokens of prompt and answer together."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -50,6 +58,8 @@ class Progress:
         is_decoding: Whether its prompt has been read.
         tokens: Tokens that were emitted.
         logprobs: For each of them, if they were asked for.
+        sources: For each of them, where its draft came from.
+        prompt_logprobs: For each token of the prompt, with the answer's first token.
         draft_tokens: Tokens that were drafted and verified.
         accepted_tokens: How many of them the model confirmed.
         is_finished: Whether the answer has ended.
@@ -61,6 +71,8 @@ class Progress:
     is_decoding: bool = False
     tokens: Sequence[int] = ()
     logprobs: Sequence[TokenLogprobs] = ()
+    sources: Sequence[TokenSource] = ()
+    prompt_logprobs: Sequence[TokenLogprobs | None] = ()
     draft_tokens: int = 0
     accepted_tokens: int = 0
     is_finished: bool = False

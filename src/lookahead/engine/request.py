@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from operator import index
 from typing import Any
 
-from lookahead.config import check_integer
+from lookahead.config import check_bool, check_integer
 from lookahead.drafting.store import DEFAULT_NAMESPACE, check_namespaces
 from lookahead.errors import ConfigError
 
@@ -90,10 +90,13 @@ class Request:
         ignores_end_of_text: Whether the model's own end of text does not end the answer.
         logprobs: For each token, the log-probabilities of this many most probable tokens and of the token
             itself, of the model's raw logits; None for none.
+        prompt_logprobs: Likewise for each token of the prompt but its first; the whole prompt is then read.
         processors: Logits processors of transformers (a grammar, …), called after the penalties and before
             temperature and the like, once per token, as `generate` calls them. They serve this request alone.
         namespace: The namespace that the answer belongs to and is drafted from.
         reads: Further namespaces to draft from.
+        remember: Whether later requests may use anything of it: its answer, the guesses beside that,
+            or its keys and values in the prefix cache.
         predictions: Token sequences that the answer may resemble. They are drafted from as the prompt is, and
             change nothing in the text.
         priority: Requests with a lower number come first.
@@ -109,9 +112,11 @@ class Request:
     stop_ids: Sequence[int] = ()
     ignores_end_of_text: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     processors: Sequence[Processor] = ()
     namespace: str = DEFAULT_NAMESPACE
     reads: Sequence[str] = ()
+    remember: bool = True
     predictions: Sequence[Sequence[int]] = ()
     priority: int = 0
 
@@ -131,8 +136,11 @@ class Request:
             object.__setattr__(self, name, value)
         check_integer("max_tokens", self.max_tokens, smallest=1, largest=_LARGEST_TOKEN)
         check_integer("priority", self.priority, smallest=-_LARGEST_TOKEN, largest=_LARGEST_TOKEN)
-        if self.logprobs is not None:
-            check_integer("logprobs", self.logprobs, smallest=0, largest=MAX_TOP_LOGPROBS)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), smallest=0, largest=MAX_TOP_LOGPROBS)
+        for name in ("ignores_end_of_text", "remember"):
+            check_bool(name, getattr(self, name))
         if not all(isinstance(text, str) and text for text in self.stop_strings):
             message = f"stop_strings={self.stop_strings!r:.80} is not allowed; give texts that are not empty"
             raise ConfigError(message)

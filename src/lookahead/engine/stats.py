@@ -21,6 +21,10 @@ class EngineStats:
         cache_tokens: Tokens that the rows hold.
         max_cache_tokens: The most they may hold.
         prefix_tokens: Tokens that the prefix cache holds.
+        prefix_queries: Tokens of prompts that were looked up in the prefix cache.
+        prefix_hits: How many of them it held.
+        drafts: Drafts of a row that were verified.
+        accepted_by_depth: How many drafts were right down to depth 1, 2, ….
         generation: Counts and seconds of the forward passes.
     """
 
@@ -35,4 +39,8 @@ class EngineStats:
     cache_tokens: int = 0
     max_cache_tokens: int = 0
     prefix_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    drafts: int = 0
+    accepted_by_depth: tuple[int, ...] = ()
     generation: GenerationStats = field(default_factory=GenerationStats)

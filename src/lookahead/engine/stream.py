@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Condition
 
-from lookahead.engine.events import Event, Finish, TokenLogprobs
+from lookahead.engine.events import Event, Finish, TokenLogprobs, TokenSource
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,15 @@ class Answer:
         tokens: Its tokens, an end token included.
         logprobs: For each token its log-probabilities, if the request asked for them.
         finish: How it ended.
+        sources: For each token, where its draft came from.
+        prompt_logprobs: For each token of the prompt, if the request asked for them.
     """
 
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...]
     finish: Finish
+    sources: tuple[TokenSource, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
 
 
 class Stream:
@@ -41,6 +45,9 @@ class Stream:
         self._changed = Condition()
         self._tokens: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
+        self._sources: list[TokenSource] = []
+        self._forwards: list[int] = []
+        self._prompt_logprobs: list[TokenLogprobs | None] = []
         self._finish: Finish | None = None
         self._is_ended = False
         self._wake: Callable[[], None] | None = None
@@ -54,6 +61,9 @@ class Stream:
         with self._changed:
             self._tokens += event.tokens
             self._logprobs += event.logprobs
+            self._sources += event.sources
+            self._forwards += event.forwards
+            self._prompt_logprobs += event.prompt_logprobs
             self._finish = event.finish
             self._changed.notify_all()
             if self._wake is not None:
@@ -99,7 +109,13 @@ class Stream:
             finish, event = self._finish, self._take()
         if finish.error is not None:
             raise finish.error
-        return Answer(tuple(event.tokens), tuple(event.logprobs), finish)
+        return Answer(
+            tuple(event.tokens),
+            tuple(event.logprobs),
+            finish,
+            tuple(event.sources),
+            tuple(event.prompt_logprobs),
+        )
 
     def __iter__(self) -> Iterator[Event]:
         while (event := self.get()) is not None:
@@ -130,8 +146,16 @@ class Stream:
 
     def _take(self) -> Event:
         """Return what waits as one event; the lock is held and something waits."""
-        event = Event(tuple(self._tokens), tuple(self._logprobs), self._finish)
-        self._tokens, self._logprobs = [], []
+        event = Event(
+            tuple(self._tokens),
+            tuple(self._logprobs),
+            self._finish,
+            tuple(self._sources),
+            tuple(self._forwards),
+            tuple(self._prompt_logprobs),
+        )
+        self._tokens, self._logprobs, self._sources, self._forwards = [], [], [], []
+        self._prompt_logprobs = []
         self._is_ended, self._finish = self._finish is not None, None
         return event
 

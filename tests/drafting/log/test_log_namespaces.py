@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from helpers.drafts import MIN_MEMORY, branches, first_tokens, log_of, propose
+from lookahead.drafting.growth.candidates import NOT_DRAFTED, OWN, RECYCLED, SHARED
 from lookahead.drafting.log import token_log
 from lookahead.drafting.log.ring import GAP
 from lookahead.drafting.log.token_log import TokenLog
-from lookahead.drafting.store import Origin
+from lookahead.drafting.store import DEFAULT_NAMESPACE, Origin
 from oracles.naive_log import heads_of
 
 PROMPT, OUTPUT = Origin.PROMPT, Origin.OUTPUT
@@ -221,7 +222,8 @@ def test_a_snapshot_absorbed_by_an_empty_log_is_the_same_memory():
     for name, array in other.snapshot().items():
         np.testing.assert_array_equal(array, snapshot[name], err_msg=name)
     for memory in (log, other):
-        opened(memory, "now", "two", [1, 2, 3], reads=["three"])
+        # its calibration is saved, that of other namespaces is not
+        opened(memory, "now", DEFAULT_NAMESPACE, [1, 2, 3], reads=["two", "three"])
     one, same = propose(log, length=40), propose(other, length=40)
     np.testing.assert_array_equal(one.token_ids, same.token_ids)
     np.testing.assert_array_equal(one.probabilities, same.probabilities)
@@ -237,9 +239,11 @@ def test_snapshots_merge_by_the_names_of_namespaces():
         memory.recycle("earlier", [8], [[successor]])
         memory.forget("earlier")
     hit_rates = log.snapshot()["hit_rates"]
-    other._hit_rates += 1
+    other.remember([3, 4], DEFAULT_NAMESPACE)
+    known = other._namespaces.named(DEFAULT_NAMESPACE)
+    other._calibrations.of(known.owner).hit_rates[:] += 1
     log.absorb(other.snapshot(), calibration=False)
-    assert log.tokens_by_namespace() == {"one": 4, "two": 2}
+    assert log.tokens_by_namespace() == {"one": 4, "two": 2, DEFAULT_NAMESPACE: 2}
     assert (log.snapshot()["hit_rates"] == hit_rates).all()
     for namespace, prompt, drafted in [("one", 3, [4]), ("one", 5, [6]), ("two", 1, [2]), ("two", 8, [71])]:
         opened(log, prompt, namespace, [prompt])
@@ -291,3 +295,52 @@ def test_what_is_read_of_a_memory_may_be_read_while_others_write():
         for life in lives:
             life.result()
     assert sorted(log.tokens_by_namespace().items()) == [(f"tenant {name}", 100 * 60) for name in range(3)]
+
+
+@pytest.mark.parametrize("texts", [0, 30])
+def test_what_is_learned_about_sources_in_one_namespace_changes_no_draft_of_another(texts):
+    random, log = np.random.default_rng(1), TokenLog(max_bytes=2**23)
+    for text in range(texts):
+        opened(log, text, "tenant-a", random.integers(0, 5, 20).tolist())
+        for _ in range(20):
+            propose(log, text)
+            log.insert(text, random.integers(0, 5, 2).tolist(), OUTPUT)
+        log.forget(text)
+    opened(log, "b", "tenant-b", [1, 2, 3, 1, 2, 3, 1, 2])
+    draft = propose(log, "b")
+    fresh = TokenLog(max_bytes=2**23)
+    opened(fresh, "b", "tenant-b", [1, 2, 3, 1, 2, 3, 1, 2])
+    expected = propose(fresh, "b")
+    np.testing.assert_array_equal(draft.token_ids, expected.token_ids)
+    np.testing.assert_array_equal(draft.probabilities, expected.probabilities)
+
+
+def test_a_request_that_is_not_remembered_leaves_nothing():
+    log = TokenLog(max_bytes=2**23, remember_prompts=True)
+    log.open("secret", namespace="a", remember=False)
+    log.insert("secret", [1, 2, 3], PROMPT)
+    log.insert("secret", [4, 5], OUTPUT)
+    log.recycle("secret", [4], [[7, 8]])
+    assert first_tokens(propose(log, "secret"))[:1] != [7]
+    log.forget("secret")
+    assert log.tokens_by_namespace() == {}
+    snapshot = log.snapshot()
+    assert len(snapshot["tokens"]) == len(snapshot["keys"]) == 0
+
+
+def test_sources_say_where_accepted_tokens_were_drafted_from():
+    log = TokenLog(max_bytes=2**23)
+    log.remember([10, 11, 12, 13], "a")
+    opened(log, "one", "a", [1, 2, 3, 1, 2])
+    propose(log, "one")
+    log.insert("one", [3, 1, 9], OUTPUT)  # two were drafted, the last one was chosen after them
+    assert log.sources("one").tolist() == [OWN, OWN, NOT_DRAFTED]
+    log.insert("one", [10, 11], OUTPUT)  # without a draft
+    assert log.sources("one").tolist() == [NOT_DRAFTED, NOT_DRAFTED]
+    propose(log, "one")
+    log.insert("one", [12, 13, 5], OUTPUT)
+    assert log.sources("one").tolist() == [SHARED, SHARED, NOT_DRAFTED]
+    log.recycle("one", [5], [[6, 7]])
+    propose(log, "one")
+    log.insert("one", [6, 0], OUTPUT)
+    assert log.sources("one").tolist() == [RECYCLED, NOT_DRAFTED]

@@ -50,7 +50,8 @@ def state_of(memory):
         return parts, list(store._requests), memory.vocabulary_size, memory.tokenizer_fingerprint
     rings = [store._shared, *(live.own for live in store._requests.values())]
     arrays = [array for ring in rings for array in (ring.cells, ring.heads, ring.end)]
-    arrays += [*store._table, store._hit_rates, store._weights]
+    arrays += [*store._table]
+    arrays += [array for state in store._calibrations._kept.values() for array in state]
     live = [(name, one.readable.tolist(), one.length, one.answer) for name, one in store._requests.items()]
     known = store._namespaces
     names = [(one.name, one.owner, one.tokens, one.requests) for one in known._by_name.values()]

@@ -20,6 +20,8 @@ from lookahead.jit import kernel, lean_kernel
 
 OWN, SHARED, RECYCLED = 0, 1, 2
 """Sources: the request's own text, the memory that requests share, the model's own recycled logits."""
+NOT_DRAFTED = 3
+"""The source of a token that no draft had."""
 MAX_CANDIDATES = 64
 MAX_GROUPS = 64
 MIN_SHARE = 0.005

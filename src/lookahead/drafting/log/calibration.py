@@ -8,11 +8,14 @@ calibrated while running.
 """
 
 import math
+from collections import OrderedDict
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
 
 from lookahead.drafting.arrays import Float64Array, Int32Array, Integer
+from lookahead.drafting.log.matches import NO_OWNER, initial_hit_rates
 from lookahead.drafting.log.successors import SUCCESSORS
 from lookahead.jit import lean_kernel
 
@@ -32,6 +35,10 @@ INITIAL_SQUARES = 10.0
 """Makes the first steps a third as long: the initial weights are better than a guess."""
 MIN_EVIDENCE = 1e-5
 """Smaller shares count as this one, before their logarithm is taken."""
+
+_BYTES_PER_CALIBRATION = 2**20
+"""One is kept for so many bytes of the memory, a few percent of it."""
+_MAX_KEPT = 1024
 
 VALUE, SQUARES = 0, 1
 """Rows of the weights: their values, and the sums of their squared gradients."""
@@ -155,3 +162,47 @@ def update_weights(
     error = missed - none_probability
     adagrad_step(weights, NONE_SLOPE, error * none_evidence)
     adagrad_step(weights, NONE_BIAS, error)
+
+
+class Calibrations:
+    """Keeps the calibration of each of the namespaces that were used last.
+
+    Shared by all, they would let one tenant's texts change how many tokens are drafted for another.
+
+    Args:
+        max_bytes: The cap of the memory that they belong to.
+
+    Attributes:
+        initial: What is assumed about the sources before anything came.
+        max_bytes: Bytes of all that are kept at most.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_kept = max(1, min(_MAX_KEPT, max_bytes // _BYTES_PER_CALIBRATION))
+        self._kept: OrderedDict[int, CalibrationState] = OrderedDict()
+        self.initial = CalibrationState(initial_hit_rates(), initial_weights())
+        self.max_bytes = self._max_kept * sum(array.nbytes for array in self.initial)
+
+    def of(self, owner: int) -> CalibrationState:
+        """Return the calibration of a namespace, a new one at its first use; it is the last one used."""
+        state = self.known(owner)
+        self.replace(owner, state)
+        return state
+
+    def known(self, owner: int) -> CalibrationState:
+        """Return the calibration of a namespace, the initial one if none is kept."""
+        return self._kept.get(owner) or CalibrationState(*(array.copy() for array in self.initial))
+
+    def replace(self, owner: int, state: CalibrationState) -> None:
+        """Keep another calibration for a namespace."""
+        if owner == NO_OWNER:
+            return
+        self._kept[owner] = state
+        self._kept.move_to_end(owner)
+        while len(self._kept) > self._max_kept:
+            self._kept.popitem(last=False)
+
+    def forget(self, owners: Collection[int]) -> None:
+        """Forget the calibration of namespaces."""
+        for owner in owners:
+            self._kept.pop(owner, None)

@@ -13,7 +13,6 @@ from lookahead.drafting.growth.best_first import (
     reset_frontier,
     would_accept,
 )
-from lookahead.drafting.growth.candidates import RECYCLED
 from lookahead.drafting.log.calibration import CalibrationState, source_of_feature
 from lookahead.drafting.log.matches import MAX_MATCHES, Matches, find_all_matches, next_token, sort_by_rank
 from lookahead.drafting.log.prediction import (
@@ -198,13 +197,19 @@ def build_draft_tree(
 
 
 @lean_kernel
-def learn_from_draft(workspace: DraftWorkspace, tokens: Int32Array, state: CalibrationState) -> int:
+def learn_from_draft(
+    workspace: DraftWorkspace, tokens: Int32Array, state: CalibrationState, sources: Int32Array
+) -> None:
     """Compare the last draft with the tokens that came, as far as it agrees with them.
 
-    Returns how many of those before the last were drafted from recycled logits.
+    Args:
+        workspace: Holds the draft.
+        tokens: int32 [n], the tokens that came.
+        state: What is learned about the sources.
+        sources: int32 [n], set where a token was drafted; the last one was chosen after all drafted ones.
     """
     tree = workspace.tree
-    node, recycled = np.int64(0), 0
+    node = np.int64(0)
     for i in range(len(tokens)):
         if node >= workspace.size[0]:
             break
@@ -215,7 +220,6 @@ def learn_from_draft(workspace: DraftWorkspace, tokens: Int32Array, state: Calib
         ):
             child += 1
         node = child
-        is_bonus = i + 1 == len(tokens)  # chosen after all that was accepted
-        if node < workspace.size[0] and not is_bonus and workspace.sources[node] == RECYCLED:
-            recycled += 1
-    return recycled
+        is_bonus = i + 1 == len(tokens)
+        if node < workspace.size[0] and not is_bonus:
+            sources[i] = workspace.sources[node]

@@ -69,22 +69,21 @@ def append_tokens(
     floats: Float64Array,
     room: int,
     is_output: bool,
-) -> int:
+    sources: Int32Array,
+) -> None:
     """Append tokens to a request's own log and tail; first learn from an answer's by the last draft.
 
-    Returns how many of them were drafted from recycled logits.
+    `sources`, one for each token, are set where a token was drafted.
     """
     workspace = workspace_view(integers, floats, room)
-    recycled = 0
     if is_output:
-        recycled = learn_from_draft(workspace, tokens, CalibrationState(hit_rates, weights))
+        learn_from_draft(workspace, tokens, CalibrationState(hit_rates, weights), sources)
     workspace.size[0] = 0  # that draft is out of date now
     if has_room:
         append_all(ring_view(own_cells, own_heads, own_end), tokens, NO_OWNER, run)
     rest = max(0, len(tail) - len(tokens))
     for i in range(len(tail)):
         tail[i] = tail[len(tail) - rest + i] if i < rest else tokens[len(tokens) - len(tail) + i]
-    return recycled
 
 
 @cache
@@ -99,7 +98,7 @@ def compile_log_kernels() -> None:
     run, readable = np.empty(10, np.int32), np.array([1], np.int32)
     own = (ring.cells, ring.heads, ring.end)
     learned, room = (initial_hit_rates(), initial_weights()), (draft.integers, draft.floats)
-    append_tokens(*own, True, tail, tokens, run, *learned, *room, 4, True)
+    append_tokens(*own, True, tail, tokens, run, *learned, *room, 4, True, np.empty(5, np.int32))
     successors = (table.keys, table.successors)
     size = grow_draft(*own, *own, *successors, readable, tail, *learned, *room, 4, 4, 2, False)
     side_by_side(draft.first_nodes(size), 4)

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.drafting.arrays import Int32Array
-from lookahead.drafting.log.matches import LONGEST_MATCH, VOCABULARY
+from lookahead.drafting.log.calibration import CalibrationState
+from lookahead.drafting.log.matches import LONGEST_MATCH, NO_OWNER, VOCABULARY
 from lookahead.drafting.log.ring import GAP, RingBuffer
 from lookahead.drafting.log.workspace import WorkspaceBuffers
 
@@ -74,6 +75,11 @@ class Namespaces:
     def named(self, name: str) -> Namespace | None:
         """Return the namespace of that name; None if it is unknown."""
         return self._by_name.get(name)
+
+    def owner_of(self, name: str) -> int:
+        """Return the number of the namespace of that name; NO_OWNER if it is unknown."""
+        namespace = self._by_name.get(name)
+        return NO_OWNER if namespace is None else namespace.owner
 
     def numbered(self, owner: int) -> Namespace | None:
         """Return the namespace of that number; None if it is unknown."""
@@ -178,8 +184,10 @@ class LiveRequest:
         own: Its own log.
         draft: The workspace with its last draft.
         tail: int32 [LONGEST_MATCH], its last tokens, at the end.
+        calibration: What is learned about its sources, with all requests of its namespace.
         length: Tokens so far.
-        recycled_tokens: How many of them recycled logits had drafted.
+        sources: int32, the source of each token that was inserted last.
+        is_remembered: Whether it leaves anything to later requests.
         answer: Tokens for the shared log when the request ends, in parts.
     """
 
@@ -188,9 +196,11 @@ class LiveRequest:
     readable: Int32Array
     own: RingBuffer
     draft: WorkspaceBuffers
+    calibration: CalibrationState
     tail: Int32Array = field(default_factory=lambda: np.full(LONGEST_MATCH, GAP, np.int32))
     length: int = 0
-    recycled_tokens: int = 0
+    sources: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    is_remembered: bool = True
     answer: list[Int32Array] = field(default_factory=list)
 
 

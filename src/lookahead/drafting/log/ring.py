@@ -72,12 +72,14 @@ class RingBuffer:
         cells: int32 [6, capacity], tokens, owners and links.
         heads: int32, see `TokenRing`.
         end: int64 [1].
+        arrays: All three, as kernels take them.
     """
 
     def __init__(self, capacity: int) -> None:
         self.cells = np.full((2 + len(ORDERS), capacity), NO_INDEX, np.int32)
         self.heads = np.full(heads_for(capacity), NO_INDEX, np.int32)
         self.end = np.zeros(1, np.int64)
+        self.arrays = (self.cells, self.heads, self.end)
         self.capacity = capacity
         self.tokens, self.owners = self.cells[0], self.cells[1]  # NO_INDEX and GAP are the same number
 

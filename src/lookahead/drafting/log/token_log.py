@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from lookahead.config import DEFAULT_MEMORY_BYTES, DraftMode
 from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.growth.candidates import NOT_DRAFTED
 from lookahead.drafting.growth.modes import as_draft_tree
-from lookahead.drafting.log.calibration import initial_weights
+from lookahead.drafting.log.calibration import Calibrations, CalibrationState
 from lookahead.drafting.log.entry_points import append_tokens, compile_log_kernels, grow_draft
-from lookahead.drafting.log.matches import NO_OWNER, VOCABULARY, initial_hit_rates
+from lookahead.drafting.log.matches import NO_OWNER, VOCABULARY
 from lookahead.drafting.log.requests import LiveRequest, Namespace, Namespaces, newest_first
 from lookahead.drafting.log.ring import GAP, ORDERS, SMALLEST_RING, RingBuffer, ring_bytes
 from lookahead.drafting.log.sizing import affordable_tokens, divided
@@ -77,8 +78,8 @@ class TokenLog:
     recycles = True
 
     def __init__(self, *, max_bytes: int = DEFAULT_MEMORY_BYTES, remember_prompts: bool = False) -> None:
-        self._hit_rates, self._weights = initial_hit_rates(), initial_weights()
-        parts = divided(max_bytes, learned_bytes=self._hit_rates.nbytes + self._weights.nbytes)
+        self._calibrations = Calibrations(max_bytes)
+        parts = divided(max_bytes, learned_bytes=self._calibrations.max_bytes)
         names_bytes, self._own_budget, self._max_shared, self._max_buckets = parts
         self.max_bytes = max_bytes
         self.vocabulary_size: int | None = None
@@ -94,12 +95,17 @@ class TokenLog:
         self._no_draft = WorkspaceBuffers(1)
 
     def open(
-        self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
+        self,
+        request: RequestId,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        reads: Sequence[str] = (),
+        remember: bool = True,
     ) -> None:
         """Do as `DraftStore.open` says."""
         check_namespaces(namespace, reads)
         with self._lock:
-            self._opened(request, namespace, reads)
+            self._opened(request, namespace, reads).is_remembered = remember
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
         """Do as `DraftStore.insert` says."""
@@ -108,28 +114,25 @@ class TokenLog:
             return
         is_output = Origin(origin) is Origin.OUTPUT
         with self._lock:
-            live = self._requests.get(request)
-            if live is None:
-                live = self._opened(request, DEFAULT_NAMESPACE, ())
+            live = self._requests.get(request) or self._opened(request, DEFAULT_NAMESPACE, ())
             if live.own is self._no_room or live.own.written + len(tokens) > live.own.capacity:
                 self._give_room(live, len(tokens))
-            live.recycled_tokens += append_tokens(
-                live.own.cells,
-                live.own.heads,
-                live.own.end,
+            live.sources = np.full(len(tokens), NOT_DRAFTED, np.int32)
+            append_tokens(
+                *live.own.arrays,
                 live.own is not self._no_room,
                 live.tail,
                 tokens,
                 np.empty(len(tokens) + ORDERS[0] - 1, np.int32),
-                self._hit_rates,
-                self._weights,
+                *live.calibration,
                 live.draft.integers,
                 live.draft.floats,
                 live.draft.max_nodes,
                 is_output,
+                live.sources,
             )
             live.length += len(tokens)
-            if is_output or self._remember_prompts:
+            if live.is_remembered and (is_output or self._remember_prompts):
                 live.answer.append(tokens)
 
     def propose(
@@ -144,18 +147,13 @@ class TokenLog:
             if live.draft.max_nodes < decoding_length:
                 live.draft = WorkspaceBuffers(decoding_length)
             size = grow_draft(
-                live.own.cells,
-                live.own.heads,
-                live.own.end,
-                self._shared.cells,
-                self._shared.heads,
-                self._shared.end,
+                *live.own.arrays,
+                *self._shared.arrays,
                 self._table.keys,
                 self._table.successors,
                 live.readable,
                 live.tail,
-                self._hit_rates,
-                self._weights,
+                *live.calibration,
                 live.draft.integers,
                 live.draft.floats,
                 live.draft.max_nodes,
@@ -177,7 +175,9 @@ class TokenLog:
             raise ValueError(message)
         rows = checked_tokens(rows.ravel()).reshape(rows.shape)
         with self._lock:
-            self._recycle(self._requests[request], tokens, rows)
+            live = self._requests[request]
+            if live.owner != NO_OWNER and live.is_remembered:
+                self._write_successors(live.owner, *within_vocabulary(tokens, rows, self.vocabulary_size))
 
     def learn_vocabulary(self, successors: Int32Array) -> None:
         """Do as `DraftStore.learn_vocabulary` says."""
@@ -185,9 +185,9 @@ class TokenLog:
         with self._lock:
             self._write_successors(VOCABULARY, np.arange(len(rows), dtype=np.int32), rows)
 
-    def recycled_tokens(self, request: RequestId) -> int:
-        """Do as `DraftStore.recycled_tokens` says."""
-        return self._requests[request].recycled_tokens
+    def sources(self, request: RequestId) -> Int32Array:
+        """Do as `DraftStore.sources` says."""
+        return self._requests[request].sources
 
     def forget(self, request: RequestId) -> None:
         """Close a request: free its own log and append its answer to the shared log."""
@@ -212,9 +212,7 @@ class TokenLog:
         """
         check_namespaces(namespace)
         with self._lock:
-            known = self._namespaces.named(namespace)
-            if known is not None:
-                self._forget([known])
+            self._forget([known] if (known := self._namespaces.named(namespace)) else [])
 
     def snapshot(self) -> dict[str, npt.NDArray[np.generic]]:
         """Do as `DraftStore.snapshot` says."""
@@ -222,6 +220,8 @@ class TokenLog:
             tokens, owners = self._shared.newest(self._shared.capacity)
             used = np.flatnonzero(self._table.keys != EMPTY)
             used = used[np.argsort(self._table.stamps[used], kind="stable")]
+            # That of other namespaces is not saved: it is a trace of their texts, if a faint one.
+            calibration = self._calibrations.known(self._namespaces.owner_of(DEFAULT_NAMESPACE))
             named = {VOCABULARY: VOCABULARY_NAMESPACE, **{one.owner: one.name for one in self._namespaces}}
             return {
                 "names": np.array(list(named.values()), np.object_),
@@ -230,8 +230,8 @@ class TokenLog:
                 "owners": owners,
                 "keys": self._table.keys[used],
                 "successors": self._table.successors[used],
-                "hit_rates": self._hit_rates.copy(),
-                "weights": self._weights.copy(),
+                "hit_rates": calibration.hit_rates.copy(),
+                "weights": calibration.weights.copy(),
             }
 
     def absorb(self, snapshot: dict[str, npt.NDArray[np.generic]], *, calibration: bool) -> None:
@@ -259,7 +259,9 @@ class TokenLog:
             self._recount()
             self._namespaces.close(numbers.tolist())
             if calibration:
-                self._hit_rates[:], self._weights[:] = snapshot["hit_rates"], snapshot["weights"]
+                learned = (snapshot[name].astype(np.float64) for name in ("hit_rates", "weights"))
+                owner = self._namespaces.owner_of(DEFAULT_NAMESPACE)
+                self._calibrations.replace(owner, CalibrationState(*learned))
 
     def tokens_by_namespace(self) -> dict[str, int]:
         """Return how many tokens of each namespace the shared log holds, in the order of their first use."""
@@ -271,7 +273,7 @@ class TokenLog:
         """Bytes of the logs, the successors, the names and the calibration state, unused room included."""
         with self._lock:
             rings = {self._shared, self._no_room, *(live.own for live in self._requests.values())}
-            fixed = self._hit_rates.nbytes + self._weights.nbytes + self._namespaces.nbytes
+            fixed = self._calibrations.max_bytes + self._namespaces.nbytes
             return sum(ring.nbytes for ring in rings) + table_bytes(len(self._table.keys)) + fixed
 
     def __getstate__(self) -> dict[str, Any]:
@@ -292,11 +294,12 @@ class TokenLog:
         others = (self._namespaces.named(other) for other in dict.fromkeys(reads) if other != namespace)
         read = [other.owner for other in others if other is not None]  # unknown names are ignored
         self._namespaces.open(read)
-        own = self._namespace(namespace)
-        owner = NO_OWNER if own is None else own.owner
+        self._namespace(namespace)
+        owner = self._namespaces.owner_of(namespace)
         self._namespaces.open([owner])
         readable = np.array([owner, *read], np.int32)
-        live = LiveRequest(namespace, owner, readable, self._no_room, self._no_draft)
+        learned = self._calibrations.of(owner)
+        live = LiveRequest(namespace, owner, readable, self._no_room, self._no_draft, learned)
         self._requests[request] = live
         return live
 
@@ -309,7 +312,7 @@ class TokenLog:
             self._namespaces.close(live.readable.tolist())
 
     def _namespace(self, name: str) -> Namespace | None:
-        """Return a namespace, a new one at its first use; None if live requests leave it no room."""
+        """Return a namespace, new at its first use; None if live requests leave it no room."""
         known = self._namespaces.use(name)
         if known is None:
             self._recount()  # after a Ctrl-C, too much may have been counted
@@ -321,6 +324,7 @@ class TokenLog:
         if not forgotten:
             return
         owners = np.array([known.owner for known in forgotten], np.int32)
+        self._calibrations.forget(owners.tolist())
         is_forgotten = np.isin(self._shared.owners, owners)
         self._shared.tokens[is_forgotten], self._shared.owners[is_forgotten] = GAP, NO_OWNER
         if any(known.has_successors for known in forgotten):
@@ -342,10 +346,6 @@ class TokenLog:
         self._shared.append(text, known.owner)
         self._namespaces.count_overwritten(overwritten)  # after a Ctrl-C in between, names stay too long
         self._namespaces.leave(known)
-
-    def _recycle(self, live: LiveRequest, tokens: Int32Array, rows: Int32Array) -> None:
-        if live.owner != NO_OWNER:
-            self._write_successors(live.owner, *within_vocabulary(tokens, rows, self.vocabulary_size))
 
     def _write_successors(self, owner: int, tokens: Int32Array, rows: Int32Array) -> None:
         done = write_all(self._table, owner, tokens, rows)

@@ -104,11 +104,19 @@ class TokenTrie:
         self._empty_root = take_node(self._pool)  # of requests for which no node was available
 
     def open(
-        self, request: RequestId, *, namespace: str = DEFAULT_NAMESPACE, reads: Sequence[str] = ()
+        self,
+        request: RequestId,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        reads: Sequence[str] = (),
+        remember: bool = True,
     ) -> None:
-        """Do as `DraftStore.open` says."""
+        """Do as `DraftStore.open` says; a trie remembers every answer."""
         del request
         _check_is_default(namespace, reads)
+        if not remember:
+            message = "a trie remembers every answer; use DraftMemory() for requests that leave nothing"
+            raise UnsupportedMemoryError(message)
 
     def insert(self, request: RequestId, token_ids: TokenIds, origin: Origin) -> None:
         """Do as `DraftStore.insert` says."""
@@ -159,9 +167,9 @@ class TokenTrie:
     def learn_vocabulary(self, successors: Int32Array) -> None:
         """Do nothing: this store drafts only from seen tokens."""
 
-    def recycled_tokens(self, request: RequestId) -> int:  # noqa: ARG002
-        """Return 0: this store recycles no logits."""
-        return 0
+    def sources(self, request: RequestId) -> Int32Array:  # noqa: ARG002
+        """Return nothing: a trie does not note where its drafts come from."""
+        return np.zeros(0, np.int32)
 
     def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
         """Do as `DraftStore.remember` says."""

@@ -40,12 +40,14 @@ class LogprobsRecorder:
     def take(self, tokens: Sequence[int], count: int) -> list[TokenLogprobs]:
         """Return the log-probabilities at the last chosen tokens, with those of the `count` most probable."""
         noted, self._scores = self._scores, []
-        found = []
-        for token, scores in zip(tokens, noted, strict=True):
-            top = scores.topk(count) if count else None
-            pairs = () if top is None else zip(top.indices.tolist(), top.values.tolist(), strict=True)
-            found.append(TokenLogprobs(token, float(scores[token]), tuple(pairs)))
-        return found
+        return [token_logprobs(token, scores, count) for token, scores in zip(tokens, noted, strict=True)]
+
+
+def token_logprobs(token: int, scores: Tensor, count: int) -> TokenLogprobs:
+    """Return the log-probability of a token and those of the `count` most probable, from scores [V]."""
+    top = scores.topk(count) if count else None
+    pairs = () if top is None else zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return TokenLogprobs(token, float(scores[token]), tuple(pairs))
 
 
 @dataclass(eq=False)
@@ -62,6 +64,7 @@ class RequestState:
         recorder: Notes log-probabilities, if the request wants them.
         to_read: The tokens that its row has to read before it decodes.
         is_known: Whether the drafter knows the request.
+        prompt_logprobs: Of the prompt's tokens so far, if the request wants them.
     """
 
     request: Request
@@ -73,6 +76,7 @@ class RequestState:
     recorder: LogprobsRecorder | None = None
     to_read: list[int] = field(default_factory=list)
     is_known: bool = False
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -119,6 +123,34 @@ class RequestState:
         if self.recorder is None or self.request.logprobs is None:
             return []
         return self.recorder.take(tokens, self.request.logprobs)
+
+    @property
+    def wants_prompt_logits(self) -> bool:
+        """Whether the logits of the whole prompt are wanted: until the answer begins."""
+        return self.request.prompt_logprobs is not None and not self.has_answer
+
+    def note_prompt_logits(self, begin: int, logits: Tensor) -> None:
+        """Note the log-probabilities of the tokens that follow a part of the prompt.
+
+        Args:
+            begin: Where the part begins; an earlier beginning, after a preemption, starts anew.
+            logits: [n, V], after each token of the part.
+        """
+        count, prompt = self.request.prompt_logprobs, self.request.prompt_ids
+        assert count is not None  # noqa: S101  # it is only called where they are wanted
+        if begin == 0:
+            self.prompt_logprobs = [None]
+        following = prompt[begin + 1 : begin + 1 + len(logits)]
+        scores = logits[: len(following)].float().log_softmax(dim=-1)
+        self.prompt_logprobs += [
+            token_logprobs(int(token), of_token, count)
+            for token, of_token in zip(following, scores, strict=True)
+        ]
+
+    def take_prompt_logprobs(self) -> list[TokenLogprobs | None]:
+        """Return the log-probabilities of the prompt, once."""
+        noted, self.prompt_logprobs = self.prompt_logprobs, []
+        return noted
 
     @property
     def stop(self) -> int | str | None:

@@ -1,6 +1,7 @@
 """`RowRunner`: a model whose requests are rows that join and leave between steps."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from lookahead.decoding import loop
 from lookahead.decoding.acceptance import Acceptance
 from lookahead.decoding.loop import PromptPart
 from lookahead.drafting.drafter import BatchDrafter, RequestDrafter
+from lookahead.drafting.growth.candidates import NOT_DRAFTED, OWN, RECYCLED, SHARED
 from lookahead.drafting.memory.draft_memory import DraftMemory
+from lookahead.engine.events import TokenSource
 from lookahead.engine.prefix_cache import BLOCK_TOKENS, PrefixCache
 from lookahead.engine.protocol import Progress
 from lookahead.engine.request import Request
@@ -26,6 +29,12 @@ from lookahead.hf.support.model_profile import ModelProfiles
 from lookahead.hf.support.step_times import StepTimesCache, step_times_for
 from lookahead.stats import GenerationStats
 
+_SOURCES = {
+    OWN: TokenSource.PROMPT,
+    SHARED: TokenSource.MEMORY,
+    RECYCLED: TokenSource.GUESS,
+    NOT_DRAFTED: TokenSource.PLAIN,
+}
 _TRIAL_TOKENS = 64
 """Tokens of each row when step times are measured."""
 
@@ -116,10 +125,13 @@ class RowRunner:
                 namespace=request.namespace,
                 reads=request.reads,
                 predictions=request.predictions,
+                remember=request.remember,
             )
             self._drafter.add(request_id, drafter, state.to_read)
             state.is_known = True
-        blocks = self._prefixes.find(request.namespace, state.to_read) if self._keeps_prefixes else []
+        # Where the prompt's logits are wanted, all of it is read.
+        reuses = self._keeps_prefixes and not state.wants_prompt_logits
+        blocks = self._prefixes.find(request.namespace, state.to_read) if reuses else []
         if blocks:
             self._step_model.append_text(request_id, blocks)
         return len(blocks) * BLOCK_TOKENS
@@ -187,9 +199,12 @@ class RowRunner:
         state = self._requests[request_id]
         begin = self._step_model.length_of(request_id)
         part = state.to_read[begin : begin + tokens]
+        on_logits = partial(state.note_prompt_logits, begin) if state.wants_prompt_logits else None
+        max_logits = 0 if on_logits is None else len(part)
         if begin + len(part) < len(state.to_read) or state.has_answer:
-            return PromptPart(part)
-        return PromptPart(part, max(1, self._config.recycle_prompt_tokens), state.generation)
+            return PromptPart(part, max_logits, on_logits=on_logits)
+        max_logits = max(max_logits, 1, self._config.recycle_prompt_tokens)
+        return PromptPart(part, max_logits, state.generation, on_logits)
 
     def _begun(self, row: int, part: PromptPart) -> Acceptance:
         """Return what reading a part of a prompt emitted: the answer's first token, if the prompt ended."""
@@ -206,15 +221,21 @@ class RowRunner:
             is_decoding=held >= len(state.to_read),
             tokens=accepted.tokens,
             logprobs=state.logprobs_of(accepted.tokens),
+            sources=self._sources(row) if accepted.tokens else (),
+            prompt_logprobs=state.take_prompt_logprobs() if accepted.tokens else (),
             draft_tokens=accepted.nodes - 1,
             accepted_tokens=len(accepted.path) - 1,
             is_finished=state.generation.finished,
             stop=state.stop if state.generation.finished else None,
         )
 
+    def _sources(self, row: int) -> list[TokenSource]:
+        """Return where the drafts of the tokens that were emitted last came from."""
+        return [_SOURCES[source] for source in self._drafter.sources(row)]
+
     def _keep_prefix(self, row: int) -> None:
         """Keep the blocks of the text that a row holds."""
-        if not self._keeps_prefixes:
+        if not self._keeps_prefixes or not self._requests[row].request.remember:
             return
         state, held = self._requests[row], self._step_model.length_of(row)
         self._prefixes.add(

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lookahead.config import LookaheadConfig
 from lookahead.drafting.memory.draft_memory import DraftMemory
+from lookahead.engine.events import TokenSource
 from lookahead.engine.protocol import Progress
 from lookahead.engine.request import Request
 from lookahead.engine.scheduler import StepPlan
@@ -88,7 +89,15 @@ class SerialRunner:
             if last.tokens:
                 going.goes_on = going.goes_on and publish(request_id, last)
             emitted = tokens.tolist()
-            last = Progress(tokens=emitted, logprobs=state.logprobs_of(emitted))
+            last = Progress(
+                tokens=emitted,
+                logprobs=state.logprobs_of(emitted),
+                sources=[TokenSource.PLAIN] * len(emitted),  # a call does not tell
+                prompt_logprobs=state.take_prompt_logprobs(),
+            )
+
+        if state.wants_prompt_logits:
+            self._note_prompt_logits(state)
 
         generation.publish_to(emit)
         generation.end_by(going)
@@ -109,10 +118,18 @@ class SerialRunner:
             request_id: Progress(
                 tokens=last.tokens,
                 logprobs=last.logprobs,
+                sources=last.sources,
+                prompt_logprobs=last.prompt_logprobs,
                 is_finished=going.goes_on,
                 stop=state.stop,
             )
         }
+
+    @torch.no_grad()
+    def _note_prompt_logits(self, state: RequestState) -> None:
+        ids = state.call.input_ids
+        logits = state.call.model(input_ids=ids, use_cache=False).logits[0]
+        state.note_prompt_logits(0, logits)
 
     def release(self, request_id: int) -> None:
         """Forget a request."""

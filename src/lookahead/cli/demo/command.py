@@ -66,7 +66,7 @@ def demo(
 
 
 def _prompt(document: str, question: str) -> str:
-    text = files("lookahead.cli").joinpath("documents", document).read_text(encoding="utf-8")
+    text = files("lookahead.cli.demo").joinpath("documents", document).read_text(encoding="utf-8")
     return f"{INSTRUCTION}\n\n{text}\n\nQuestion: {question}"
 
 

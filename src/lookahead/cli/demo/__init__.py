@@ -1,0 +1,1 @@
+"""`lookahead demo`, and the documents that it answers questions about."""

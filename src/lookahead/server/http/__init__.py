@@ -1,0 +1,1 @@
+"""What is the same for all endpoints: errors, limits of bodies, streams of events."""

@@ -1,0 +1,1 @@
+"""Running a server: signals, saving the memory, metrics."""

@@ -1,0 +1,63 @@
+"""`MemoryFile`: saves the draft memory now and then, and at the end."""
+
+import logging
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Any
+
+from lookahead.drafting.memory.draft_memory import DraftMemory
+from lookahead.errors import LookaheadError
+
+_log = logging.getLogger("lookahead.server")
+
+
+class MemoryFile:
+    """Saves a memory to a file in the background; what was there before stays until all is written.
+
+    Args:
+        memory: The memory.
+        path: The file; None to save nothing.
+        tokenizer: The model's tokenizer, which is noted in the file.
+        every_s: Seconds between two saves; 0 to save only when asked.
+    """
+
+    def __init__(self, memory: DraftMemory, path: Path | None, tokenizer: Any, *, every_s: int) -> None:
+        self._memory, self._path, self._tokenizer, self._every_s = memory, path, tokenizer, every_s
+        self._ends = Event()
+        self._lock = Lock()  # one save at a time
+        self._thread = Thread(target=self._run, name="lookahead-memory", daemon=True)
+
+    def start(self) -> None:
+        """Begin to save in the background, if there is a file."""
+        if self._path is not None and self._every_s > 0:
+            self._thread.start()
+
+    def save(self) -> bool:
+        """Save now; return whether there is a file.
+
+        Raises:
+            LookaheadError: The file cannot be written.
+        """
+        if self._path is None:
+            return False
+        with self._lock:
+            self._memory.save(self._path, tokenizer=self._tokenizer)
+        return True
+
+    def close(self) -> None:
+        """Save for the last time and end.
+
+        Raises:
+            LookaheadError: The file cannot be written.
+        """
+        self._ends.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.save()
+
+    def _run(self) -> None:
+        while not self._ends.wait(self._every_s):
+            try:
+                self.save()
+            except (LookaheadError, OSError) as error:  # the server goes on, and tries again
+                _log.error("the memory cannot be saved: %s", error)

@@ -1,0 +1,1 @@
+"""The bodies of requests: OpenAI's fields, those that vLLM adds, and ours."""
