@@ -173,11 +173,10 @@ class LifeOfAScheduler(RuleBasedStateMachine):
         request_id, own, limits = next(self.numbers), self.simulation.scheduler, self.simulation.limits
         waiting, running = dict(own.waiting), dict(own.running)
         queued = sum(entry.prompt_tokens for entry in waiting.values())
-        is_free = len(running) + len(waiting) < limits.max_rows
         error = None
         if prompt + new > min(limits.max_request_tokens, limits.max_cached_tokens):
             error = RequestTooLongError
-        elif (len(waiting) >= limits.max_queued and not is_free) or (
+        elif len(running) + len(waiting) >= limits.max_rows + limits.max_queued or (
             waiting and queued + prompt > limits.max_queued_tokens
         ):
             error = QueueFullError

@@ -27,7 +27,7 @@ class SchedulerLimits:
         max_step_tokens: Tokens of one step; at least two for each row.
         max_cached_tokens: Tokens in the KV cache.
         max_request_tokens: Tokens of one request, prompt and answer.
-        max_queued: Requests that wait.
+        max_queued: Requests that wait while all rows are taken.
         max_queued_tokens: Tokens of their prompts.
     """
 
@@ -127,8 +127,8 @@ class Scheduler:
             )
             raise RequestTooLongError(message)
         queued = sum(entry.prompt_tokens for entry in self.waiting.values())
-        has_room = len(self.running) + len(self.waiting) < limits.max_rows
-        if not has_room and len(self.waiting) >= limits.max_queued:
+        # Those that wait may be about to get the rows that are free.
+        if len(self.running) + len(self.waiting) >= limits.max_rows + limits.max_queued:
             message = f"{len(self.waiting)} requests wait, which is all that may; try again later"
             raise QueueFullError(message)
         if self.waiting and queued + prompt_tokens > limits.max_queued_tokens:

@@ -87,13 +87,15 @@ class TextStream:
         return text
 
     def _safe_length(self) -> int:
-        """Return how much of the held text cannot be the beginning of a stop string."""
+        """Return how much of the held text is before any stop string, or what may become one."""
         held = self._held
-        longest = max((len(text) for text in self._stop), default=0)
-        for begin in range(max(0, len(held) - longest), len(held)):
-            if any(text.startswith(held[begin:]) or held[begin:].startswith(text) for text in self._stop):
-                return begin
-        return len(held)
+        places = [at for text in self._stop if (at := held.find(text)) >= 0]
+        longest = max((len(text) for text in self._stop), default=1)
+        for begin in range(max(0, len(held) - longest + 1), len(held)):
+            if any(text.startswith(held[begin:]) for text in self._stop):
+                places.append(begin)
+                break
+        return min(places, default=len(held))
 
     def _first_stop(self, whole: str) -> int | None:
         """Return where the text ends because of a stop string; None if it has none."""

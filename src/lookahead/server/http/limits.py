@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -90,6 +91,7 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app, self._max_bytes = app, max_bytes
+        self._message = f"the body is longer than {max_bytes} bytes; send less"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -100,34 +102,19 @@ class BodyLimit:
         if given.isascii() and given.isdigit() and int(given[:20]) > self._max_bytes:
             await self._refuse(scope, receive, send)
             return
-        received, is_begun = 0, False
+        received = 0
 
         async def limited_receive() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise _TooLongError
+            if received > self._max_bytes:  # an exception of this type passes through FastAPI's reading
+                raise HTTPException(413, self._message)
             return message
 
-        async def noted_send(message: Message) -> None:
-            nonlocal is_begun
-            is_begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, limited_receive, noted_send)
-        except _TooLongError:
-            if is_begun:
-                raise
-            await self._refuse(scope, receive, send)
+        await self._app(scope, limited_receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        message = f"the body is longer than {self._max_bytes} bytes; send less"
-        error = ApiError(413, message, code="body_too_long")
+        error = ApiError(413, self._message)
         headers = {"connection": "close"}
         await JSONResponse(error.body, status_code=413, headers=headers)(scope, receive, send)
-
-
-class _TooLongError(Exception):
-    pass

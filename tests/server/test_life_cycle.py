@@ -1,0 +1,203 @@
+"""Clients that leave, full queues, signals: rows are freed, running requests end, the memory is saved."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+
+from helpers.live_server import serving
+from lookahead import DraftMemory
+from lookahead.engine import EngineSettings
+
+pytestmark = pytest.mark.model
+
+LONG = {
+    "messages": [{"role": "user", "content": "Write a long story about the sea."}],
+    "max_tokens": 2000,
+    "ignore_eos": True,
+    "temperature": 0,
+}
+SHORT = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4, "temperature": 0}
+CHAT = "/v1/chat/completions"
+MAX_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def small(live):
+    """The same model with two rows and room for two more."""
+    settings = EngineSettings(max_rows=2, max_queued=2)
+    with serving(live.model, live.tokenizer, engine=settings, drain_s=1) as server:
+        yield server
+
+
+def raw_request(server, body):
+    """A socket that has sent a request and reads nothing."""
+    host, port = server.url.removeprefix("http://").split(":")
+    content = json.dumps(body).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    return connection
+
+
+def wait_for(condition):
+    end = time.monotonic() + MAX_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_a_client_that_leaves_frees_its_row(small, is_streamed):
+    before = small.engine.stats().finished.get("cancelled", 0)
+    connection = raw_request(small, LONG | {"stream": is_streamed})
+    wait_for(lambda: small.engine.stats().running == 1)
+    connection.close()
+    wait_for(lambda: small.engine.stats().running == 0)
+    assert small.engine.stats().finished["cancelled"] == before + 1
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_a_client_that_leaves_while_it_waits_leaves_the_queue(small, is_streamed):
+    running = [raw_request(small, LONG) for _ in range(2)]
+    wait_for(lambda: small.engine.stats().running == 2)
+    waiting = raw_request(small, SHORT | {"stream": is_streamed})
+    wait_for(lambda: small.engine.stats().waiting == 1)
+    waiting.close()
+    wait_for(lambda: small.engine.stats().waiting == 0)
+    for connection in running:
+        connection.close()
+    small.wait_until_idle()
+
+
+def test_several_choices_leave_together(small):
+    connection = raw_request(small, LONG | {"n": 3, "stream": True})
+    wait_for(lambda: small.engine.stats().running == 2)
+    connection.close()
+    small.wait_until_idle()
+
+
+def test_a_full_queue_is_told_so_and_taken_later(small):
+    connections = [raw_request(small, LONG) for _ in range(4)]
+    wait_for(lambda: (stats := small.engine.stats()).running + stats.waiting == 4)
+    refused = httpx.post(small.url + CHAT, json=SHORT)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
+    assert int(refused.headers["retry-after"]) >= 1
+    none_of_three = httpx.post(small.url + CHAT, json=SHORT | {"n": 3})
+    assert none_of_three.status_code == 503
+    with ThreadPoolExecutor(1) as threads:
+        client = openai.OpenAI(base_url=f"{small.url}/v1", api_key="any", max_retries=5)
+        later = threads.submit(client.chat.completions.create, model="embedded", **SHORT)
+        time.sleep(0.5)
+        for connection in connections:
+            connection.close()
+        assert later.result().choices[0].message.content
+    small.wait_until_idle()
+
+
+def test_a_slow_reader_holds_up_nobody(small):
+    slow = raw_request(small, LONG | {"stream": True, "max_tokens": 60, "lookahead": {"sources": True}})
+    wait_for(lambda: small.engine.stats().running == 1)
+    assert httpx.post(small.url + CHAT, json=SHORT, timeout=60).status_code == 200
+    wait_for(lambda: small.engine.stats().running == 0)
+    slow.close()
+
+
+def test_pings_come_while_nothing_else_does(small, monkeypatch):
+    monkeypatch.setattr("lookahead.server.http.streaming.PING_SECONDS", 0.05)
+    running = [raw_request(small, LONG) for _ in range(2)]
+    wait_for(lambda: small.engine.stats().running == 2)
+
+    body = {"prompt": "a", "stream": True}
+    with httpx.stream("POST", f"{small.url}/v1/completions", json=body, timeout=60) as answer:
+        assert next(line for line in answer.iter_lines() if line) == ": ping"
+    for connection in running:
+        connection.close()
+    small.wait_until_idle()
+
+
+def test_a_fault_of_one_answer_is_an_error_in_shape_and_others_go_on(small, monkeypatch):
+    def fails(*_):
+        message = "the grammar broke"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(small.state.grammars, "of", lambda *_: fails)
+    for body in (SHORT, SHORT | {"stream": True}):
+        answer = httpx.post(small.url + CHAT, json=body, timeout=60)
+        assert "server failed" in answer.text
+        assert "the grammar broke" not in answer.text
+        if body is SHORT:
+            assert answer.status_code == 500
+        else:
+            assert answer.text.endswith("data: [DONE]\n\n")
+    monkeypatch.undo()
+    assert httpx.post(small.url + CHAT, json=SHORT, timeout=60).status_code == 200
+
+
+def started_server(tmp_path, *options, **variables):
+    """`lookahead serve` in a process of its own; returns it and its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "lookahead", "serve", "--port", str(port), "--threads", "1", *options]
+    log = tmp_path / "server.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=os.environ | variables, stdout=output, stderr=output)  # noqa: S603
+    url = f"http://127.0.0.1:{port}"
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        assert process.poll() is None, log.read_text()
+        try:
+            if httpx.get(f"{url}/health").status_code == 200:
+                return process, url
+        except httpx.TransportError:
+            time.sleep(0.1)
+    process.kill()
+    raise AssertionError(log.read_text())
+
+
+def test_sigterm_lets_running_requests_end_and_saves_the_memory(tmp_path):
+    file = tmp_path / "memory.safetensors"
+    process, url = started_server(tmp_path, "--memory", str(file), "--max-rows", "2", "--dtype", "float32")
+    with ThreadPoolExecutor(2) as threads:
+        running = threads.submit(httpx.post, url + CHAT, json=LONG | {"max_tokens": 200}, timeout=120)
+        wait_for(lambda: "num_requests_running 1.0" in httpx.get(f"{url}/metrics").text)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: httpx.get(f"{url}/health").status_code == 503)
+        refused = httpx.post(url + CHAT, json=SHORT)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        assert refused.headers["retry-after"]
+        answer = running.result()
+    assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, 200)
+    assert process.wait(timeout=MAX_SECONDS) == 0
+    assert DraftMemory.load(file).namespaces["default"] >= 200
+    # it is loaded again, what runs at the second signal is cut, and nothing is lost
+    process, url = started_server(tmp_path, "--memory", str(file), "--dtype", "float32")
+    assert httpx.get(f"{url}/lookahead/memory").json()["namespaces"]["default"] >= 200
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=5) == 0
+    assert time.monotonic() - begun < 5
+    assert DraftMemory.load(file).namespaces["default"] >= 200
+
+
+def test_a_killed_server_loses_at_most_what_came_after_the_last_save(tmp_path):
+    file = tmp_path / "memory.safetensors"
+    options = ("--memory", str(file), "--save-memory-every", "1", "--dtype", "float32")
+    process, url = started_server(tmp_path, *options)
+    httpx.post(url + CHAT, json=SHORT | {"max_tokens": 40, "ignore_eos": True}, timeout=60)
+    wait_for(lambda: file.exists() and DraftMemory.load(file).namespaces.get("default", 0) >= 40)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(httpx.post, url + CHAT, json=LONG, timeout=60)
+        time.sleep(1.2)
+        process.kill()
+        process.wait()
+    assert DraftMemory.load(file).namespaces["default"] >= 40
