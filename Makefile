@@ -42,8 +42,10 @@ fuzz: $(INSTALLED)  ## compare random calls and changing models with `generate` 
 	OMP_NUM_THREADS=1 LOOKAHEAD_FUZZ_CASES=$(FUZZ_CASES) LOOKAHEAD_FUZZ_SEED=$(SEED) LOOKAHEAD_INTERRUPTS=50 \
 		$(BIN)/python -m pytest -s -n 2 -rP tests/fuzz tests/hf/changes/test_interrupts.py
 
-soak: $(INSTALLED)  ## let hundreds of requests join and leave a running loop, each text compared with `generate`
+soak: $(INSTALLED)  ## let hundreds of requests join and leave; a server with 64 clients for 3 minutes, and 2,000 malformed bodies
 	OMP_NUM_THREADS=1 LOOKAHEAD_SOAK_REQUESTS=$(SOAK_REQUESTS) $(BIN)/python -m pytest -n 2 tests/hf/steps/test_rows.py
+	OMP_NUM_THREADS=1 LOOKAHEAD_MALFORMED=2000 $(BIN)/python -m pytest tests/server/test_malformed.py
+	$(BIN)/python scripts/soak_server.py
 
 verify: $(INSTALLED)  ## compare answers of the embedded model with `generate`, and with every memory (ROWS=your.jsonl)
 	$(BIN)/python scripts/verify_lossless.py $(ROWS)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import socket
 
 import httpx
@@ -55,38 +56,14 @@ VALUES = [
     {"grammar": "root ::= "},
     {"choice": [""]},
 ]
-FIELDS = [
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "n",
-    "stream",
-    "stop",
-    "seed",
-    "logit_bias",
-    "logprobs",
-    "top_logprobs",
-    "tools",
-    "tool_choice",
-    "response_format",
-    "structured_outputs",
-    "prediction",
-    "cache_salt",
-    "lookahead",
-    "stream_options",
-    "echo",
-    "suffix",
-    "bad_words",
-    "allowed_token_ids",
-    "stop_token_ids",
-    "chat_template_kwargs",
-    "repetition_penalty",
-    "min_tokens",
-    "priority",
-    "text",
-    "include",
-]
+FIELDS = re.findall(
+    r"\w+",
+    """
+    temperature top_p top_k min_p n stream stop seed logit_bias logprobs top_logprobs tools tool_choice
+    response_format structured_outputs prediction cache_salt lookahead stream_options echo suffix bad_words
+    allowed_token_ids stop_token_ids chat_template_kwargs repetition_penalty min_tokens priority text include
+    """,
+)
 
 
 def assert_in_shape(answer):
