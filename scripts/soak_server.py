@@ -33,6 +33,7 @@ CHAT = "/v1/chat/completions"
 TOPICS = ("the sea", "a red fox", "old bridges", "bread", "the moon", "trains", "rain", "a garden")
 NONSENSE = (b"{", b"[]", b'{"messages": []}', b"\xff", b'{"model": 5}', b"[" * 2000, b'{"messages": 1}')
 GROWTH = 1.05
+CACHE_BYTES = 128 * 2**20
 
 
 @dataclass
@@ -190,7 +191,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         memory = Path(folder) / "memory.safetensors"
         command = [sys.executable, "-m", "lookahead", "serve", "--port", str(port), "--memory", str(memory)]
-        process = subprocess.Popen([*command, "--save-memory-every", "20"])  # noqa: S603
+        # a cache that is soon full: until then memory grows as it should
+        command += ["--save-memory-every", "20", "--cache-bytes", str(CACHE_BYTES)]
+        process = subprocess.Popen(command)  # noqa: S603
         try:
             report = soak(url, process, options.clients, options.seconds)
         finally:
