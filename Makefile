@@ -30,7 +30,7 @@ demo: $(INSTALLED)  ## answer document questions with the embedded model, plain 
 test: lint tests  ## everything that must pass: lint, types, import rules, tests
 
 tests: $(INSTALLED)  ## the tests alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-quick: $(INSTALLED)  ## the tests that need no model
 	$(BIN)/python -m pytest -m 'not model'

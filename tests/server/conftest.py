@@ -9,6 +9,13 @@ from helpers.live_server import LiveServer, embedded_server
 pytest.importorskip("fastapi")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process have all tests that need the server, so that it is started once."""
+    for item in items:
+        if "live" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("server"))
+
+
 @pytest.fixture(scope="session")
 def live() -> Iterator[LiveServer]:
     """The embedded model in float32, without keys."""

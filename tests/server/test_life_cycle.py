@@ -169,7 +169,9 @@ def test_sigterm_lets_running_requests_end_and_saves_the_memory(tmp_path):
     process, url = started_server(tmp_path, "--memory", str(file), "--max-rows", "2", "--dtype", "float32")
     with ThreadPoolExecutor(2) as threads:
         running = threads.submit(httpx.post, url + CHAT, json=LONG | {"max_tokens": 200}, timeout=120)
-        wait_for(lambda: "num_requests_running 1.0" in httpx.get(f"{url}/metrics").text)
+        wait_for(
+            lambda: 'num_requests_running{model_name="embedded"} 1.0' in httpx.get(f"{url}/metrics").text
+        )
         process.send_signal(signal.SIGTERM)
         wait_for(lambda: httpx.get(f"{url}/health").status_code == 503)
         refused = httpx.post(url + CHAT, json=SHORT)

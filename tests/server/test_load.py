@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripts.soak_server import found_faults, many_clients, metric
 
 pytestmark = pytest.mark.model
+MODEL = (("model_name", "embedded"),)
 
 
 def values_of(text):
@@ -44,7 +45,7 @@ def test_metrics_are_what_prometheus_reads_and_only_grow(live):
     assert set(first) <= set(second)
 
     def grown(name, **labels):
-        key = (f"lookahead:{name}", tuple(sorted(labels.items())))
+        key = (f"lookahead:{name}", tuple(sorted((labels | {"model_name": "embedded"}).items())))
         return second[key] - first.get(key, 0)
 
     assert grown("prompt_tokens_total") == usage["prompt_tokens"]
@@ -62,14 +63,18 @@ def test_metrics_are_what_prometheus_reads_and_only_grow(live):
     assert sum(by_place) == accepted
     for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds", "request_queue_time_seconds"):
         assert grown(f"{name}_count") == 1
-    assert second["lookahead:num_requests_running", ()] == second["lookahead:num_requests_waiting", ()] == 0
+    assert (
+        second["lookahead:num_requests_running", MODEL]
+        == second["lookahead:num_requests_waiting", MODEL]
+        == 0
+    )
     shrunk = [
         key
         for key, value in first.items()
         if key[0].endswith(("_total", "_count", "_bucket", "_sum")) and second[key] < value
     ]
     assert shrunk == []
-    assert 0 <= second["lookahead:kv_cache_usage_perc", ()] <= 1
+    assert 0 <= second["lookahead:kv_cache_usage_perc", MODEL] <= 1
 
 
 def test_faults_of_a_soak_are_found():

@@ -251,3 +251,40 @@ def test_a_request_id_comes_back(live):
     assert given.headers["x-request-id"] == "mine-1"
     made = post(live, "/v1/completions", {"prompt": "a", "max_tokens": 1}, **{"x-request-id": "not\tfine"})
     assert len(made.headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"lookahead": {"namespce": "a"}}, "lookahead.namespce"),
+        ({"lookahead": {"sources": True}}, "lookahead.sources"),
+        ({"guided_choice": ["a"]}, "guided_choice"),
+        ({"best_of": 2}, "best_of"),
+        ({"prompt_logprobs": 0}, "prompt_logprobs"),
+        ({"stop": ["x"] * 65}, "stop"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "image_url"),
+    ],
+)
+def test_typing_errors_and_former_names_are_named(live, fields, named):
+    refused = post(live, "/v1/chat/completions", {"messages": HELLO, "max_tokens": 2} | fields)
+    assert refused.status_code == 400
+    assert named in refused.json()["error"]["message"]
+
+
+def test_fields_that_ask_for_what_is_served_are_taken(live):
+    fields = {
+        "modalities": ["text"],
+        "best_of": 1,
+        "verbosity": "medium",
+        "length_penalty": 1.0,
+        "audio": None,
+    }
+    answer = post(live, "/v1/chat/completions", {"messages": HELLO, "max_tokens": 2} | fields)
+    assert answer.status_code == 200
+    scored = post(
+        live, "/v1/completions", {"prompt": "a b", "max_tokens": 0, "echo": True, "logprobs": 0}
+    ).json()
+    assert scored["usage"]["completion_tokens"] == 0
+    missing = httpx.post(f"{live.url}/v1/completions", content=b'{"prompt": "a"}')
+    assert "Content-Type" in missing.json()["error"]["message"]
+    assert httpx.head(f"{live.url}/health").status_code == 200

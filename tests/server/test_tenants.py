@@ -75,7 +75,7 @@ def test_metrics_name_no_tenant(guarded):
     guarded.wait_until_idle()
     text = httpx.get(f"{guarded.url}/metrics").text
     assert "tenant-a" not in text
-    assert 'memory_tokens{namespace="_others"}' in text
+    assert 'namespace="_others"' in text
 
 
 def counts(answer):
@@ -93,10 +93,8 @@ def test_what_one_tenant_gets_is_the_same_whatever_another_left(guarded, texts, 
     options = {"temperature": 0.7, "seed": seed}
     for name in ("tenant-a", "tenant-b", "shared"):
         forget(guarded, name)
-    guarded.engine._runner._prefixes.clear()  # as after a start
     first = [counts(ask(guarded, B, **options)), counts(ask(guarded, B, **options))]
     forget(guarded, "tenant-b")
-    guarded.engine._runner._prefixes.clear()
     for text in texts:
         ask(guarded, A, text)
     assert [counts(ask(guarded, B, **options)), counts(ask(guarded, B, **options))] == first
@@ -134,6 +132,24 @@ def test_the_operator_warms_inspects_and_forgets(guarded):
     forget(guarded, "library")
     assert "library" not in httpx.get(f"{guarded.url}{MEMORY}", headers=headers).json()["namespaces"]
     assert post(guarded, f"{MEMORY}/save", {}, ADMIN).json()["error"]["code"] == "no_memory_file"
+
+
+def test_forgetting_a_namespace_forgets_what_salts_hid_and_the_prefix_cache(guarded):
+    text = "To be forgotten. " + STORY
+    for options in ({}, {"cache_salt": "one"}):
+        ask(guarded, A, text, max_tokens=2, **options)
+    forget(guarded, "tenant-a")
+    assert not any(name.startswith("tenant-a") for name in guarded.lookahead.memory.namespaces)
+    for options in ({}, {"cache_salt": "one"}):
+        again = ask(guarded, A, text, max_tokens=2, **options)
+        assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+def test_only_the_operator_comes_before_others(guarded):
+    body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "priority": -1}
+    assert post(guarded, CHAT, body, A).status_code == 403
+    assert post(guarded, CHAT, body, ADMIN).status_code == 200
+    assert post(guarded, CHAT, body | {"priority": 1}, A).status_code == 200
 
 
 def test_a_server_without_keys_answers_to_its_own_name_only(live):

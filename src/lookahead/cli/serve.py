@@ -1,5 +1,6 @@
 """`lookahead serve`: an OpenAI-compatible server."""
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +9,7 @@ import typer
 
 from lookahead.cli import options
 from lookahead.cli.options import DtypeName
+from lookahead.config import DEFAULT_MEMORY_BYTES, MIN_MEMORY_BYTES, LookaheadConfig
 from lookahead.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -45,11 +47,16 @@ _AllowWithoutKey = Annotated[
 ]
 _AllowedHost = Annotated[
     list[str] | None,
-    typer.Option(help="Names of this server in the Host header, if it listens without a key."),
+    typer.Option(
+        help="Names in the Host header that are answered, besides loopback's; any if none is given."
+    ),
 ]
 _Memory = Annotated[
     Path | None,
     typer.Option(help="Load the draft memory from this file if it exists, and save it there."),
+]
+_MemoryBytes = Annotated[
+    int, typer.Option(min=MIN_MEMORY_BYTES, help="The draft memory's cap; a loaded file's is replaced.")
 ]
 _SaveMemoryEvery = Annotated[
     int, typer.Option(min=0, help="Seconds between two saves; 0 to save only at the end.")
@@ -82,6 +89,7 @@ def serve(
     allow_without_key: _AllowWithoutKey = False,
     allowed_host: _AllowedHost = None,
     memory: _Memory = None,
+    memory_bytes: _MemoryBytes = DEFAULT_MEMORY_BYTES,
     save_memory_every: _SaveMemoryEvery = 300,
     drain_seconds: _DrainSeconds = 30,
     max_body_bytes: _MaxBodyBytes = 8 * 2**20,
@@ -93,7 +101,6 @@ def serve(
 ) -> None:
     """Serve a model at an OpenAI-compatible address, and a page to chat with it."""
     _check_extra()
-    from lookahead.config import LookaheadConfig
     from lookahead.engine.settings import EngineSettings
     from lookahead.server.settings import ServerSettings
 
@@ -101,17 +108,17 @@ def serve(
         decoding_length=options.decoding_length_in(decoding_length),
         branch_length=branch_length,
         compiled_cpu=compiled_cpu,
+        max_bytes=memory_bytes,
     )
     engine_settings = EngineSettings(
         max_rows=max_rows,
+        max_step_tokens=max(EngineSettings().max_step_tokens, 2 * max_rows),
         max_queued=max_queued,
         max_request_tokens=max_model_len,
         cache_bytes=cache_bytes,
         prefix_cache=prefix_cache,
     )
-    keys = _keys(api_key, api_keys)
-    _check_address(host, keys, is_allowed=allow_without_key)
-    is_protected = keys is not None or host not in _LOOPBACK
+    keys = _keys(api_key, api_keys, host, is_open=allow_without_key)
     settings = ServerSettings(
         model_name=served_model_name or model,
         keys=keys,
@@ -121,7 +128,7 @@ def serve(
         max_body_bytes=max_body_bytes,
         metrics_prefix=metrics_prefix,
         uses_model_defaults=model_defaults,
-        allowed_hosts=() if is_protected else (*(allowed_host or ()), *_LOOPBACK, "[::1]"),
+        allowed_hosts=_allowed_hosts(host, keys, allowed_host),
     )
     _serve(model, dtype, device, threads, config, engine_settings, settings, (host, port))
 
@@ -140,32 +147,35 @@ def _serve(
     from lookahead.drafting.memory.draft_memory import DraftMemory
     from lookahead.hf.lookahead import Lookahead
     from lookahead.server.app import create_app
-    from lookahead.server.operation.run import run
+    from lookahead.server.operation.run import bound_socket, run, url_of
     from lookahead.server.served_model import served_model
 
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("lookahead").setLevel(logging.INFO)
+    bound = bound_socket(*address)
     if settings.memory_file is not None:
         check_can_write(settings.memory_file)
     model, tokenizer = prepare_model(name, dtype.value, device, threads)
     memory = None
     if settings.memory_file is not None and settings.memory_file.exists():
-        memory = DraftMemory.load(settings.memory_file, tokenizer=tokenizer)
+        memory = DraftMemory.load(settings.memory_file, tokenizer=tokenizer, max_bytes=config.max_bytes)
     lookahead = Lookahead(config, memory=memory)
     with notices.status("getting the engine ready"):
         engine = lookahead.engine(model, tokenizer, engine_settings)
     with engine:
         described = served_model(settings.model_name, model, tokenizer, engine.max_request_tokens)
         app = create_app(engine, described, lookahead.memory, settings)
-        notices.print(f"serving {settings.model_name} at http://{address[0]}:{address[1]}")
-        run(app, host=address[0], port=address[1])
+        ready = f"serving {settings.model_name} at {url_of(bound)}"
+        run(app, bound, lambda: notices.print(ready))
 
 
-def _check_address(host: str, keys: "KeyRing | None", *, is_allowed: bool) -> None:
+def _check_address(host: str, keys: "KeyRing | None", *, is_open: bool) -> None:
     """Refuse to let other machines in without a key.
 
     Raises:
         ConfigError: The address is not this machine's own, and there is no key.
     """
-    if keys is None and host not in _LOOPBACK and not is_allowed:
+    if keys is None and host not in _LOOPBACK and not is_open:
         message = (
             f"--host {host} lets other machines in, and there is no key: give --api-key or --api-keys, or "
             "--allow-without-key if something in front of this server checks them"
@@ -173,11 +183,17 @@ def _check_address(host: str, keys: "KeyRing | None", *, is_allowed: bool) -> No
         raise ConfigError(message)
 
 
-def _keys(keys: list[str] | None, file: Path | None) -> "KeyRing | None":
+def _allowed_hosts(host: str, keys: "KeyRing | None", given: list[str] | None) -> tuple[str, ...]:
+    """Return the names that are answered; empty for any."""
+    is_open = keys is None and host in _LOOPBACK
+    return (*(given or ()), *((*_LOOPBACK, "[::1]") if is_open else ()))
+
+
+def _keys(keys: list[str] | None, file: Path | None, host: str, *, is_open: bool) -> "KeyRing | None":
     """Return who may ask; None if everybody may.
 
     Raises:
-        ConfigError: Keys are given in two ways.
+        ConfigError: Keys are given in two ways, or there is none and other machines could ask.
     """
     from lookahead.server.access import KeyRing
 
@@ -187,9 +203,11 @@ def _keys(keys: list[str] | None, file: Path | None) -> "KeyRing | None":
     if given and file is not None:
         message = "--api-key and --api-keys are both given; give one"
         raise ConfigError(message)
+    ring = KeyRing.of_plain_keys(given) if given else None
     if file is not None:
-        return KeyRing.load(file)
-    return KeyRing.of_plain_keys(given) if given else None
+        ring = KeyRing.load(file)
+    _check_address(host, ring, is_open=is_open)
+    return ring
 
 
 def _check_extra() -> None:

@@ -95,6 +95,7 @@ class LocalEngine:
         )
         self._served: dict[int, _Served] = {}
         self._cancelled: set[int] = set()
+        self._clears_prefixes = False
         self._next_id = 0
         self._counts = _Counts()
         self._takes_requests, self._is_closing = True, False
@@ -134,6 +135,12 @@ class LocalEngine:
             if request_id in self._served:
                 self._cancelled.add(request_id)
                 self._changed.notify_all()
+
+    def clear_prefixes(self) -> None:
+        """Let the prefix cache forget all texts, before the next step."""
+        with self._changed:
+            self._clears_prefixes = True
+            self._changed.notify_all()
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no more requests, let the others end, and close.
@@ -226,7 +233,10 @@ class LocalEngine:
         """Wait until there is something to do and return the next step; None to end."""
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: self._served or self._is_closing)
+                self._changed.wait_for(lambda: self._served or self._is_closing or self._clears_prefixes)
+                if self._clears_prefixes:
+                    self._runner.shrink_prefixes(0)
+                    self._clears_prefixes = False
                 for request_id in sorted(self._cancelled):
                     self._end(request_id, FinishReason.CANCELLED)
                 if not self._served and self._is_closing:

@@ -37,6 +37,9 @@ class Engine(Protocol):
             Whether all ended by themselves.
         """
 
+    def clear_prefixes(self) -> None:
+        """Let the prefix cache forget all texts, before the next step."""
+
     def stats(self) -> EngineStats:
         """Return what the engine has done so far and is doing."""
 

@@ -51,6 +51,18 @@ class Access:
             namespace = f"{namespace}{_SALT_SEPARATOR}{digest}"
         return namespace, tuple(options.reads)
 
+    def check_priority(self, priority: int) -> None:
+        """Refuse a priority before all others' to those who are not administrators.
+
+        Raises:
+            ApiError: The key is not an administrator's.
+        """
+        if priority < 0 and not self.is_admin:
+            message = (
+                f"priority is {priority}; below 0 it comes before others, which needs an administrator's key"
+            )
+            raise ApiError(403, message, param="priority", code="admin_key_needed")
+
     def check(self, namespace: str) -> None:
         """Refuse a namespace that a client may not use.
 
@@ -64,6 +76,11 @@ class Access:
         if self.namespaces is not None and namespace not in self.namespaces:
             message = f"this key does not open the namespace {namespace!r:.80}"
             raise ApiError(403, message, param="lookahead.namespace", code="namespace_not_allowed")
+
+
+def without_salt(namespace: str) -> str:
+    """Return the namespace that a client named, of one that a salt may have divided."""
+    return namespace.partition(_SALT_SEPARATOR)[0]
 
 
 def fault_in_client_name(namespace: str) -> str | None:

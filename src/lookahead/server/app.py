@@ -41,6 +41,7 @@ def create_app(engine: Engine, model: ServedModel, memory: DraftMemory, settings
     app = FastAPI(title="Lookahead", version=__version__, docs_url=None, redoc_url=None)
     metrics = Metrics(
         settings.metrics_prefix,
+        model.name,
         engine,
         memory,
         # /metrics is open; with keys, the names of tenants stay within
@@ -68,8 +69,9 @@ def create_app(engine: Engine, model: ServedModel, memory: DraftMemory, settings
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    async def refuse_body(_request: HttpRequest, error: Any) -> Response:
-        return _response(body_error(error.errors()))
+    async def refuse_body(request: HttpRequest, error: Any) -> Response:
+        is_json = "json" in request.headers.get("content-type", "")
+        return _response(body_error(error.errors(), is_json=is_json))
 
     async def refuse(request: HttpRequest, error: Exception) -> Response:
         return _response(api_error(error, request.scope["state"]["request_id"]))

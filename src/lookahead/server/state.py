@@ -95,7 +95,7 @@ class ServerState:
         try:
             streams = await submit_all(self.engine, requests)
         except BaseException:
-            self.metrics.refused.labels(endpoint=endpoint).inc()
+            self.metrics.count_refusal(endpoint)
             raise
         skips = body.skip_special_tokens if skips_special is None else skips_special
         texts = [

@@ -16,6 +16,7 @@ def chat_requests(state: ServerState, body: ChatBody, access: Access) -> list[Re
     Raises:
         ApiError: Something is not allowed.
     """
+    access.check_priority(body.priority)
     scope = access.scope(body.lookahead, body.cache_salt)
     prompt = chat_prompt_of(state.model, body)
     predicted = [] if body.prediction is None else prediction_tokens(state, body.prediction.text)
@@ -23,6 +24,7 @@ def chat_requests(state: ServerState, body: ChatBody, access: Access) -> list[Re
     for choice in range(body.choices):
         wanted = Wanted(
             prompt_ids=prompt,
+            prompt_param="messages",
             max_tokens=body.max_answer_tokens,
             scope=scope,
             logprobs=body.logprobs_wanted,

@@ -1,6 +1,7 @@
 """Grammars: what form an answer has, as a logits processor of xgrammar."""
 
 import json
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from threading import Lock
@@ -11,6 +12,8 @@ from lookahead.server.protocol.chat import Tool
 from lookahead.server.protocol.common import ResponseFormat, StructuredOutputs
 from lookahead.server.served_model import ServedModel
 
+_WHERE = re.compile(r"^\[[^\]]*\]\s*\S+:\d+:\s*", re.MULTILINE)
+"""What xgrammar's messages begin with: the time, a file of its source and a line."""
 _MAX_CACHE_BYTES = 256 * 2**20
 _MAX_SOURCE = 2**18
 """The longest grammar or schema, in characters: compiling takes time and memory with its length."""
@@ -119,7 +122,7 @@ class Grammars:
         try:
             compiled = compile_with(compiler)
         except (RuntimeError, ValueError, TypeError) as error:  # InvalidJSONError among them
-            message = f"the grammar is not allowed: {error}"[:500]
+            message = f"the grammar is not allowed: {_WHERE.sub('', str(error))}"[:500]
             raise ApiError(400, message, param="response_format", code="invalid_grammar") from None
         processor: Processor = LogitsProcessor(compiled)
         return processor

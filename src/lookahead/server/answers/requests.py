@@ -24,6 +24,7 @@ class Wanted:
 
     Attributes:
         prompt_ids: The prompt.
+        prompt_param: The field that it comes from.
         max_tokens: The most tokens of the answer; None for as many as fit.
         scope: The namespace, and those that are read besides.
         logprobs: As in `Request`.
@@ -33,6 +34,7 @@ class Wanted:
     """
 
     prompt_ids: Sequence[int]
+    prompt_param: str
     max_tokens: int | None
     scope: tuple[str, tuple[str, ...]]
     logprobs: int | None = None
@@ -55,7 +57,8 @@ def engine_request(model: ServedModel, body: AnswerBody, wanted: Wanted, *, uses
             f"the model's context is {model.context} tokens; this request has {len(wanted.prompt_ids)} "
             f"tokens of the prompt{asked}; shorten them"
         )
-        raise ApiError(400, message, param="messages", code="context_length_exceeded")
+        param = wanted.prompt_param if room < 1 else "max_tokens"
+        raise ApiError(400, message, param=param, code="context_length_exceeded")
     processors = list(wanted.processors)
     if body.allowed_token_ids is not None:
         check_tokens(model, body.allowed_token_ids, "allowed_token_ids")

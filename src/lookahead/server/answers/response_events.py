@@ -36,12 +36,12 @@ class ResponseItems:
                 self._open["arguments"] += call.arguments
                 yield self._of_item("response.function_call_arguments.delta", delta=call.arguments)
 
-    def close(self) -> Iterator[dict[str, Any]]:
-        """Complete the item that is open; return events."""
+    def close(self, status: str = "completed") -> Iterator[dict[str, Any]]:
+        """End the item that is open; return events."""
         item, place = self._open, len(self.items) - 1
         if item is None:
             return
-        item["status"] = "completed"
+        item["status"] = status
         if item["type"] == "message":
             (part,) = item["content"]
             text = {"text": part["text"], "logprobs": part["logprobs"]}

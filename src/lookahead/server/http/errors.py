@@ -1,5 +1,6 @@
 """Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
 
+import logging
 from typing import Any
 
 from lookahead.errors import (
@@ -23,6 +24,7 @@ _TYPES = {
     500: "server_error",
     503: "service_unavailable_error",
 }
+_log = logging.getLogger("lookahead.server")
 RETRY_AFTER_SECONDS = 1
 """How long a client is to wait before it asks again."""
 
@@ -53,6 +55,14 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """The response's headers."""
         return {"retry-after": str(RETRY_AFTER_SECONDS)} if self.status in (429, 503) else {}
+
+
+def told_error(error: Exception, request_id: str) -> ApiError:
+    """Return what a client is told about an exception, and log what it is not told."""
+    told = api_error(error, request_id)
+    if told.code == "internal":
+        _log.error("request %s failed", request_id, exc_info=error)
+    return told
 
 
 def api_error(error: Exception, request_id: str = "") -> ApiError:

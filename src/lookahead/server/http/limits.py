@@ -1,6 +1,5 @@
 """ASGI middleware: the id of each request, and how long its body may be."""
 
-import logging
 import re
 import uuid
 from collections.abc import Callable, Collection
@@ -10,9 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lookahead.server.http.errors import ApiError, api_error
+from lookahead.server.http.errors import ApiError, told_error
 
-_log = logging.getLogger("lookahead.server")
 _MAX_ID = 128
 _PORT = re.compile(r":\d*$")
 
@@ -50,11 +48,10 @@ class RequestIds:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception as error:
-            _log.exception("request %s failed", request_id)
+        except Exception as error:  # noqa: BLE001  whatever went wrong is a 500, and in the log
+            told = told_error(error, request_id)
             if is_begun:
-                raise
-            told = api_error(error, request_id)
+                return
             await JSONResponse(told.body, told.status, told.headers)(scope, receive, send_with_id)
 
 
@@ -72,7 +69,7 @@ class HostCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         given = Headers(scope=scope).get("host", "") if scope["type"] == "http" else ""
-        name = _PORT.sub("", given)
+        name = _PORT.sub("", given).lower()
         if not given or name in self._allowed:
             await self._app(scope, receive, send)
             return

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lookahead.server.http.errors import api_error
+from lookahead.server.http.errors import told_error
 
 PING_SECONDS = 15.0
 """A comment is sent when nothing was for so long: proxies close what is silent."""
@@ -65,7 +65,7 @@ class EventStream(Response):
         except (asyncio.CancelledError, OSError):
             raise
         except Exception as error:  # noqa: BLE001  headers are sent: the error is an event
-            body = api_error(error, self._request_id).body
+            body = told_error(error, self._request_id).body
             await send({"type": "http.response.body", "body": data(body) + self._ends, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -13,6 +13,8 @@ from lookahead.engine.protocol import Engine
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_LABELS = ["model_name"]
+"""As vLLM's: its dashboards ask by it."""
 _MAX_NAMESPACES = 50
 """Namespaces with a label of their own; the others are one."""
 _OTHERS = "_others"
@@ -29,22 +31,30 @@ class Metrics:
 
     Args:
         prefix: What all names begin with.
+        model: The model's name, a label of all.
         engine: Counts what it does itself; asked at each scrape.
         memory: The draft memory; asked at each scrape.
         may_name: Whether a namespace's name may be a label: names of tenants may be none of others' business.
     """
 
     def __init__(
-        self, prefix: str, engine: Engine, memory: DraftMemory, *, may_name: Callable[[str], bool]
+        self,
+        prefix: str,
+        model: str,
+        engine: Engine,
+        memory: DraftMemory,
+        *,
+        may_name: Callable[[str], bool],
     ) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
         begin = f"{prefix}:"
 
         def histogram(name: str, about: str, buckets: Sequence[float] = _SECONDS) -> Histogram:
-            return Histogram(begin + name, about, registry=self.registry, buckets=buckets)
+            made = Histogram(begin + name, about, _LABELS, registry=self.registry, buckets=buckets)
+            return made.labels(model)
 
-        def counter(name: str, about: str, labels: Sequence[str] = ()) -> Counter:
-            return Counter(begin + name, about, labels, registry=self.registry)
+        def counter(name: str, about: str, labels: Sequence[str]) -> Counter:
+            return Counter(begin + name, about, [*_LABELS, *labels], registry=self.registry)
 
         self.first_token = histogram("time_to_first_token_seconds", "From a request to its first token.")
         self.inter_token = histogram(
@@ -59,11 +69,16 @@ class Metrics:
         self.decode = histogram("request_decode_time_seconds", "From its first token to its last.")
         self.refused = counter("admission_rejections", "Requests that were not taken.", ["endpoint"])
         self.responses = counter("http_responses", "Responses by status.", ["status"])
-        self.registry.register(_EngineCollector(begin, engine, memory, may_name))
+        self._model = model
+        self.registry.register(_EngineCollector(begin, model, engine, memory, may_name))
 
     def count_response(self, status: int) -> None:
         """Count a response."""
-        self.responses.labels(status=str(status)).inc()
+        self.responses.labels(self._model, str(status)).inc()
+
+    def count_refusal(self, endpoint: str) -> None:
+        """Count a request that was not taken."""
+        self.refused.labels(self._model, endpoint).inc()
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' format."""
@@ -108,9 +123,15 @@ class RequestObserver:
 
 class _EngineCollector(Collector):
     def __init__(
-        self, begin: str, engine: Engine, memory: DraftMemory, may_name: Callable[[str], bool]
+        self,
+        begin: str,
+        model: str,
+        engine: Engine,
+        memory: DraftMemory,
+        may_name: Callable[[str], bool],
     ) -> None:
-        self._begin, self._engine, self._memory, self._may_name = begin, engine, memory, may_name
+        self._begin, self._model, self._engine = begin, model, engine
+        self._memory, self._may_name = memory, may_name
 
     def describe(self) -> list[Metric]:
         """Return nothing: asking the engine before it is ready would."""
@@ -136,50 +157,56 @@ class _EngineCollector(Collector):
             "prefix_cache_queries": (stats.prefix_queries, "Tokens that were looked up in the prefix cache."),
             "prefix_cache_hits": (stats.prefix_hits, "Tokens that it held."),
             "num_preemptions": (stats.preemptions, "Rows that were taken away for others."),
-            "iteration_tokens": (made.row_steps + made.draft_tokens, "Tokens that forward passes verified."),
+            "verified_tokens": (made.row_steps + made.draft_tokens, "Tokens that forward passes verified."),
             "forwards": (made.forwards, "Forward passes that decoded."),
             "spec_decode_num_drafts": (stats.drafts, "Drafts of a row."),
             "spec_decode_num_draft_tokens": (made.draft_tokens, "Tokens that were drafted."),
             "spec_decode_num_accepted_tokens": (made.accepted_tokens, "Drafted tokens that were right."),
         }
         for name, (value, about) in gauges.items():
-            yield GaugeMetricFamily(self._begin + name, about, value)
+            gauge = GaugeMetricFamily(self._begin + name, about, labels=_LABELS)
+            gauge.add_metric([self._model], value)
+            yield gauge
         for name, (value, about) in counters.items():
-            yield CounterMetricFamily(self._begin + name, about, value)
+            counter = CounterMetricFamily(self._begin + name, about, labels=_LABELS)
+            counter.add_metric([self._model], value)
+            yield counter
         success = CounterMetricFamily(
-            self._begin + "request_success", "Answers that ended.", labels=["finished_reason"]
+            self._begin + "request_success", "Answers that ended.", labels=[*_LABELS, "finished_reason"]
         )
         for reason, count in stats.finished.items():
-            success.add_metric([_REASONS[FinishReason(reason)]], count)
+            success.add_metric([self._model, _REASONS[FinishReason(reason)]], count)
         yield success
         per_place = CounterMetricFamily(
             self._begin + "spec_decode_num_accepted_tokens_per_pos",
             "By depth in the draft.",
-            labels=["position"],
+            labels=[*_LABELS, "position"],
         )
         for position, count in enumerate(stats.accepted_by_depth):
-            per_place.add_metric([str(position)], count)
+            per_place.add_metric([self._model, str(position)], count)
         yield per_place
         seconds = CounterMetricFamily(
-            self._begin + "step_seconds", "Seconds of steps by what they were spent on.", labels=["part"]
+            self._begin + "step_seconds",
+            "Seconds of steps by what they were spent on.",
+            labels=[*_LABELS, "part"],
         )
         for part in ("draft", "model", "verify", "cache", "recycle"):
-            seconds.add_metric([part], getattr(made, f"{part}_s"))
+            seconds.add_metric([self._model, part], getattr(made, f"{part}_s"))
         yield seconds
         yield self._memory_tokens()
 
     def _memory_tokens(self) -> Metric:
         """Return the tokens of each namespace, a few by name."""
         family = GaugeMetricFamily(
-            self._begin + "memory_tokens", "Tokens in the draft memory.", labels=["namespace"]
+            self._begin + "memory_tokens", "Tokens in the draft memory.", labels=[*_LABELS, "namespace"]
         )
         named, others = 0, 0
         for name, tokens in self._memory.namespaces.items():
             if named < _MAX_NAMESPACES and self._may_name(name):
-                family.add_metric([name], tokens)
+                family.add_metric([self._model, name], tokens)
                 named += 1
             else:
                 others += tokens
         if others:
-            family.add_metric([_OTHERS], others)
+            family.add_metric([self._model, _OTHERS], others)
         return family

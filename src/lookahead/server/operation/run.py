@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -23,10 +24,15 @@ _MAX_HEADER_BYTES = 65536
 class _Server(uvicorn.Server):
     """Stays open while it drains, so that new requests are told to go elsewhere; ends with exit code 0."""
 
-    def __init__(self, config: uvicorn.Config, state: ServerState) -> None:
+    def __init__(self, config: uvicorn.Config, state: ServerState, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._state = state
+        self._state, self._on_ready = state, on_ready
         self._draining: threading.Thread | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        self._on_ready()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -56,18 +62,44 @@ class _Server(uvicorn.Server):
             self.should_exit = True
 
 
-def run(app: FastAPI, *, host: str, port: int) -> None:
-    """Serve until SIGTERM or Ctrl-C; a second one ends at once. Then save the memory.
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Return a socket with this address; nobody can connect before the server is ready.
 
     Raises:
-        SystemExit: The address cannot be used.
+        OSError: The address cannot be used; the message names it.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        message = f"cannot listen at {host}:{port}: {error.strerror or error}"
+        raise OSError(message) from None
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """Return the address of a socket as a URL."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(app: FastAPI, bound: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; a second one ends at once. Then save the memory.
+
+    Args:
+        app: The application.
+        bound: Where to listen; it is closed at the end.
+        on_ready: Called when clients can connect.
+
+    Raises:
         LookaheadError: The memory cannot be saved.
     """
     state: Any = app.state.server
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -78,7 +110,8 @@ def run(app: FastAPI, *, host: str, port: int) -> None:
     )
     state.memory_file.start()
     try:
-        _Server(config, state).run()
+        with bound:
+            _Server(config, state, on_ready).run([bound])
     finally:
         state.engine.drain(0)
         state.memory_file.close()

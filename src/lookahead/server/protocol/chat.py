@@ -4,7 +4,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lookahead.server.protocol.common import MAX_LISTED, MAX_TOKEN, ManyAnswersBody, Part, TopLogprobs
+from lookahead.server.protocol.common import (
+    MAX_LISTED,
+    MAX_TOKEN,
+    UNSERVED,
+    ManyAnswersBody,
+    Part,
+    TopLogprobs,
+)
 
 MAX_MESSAGES = 4096
 MAX_TOOLS = 128
@@ -107,6 +114,8 @@ class ChatBody(ManyAnswersBody):
     """The body of a chat completion."""
 
     unserved: ClassVar[dict[str, str]] = {
+        **UNSERVED,
+        "echo": "it belongs to /v1/completions",
         "audio": _NO_AUDIO,
         "modalities": _NO_AUDIO,
         "web_search_options": "this server searches nothing",
@@ -118,9 +127,6 @@ class ChatBody(ManyAnswersBody):
         "documents": "put them into a message",
         "mm_processor_kwargs": _NO_AUDIO,
         "prompt_logprobs": "use /v1/completions with echo and logprobs",
-        "use_beam_search": "answers are sampled or greedy",
-        "length_penalty": "it belongs to beam search",
-        "truncate_prompt_tokens": "shorten the messages",
         "best_of": "use n",
     }
 

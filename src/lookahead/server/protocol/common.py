@@ -53,7 +53,7 @@ class StreamOptions(Part):
 
 
 class LookaheadOptions(Part):
-    """Our own field of a body.
+    """Our own field of a body; a typing error in it would put a text into another namespace.
 
     Attributes:
         namespace: Whose memory the answer is drafted from and remembered in.
@@ -61,6 +61,8 @@ class LookaheadOptions(Part):
         remember: Whether the answer is remembered for later requests.
         sources: Whether each chunk of a stream says where its token came from.
     """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     namespace: str | None = None
     reads: Annotated[list[str], Field(max_length=64)] = []
@@ -114,6 +116,13 @@ class AnswerBody(Body):
 
     unserved: ClassVar[dict[str, str]] = {}
     """Known fields that are not served, each with the reason. They may be null, false or empty."""
+    harmless: ClassVar[dict[str, Any]] = {
+        "best_of": 1,
+        "length_penalty": 1.0,
+        "modalities": ["text"],
+        "verbosity": "medium",
+    }
+    """Values of such fields that ask for what is served."""
 
     model: str | None = None
     temperature: Annotated[float | None, Field(ge=0)] = None
@@ -139,6 +148,13 @@ class AnswerBody(Body):
     cache_salt: Annotated[str | None, Field(min_length=1, max_length=4096)] = None
     lookahead: LookaheadOptions = LookaheadOptions()
 
+    @model_validator(mode="after")
+    def _sources_need_a_stream(self) -> Self:
+        if self.lookahead.sources and not self.stream:
+            message = "lookahead.sources is only allowed when stream is true"
+            raise ValueError(message)
+        return self
+
     @property
     def stop_strings(self) -> list[str]:
         """The stop strings; empty ones are none."""
@@ -160,10 +176,23 @@ class AnswerBody(Body):
         for name, value in (self.model_extra or {}).items():
             if name not in self.unserved:
                 unknown.append(name)
-            elif value not in (None, False, [], {}, ""):
+            elif not (value is None or value is False or value in ([], {}, "", self.harmless.get(name))):
                 message = f"{name} is not served: {self.unserved[name]}; leave it out"
                 raise ApiError(400, message, param=name, code="unsupported_parameter")
         return unknown
+
+
+UNSERVED = {
+    "guided_json": "structured_outputs replaces it",
+    "guided_regex": "structured_outputs replaces it",
+    "guided_choice": "structured_outputs replaces it",
+    "guided_grammar": "structured_outputs replaces it",
+    "use_beam_search": "answers are sampled or greedy",
+    "length_penalty": "it belongs to beam search",
+    "truncate_prompt_tokens": "shorten the prompt",
+    "request_id": "send it in the header x-request-id",
+}
+"""What no endpoint serves, with the reason."""
 
 
 class ManyAnswersBody(AnswerBody):
@@ -175,7 +204,6 @@ class ManyAnswersBody(AnswerBody):
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     return_token_ids: bool | None = None
-    request_id: str | None = None
 
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> Self:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from lookahead.server.protocol.chat import Prediction
-from lookahead.server.protocol.common import ManyAnswersBody, TokenId, TopLogprobs
+from lookahead.server.protocol.common import UNSERVED, ManyAnswersBody, TokenId, TopLogprobs
 
 MAX_PROMPTS = 128
 
@@ -16,12 +16,10 @@ class CompletionBody(ManyAnswersBody):
     """The body of a text completion."""
 
     unserved: ClassVar[dict[str, str]] = {
+        **UNSERVED,
         "suffix": "the model writes from left to right",
         "best_of": "use n",
         "prompt_logprobs": "use echo and logprobs",
-        "use_beam_search": "answers are sampled or greedy",
-        "length_penalty": "it belongs to beam search",
-        "truncate_prompt_tokens": "shorten the prompt",
         "prompt_embeds": "prompts are text or tokens",
     }
 

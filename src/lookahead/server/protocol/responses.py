@@ -19,6 +19,7 @@ from lookahead.server.protocol.chat import (
 from lookahead.server.protocol.common import (
     MAX_LISTED,
     MAX_TOKEN,
+    UNSERVED,
     AnswerBody,
     JsonSchema,
     Part,
@@ -90,6 +91,8 @@ class ResponsesBody(AnswerBody):
     """The body of a response."""
 
     unserved: ClassVar[dict[str, str]] = {
+        **UNSERVED,
+        "n": "a response is one answer",
         "previous_response_id": _STATELESS,
         "conversation": _STATELESS,
         "background": "responses are answered at once",

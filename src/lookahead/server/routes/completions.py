@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -60,6 +61,7 @@ def _requests(
     state: ServerState, body: CompletionBody, access: Access
 ) -> tuple[list[list[int]], list[Request]]:
     """Return the tokens of each prompt, and the engine's requests: `n` for each prompt."""
+    access.check_priority(body.priority)
     scope = access.scope(body.lookahead, body.cache_salt)
     if len(body.prompts) * body.choices > MAX_CHOICES:
         message = f"n times the number of prompts is more than {MAX_CHOICES}; ask for fewer"
@@ -77,6 +79,7 @@ def _requests(
             form = state.grammars.of(body.response_format, body.structured_outputs)
             wanted = Wanted(
                 prompt_ids=prompt,
+                prompt_param="prompt",
                 max_tokens=_max_tokens(body),
                 scope=scope,
                 logprobs=body.logprobs,
@@ -172,7 +175,9 @@ class _Completion:
 
     def _usage(self, running: RunningAnswers) -> dict[str, Any]:
         """Return the usage of all prompts together."""
-        usages, per_prompt = running.usages, self._body.choices
+        usages, per_prompt = list(running.usages), self._body.choices
+        if self._scores_only:  # the token that was left out
+            usages = [replace(usage, completion_tokens=0) for usage in usages]
         parts = [
             usage_body(usages[begin : begin + per_prompt]) for begin in range(0, len(usages), per_prompt)
         ]

@@ -13,7 +13,7 @@ from lookahead.server.state import state_of
 router = APIRouter()
 
 
-@router.get("/health")
+@router.api_route("/health", methods=["GET", "HEAD"])
 def health(request: HttpRequest) -> Response:
     """Return 200 while requests are taken."""
     state = state_of(request)

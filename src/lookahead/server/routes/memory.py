@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Depends
 from fastapi import Request as HttpRequest
 
-from lookahead.server.access import fault_in_client_name
+from lookahead.server.access import fault_in_client_name, without_salt
 from lookahead.server.http.errors import ApiError
 from lookahead.server.protocol.memory import ForgetBody, WarmBody
 from lookahead.server.state import admin_access_of, state_of
@@ -41,9 +41,13 @@ def save(request: HttpRequest) -> dict[str, Any]:
 
 @router.post("/forget")
 def forget(body: ForgetBody, request: HttpRequest) -> dict[str, Any]:
-    """Forget all that a namespace holds."""
+    """Forget all that a namespace holds, under any salt; the prefix cache forgets all texts."""
     _check_name(body.namespace)
-    state_of(request).memory.forget_namespace(body.namespace)
+    state = state_of(request)
+    for namespace in state.memory.namespaces:
+        if without_salt(namespace) == body.namespace:
+            state.memory.forget_namespace(namespace)
+    state.engine.clear_prefixes()
     return {"forgotten": body.namespace}
 
 

@@ -17,7 +17,7 @@ from lookahead.server.answers.chat_answer import ChatForm, ChatText
 from lookahead.server.answers.chat_requests import chat_requests
 from lookahead.server.answers.response_events import ResponseItems
 from lookahead.server.answers.running import RunningAnswers
-from lookahead.server.http.errors import api_error
+from lookahead.server.http.errors import told_error
 from lookahead.server.http.streaming import EventStream, data, unless_disconnected
 from lookahead.server.http.validation import body_error
 from lookahead.server.protocol.chat import ChatBody
@@ -118,7 +118,7 @@ class _Response:
                 yield data({**event, "sequence_number": number}, event["type"])
                 number += 1
         except Exception as error:  # noqa: BLE001  headers are sent: the error is an event
-            told = api_error(error, request_id)
+            told = told_error(error, request_id)
             fault = {"type": "error", "code": told.code, "message": told.message, "param": told.param}
             yield data({**fault, "sequence_number": number}, "error")
 
@@ -136,9 +136,9 @@ class _Response:
                 for event in self._items.push(news, logprobs):
                     yield event
                 logprobs = []
-        for event in self._items.close():
-            yield event
         is_cut = reason is FinishReason.LENGTH
+        for event in self._items.close("incomplete" if is_cut else "completed"):
+            yield event
         status = "incomplete" if is_cut else "completed"
         yield {"type": f"response.{status}", "response": self._response(status, running)}
 
