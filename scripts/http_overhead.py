@@ -93,7 +93,7 @@ def main() -> None:
     load = load_average()
     torch.set_num_threads(2)
     model, tokenizer = load_model("embedded", options.dtype, "cpu")
-    prompts = [row.turns[0] for row in limit_rows(read_rows(options.rows), options.limit)]
+    prompts = [row.prompt for row in limit_rows(read_rows(options.rows), options.limit)]
     ids = [encode_prompt(tokenizer, prompt, model)["input_ids"][0].tolist() for prompt in prompts]
     settings = EngineSettings(max_rows=ROWS, prefix_cache=False)
     lookahead = Lookahead()
