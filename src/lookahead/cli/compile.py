@@ -19,7 +19,7 @@ def compile_kernels() -> None:
     from lookahead.backends.cpu.kernels.attention.blocks import BLOCK
     from lookahead.backends.cpu.step import attention_address, step_address
     from lookahead.decoding.attention.slots import slot_table
-    from lookahead.drafting.memory.draft_memory import compile_kernels as compile_draft_kernels
+    from lookahead.drafting.memory.stores import compile_kernels as compile_draft_kernels
     from lookahead.drafting.tree import DraftTree
 
     compile_draft_kernels()

@@ -1,10 +1,13 @@
 """`ServerState`: what the routes share."""
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
 
@@ -18,12 +21,19 @@ from lookahead.server.answers.text import TextStream
 from lookahead.server.http.errors import ApiError
 from lookahead.server.operation.memory_file import MemoryFile
 from lookahead.server.operation.metrics import Metrics, RequestObserver
-from lookahead.server.protocol.common import AnswerBody
+from lookahead.server.protocol.common import AnswerBody, ManyAnswersBody
 from lookahead.server.served_model import ServedModel
 from lookahead.server.settings import ServerSettings
 
 _log = logging.getLogger("lookahead.server")
 _MAX_NOTED_FIELDS = 1000
+_GRAMMAR_THREADS = 2
+
+Made = TypeVar("Made")
+
+
+def _grammar_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_GRAMMAR_THREADS, thread_name_prefix="lookahead-grammars")
 
 
 @dataclass
@@ -40,6 +50,7 @@ class ServerState:
         memory_file: Saves the memory.
         is_draining: Whether new requests are refused.
         noted_fields: Unknown fields that the log has mentioned.
+        grammar_threads: Where requests with grammars are prepared.
     """
 
     engine: Engine
@@ -51,7 +62,18 @@ class ServerState:
     memory_file: MemoryFile
     is_draining: bool = False
     noted_fields: set[str] = field(default_factory=set)
+    grammar_threads: ThreadPoolExecutor = field(default_factory=_grammar_threads)
     _lock: Lock = field(default_factory=Lock)
+
+    async def in_thread(self, body: ManyAnswersBody, work: Callable[..., Made], *arguments: Any) -> Made:
+        """Prepare requests in a thread. Those with a grammar have threads of their own.
+
+        Compiling a grammar can take long: without that, a few clients could keep all others waiting.
+        """
+        wants_grammar = body.response_format is not None or body.structured_outputs is not None
+        is_forced = getattr(body, "tool_choice", None) not in (None, "none", "auto")
+        threads = self.grammar_threads if wants_grammar or is_forced else None
+        return await asyncio.get_running_loop().run_in_executor(threads, partial(work, *arguments))
 
     def check_body(self, body: AnswerBody) -> None:
         """Refuse known fields that are not served, and other models; log unknown fields, each once.

@@ -6,7 +6,7 @@ tokens are stored with it (`successors`). See docs/design/token-log.md.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from itertools import pairwise
 from typing import Any, Self
@@ -73,16 +73,18 @@ class TokenLog:
     Attributes:
         max_bytes: The cap.
         vocabulary_size: Of the model, once it is known: what is beyond it is not remembered.
+        on_learned: Called with the namespace and tokens of each text that is remembered, not absorbed.
     """
 
     recycles = True
 
     def __init__(self, *, max_bytes: int = DEFAULT_MEMORY_BYTES, remember_prompts: bool = False) -> None:
         self._calibrations = Calibrations(max_bytes)
-        parts = divided(max_bytes, learned_bytes=self._calibrations.max_bytes)
-        names_bytes, self._own_budget, self._max_shared, self._max_buckets = parts
+        sizes = divided(max_bytes, learned_bytes=self._calibrations.max_bytes)
+        names_bytes, self._own_budget, self._max_shared, self._max_buckets = sizes
         self.max_bytes = max_bytes
         self.vocabulary_size: int | None = None
+        self.on_learned: Callable[[str, Int32Array], None] | None = None
         self._remember_prompts = remember_prompts
         self._lock = threading.Lock()
         self._namespaces = Namespaces(names_bytes)
@@ -193,14 +195,18 @@ class TokenLog:
         """Close a request: free its own log and append its answer to the shared log."""
         with self._lock:
             live = self._requests.pop(request, None)
-            if live is not None:
-                self._closed(live)
+            if live is None:
+                return
+            try:
+                if live.answer:
+                    self._remember(np.concatenate(live.answer), live.name)
+            finally:
+                self._namespaces.close(live.readable.tolist())
 
     def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
         """Do as `DraftStore.remember` says."""
         check_namespaces(namespace)
-        tokens = checked_tokens(token_ids)
-        if len(tokens):
+        if len(tokens := checked_tokens(token_ids)):
             with self._lock:
                 self._remember(tokens, namespace)
 
@@ -259,7 +265,7 @@ class TokenLog:
             self._recount()
             self._namespaces.close(numbers.tolist())
             if calibration:
-                learned = (snapshot[name].astype(np.float64) for name in ("hit_rates", "weights"))
+                learned = [snapshot[name].astype(np.float64) for name in CalibrationState._fields]
                 owner = self._namespaces.owner_of(DEFAULT_NAMESPACE)
                 self._calibrations.replace(owner, CalibrationState(*learned))
 
@@ -274,7 +280,7 @@ class TokenLog:
         with self._lock:
             rings = {self._shared, self._no_room, *(live.own for live in self._requests.values())}
             fixed = self._calibrations.max_bytes + self._namespaces.nbytes
-            return sum(ring.nbytes for ring in rings) + table_bytes(len(self._table.keys)) + fixed
+            return fixed + table_bytes(len(self._table.keys)) + sum(ring.nbytes for ring in rings)
 
     def __getstate__(self) -> dict[str, Any]:
         settings = {"max_bytes": self.max_bytes, "remember_prompts": self._remember_prompts}
@@ -302,14 +308,6 @@ class TokenLog:
         live = LiveRequest(namespace, owner, readable, self._no_room, self._no_draft, learned)
         self._requests[request] = live
         return live
-
-    def _closed(self, live: LiveRequest) -> None:
-        """Remember what a request leaves; its namespaces are no longer kept for it."""
-        try:
-            if live.answer:
-                self._remember(np.concatenate(live.answer), live.name)
-        finally:
-            self._namespaces.close(live.readable.tolist())
 
     def _namespace(self, name: str) -> Namespace | None:
         """Return a namespace, new at its first use; None if live requests leave it no room."""
@@ -340,6 +338,8 @@ class TokenLog:
         text = np.append(tokens, np.int32(GAP))
         if self.vocabulary_size is not None:
             text[text >= self.vocabulary_size] = GAP
+        if self.on_learned is not None:
+            self.on_learned(name, text[text != GAP])
         self._shared = self._shared.with_room(len(text), self._max_shared)
         overwritten = self._shared.overwritten_by(len(text))
         known.tokens += int(np.count_nonzero(text[-self._shared.capacity :] != GAP))

@@ -6,12 +6,13 @@ from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from lookahead.config import DEFAULT_MEMORY_BYTES, MAX_MEMORY_BYTES, MIN_MEMORY_BYTES
+from lookahead.config import MIN_MEMORY_BYTES
 from lookahead.drafting.arrays import Int32Array
-from lookahead.drafting.log.entry_points import compile_log_kernels
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.memory.file_format import SavedMemory, read_memory, write_memory
+from lookahead.drafting.memory.journal import Journal, MemoryUpdate, as_snapshot
 from lookahead.drafting.memory.snapshots import MAX_VOCABULARY, compacted, has_our_calibration, largest_token
+from lookahead.drafting.memory.stores import made_store
 from lookahead.drafting.memory.tokenizing import Tokenizer, fingerprint, size_of, token_id_batches
 from lookahead.drafting.store import (
     DEFAULT_NAMESPACE,
@@ -19,8 +20,8 @@ from lookahead.drafting.store import (
     TokenIds,
     check_namespaces,
     checked_successors,
+    checked_tokens,
 )
-from lookahead.drafting.trie.token_trie import TokenTrie, compile_trie_kernels
 from lookahead.errors import (
     ConfigError,
     MemoryFileError,
@@ -66,8 +67,9 @@ class DraftMemory:
         remember_prompts: bool = False,
         store: DraftStore | Literal["log", "trie"] = "log",
     ) -> None:
-        self.store: DraftStore = _made_store(store, max_bytes, remember_prompts=remember_prompts)
+        self.store: DraftStore = made_store(store, max_bytes, remember_prompts=remember_prompts)
         self._lock = threading.Lock()  # taken before the store's own
+        self._journal: Journal | None = None
         self._vocabulary_size: int | None = None
         self._tokenizer: str | None = None
 
@@ -227,6 +229,58 @@ class DraftMemory:
             self._bind(held.vocabulary_size, held.tokenizer, largest=largest_token(held.snapshot))
             log.absorb(held.snapshot, calibration=False)
 
+    def updates(self, since: int | None = None) -> MemoryUpdate:
+        """Return what was learned here, from requests and by `warm`, for the memories of other replicas.
+
+        The first call begins to keep it, up to a million tokens. What was learned before, loaded or taken
+        from others is not among it.
+
+        Args:
+            since: The `end` of the update before; None for all that is kept.
+
+        Raises:
+            UnsupportedMemoryError: The store is not a `TokenLog`.
+        """
+        log = self._log()
+        with self._lock:
+            if self._journal is None:
+                self._journal = Journal()
+                log.on_learned = self._journal.note
+            begin, texts = self._journal.since(since or 0)
+            return MemoryUpdate(
+                source=self._journal.source,
+                begin=begin,
+                texts=texts,
+                vocabulary_size=self._vocabulary_size,
+                tokenizer=self._tokenizer,
+            )
+
+    def apply(self, update: MemoryUpdate) -> int:
+        """Remember what another memory learned, each text once; return how many tokens.
+
+        Updates of one memory come in order; they may come again, and overlap.
+
+        Raises:
+            UnsupportedMemoryError: The store is not a `TokenLog`.
+            VocabularyMismatchError: They belong to different vocabularies or tokenizers, or a token id is
+                beyond their vocabulary. Nothing has changed then.
+            ConfigError: A namespace's name is not allowed; nothing has changed then.
+            TokenIdError: A token id is not one; nothing has changed then.
+        """
+        self.updates()  # so that there is a journal
+        log = self._log()
+        texts = [(text.namespace, checked_tokens(text.tokens)) for text in update.texts]
+        for namespace, _ in texts:
+            check_namespaces(namespace)
+        largest = max((int(tokens.max(initial=-1)) for _, tokens in texts), default=-1)
+        with self._lock:
+            assert self._journal is not None  # noqa: S101  # made above
+            self._bind(update.vocabulary_size, update.tokenizer, largest=largest)
+            new = self._journal.new_texts(update)
+            if new:
+                log.absorb(as_snapshot(new), calibration=False)
+        return sum(len(text.tokens) for text in new)
+
     def forget_namespace(self, namespace: str) -> None:
         """Forget all that a namespace holds. Do nothing if it is unknown.
 
@@ -236,7 +290,11 @@ class DraftMemory:
             ConfigError: No namespace can have the name.
             UnsupportedMemoryError: The store is not a `TokenLog`.
         """
-        self._log().forget_namespace(namespace)
+        log = self._log()
+        with self._lock:
+            log.forget_namespace(namespace)
+            if self._journal is not None:
+                self._journal.forget(namespace)
 
     @property
     def namespaces(self) -> dict[str, int]:
@@ -265,7 +323,7 @@ class DraftMemory:
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:  # the vocabulary is that of the tokens
-            state = {**vars(self), "store": deepcopy(self.store)}
+            state = {**vars(self), "store": deepcopy(self.store), "_journal": None}
         del state["_lock"]
         return state
 
@@ -328,41 +386,3 @@ class DraftMemory:
         if size is None and token >= MAX_VOCABULARY:
             message = f"token {token} is beyond any vocabulary; give token ids below {MAX_VOCABULARY}"
             raise TokenIdError(message)
-
-
-def compile_kernels() -> None:
-    """Compile the kernels of both stores."""
-    compile_log_kernels()
-    compile_trie_kernels()
-
-
-def _made_store(store: object, max_bytes: int | None, *, remember_prompts: bool) -> DraftStore:
-    if store == "log":
-        return TokenLog(max_bytes=_checked_cap(max_bytes), remember_prompts=remember_prompts)
-    if store == "trie":
-        if remember_prompts:
-            message = (
-                'remember_prompts=True needs store="log"; a trie forgets prompts when their requests end'
-            )
-            raise ConfigError(message)
-        return TokenTrie(max_bytes=_checked_cap(max_bytes))
-    if not isinstance(store, DraftStore):
-        message = f'store={store!r} is not allowed; give "log", "trie" or a draft store'
-        raise ConfigError(message)
-    if max_bytes is not None or remember_prompts:
-        message = "max_bytes and remember_prompts are the store's own settings; give them to the store"
-        raise ConfigError(message)
-    return store
-
-
-def _checked_cap(max_bytes: int | None) -> int:
-    if max_bytes is None:
-        return DEFAULT_MEMORY_BYTES
-    is_integer = isinstance(max_bytes, int) and not isinstance(max_bytes, bool)
-    if not is_integer or not MIN_MEMORY_BYTES <= max_bytes <= MAX_MEMORY_BYTES:
-        message = (
-            f"max_bytes={max_bytes!r} is not allowed; give an integer from {MIN_MEMORY_BYTES} to "
-            f"{MAX_MEMORY_BYTES}"
-        )
-        raise ConfigError(message)
-    return max_bytes

@@ -1,6 +1,5 @@
 """`/v1/chat/completions`."""
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -35,7 +34,7 @@ async def chat_completions(
     answer = _ChatCompletion(state, body)
 
     async def start() -> RunningAnswers:
-        requests = await asyncio.to_thread(chat_requests, state, body, access)
+        requests = await state.in_thread(body, chat_requests, state, body, access)
         return await state.run(body, requests, endpoint="chat", skips_special=answer.skips_special)
 
     running = await unless_disconnected(request, start())

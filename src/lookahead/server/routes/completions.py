@@ -1,6 +1,5 @@
 """`/v1/completions`."""
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -46,7 +45,7 @@ async def completions(
     state.check_body(body)
 
     async def start() -> tuple[_Completion, RunningAnswers]:
-        prompts, requests = await asyncio.to_thread(_requests, state, body, access)
+        prompts, requests = await state.in_thread(body, _requests, state, body, access)
         running = await state.run(body, requests, endpoint="completions")
         return _Completion(state, body, prompts), running
 

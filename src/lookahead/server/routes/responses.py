@@ -1,6 +1,5 @@
 """`/v1/responses`, without stored state."""
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -41,7 +40,7 @@ async def responses(
     answer = _Response(state, body, chat)
 
     async def start() -> RunningAnswers:
-        requests = await asyncio.to_thread(chat_requests, state, chat, access)
+        requests = await state.in_thread(chat, chat_requests, state, chat, access)
         return await state.run(chat, requests, endpoint="responses", skips_special=answer.skips_special)
 
     running = await unless_disconnected(request, start())

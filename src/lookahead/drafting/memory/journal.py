@@ -1,0 +1,136 @@
+"""What a memory learned by itself, for the memories of other replicas: each text once, and none sent back.
+
+Merging whole snapshots again and again would repeat all texts. A journal numbers the texts that a memory
+learned from its own requests; an update has those since a number, and a memory takes each text of another one
+once.
+
+    replica A learns   0 1 2 3        A.updates(since=2) -> texts 2, 3 of A
+    replica B takes    A: 0 1         B.apply(update)    -> remembers 2 and 3, notes "A: up to 4"
+                                      B.apply(update)    -> nothing, it has them
+                                      B.updates()        -> texts of B alone
+"""
+
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.log.matches import VOCABULARY
+from lookahead.drafting.log.ring import GAP
+
+MAX_JOURNAL_TOKENS = 2**20
+"""Texts beyond are forgotten, the oldest first: a replica that asks so late misses them."""
+
+
+class LearnedText(NamedTuple):
+    """An answer, or another text that a memory was told to remember.
+
+    Attributes:
+        namespace: Whose it is.
+        tokens: int32, its tokens.
+    """
+
+    namespace: str
+    tokens: Int32Array
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MemoryUpdate:
+    """Texts that one memory learned, in order.
+
+    Attributes:
+        source: The memory that learned them.
+        begin: The number of the first one.
+        texts: The texts.
+        vocabulary_size: Of the memory's model; None if it has served none.
+        tokenizer: Fingerprint of its tokenizer; None if it was never given one.
+    """
+
+    source: str
+    begin: int
+    texts: tuple[LearnedText, ...]
+    vocabulary_size: int | None = None
+    tokenizer: str | None = None
+
+    @property
+    def end(self) -> int:
+        """The number after the last text: where the next update begins."""
+        return self.begin + len(self.texts)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all texts."""
+        return sum(len(text.tokens) for text in self.texts)
+
+
+@dataclass
+class Journal:
+    """The newest texts that a memory learned by itself, numbered.
+
+    Attributes:
+        source: A name that no other memory has.
+        end: The number that the next text gets.
+        taken: By source, the number after the last text that was taken from it.
+    """
+
+    source: str = field(default_factory=lambda: uuid.uuid4().hex)
+    end: int = 0
+    taken: dict[str, int] = field(default_factory=dict)
+    _texts: deque[LearnedText] = field(default_factory=deque)
+    _tokens: int = 0
+    _lock: Lock = field(default_factory=Lock)
+
+    def note(self, namespace: str, tokens: Int32Array) -> None:
+        """Note a text that was learned."""
+        with self._lock:
+            self._texts.append(LearnedText(namespace, tokens))
+            self._tokens += len(tokens)
+            self.end += 1
+            while self._tokens > MAX_JOURNAL_TOKENS:
+                self._tokens -= len(self._texts.popleft().tokens)
+
+    def since(self, number: int) -> tuple[int, tuple[LearnedText, ...]]:
+        """Return the texts from a number on that are still noted, and the number of the first of them."""
+        with self._lock:
+            begin = self.end - len(self._texts)
+            first = min(max(number, begin), self.end)
+            return first, tuple(self._texts)[first - begin :]
+
+    def forget(self, namespace: str) -> None:
+        """Leave nothing of a namespace's texts but their numbers."""
+        with self._lock:
+            for place, text in enumerate(self._texts):
+                if text.namespace == namespace and len(text.tokens):
+                    self._tokens -= len(text.tokens)
+                    self._texts[place] = LearnedText(namespace, text.tokens[:0])
+
+    def new_texts(self, update: MemoryUpdate) -> tuple[LearnedText, ...]:
+        """Return the texts of another memory's update that were not taken yet, and note them as taken."""
+        if update.source == self.source:
+            return ()
+        known = self.taken.get(update.source, 0)
+        self.taken[update.source] = max(known, update.end)
+        return update.texts[max(0, known - update.begin) :]
+
+
+def as_snapshot(texts: Sequence[LearnedText]) -> dict[str, npt.NDArray[np.generic]]:
+    """Return texts as a snapshot that a `TokenLog` absorbs."""
+    names = list(dict.fromkeys(text.namespace for text in texts))
+    owners = {name: VOCABULARY + 1 + number for number, name in enumerate(names)}
+    gap = np.array([GAP], np.int32)
+    return {
+        "names": np.array(names, np.object_),
+        "owners_named": np.array([owners[name] for name in names], np.int32),
+        "tokens": np.concatenate([part for text in texts for part in (text.tokens, gap)]),
+        "owners": np.repeat(
+            [owners[text.namespace] for text in texts], [len(text.tokens) + 1 for text in texts]
+        ).astype(np.int32),
+        "keys": np.zeros(0, np.int64),
+        "successors": np.zeros((0, 1), np.int32),
+    }
