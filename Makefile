@@ -44,7 +44,7 @@ fuzz: $(INSTALLED)  ## compare random calls and changing models with `generate` 
 
 soak: $(INSTALLED)  ## let hundreds of requests join and leave; a server with 64 clients for 3 minutes, and 2,000 malformed bodies
 	OMP_NUM_THREADS=1 LOOKAHEAD_SOAK_REQUESTS=$(SOAK_REQUESTS) $(BIN)/python -m pytest -n 2 tests/hf/steps/test_rows.py
-	OMP_NUM_THREADS=1 LOOKAHEAD_MALFORMED=2000 $(BIN)/python -m pytest tests/server/test_malformed.py
+	OMP_NUM_THREADS=1 LOOKAHEAD_MALFORMED=400 $(BIN)/python -m pytest tests/server/test_malformed.py
 	$(BIN)/python scripts/soak_server.py
 
 verify: $(INSTALLED)  ## compare answers of the embedded model with `generate`, and with every memory (ROWS=your.jsonl)

@@ -288,3 +288,11 @@ def test_fields_that_ask_for_what_is_served_are_taken(live):
     missing = httpx.post(f"{live.url}/v1/completions", content=b'{"prompt": "a"}')
     assert "Content-Type" in missing.json()["error"]["message"]
     assert httpx.head(f"{live.url}/health").status_code == 200
+
+
+def test_the_schema_of_all_bodies_is_served(live):
+    schema = httpx.get(f"{live.url}/openapi.json").json()
+    assert {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/health"} <= set(schema["paths"])
+    assert {"messages", "lookahead", "tools"} <= set(
+        schema["components"]["schemas"]["ChatBody"]["properties"]
+    )

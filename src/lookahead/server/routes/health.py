@@ -13,7 +13,8 @@ from lookahead.server.state import state_of
 router = APIRouter()
 
 
-@router.api_route("/health", methods=["GET", "HEAD"])
+@router.get("/health")
+@router.head("/health", include_in_schema=False)
 def health(request: HttpRequest) -> Response:
     """Return 200 while requests are taken."""
     state = state_of(request)
