@@ -193,7 +193,7 @@ def _keys(keys: list[str] | None, file: Path | None, host: str, *, is_open: bool
     """Return who may ask; None if everybody may.
 
     Raises:
-        ConfigError: Keys are given in two ways, or there is none and other machines could ask.
+        ConfigError: Keys are given in two ways; or there is no key and the address lets other machines in.
     """
     from lookahead.server.access import KeyRing
 

@@ -11,7 +11,7 @@ from typing import Any
 from lookahead.drafting.store import DEFAULT_NAMESPACE, fault_in_name
 from lookahead.errors import ConfigError, NotFoundError
 from lookahead.server.http.errors import ApiError
-from lookahead.server.protocol.common import LookaheadOptions
+from lookahead.server.protocol.common import AnswerBody, LookaheadOptions
 
 _MIN_KEY_CHARACTERS = 8
 _SALT_SEPARATOR = "\x1f"
@@ -31,6 +31,15 @@ class Access:
 
     namespaces: tuple[str, ...] | None = None
     is_admin: bool = False
+
+    def scope_of(self, body: AnswerBody) -> tuple[str, tuple[str, ...]]:
+        """Return the namespace of a body and those that it reads besides.
+
+        Raises:
+            ApiError: The key does not open them, or allows no such priority.
+        """
+        self.check_priority(body.priority)
+        return self.scope(body.lookahead, body.cache_salt)
 
     def scope(self, options: LookaheadOptions, cache_salt: str | None) -> tuple[str, tuple[str, ...]]:
         """Return the namespace of a request and those that it reads besides.

@@ -4,9 +4,9 @@ from lookahead.engine.request import Processor, Request
 from lookahead.server.access import Access
 from lookahead.server.answers.grammars import Grammars, arguments_schema
 from lookahead.server.answers.prompts import chat_prompt_of
-from lookahead.server.answers.requests import Wanted, choice_of, engine_request
+from lookahead.server.answers.requests import Wanted, requests_of_choices
 from lookahead.server.http.errors import ApiError
-from lookahead.server.protocol.chat import ChatBody, NamedTool
+from lookahead.server.protocol.chat import ChatBody, NamedTool, Prediction
 from lookahead.server.state import ServerState
 
 
@@ -16,29 +16,28 @@ def chat_requests(state: ServerState, body: ChatBody, access: Access) -> list[Re
     Raises:
         ApiError: Something is not allowed.
     """
-    access.check_priority(body.priority)
-    scope = access.scope(body.lookahead, body.cache_salt)
-    prompt = chat_prompt_of(state.model, body)
-    predicted = [] if body.prediction is None else prediction_tokens(state, body.prediction.text)
-    made = []
-    for choice in range(body.choices):
-        wanted = Wanted(
+    scope = access.scope_of(body)
+    prompt, predicted = chat_prompt_of(state.model, body), prediction_tokens(state, body.prediction)
+
+    def wanted() -> Wanted:
+        return Wanted(
             prompt_ids=prompt,
             prompt_param="messages",
             max_tokens=body.max_answer_tokens,
             scope=scope,
             logprobs=body.logprobs_wanted,
-            processors=_grammar(state.grammars, body),  # each choice has its own place in the grammar
+            processors=_grammar(state.grammars, body),
             prediction_ids=predicted,
         )
-        defaults = state.settings.uses_model_defaults
-        made.append(choice_of(engine_request(state.model, body, wanted, uses_defaults=defaults), choice))
-    return made
+
+    return requests_of_choices(state.model, body, wanted, uses_defaults=state.settings.uses_model_defaults)
 
 
-def prediction_tokens(state: ServerState, text: str) -> list[int]:
-    """Return the tokens of a predicted answer."""
-    tokens: list[int] = state.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+def prediction_tokens(state: ServerState, prediction: Prediction | None) -> list[int]:
+    """Return the tokens of a predicted answer; none if there is no prediction."""
+    if prediction is None:
+        return []
+    tokens: list[int] = state.model.tokenizer(prediction.text, add_special_tokens=False)["input_ids"]
     return tokens
 
 

@@ -1,6 +1,6 @@
 """From a body to the engine's requests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from lookahead.engine.request import MAX_SEED, Processor, Request, Sampling
 from lookahead.errors import ConfigError, first_line
 from lookahead.server.answers.prompts import check_tokens
 from lookahead.server.http.errors import ApiError
-from lookahead.server.protocol.common import AnswerBody
+from lookahead.server.protocol.common import AnswerBody, ManyAnswersBody
 from lookahead.server.served_model import ServedModel
 
 _GREEDY_BELOW = 1e-5
@@ -84,6 +84,26 @@ def engine_request(model: ServedModel, body: AnswerBody, wanted: Wanted, *, uses
         )
     except ConfigError as error:
         raise ApiError(400, first_line(error)) from None
+
+
+def requests_of_choices(
+    model: ServedModel, body: ManyAnswersBody, wanted: Callable[[], Wanted], *, uses_defaults: bool
+) -> list[Request]:
+    """Return the engine's requests for a prompt, one for each choice.
+
+    Args:
+        model: The model.
+        body: What was asked.
+        wanted: Called for each choice, since each has its own place in a grammar.
+        uses_defaults: Whether the model's own sampling settings are the defaults.
+
+    Raises:
+        ApiError: Something is not allowed.
+    """
+    return [
+        choice_of(engine_request(model, body, wanted(), uses_defaults=uses_defaults), choice)
+        for choice in range(body.choices)
+    ]
 
 
 def choice_of(request: Request, choice: int) -> Request:

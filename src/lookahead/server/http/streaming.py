@@ -100,7 +100,7 @@ async def unless_disconnected(request: Request, work: Awaitable[Any]) -> Any:
     """Return a result, or cancel the work when the client goes away.
 
     Raises:
-        ClientLeftError: The client went away; nobody reads the answer.
+        ClientLeftError: The client went away.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.create_task(_disconnected(request.receive))

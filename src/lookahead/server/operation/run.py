@@ -63,7 +63,7 @@ class _Server(uvicorn.Server):
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """Return a socket with this address; nobody can connect before the server is ready.
+    """Return a socket with this address; it takes connections only when the server is ready.
 
     Raises:
         OSError: The address cannot be used; the message names it.

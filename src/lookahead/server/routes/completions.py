@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -15,7 +16,7 @@ from lookahead.server.access import Access
 from lookahead.server.answers.chat_requests import prediction_tokens
 from lookahead.server.answers.logprobs import completion_logprobs
 from lookahead.server.answers.prompts import text_tokens
-from lookahead.server.answers.requests import Wanted, choice_of, engine_request
+from lookahead.server.answers.requests import Wanted, requests_of_choices
 from lookahead.server.answers.running import Choice, RunningAnswers
 from lookahead.server.answers.usage import (
     finish_reason,
@@ -60,8 +61,7 @@ def _requests(
     state: ServerState, body: CompletionBody, access: Access
 ) -> tuple[list[list[int]], list[Request]]:
     """Return the tokens of each prompt, and the engine's requests: `n` for each prompt."""
-    access.check_priority(body.priority)
-    scope = access.scope(body.lookahead, body.cache_salt)
+    scope = access.scope_of(body)
     if len(body.prompts) * body.choices > MAX_CHOICES:
         message = f"n times the number of prompts is more than {MAX_CHOICES}; ask for fewer"
         raise ApiError(400, message, param="n")
@@ -71,23 +71,26 @@ def _requests(
         else prompt
         for prompt in body.prompts
     ]
-    predicted = [] if body.prediction is None else prediction_tokens(state, body.prediction.text)
-    made = []
+    predicted = prediction_tokens(state, body.prediction)
+
+    def wanted(prompt: list[int]) -> Wanted:
+        form = state.grammars.of(body.response_format, body.structured_outputs)
+        return Wanted(
+            prompt_ids=prompt,
+            prompt_param="prompt",
+            max_tokens=_max_tokens(body),
+            scope=scope,
+            logprobs=body.logprobs,
+            prompt_logprobs=body.logprobs if body.echo else None,
+            processors=[] if form is None else [form],
+            prediction_ids=predicted,
+        )
+
+    made: list[Request] = []
     for prompt in prompts:
-        for choice in range(body.choices):
-            form = state.grammars.of(body.response_format, body.structured_outputs)
-            wanted = Wanted(
-                prompt_ids=prompt,
-                prompt_param="prompt",
-                max_tokens=_max_tokens(body),
-                scope=scope,
-                logprobs=body.logprobs,
-                prompt_logprobs=body.logprobs if body.echo else None,
-                processors=[] if form is None else [form],
-                prediction_ids=predicted,
-            )
-            defaults = state.settings.uses_model_defaults
-            made.append(choice_of(engine_request(state.model, body, wanted, uses_defaults=defaults), choice))
+        made += requests_of_choices(
+            state.model, body, partial(wanted, prompt), uses_defaults=state.settings.uses_model_defaults
+        )
     return prompts, made
 
 

@@ -135,10 +135,9 @@ class _Response:
                 for event in self._items.push(news, logprobs):
                     yield event
                 logprobs = []
-        is_cut = reason is FinishReason.LENGTH
-        for event in self._items.close("incomplete" if is_cut else "completed"):
+        status = "incomplete" if reason is FinishReason.LENGTH else "completed"
+        for event in self._items.close(status):
             yield event
-        status = "incomplete" if is_cut else "completed"
         yield {"type": f"response.{status}", "response": self._response(status, running)}
 
     def _response(self, status: str, running: RunningAnswers | None = None) -> dict[str, Any]:
