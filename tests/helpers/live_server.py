@@ -31,6 +31,7 @@ class LiveServer:
         lookahead: Whose memory it has.
         engine: Its engine.
         state: What its routes share.
+        app: Its ASGI application.
     """
 
     url: str
@@ -39,6 +40,7 @@ class LiveServer:
     lookahead: Lookahead
     engine: Any
     state: Any
+    app: Any
 
     def wait_until_idle(self) -> None:
         """Wait until no request has a row or waits for one."""
@@ -67,9 +69,8 @@ def serving(model, tokenizer, *, config=None, engine=None, **settings) -> Iterat
             sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         try:
-            yield LiveServer(
-                f"http://127.0.0.1:{port}", model, tokenizer, lookahead, running, app.state.server
-            )
+            url = f"http://127.0.0.1:{port}"
+            yield LiveServer(url, model, tokenizer, lookahead, running, app.state.server, app)
         finally:
             server.should_exit = True
             thread.join()

@@ -7,6 +7,7 @@ import pytest
 from helpers.live_server import LiveServer, embedded_server
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one process have all tests that need the server, so that it is started once."""
     for item in items:

@@ -1,5 +1,6 @@
 """Clients that leave, full queues, signals: rows are freed, running requests end, the memory is saved."""
 
+import asyncio
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import httpx
 import openai
@@ -38,14 +40,20 @@ def small(live):
         yield server
 
 
-def raw_request(server, body):
-    """A socket that has sent a request and reads nothing."""
-    host, port = server.url.removeprefix("http://").split(":")
-    content = json.dumps(body).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-    connection = socket.create_connection((host, int(port)))
-    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-    return connection
+@pytest.fixture
+def raw_request(small):
+    """Opens a socket that has sent a request and reads nothing; it is closed after the test at the latest."""
+    with ExitStack() as opened:
+
+        def send(body):
+            host, port = small.url.removeprefix("http://").split(":")
+            content = json.dumps(body).encode()
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            connection = opened.enter_context(socket.create_connection((host, int(port))))
+            connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+            return connection
+
+        yield send
 
 
 def wait_for(condition):
@@ -56,9 +64,9 @@ def wait_for(condition):
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])
-def test_a_client_that_leaves_frees_its_row(small, is_streamed):
+def test_a_client_that_leaves_frees_its_row(small, raw_request, is_streamed):
     before = small.engine.stats().finished.get("cancelled", 0)
-    connection = raw_request(small, LONG | {"stream": is_streamed})
+    connection = raw_request(LONG | {"stream": is_streamed})
     wait_for(lambda: small.engine.stats().running == 1)
     connection.close()
     wait_for(lambda: small.engine.stats().running == 0)
@@ -66,10 +74,10 @@ def test_a_client_that_leaves_frees_its_row(small, is_streamed):
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])
-def test_a_client_that_leaves_while_it_waits_leaves_the_queue(small, is_streamed):
-    running = [raw_request(small, LONG) for _ in range(2)]
+def test_a_client_that_leaves_while_it_waits_leaves_the_queue(small, raw_request, is_streamed):
+    running = [raw_request(LONG) for _ in range(2)]
     wait_for(lambda: small.engine.stats().running == 2)
-    waiting = raw_request(small, SHORT | {"stream": is_streamed})
+    waiting = raw_request(SHORT | {"stream": is_streamed})
     wait_for(lambda: small.engine.stats().waiting == 1)
     waiting.close()
     wait_for(lambda: small.engine.stats().waiting == 0)
@@ -78,15 +86,57 @@ def test_a_client_that_leaves_while_it_waits_leaves_the_queue(small, is_streamed
     small.wait_until_idle()
 
 
-def test_several_choices_leave_together(small):
-    connection = raw_request(small, LONG | {"n": 3, "stream": True})
+BODIES = {
+    CHAT: LONG,
+    "/v1/completions": {"prompt": "The sea", "max_tokens": 2000, "ignore_eos": True},
+    "/v1/responses": {"input": "The sea", "max_output_tokens": 2000, "ignore_eos": True},
+}
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("turns", range(6))
+def test_a_client_that_leaves_at_any_turn_of_the_loop_leaves_nothing(small, path, is_streamed, turns):
+    """The client leaves some turns of the event loop after its request is in the engine."""
+    small.wait_until_idle()
+    before = small.engine.stats().finished
+    content = json.dumps(BODIES[path] | {"stream": is_streamed}).encode()
+    messages = iter([{"type": "http.request", "body": content, "more_body": False}])
+
+    async def receive():
+        for message in messages:
+            return message
+        while not (stats := small.engine.stats()).running + stats.waiting:  # noqa: ASYNC110  counts turns
+            await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def send(_message):
+        await asyncio.sleep(0)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), (b"host", b"127.0.0.1")],
+    }
+    asyncio.run(small.app(scope, receive, send))
+    small.wait_until_idle()
+    after = small.engine.stats().finished
+    assert after == before | {"cancelled": before.get("cancelled", 0) + 1}
+
+
+def test_several_choices_leave_together(small, raw_request):
+    connection = raw_request(LONG | {"n": 3, "stream": True})
     wait_for(lambda: small.engine.stats().running == 2)
     connection.close()
     small.wait_until_idle()
 
 
-def test_a_full_queue_is_told_so_and_taken_later(small):
-    connections = [raw_request(small, LONG) for _ in range(4)]
+def test_a_full_queue_is_told_so_and_taken_later(small, raw_request):
+    connections = [raw_request(LONG) for _ in range(4)]
     wait_for(lambda: (stats := small.engine.stats()).running + stats.waiting == 4)
     refused = httpx.post(small.url + CHAT, json=SHORT)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
@@ -103,17 +153,17 @@ def test_a_full_queue_is_told_so_and_taken_later(small):
     small.wait_until_idle()
 
 
-def test_a_slow_reader_holds_up_nobody(small):
-    slow = raw_request(small, LONG | {"stream": True, "max_tokens": 60, "lookahead": {"sources": True}})
+def test_a_slow_reader_holds_up_nobody(small, raw_request):
+    slow = raw_request(LONG | {"stream": True, "max_tokens": 60, "lookahead": {"sources": True}})
     wait_for(lambda: small.engine.stats().running == 1)
     assert httpx.post(small.url + CHAT, json=SHORT, timeout=60).status_code == 200
     wait_for(lambda: small.engine.stats().running == 0)
     slow.close()
 
 
-def test_pings_come_while_nothing_else_does(small, monkeypatch):
+def test_pings_come_while_nothing_else_does(small, raw_request, monkeypatch):
     monkeypatch.setattr("lookahead.server.http.streaming.PING_SECONDS", 0.05)
-    running = [raw_request(small, LONG) for _ in range(2)]
+    running = [raw_request(LONG) for _ in range(2)]
     wait_for(lambda: small.engine.stats().running == 2)
 
     body = {"prompt": "a", "stream": True}

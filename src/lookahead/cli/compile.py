@@ -19,6 +19,7 @@ def compile_kernels() -> None:
     from lookahead.backends.cpu.kernels.attention.blocks import BLOCK
     from lookahead.backends.cpu.step import attention_address, step_address
     from lookahead.decoding.attention.slots import slot_table
+    from lookahead.decoding.sampling.topk import compile_topk
     from lookahead.drafting.memory.stores import compile_kernels as compile_draft_kernels
     from lookahead.drafting.tree import DraftTree
 
@@ -26,5 +27,6 @@ def compile_kernels() -> None:
     for is_bfloat16 in (False, True):
         step_address(is_bfloat16=is_bfloat16)
         attention_address(is_bfloat16=is_bfloat16)
+    compile_topk()
     slot_table([DraftTree.root_only(0)], [0], 1, BLOCK)
     typer.echo("all kernels are compiled")

@@ -45,6 +45,12 @@ def topk_indices(numbers: Tensor, count: int) -> Int32Array:
     return indices
 
 
+def compile_topk() -> None:
+    """Compile the kernels for the dtypes that logits have."""
+    for dtype in (torch.bfloat16, torch.float32):
+        topk_indices(torch.zeros(1, 2, dtype=dtype), 1)
+
+
 @lean_kernel
 def _in_order(bits: int, infinity: int, shift: int) -> int:
     """Return an integer that is ordered like the floating-point number with these bits; NaNs are largest.

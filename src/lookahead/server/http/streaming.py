@@ -32,16 +32,26 @@ class EventStream(Response):
 
     Args:
         events: Each is bytes to send.
+        cancel: Ends what makes the events; called in every case. A client may leave before the first event is
+            read, and an iterator that was never started has nothing to close.
         request_id: The request's id, for what went wrong.
         ends: What is sent after an error.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], *, request_id: str, ends: bytes = DONE) -> None:
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        *,
+        cancel: Callable[[], None],
+        request_id: str,
+        ends: bytes = DONE,
+    ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._request_id, self._ends = events, request_id, ends
+        self._events, self._cancel = events, cancel
+        self._request_id, self._ends = request_id, ends
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events, and close their source whatever happens."""
@@ -51,6 +61,7 @@ class EventStream(Response):
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._cancel()
             for task in (sending, leaving):
                 task.cancel()
             with suppress(asyncio.CancelledError, OSError):
@@ -96,8 +107,15 @@ async def with_pings(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             await close()
 
 
-async def unless_disconnected(request: Request, work: Awaitable[Any]) -> Any:
+async def unless_disconnected(
+    request: Request, work: Awaitable[Any], cancel: Callable[[], None] = lambda: None
+) -> Any:
     """Return a result, or cancel the work when the client goes away.
+
+    Args:
+        request: The client's.
+        work: Makes the result; a client that has left already keeps it from starting.
+        cancel: Ends what the work waits for; called in every case.
 
     Raises:
         ClientLeftError: The client went away.
@@ -110,6 +128,7 @@ async def unless_disconnected(request: Request, work: Awaitable[Any]) -> Any:
             return working.result()
         raise ClientLeftError
     finally:
+        cancel()
         leaving.cancel()
         working.cancel()
         if not working.done():

@@ -52,8 +52,9 @@ async def completions(
 
     answer, running = await unless_disconnected(request, start())
     if body.is_streamed:
-        return EventStream(answer.events(running), request_id=request_id_of(request))
-    choices = await unless_disconnected(request, running.choices())
+        events = answer.events(running)
+        return EventStream(events, cancel=running.cancel, request_id=request_id_of(request))
+    choices = await unless_disconnected(request, running.choices(), running.cancel)
     return JSONResponse(answer.whole(choices, running))
 
 

@@ -45,9 +45,10 @@ async def responses(
 
     running = await unless_disconnected(request, start())
     if body.is_streamed:
-        events = answer.streamed(running, request_id_of(request))
-        return EventStream(events, request_id=request_id_of(request), ends=b"")
-    return JSONResponse(await unless_disconnected(request, answer.whole(running)))
+        request_id = request_id_of(request)
+        events = answer.streamed(running, request_id)
+        return EventStream(events, cancel=running.cancel, request_id=request_id, ends=b"")
+    return JSONResponse(await unless_disconnected(request, answer.whole(running), running.cancel))
 
 
 def _as_chat_body(body: ResponsesBody) -> ChatBody:
