@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from lookahead.drafting.memory.draft_memory import DraftMemory
+from lookahead.drafting.memory.memory_file import MemoryFile
 from lookahead.drafting.store import DEFAULT_NAMESPACE
 from lookahead.engine.protocol import Engine
 from lookahead.errors import LookaheadError
@@ -17,7 +18,6 @@ from lookahead.server.http.errors import ApiError, api_error
 from lookahead.server.http.limits import BodyLimit, HostCheck, RequestIds
 from lookahead.server.http.streaming import ClientLeftError
 from lookahead.server.http.validation import body_error
-from lookahead.server.operation.memory_file import MemoryFile
 from lookahead.server.operation.metrics import Metrics
 from lookahead.server.routes import all_routers
 from lookahead.server.served_model import ServedModel

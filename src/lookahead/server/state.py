@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from fastapi import Request as HttpRequest
 
 from lookahead.drafting.memory.draft_memory import DraftMemory
+from lookahead.drafting.memory.memory_file import MemoryFile
 from lookahead.engine.protocol import Engine
 from lookahead.engine.request import Request
 from lookahead.server.access import Access
@@ -19,7 +20,6 @@ from lookahead.server.answers.grammars import Grammars
 from lookahead.server.answers.running import RunningAnswers, submit_all
 from lookahead.server.answers.text import TextStream
 from lookahead.server.http.errors import ApiError
-from lookahead.server.operation.memory_file import MemoryFile
 from lookahead.server.operation.metrics import Metrics, RequestObserver
 from lookahead.server.protocol.common import AnswerBody, ManyAnswersBody
 from lookahead.server.served_model import ServedModel

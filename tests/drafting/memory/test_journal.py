@@ -94,7 +94,7 @@ def test_what_is_forgotten_is_not_passed_on():
     one.forget_namespace("a")
     update = one.updates()
     assert [text for text in texts_of(update) if text[1]] == [("b", [3, 4])]
-    assert update.end == 2
+    assert (update.end, update.forgotten) == (3, {"a"})
 
 
 def test_the_journal_is_bounded(monkeypatch):

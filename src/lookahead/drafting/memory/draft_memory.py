@@ -1,7 +1,7 @@
 """DraftMemory: the memory that outlives requests: a draft store, the vocabulary it belongs to, its file."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -10,7 +10,7 @@ from lookahead.config import MIN_MEMORY_BYTES
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.memory.file_format import SavedMemory, read_memory, write_memory
-from lookahead.drafting.memory.journal import Journal, MemoryUpdate, as_snapshot
+from lookahead.drafting.memory.journal import Journal, MemoryUpdate, take_texts
 from lookahead.drafting.memory.snapshots import MAX_VOCABULARY, compacted, has_our_calibration, largest_token
 from lookahead.drafting.memory.stores import made_store
 from lookahead.drafting.memory.tokenizing import Tokenizer, fingerprint, size_of, token_id_batches
@@ -103,6 +103,8 @@ class DraftMemory:
         memory = cls(max_bytes=cap, remember_prompts=remember_prompts)
         memory._log().absorb(saved.snapshot, calibration=has_our_calibration(saved.snapshot))
         memory._vocabulary_size, memory._tokenizer = saved.vocabulary_size, saved.tokenizer
+        if saved.taken:
+            memory._keep_journal(saved.taken)
         try:
             memory.bind(vocabulary_size=vocabulary_size, tokenizer=tokenizer)
         except VocabularyMismatchError as error:
@@ -156,12 +158,16 @@ class DraftMemory:
         """
         log = self._log()
         with self._lock:
+            taken = (
+                {} if self._journal is None else self._journal.known
+            )  # first: better a text twice than none
             snapshot, vocabulary_size, tokenizer = log.snapshot(), self._vocabulary_size, self._tokenizer
         return SavedMemory(
             snapshot=compacted(snapshot),
             vocabulary_size=vocabulary_size,
             tokenizer=tokenizer,
             max_bytes=log.max_bytes,
+            taken=taken,
         )
 
     def bind(self, *, vocabulary_size: int | None = None, tokenizer: Tokenizer | None = None) -> None:
@@ -241,14 +247,11 @@ class DraftMemory:
         Raises:
             UnsupportedMemoryError: The store is not a `TokenLog`.
         """
-        log = self._log()
+        journal = self._keep_journal()
         with self._lock:
-            if self._journal is None:
-                self._journal = Journal()
-                log.on_learned = self._journal.note
-            begin, texts = self._journal.since(since or 0)
+            begin, texts = journal.since(since or 0)
             return MemoryUpdate(
-                source=self._journal.source,
+                source=journal.source,
                 begin=begin,
                 texts=texts,
                 vocabulary_size=self._vocabulary_size,
@@ -257,6 +260,8 @@ class DraftMemory:
 
     def apply(self, update: MemoryUpdate) -> int:
         """Remember what another memory learned, each text once; return how many tokens.
+
+        What it has forgotten is forgotten here, too.
 
         Updates of one memory come in order; they may come again, and overlap.
 
@@ -267,22 +272,19 @@ class DraftMemory:
             ConfigError: A namespace's name is not allowed; nothing has changed then.
             TokenIdError: A token id is not one; nothing has changed then.
         """
-        self.updates()  # so that there is a journal
-        log = self._log()
+        journal, log = self._keep_journal(), self._log()
         texts = [(text.namespace, checked_tokens(text.tokens)) for text in update.texts]
         for namespace, _ in texts:
             check_namespaces(namespace)
         largest = max((int(tokens.max(initial=-1)) for _, tokens in texts), default=-1)
         with self._lock:
-            assert self._journal is not None  # noqa: S101  # made above
             self._bind(update.vocabulary_size, update.tokenizer, largest=largest)
-            new = self._journal.new_texts(update)
-            if new:
-                log.absorb(as_snapshot(new), calibration=False)
+            new = journal.new_texts(update)
+            take_texts(log, journal, new)
         return sum(len(text.tokens) for text in new)
 
     def forget_namespace(self, namespace: str) -> None:
-        """Forget all that a namespace holds. Do nothing if it is unknown.
+        """Forget all that a namespace holds, here and in the memories that take this one's updates.
 
         Its live requests go on, and their answers are remembered when they end.
 
@@ -294,7 +296,7 @@ class DraftMemory:
         with self._lock:
             log.forget_namespace(namespace)
             if self._journal is not None:
-                self._journal.forget(namespace)
+                self._journal.forget(namespace, tells_others=True)
 
     @property
     def namespaces(self) -> dict[str, int]:
@@ -342,6 +344,14 @@ class DraftMemory:
             "use one with a TokenLog: DraftMemory()"
         )
         raise UnsupportedMemoryError(message)
+
+    def _keep_journal(self, taken: Mapping[str, int] | None = None) -> Journal:
+        log = self._log()
+        with self._lock:
+            if self._journal is None:
+                self._journal = Journal(taken=dict(taken or {}))
+                log.on_learned = self._journal.note
+            return self._journal
 
     def _remember(self, texts: list[Int32Array], namespace: str, mark: str | None, size: int | None) -> int:
         """Remember all texts or, if one is refused, none; bind the tokenizer's mark, but not its size."""

@@ -6,7 +6,7 @@ The arrays are a TokenLog's snapshot; everything else is in the metadata. See do
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +41,7 @@ class SavedMemory:
         vocabulary_size: Of the model that the memory has served; None if it has served none.
         tokenizer: Fingerprint of its tokenizer; None if it was never given one.
         max_bytes: The cap it had.
+        taken: By memory, the number after the last text of its journal that is in the file.
         lookahead_version: The release that wrote it.
     """
 
@@ -48,6 +49,7 @@ class SavedMemory:
     vocabulary_size: int | None
     tokenizer: str | None
     max_bytes: int
+    taken: Mapping[str, int] = field(default_factory=dict)
     lookahead_version: str = __version__
 
 
@@ -66,6 +68,7 @@ def write_memory(path: Path, saved: SavedMemory) -> None:
         "vocabulary_size": json.dumps(saved.vocabulary_size),
         "tokenizer": json.dumps(saved.tokenizer),
         "max_bytes": json.dumps(saved.max_bytes),
+        "taken": json.dumps(dict(saved.taken)),
         "namespaces": json.dumps(saved.snapshot["names"].tolist()),
     }
     metadata[_CHECKSUM] = _checksum(arrays, metadata)
@@ -155,6 +158,9 @@ def _checked(path: Path, metadata: Mapping[str, str], arrays: dict[str, npt.NDAr
     max_bytes = _parsed(path, metadata, "max_bytes")
     if not _is_within(max_bytes, MAX_MEMORY_BYTES):
         _refuse(path, f"its cap is {max_bytes!r:.40}")
+    taken = _parsed(path, metadata, "taken") if "taken" in metadata else {}  # earlier releases noted none
+    if not isinstance(taken, dict) or not all(_is_within(number, 2**63) for number in taken.values()):
+        _refuse(path, "what it took from other memories cannot be read")
     names = _parsed(path, metadata, "namespaces")
     if not _are_names(names):
         _refuse(path, "its namespaces are not a list of different names")
@@ -172,6 +178,7 @@ def _checked(path: Path, metadata: Mapping[str, str], arrays: dict[str, npt.NDAr
         vocabulary_size=vocabulary_size,
         tokenizer=tokenizer,
         max_bytes=max_bytes,
+        taken=taken,
         lookahead_version=metadata.get("lookahead_version", "?"),
     )
 

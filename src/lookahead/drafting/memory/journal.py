@@ -12,8 +12,9 @@ once.
 
 import uuid
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from threading import Lock
 from typing import NamedTuple
 
@@ -23,21 +24,27 @@ import numpy.typing as npt
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.log.matches import VOCABULARY
 from lookahead.drafting.log.ring import GAP
+from lookahead.drafting.log.token_log import TokenLog
 
 MAX_JOURNAL_TOKENS = 2**20
 """Texts beyond are forgotten, the oldest first: a replica that asks so late misses them."""
+MAX_JOURNAL_TEXTS = 2**16
+MAX_SOURCES = 2**12
+"""Memories, dead ones included, whose texts are known to have been taken."""
 
 
 class LearnedText(NamedTuple):
-    """An answer, or another text that a memory was told to remember.
+    """An answer, another text that a memory was told to remember, or the word to forget a namespace.
 
     Attributes:
         namespace: Whose it is.
         tokens: int32, its tokens.
+        is_forgotten: Whether all that the namespace held before is to be forgotten; there are no tokens then.
     """
 
     namespace: str
     tokens: Int32Array
+    is_forgotten: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -68,6 +75,19 @@ class MemoryUpdate:
         """The tokens of all texts."""
         return sum(len(text.tokens) for text in self.texts)
 
+    @property
+    def forgotten(self) -> frozenset[str]:
+        """The namespaces that it says to forget."""
+        return frozenset(text.namespace for text in self.texts if text.is_forgotten)
+
+    def without(self, namespaces: Collection[str]) -> "MemoryUpdate":
+        """Return the update with the texts of some namespaces empty; their numbers stay."""
+        texts = [
+            text._replace(tokens=text.tokens[:0]) if text.namespace in namespaces else text
+            for text in self.texts
+        ]
+        return replace(self, texts=tuple(texts))
+
 
 @dataclass
 class Journal:
@@ -86,14 +106,16 @@ class Journal:
     _tokens: int = 0
     _lock: Lock = field(default_factory=Lock)
 
+    @property
+    def known(self) -> dict[str, int]:
+        """By memory, this one included, the number after the last text that was learned from it."""
+        own = {self.source: self.end} if self.end else {}
+        return self.taken | own
+
     def note(self, namespace: str, tokens: Int32Array) -> None:
         """Note a text that was learned."""
         with self._lock:
-            self._texts.append(LearnedText(namespace, tokens))
-            self._tokens += len(tokens)
-            self.end += 1
-            while self._tokens > MAX_JOURNAL_TOKENS:
-                self._tokens -= len(self._texts.popleft().tokens)
+            self._add(LearnedText(namespace, tokens))
 
     def since(self, number: int) -> tuple[int, tuple[LearnedText, ...]]:
         """Return the texts from a number on that are still noted, and the number of the first of them."""
@@ -102,21 +124,50 @@ class Journal:
             first = min(max(number, begin), self.end)
             return first, tuple(self._texts)[first - begin :]
 
-    def forget(self, namespace: str) -> None:
-        """Leave nothing of a namespace's texts but their numbers."""
+    def forget(self, namespace: str, *, tells_others: bool) -> None:
+        """Leave nothing of a namespace's texts but their numbers.
+
+        Args:
+            namespace: The namespace.
+            tells_others: Whether the memories that take this one's updates forget it, too.
+        """
         with self._lock:
             for place, text in enumerate(self._texts):
                 if text.namespace == namespace and len(text.tokens):
                     self._tokens -= len(text.tokens)
                     self._texts[place] = LearnedText(namespace, text.tokens[:0])
+            if tells_others:
+                self._add(LearnedText(namespace, np.zeros(0, np.int32), is_forgotten=True))
 
     def new_texts(self, update: MemoryUpdate) -> tuple[LearnedText, ...]:
         """Return the texts of another memory's update that were not taken yet, and note them as taken."""
         if update.source == self.source:
             return ()
         known = self.taken.get(update.source, 0)
-        self.taken[update.source] = max(known, update.end)
+        if update.end > known:
+            self.taken.pop(update.source, None)
+            self.taken[update.source] = update.end  # the last one, since it is the newest
+        while len(self.taken) > MAX_SOURCES:
+            del self.taken[next(iter(self.taken))]
         return update.texts[max(0, known - update.begin) :]
+
+    def _add(self, text: LearnedText) -> None:
+        self._texts.append(text)
+        self._tokens += len(text.tokens)
+        self.end += 1
+        while self._tokens > MAX_JOURNAL_TOKENS or len(self._texts) > MAX_JOURNAL_TEXTS:
+            self._tokens -= len(self._texts.popleft().tokens)
+
+
+def take_texts(log: TokenLog, journal: Journal, texts: Sequence[LearnedText]) -> None:
+    """Let a log learn the texts of another memory, and forget what that one has forgotten, in their order."""
+    for is_forgotten, group in groupby(texts, key=lambda text: text.is_forgotten):
+        if not is_forgotten:
+            log.absorb(as_snapshot([*group]), calibration=False)
+            continue
+        for text in group:
+            log.forget_namespace(text.namespace)
+            journal.forget(text.namespace, tells_others=False)
 
 
 def as_snapshot(texts: Sequence[LearnedText]) -> dict[str, npt.NDArray[np.generic]]:

@@ -1,14 +1,11 @@
 """`MemoryFile`: saves the draft memory now and then, and at the end."""
 
-import logging
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
+from lookahead.drafting.memory.background import every
 from lookahead.drafting.memory.draft_memory import DraftMemory
-from lookahead.errors import LookaheadError
-
-_log = logging.getLogger("lookahead.server")
 
 
 class MemoryFile:
@@ -56,8 +53,4 @@ class MemoryFile:
         self.save()
 
     def _run(self) -> None:
-        while not self._ends.wait(self._every_s):
-            try:
-                self.save()
-            except (LookaheadError, OSError) as error:  # the server goes on, and tries again
-                _log.error("the memory cannot be saved: %s", error)
+        every(self._every_s, self.save, self._ends, fault="the memory cannot be saved")

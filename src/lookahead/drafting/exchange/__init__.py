@@ -1,0 +1,1 @@
+"""Replicas of one service tell each other what their draft memories learned."""

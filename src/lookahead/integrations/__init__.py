@@ -1,0 +1,1 @@
+"""Lookahead inside other systems: vLLM, SGLang, Ray."""
