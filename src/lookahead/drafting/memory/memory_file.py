@@ -18,7 +18,7 @@ class MemoryFile:
         every_s: Seconds between two saves; 0 to save only when asked.
     """
 
-    def __init__(self, memory: DraftMemory, path: Path | None, tokenizer: Any, *, every_s: int) -> None:
+    def __init__(self, memory: DraftMemory, path: Path | None, tokenizer: Any, *, every_s: float) -> None:
         self._memory, self._path, self._tokenizer, self._every_s = memory, path, tokenizer, every_s
         self._ends = Event()
         self._lock = Lock()  # one save at a time
