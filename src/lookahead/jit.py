@@ -168,12 +168,19 @@ class _CheckedFiles(IndexDataCacheFile):
 
 @cache
 def kernels_digest(folder: Path) -> str:
-    """Return a digest of all modules, of the package and of `folder`, that have one of `_KERNEL_MARKERS`."""
+    """Return a digest of numba's version and of all modules that have one of `_KERNEL_MARKERS`.
+
+    With the version in it, two environments may use one folder of sources. Numba alone would throw away what
+    the other one has compiled, again and again.
+
+    Args:
+        folder: Its modules count as well as those of the package.
+    """
     package = Path(__file__).parent
     paths = set(package.rglob("*.py"))
     if not folder.is_relative_to(package):
         paths.update(folder.glob("*.py"))
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(paths):
         source = path.read_bytes()
         if any(marker in source for marker in _KERNEL_MARKERS):

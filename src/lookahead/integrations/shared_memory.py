@@ -1,6 +1,7 @@
 """`open_memory`: a replica's memory, loaded at the start, saved and exchanged in the background."""
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -24,10 +25,15 @@ class ReplicaMemory:
         memory: The memory.
         file: Saves it.
         replica: Exchanges it; None where there are no others.
+
+    Attributes:
+        memory: The memory.
+        before_close: Called before the memory is saved for the last time.
     """
 
     def __init__(self, memory: DraftMemory, file: MemoryFile, replica: Replica | None) -> None:
         self.memory = memory
+        self.before_close: Callable[[], None] = lambda: None
         self._file, self._replica = file, replica
         # An engine's worker is a process of multiprocessing, which may end without running atexit.
         self._at_exit = Finalize(None, self._close, exitpriority=100)
@@ -44,6 +50,7 @@ class ReplicaMemory:
         self._at_exit()
 
     def _close(self) -> None:
+        self.before_close()
         for part in (self._replica, self._file):
             try:
                 if part is not None:
