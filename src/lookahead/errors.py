@@ -45,6 +45,10 @@ class MemoryFileError(LookaheadError, ValueError):
     """A memory file is missing, damaged, made for another tokenizer, or cannot be written."""
 
 
+class ExchangeError(LookaheadError):
+    """What replicas learned cannot be exchanged now; it may be tried again."""
+
+
 class TokenIdError(LookaheadError, ValueError):
     """A token id is negative, not an integer, or larger than any vocabulary's."""
 

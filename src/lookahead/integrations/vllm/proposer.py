@@ -100,16 +100,14 @@ class Proposer:
         if view is None:
             keys = self._learn_by_content(texts, sampled_token_ids)
         else:
-            keys = self._learn_by_id(texts, sampled_token_ids, view)
+            keys = self._learn_by_id(texts, view)
         drafts = self._chosen(self._proposed(keys, texts), rows)
         self._left = time.perf_counter()
         self._other_seconds = self._left - begin
         self._planned = (rows, sum(map(len, drafts)))
         return drafts
 
-    def _learn_by_id(
-        self, texts: Sequence[Int32Array | None], sampled: Sequence[list[int]], view: StepView
-    ) -> list[Hashable | None]:
+    def _learn_by_id(self, texts: Sequence[Int32Array | None], view: StepView) -> list[Hashable | None]:
         """Learn the step's tokens of requests that the runner names; end those that it has left."""
         for key in self._requests.keys():  # noqa: SIM118  it is no mapping
             if key not in view.requests:
@@ -120,22 +118,22 @@ class Proposer:
                 keys[row] = None
                 continue
             try:
-                self._learn(key, text, len(sampled[row]), view.requests[str(key)].sampling_params)
+                self._learn(key, text, view.requests[str(key)])
             except LookaheadError as error:
                 self._give_up(key, error)
                 keys[row] = None
         return keys
 
-    def _learn(self, key: Hashable, text: Int32Array, new: int, sampling_params: Any) -> None:
+    def _learn(self, key: Hashable, text: Int32Array, state: Any) -> None:
         if key not in self._requests:
             options = RequestOptions.of(
-                sampling_params,
+                state.sampling_params,
                 default_namespace=self._options.default_namespace,
                 remember=self._options.remember,
             )
             self._requests.open(
                 key,
-                text[: len(text) - new],
+                text[: state.num_prompt_tokens],
                 namespace=options.namespace,
                 reads=options.reads,
                 remember=options.remember,

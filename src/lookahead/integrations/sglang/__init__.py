@@ -1,0 +1,1 @@
+"""Lookahead in SGLang: its NGRAM worker verifies our draft trees. Not run on hardware yet."""
