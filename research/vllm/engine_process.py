@@ -98,7 +98,7 @@ class EngineProcess:
         memory = drafter.memory.memory
         return {
             "namespaces": memory.namespaces,
-            "coefficients": drafter.budget.times.coefficients.tolist(),
+            "coefficients": list(drafter.budget.times.coefficients),
             "scheduler": type(self._core.scheduler).__name__,
         }
 

@@ -321,5 +321,5 @@ def test_the_budget_learns_from_the_steps_of_the_runner():
     runner = SimulatedRunner(vllm_config())
     answered(runner, request(0, 2, max_tokens=30))
     assert runner.drafter.budget.times
-    assert (runner.drafter.budget.times.coefficients >= 0).all()
+    assert min(runner.drafter.budget.times.coefficients) >= 0
     assert np.isfinite(runner.drafter.budget.tokens_per_second(1))

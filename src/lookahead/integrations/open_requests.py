@@ -3,8 +3,6 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from lookahead.config import DraftMode
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.store import DraftStore, Origin
@@ -37,11 +35,11 @@ class OpenRequest:
             return tokens[:0]
         if self.tokens_left is not None:
             tokens = tokens[: self.tokens_left]
-        ends = np.flatnonzero(np.isin(tokens, list(self.stop_tokens)))
-        tokens = tokens[: ends[0] + 1] if len(ends) else tokens
+        end = next((place for place, token in enumerate(tokens.tolist()) if token in self.stop_tokens), None)
+        tokens = tokens if end is None else tokens[: end + 1]
         if self.tokens_left is not None:
             self.tokens_left -= len(tokens)
-        self.is_ended = bool(len(ends)) or self.tokens_left == 0
+        self.is_ended = end is not None or self.tokens_left == 0
         return tokens
 
 

@@ -41,6 +41,18 @@ def test_nothing_is_drafted_before_anything_is_known():
     assert taught().sizes(8, [np.zeros(0)]) == [0]
 
 
+def test_long_prompts_whose_tokens_cost_less_do_not_make_drafts_look_cheap():
+    budget = LinearBudget()
+    for step in range(200):
+        is_prompt, drafted = step % 20 == 0, step % 2 * (1 + step % 7)
+        tokens, seconds = (400, A + 400 * B / 8) if is_prompt else (1 + drafted, A + B * (1 + drafted))
+        emitted = None if is_prompt else 1
+        budget.observe(tokens, seconds, is_drafted=drafted > 0, emitted=emitted, other_seconds=0.0)
+    a, b, c = budget.times.coefficients
+    assert a + 8 * b + c == pytest.approx(A + 8 * B, rel=0.02)
+    assert b > 0.6 * B
+
+
 def test_a_first_step_gives_a_prior():
     times = StepSeconds()
     times.observe(64, 0.2, is_drafted=False)
@@ -93,7 +105,7 @@ def test_a_wrong_cost_of_drafts_does_not_stay_for_ever():
 
 def test_one_pause_of_the_machine_changes_little():
     budget = taught()
-    before = budget.times.coefficients.copy()
+    before = budget.times.coefficients
     budget.observe(8, 10.0, is_drafted=False, emitted=8, other_seconds=5.0)
     assert budget.times.coefficients[0] < 1.5 * before[0]
     for _ in range(100):
@@ -113,5 +125,5 @@ def test_whatever_was_measured_the_coefficients_are_finite_and_not_negative(step
     for tokens, seconds, is_drafted in steps:
         budget.observe(tokens, seconds, is_drafted=is_drafted, emitted=1, other_seconds=0.0)
         assert np.isfinite(budget.times.coefficients).all()
-        assert (budget.times.coefficients >= 0).all()
+        assert min(budget.times.coefficients) >= 0
         assert np.isfinite(budget.tokens_per_second(3))

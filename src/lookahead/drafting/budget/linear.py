@@ -6,9 +6,11 @@ steps are ragged, so all that matters is their total:
     T(n, d) = a + b·n + c·d        n tokens; d = 1 if any of them is a draft
 
 `c` is what having any draft costs, however short: another sampler, more logits, metadata. All three are
-learned from every step by weighted least squares; steps that read prompts have many tokens and tell b at
-once. A draft is verified only if what it is expected to yield is worth more than its time, at the rate at
-which tokens come: with nothing gained there is no draft, so that drafts are never a loss.
+learned from every step by weighted least squares. Steps that read prompts have many tokens and tell b at
+once; but a token costs less among hundreds than among ten, so they count little.
+
+A draft is verified only if what it is expected to yield is worth more than its time, at the rate at which
+tokens come: with nothing gained there is no draft, so that drafts are never a loss.
 """
 
 from collections.abc import Sequence
@@ -23,6 +25,8 @@ _PRIOR_TOKENS = 64
 """Before anything else is known, this many tokens are taken to cost as much again as a step of one."""
 _PRIOR_STEPS = 4.0
 """How many steps the estimate so far counts for, in what the newest steps say nothing about."""
+_PROMPT_WEIGHT = 1 / 4096
+"""How much a step counts that reads a prompt as well: hardly, as soon as there are others."""
 _MAX_SURPRISE = 2.0
 """A step counts as at most this factor slower than expected, so that one pause matters little."""
 _RATE_STEPS = 32
@@ -34,14 +38,16 @@ _FORGET_C_STEPS = 1024
 class StepSeconds:
     """Learns the seconds of a step by its tokens and whether any of them is a draft.
 
+    The numbers are Python's: for three of them numpy takes ten times as long, in every step.
+
     Attributes:
-        coefficients: float64 [3]: a, b and c; zeros until the first step.
+        coefficients: a, b and c; zeros until the first step.
     """
 
     def __init__(self) -> None:
-        self.coefficients: Float64Array = np.zeros(3)
-        self._squares: Float64Array = np.zeros((3, 3))
-        self._products: Float64Array = np.zeros(3)
+        self.coefficients = (0.0, 0.0, 0.0)
+        self._squares = [[0.0] * 3 for _ in range(3)]
+        self._products = [0.0] * 3
         self._is_known = False
 
     def __bool__(self) -> bool:
@@ -49,37 +55,60 @@ class StepSeconds:
 
     def seconds(self, tokens: float, *, is_drafted: bool) -> float:
         """Return T(tokens, is_drafted)."""
-        return float(self.coefficients @ (1.0, tokens, float(is_drafted)))
+        per_step, per_token, per_draft = self.coefficients
+        return per_step + per_token * tokens + per_draft * is_drafted
 
-    def observe(self, tokens: int, seconds: float, *, is_drafted: bool) -> None:
-        """Learn from a step."""
+    def observe(self, tokens: int, seconds: float, *, is_drafted: bool, has_prompt: bool = False) -> None:
+        """Learn from a step; `has_prompt` says whether some of its tokens are of a prompt."""
         if not self._is_known:
             one = seconds / (1 + tokens / _PRIOR_TOKENS)
-            self.coefficients = np.array([one, one / _PRIOR_TOKENS, 0.0])
+            self.coefficients = (one, one / _PRIOR_TOKENS, 0.0)
             self._is_known = True
         seconds = min(seconds, _MAX_SURPRISE * self.seconds(tokens, is_drafted=is_drafted))
         if not is_drafted:
-            self.coefficients[2] *= 1 - 1 / _FORGET_C_STEPS
-        features = np.array([1.0, tokens, float(is_drafted)])
+            per_step, per_token, per_draft = self.coefficients
+            self.coefficients = (per_step, per_token, per_draft * (1 - 1 / _FORGET_C_STEPS))
         weight = 1.0 / max(seconds, _SHORTEST_S) ** 2  # relative faults count alike
-        self._squares = _DECAY * self._squares + weight * np.outer(features, features)
-        self._products = _DECAY * self._products + weight * seconds * features
+        weight *= _PROMPT_WEIGHT if has_prompt else 1.0
+        features = (1.0, float(tokens), float(is_drafted))
+        for i, row in enumerate(self._squares):
+            self._products[i] = _DECAY * self._products[i] + weight * seconds * features[i]
+            for j in range(3):
+                row[j] = _DECAY * row[j] + weight * features[i] * features[j]
         self.coefficients = self._solved(weight)
 
-    def _solved(self, weight: float) -> Float64Array:
+    def _solved(self, weight: float) -> tuple[float, float, float]:
         """Return the coefficients that fit best and are not negative; those so far are the prior."""
-        prior = _PRIOR_STEPS * weight * np.diag([1e-3, 1.0, 1.0])
-        squares, products = self._squares + prior, self._products + prior @ self.coefficients
-        found: Float64Array = np.zeros(3)
+        prior = (1e-3 * _PRIOR_STEPS * weight, _PRIOR_STEPS * weight, _PRIOR_STEPS * weight)
+        squares = [
+            [value + prior[i] * (i == j) for j, value in enumerate(row)]
+            for i, row in enumerate(self._squares)
+        ]
+        products = [self._products[i] + prior[i] * self.coefficients[i] for i in range(3)]
         free = [0, 1, 2]
         while free:
-            found[:] = 0.0
-            found[free] = np.linalg.solve(squares[np.ix_(free, free)], products[free])
-            negative = [place for place in free if found[place] < 0]
-            if not negative:
-                break
-            free = [place for place in free if place not in negative]
-        return found
+            found = _solution([[squares[i][j] for j in free] for i in free], [products[i] for i in free])
+            if min(found) >= 0:
+                by_place = dict(zip(free, found, strict=True))
+                return by_place.get(0, 0.0), by_place.get(1, 0.0), by_place.get(2, 0.0)
+            free = [place for place, value in zip(free, found, strict=True) if value >= 0]
+        return 0.0, 0.0, 0.0
+
+
+def _solution(matrix: list[list[float]], right: list[float]) -> list[float]:
+    """Solve a positive definite system of up to three equations by elimination."""
+    size = len(right)
+    for pivot in range(size):
+        for row in range(pivot + 1, size):
+            factor = matrix[row][pivot] / matrix[pivot][pivot]
+            for column in range(pivot, size):
+                matrix[row][column] -= factor * matrix[pivot][column]
+            right[row] -= factor * right[pivot]
+    found = [0.0] * size
+    for row in reversed(range(size)):
+        rest = right[row] - sum(matrix[row][column] * found[column] for column in range(row + 1, size))
+        found[row] = rest / matrix[row][row]
+    return found
 
 
 class LinearBudget:
@@ -141,7 +170,7 @@ class LinearBudget:
             emitted: Tokens of answers that it yielded; None if it read a prompt as well.
             other_seconds: What drafting took.
         """
-        self.times.observe(tokens, seconds, is_drafted=is_drafted)
+        self.times.observe(tokens, seconds, is_drafted=is_drafted, has_prompt=emitted is None)
         weight = 1 / _RATE_STEPS
         self._other_seconds += weight * (min(other_seconds, seconds) - self._other_seconds)
         if emitted is None:

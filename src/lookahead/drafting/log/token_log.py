@@ -73,7 +73,7 @@ class TokenLog:
     Attributes:
         max_bytes: The cap.
         vocabulary_size: Of the model, once it is known: what is beyond it is not remembered.
-        on_learned: Called with the namespace and tokens of each text that is remembered, not absorbed.
+        on_learned: Called with the namespace and tokens of each text that was learned here.
     """
 
     recycles = True
@@ -203,12 +203,12 @@ class TokenLog:
             finally:
                 self._namespaces.close(live.readable.tolist())
 
-    def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE) -> None:
-        """Do as `DraftStore.remember` says."""
+    def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE, *, is_own: bool = True) -> None:
+        """Do as `DraftStore.remember` says; `on_learned` is not told of texts that others have learned."""
         check_namespaces(namespace)
         if len(tokens := checked_tokens(token_ids)):
             with self._lock:
-                self._remember(tokens, namespace)
+                self._remember(tokens, namespace, is_own=is_own)
 
     def forget_namespace(self, namespace: str) -> None:
         """Forget all that a namespace holds; its live requests go on. Do nothing if it is unknown.
@@ -331,14 +331,14 @@ class TokenLog:
             known.tokens, known.has_successors = 0, False
             self._namespaces.leave(known)
 
-    def _remember(self, tokens: Int32Array, name: str) -> None:
+    def _remember(self, tokens: Int32Array, name: str, *, is_own: bool = True) -> None:
         known = self._namespace(name)
         if known is None:
             return
         text = np.append(tokens, np.int32(GAP))
         if self.vocabulary_size is not None:
             text[text >= self.vocabulary_size] = GAP
-        if self.on_learned is not None:
+        if self.on_learned is not None and is_own:
             self.on_learned(name, text[text != GAP])
         self._shared = self._shared.with_room(len(text), self._max_shared)
         overwritten = self._shared.overwritten_by(len(text))

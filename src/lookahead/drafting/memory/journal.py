@@ -14,16 +14,12 @@ import uuid
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from lookahead.drafting.arrays import Int32Array
-from lookahead.drafting.log.matches import VOCABULARY
-from lookahead.drafting.log.ring import GAP
 from lookahead.drafting.log.token_log import TokenLog
 
 MAX_JOURNAL_TOKENS = 2**20
@@ -161,27 +157,9 @@ class Journal:
 
 def take_texts(log: TokenLog, journal: Journal, texts: Sequence[LearnedText]) -> None:
     """Let a log learn the texts of another memory, and forget what that one has forgotten, in their order."""
-    for is_forgotten, group in groupby(texts, key=lambda text: text.is_forgotten):
-        if not is_forgotten:
-            log.absorb(as_snapshot([*group]), calibration=False)
-            continue
-        for text in group:
+    for text in texts:
+        if text.is_forgotten:
             log.forget_namespace(text.namespace)
             journal.forget(text.namespace, tells_others=False)
-
-
-def as_snapshot(texts: Sequence[LearnedText]) -> dict[str, npt.NDArray[np.generic]]:
-    """Return texts as a snapshot that a `TokenLog` absorbs."""
-    names = list(dict.fromkeys(text.namespace for text in texts))
-    owners = {name: VOCABULARY + 1 + number for number, name in enumerate(names)}
-    gap = np.array([GAP], np.int32)
-    return {
-        "names": np.array(names, np.object_),
-        "owners_named": np.array([owners[name] for name in names], np.int32),
-        "tokens": np.concatenate([part for text in texts for part in (text.tokens, gap)]),
-        "owners": np.repeat(
-            [owners[text.namespace] for text in texts], [len(text.tokens) + 1 for text in texts]
-        ).astype(np.int32),
-        "keys": np.zeros(0, np.int64),
-        "successors": np.zeros((0, 1), np.int32),
-    }
+        else:
+            log.remember(text.tokens, text.namespace, is_own=False)

@@ -5,10 +5,10 @@ and parameters of its requests, what the step had scheduled, when it began.
 """
 
 import logging
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import currentframe
 from typing import Any
 
 _log = logging.getLogger("lookahead.integrations.vllm")
@@ -51,12 +51,12 @@ class BoundRunner:
     @classmethod
     def find(cls) -> "BoundRunner | None":
         """Return the runner in whose constructor this is called; None, and a warning, if there is none."""
-        frame = sys._getframe(1)  # noqa: SLF001  the interface gives no way to it
+        frame = currentframe()  # the interface gives no way to it
         while frame is not None:
             caller = frame.f_locals.get("self")
             if all(callable(getattr(caller, name, None)) for name in _METHODS):
                 return cls(caller)
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         _log.warning(
             "this vLLM's model runner is not known: requests are told apart by their tokens, all in the "
             "default namespace, and their answers are not cut at their ends"
