@@ -49,8 +49,7 @@ from lookahead.drafting.store import (
 from lookahead.drafting.tree import DraftTree
 from lookahead.jit import log_if_slow
 
-_FIRST_RING = 4096
-_FIRST_TABLE = 4096
+_FIRST_RING = _FIRST_TABLE = 4096
 
 
 class TokenLog:
@@ -203,7 +202,9 @@ class TokenLog:
             finally:
                 self._namespaces.close(live.readable.tolist())
 
-    def remember(self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE, *, is_own: bool = True) -> None:
+    def remember(
+        self, token_ids: TokenIds, namespace: str = DEFAULT_NAMESPACE, *, is_own: bool = True
+    ) -> None:
         """Do as `DraftStore.remember` says; `on_learned` is not told of texts that others have learned."""
         check_namespaces(namespace)
         if len(tokens := checked_tokens(token_ids)):
@@ -385,8 +386,7 @@ class TokenLog:
         return numbers
 
     def _recount(self) -> None:
-        held = self._shared.owners[self._shared.tokens != GAP]
-        self._namespaces.recount(held, owners_in(self._table))
+        self._namespaces.recount(self._shared.owners[self._shared.tokens != GAP], owners_in(self._table))
 
     def _give_room(self, live: LiveRequest, count: int) -> None:
         """Let a request's own log grow for `count` more tokens, as far as the budget for all allows."""
