@@ -1,4 +1,4 @@
-"""What all tests share: repeatable examples, one thread, step times and threads of their own."""
+"""What all tests share: repeatable examples, one thread, step times of their own, the embedded model."""
 
 import pytest
 import torch
@@ -7,10 +7,31 @@ from transformers.utils import logging as transformers_logging
 
 from helpers import tiny_models
 from lookahead.hf.machine.cache_folder import user_cache_folder
+from lookahead.hf.models.loading import load_model
 
 # Hypothesis draws the same examples every time, so that a red run is red again.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process have all tests with the embedded model: it is converted, loaded and served once."""
+    for item in items:
+        if item.get_closest_marker("model"):
+            item.add_marker(pytest.mark.xdist_group("embedded"))
+
+
+@pytest.fixture(scope="session")
+def embedded():
+    """The embedded model in float32 and its tokenizer, shared by tests that leave them as they are."""
+    return load_model("embedded", "float32", "cpu")
+
+
+@pytest.fixture(scope="session")
+def embedded_bfloat16():
+    """The same in bfloat16."""
+    return load_model("embedded", "bfloat16", "cpu")
 
 
 @pytest.fixture(scope="module")

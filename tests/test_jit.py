@@ -6,11 +6,13 @@ import pickle
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numba
 import pytest
 
+from helpers.samples import sampled
 from lookahead import jit as compilation
 from lookahead.errors import NotFoundError
 
@@ -165,25 +167,56 @@ def with_another_pickle(path):
     path.write_bytes(pickle.dumps(numba.__version__) + pickle.dumps({"another": "program's"}))
 
 
+DAMAGES = [truncated, emptied, with_one_bit_turned, with_another_pickle]
+SUFFIXES = ["nbi", "nbc"]
+CALLERS = {
+    "Python": (
+        TINY_KERNEL,
+        "import tiny; print(tiny.doubled(21), sum(tiny.doubled.stats.cache_hits.values()))",
+    ),
+    "C": (CALLED_BY_C, CALLING_AS_C_DOES.replace(", sum(tiny.double.stats.cache_hits.values())", "")),
+}
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory):
+    """Returns a caller's folder, its code, and the cache, which is whole whenever a test begins."""
+    folders = {}
+
+    def cached(caller):
+        kernels, code = CALLERS[caller]
+        if caller not in folders:
+            folder = tmp_path_factory.mktemp(caller)
+            (folder / "tiny.py").write_text(kernels)
+            assert run_python(code, folder, NUMBA_CACHE_DIR=str(folder / "cache")) == ["42", "0"]
+            folders[caller] = folder
+        return folders[caller], code, folders[caller] / "cache"
+
+    return cached
+
+
+@pytest.mark.matrix
 @pytest.mark.usefixtures("without_cache_environment")
-@pytest.mark.parametrize("damage", [truncated, emptied, with_one_bit_turned, with_another_pickle])
-@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 @pytest.mark.parametrize(
-    ("kernels", "code"),
-    [
-        (TINY_KERNEL, "import tiny; print(tiny.doubled(21), sum(tiny.doubled.stats.cache_hits.values()))"),
-        (CALLED_BY_C, CALLING_AS_C_DOES.replace(", sum(tiny.double.stats.cache_hits.values())", "")),
-    ],
-    ids=["called by Python", "called by C"],
+    ("caller", "suffix", "damage"),
+    sampled(
+        product(CALLERS, SUFFIXES, DAMAGES),
+        [
+            (("Python", "C")[(row + column) % 2], suffix, damage)
+            for row, suffix in enumerate(SUFFIXES)
+            for column, damage in enumerate(DAMAGES)
+        ],
+    ),
 )
-def test_a_damaged_cache_file_means_compiling_anew(tmp_path, damage, suffix, kernels, code):
-    (tmp_path / "tiny.py").write_text(kernels)
-    cache = tmp_path / "cache"
-    assert run_python(code, tmp_path, NUMBA_CACHE_DIR=str(cache)) == ["42", "0"]
-    for path in cache.rglob(f"*doubled*.{suffix}"):
+def test_a_damaged_cache_file_means_compiling_anew(cached, caller, suffix, damage):
+    """The sample has every damage to both files; each damage and each file with both callers."""
+    folder, code, cache = cached(caller)
+    damaged = list(cache.rglob(f"*doubled*.{suffix}"))
+    assert damaged
+    for path in damaged:
         damage(path)
-    assert run_python(code, tmp_path, NUMBA_CACHE_DIR=str(cache)) == ["42", "0"]
-    assert run_python(code, tmp_path, NUMBA_CACHE_DIR=str(cache)) == ["42", "1"]
+    assert run_python(code, folder, NUMBA_CACHE_DIR=str(cache)) == ["42", "0"]
+    assert run_python(code, folder, NUMBA_CACHE_DIR=str(cache)) == ["42", "1"]
 
 
 TWO_KERNELS = """

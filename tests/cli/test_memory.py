@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from helpers import tiny_models
+from helpers.samples import sampled
 from lookahead import DraftMemory
 from lookahead.cli import app, main
 
@@ -102,16 +103,28 @@ def test_warm_reads_no_weights(folder, tmp_path, out, monkeypatch):
     assert invoke("memory", "warm", tmp_path / "text.txt", "--memory", out, "--model", folder).exit_code == 0
 
 
-@pytest.mark.model
-def test_the_embedded_tokenizer_is_the_embedded_models():
-    from lookahead.drafting.memory.tokenizing import fingerprint
-    from lookahead.hf.models.embedded import _embedded_file, load_embedded
-    from lookahead.hf.models.gguf import load_gguf_tokenizer
+def from_the_copy():
     from lookahead.hf.models.loading import load_tokenizer
 
-    _, tokenizer = load_embedded()
-    assert fingerprint(load_tokenizer()) == fingerprint(tokenizer)
-    assert fingerprint(load_gguf_tokenizer(_embedded_file())) == fingerprint(tokenizer)
+    return load_tokenizer()
+
+
+def from_the_gguf_file():
+    from lookahead.hf.models.embedded import _embedded_file
+    from lookahead.hf.models.gguf import load_gguf_tokenizer
+
+    return load_gguf_tokenizer(_embedded_file())
+
+
+@pytest.mark.model
+@pytest.mark.matrix
+@pytest.mark.parametrize("load", sampled([from_the_copy, from_the_gguf_file], [from_the_copy]))
+def test_the_embedded_tokenizer_is_the_embedded_models(load, embedded_bfloat16):
+    """The GGUF file's takes 20 seconds to parse, in `make verify`; the copy was made of it."""
+    from lookahead.drafting.memory.tokenizing import fingerprint
+
+    _, tokenizer = embedded_bfloat16
+    assert fingerprint(load()) == fingerprint(tokenizer)
 
 
 def test_inspect_shows_and_writes_every_figure(tmp_path, out):

@@ -1,4 +1,7 @@
-"""The arena against lists, whatever joins and leaves, is appended, kept and forgotten, in any order."""
+"""The arena against lists, whatever joins and leaves, is appended, kept and forgotten, in any order.
+
+`make test` has a quarter of the examples of `make verify`.
+"""
 
 from itertools import count
 from unittest.mock import patch
@@ -9,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from helpers.samples import examples
 from lookahead.decoding import kv_arena
 from lookahead.decoding.kv_arena import KVArena
 from oracles.naive_arena import NaiveArena
@@ -229,4 +233,5 @@ class LifeOfAnArena(RuleBasedStateMachine):
 
 
 TestLifeOfAnArena = LifeOfAnArena.TestCase
-TestLifeOfAnArena.settings = settings(max_examples=400, stateful_step_count=50, deadline=None)
+TestLifeOfAnArena.pytestmark = [pytest.mark.matrix]
+TestLifeOfAnArena.settings = settings(max_examples=examples(400), stateful_step_count=50, deadline=None)

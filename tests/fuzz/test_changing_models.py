@@ -12,7 +12,7 @@ from fuzz.changing_models import SessionTally, drawn_session, try_session
 
 CASES = os.environ.get("LOOKAHEAD_FUZZ_CASES")
 ONLY = os.environ.get("LOOKAHEAD_FUZZ_SEED")
-SEEDS = [int(ONLY)] if ONLY else range(int(CASES) // 2 if CASES else 12)
+SEEDS = [int(ONLY)] if ONLY else range(int(CASES) // 2 if CASES else 8)
 
 
 @pytest.mark.filterwarnings("ignore:.* is decoded in ")

@@ -11,7 +11,6 @@ import uvicorn
 
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.engine import EngineSettings
-from lookahead.hf.models.loading import load_model
 from lookahead.server.app import create_app
 from lookahead.server.served_model import served_model
 from lookahead.server.settings import ServerSettings
@@ -74,11 +73,3 @@ def serving(model, tokenizer, *, config=None, engine=None, **settings) -> Iterat
         finally:
             server.should_exit = True
             thread.join()
-
-
-@contextmanager
-def embedded_server(**settings) -> Iterator[LiveServer]:
-    """Serve the embedded model in float32."""
-    model, tokenizer = load_model("embedded", "float32", "cpu")
-    with serving(model, tokenizer, **settings) as server:
-        yield server

@@ -1,4 +1,4 @@
-"""The vLLM proposer answers calls that vLLM itself has made: recorded by `scripts/record_vllm_calls.py`."""
+"""The vLLM proposer answers calls that vLLM itself has made: recorded by `research.vllm.record_calls`."""
 
 import json
 from collections import Counter

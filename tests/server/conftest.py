@@ -4,21 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from helpers.live_server import LiveServer, embedded_server
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process have all tests that need the server, so that it is started once."""
-    for item in items:
-        if "live" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("server"))
+from helpers.live_server import LiveServer, serving
 
 
 @pytest.fixture(scope="session")
-def live() -> Iterator[LiveServer]:
+def live(embedded: tuple) -> Iterator[LiveServer]:
     """The embedded model in float32, without keys."""
-    with embedded_server() as server:
+    with serving(*embedded) as server:
         yield server
 
 

@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from helpers.live_server import serving
+from helpers.tiny_models import tiny_model, tiny_tokenizer
 from lookahead import DraftMemory
 from lookahead.engine import EngineSettings
 
@@ -215,35 +216,39 @@ def started_server(tmp_path, *options, **variables):
 
 
 def test_sigterm_lets_running_requests_end_and_saves_the_memory(tmp_path):
-    file = tmp_path / "memory.safetensors"
-    process, url = started_server(tmp_path, "--memory", str(file), "--max-rows", "2", "--dtype", "float32")
+    """Of a small model, in plain steps, so that the answer takes a few seconds."""
+    file, folder, tokens = tmp_path / "memory.safetensors", str(tmp_path / "model"), 700
+    tiny_model("llama", max_position_embeddings=2048).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    options = ("--model", folder, "--served-model-name", "tiny", "--memory", str(file), "--dtype", "float32")
+    process, url = started_server(tmp_path, *options, "--max-rows", "2", "--decoding-length", "1")
+    long = {"prompt": "HelloHello", "max_tokens": tokens, "ignore_eos": True}
     with ThreadPoolExecutor(2) as threads:
-        running = threads.submit(httpx.post, url + CHAT, json=LONG | {"max_tokens": 200}, timeout=120)
-        wait_for(
-            lambda: 'num_requests_running{model_name="embedded"} 1.0' in httpx.get(f"{url}/metrics").text
-        )
+        running = threads.submit(httpx.post, f"{url}/v1/completions", json=long, timeout=120)
+        wait_for(lambda: 'num_requests_running{model_name="tiny"} 1.0' in httpx.get(f"{url}/metrics").text)
         process.send_signal(signal.SIGTERM)
         wait_for(lambda: httpx.get(f"{url}/health").status_code == 503)
-        refused = httpx.post(url + CHAT, json=SHORT)
+        refused = httpx.post(f"{url}/v1/completions", json=long)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
         assert refused.headers["retry-after"]
         answer = running.result()
-    assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, 200)
+    assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, tokens)
     assert process.wait(timeout=MAX_SECONDS) == 0
-    assert DraftMemory.load(file).namespaces["default"] >= 200
-    # it is loaded again, what runs at the second signal is cut, and nothing is lost
-    process, url = started_server(tmp_path, "--memory", str(file), "--dtype", "float32")
-    assert httpx.get(f"{url}/lookahead/memory").json()["namespaces"]["default"] >= 200
+    assert DraftMemory.load(file).namespaces["default"] >= tokens
+    # it is loaded again, an idle server ends at once, and nothing is lost
+    process, url = started_server(tmp_path, *options)
+    assert httpx.get(f"{url}/lookahead/memory").json()["namespaces"]["default"] >= tokens
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=5) == 0
     assert time.monotonic() - begun < 5
-    assert DraftMemory.load(file).namespaces["default"] >= 200
+    assert DraftMemory.load(file).namespaces["default"] >= tokens
 
 
 def test_a_killed_server_loses_at_most_what_came_after_the_last_save(tmp_path):
     file = tmp_path / "memory.safetensors"
     options = ("--memory", str(file), "--save-memory-every", "1", "--dtype", "float32")
+    options += ("--decoding-length", "8")  # step times need not be measured
     process, url = started_server(tmp_path, *options)
     httpx.post(url + CHAT, json=SHORT | {"max_tokens": 40, "ignore_eos": True}, timeout=60)
     wait_for(lambda: file.exists() and DraftMemory.load(file).namespaces.get("default", 0) >= 40)

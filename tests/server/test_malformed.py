@@ -13,7 +13,7 @@ from schemathesis import Case
 
 pytestmark = pytest.mark.model
 
-CASES = int(os.environ.get("LOOKAHEAD_MALFORMED", "40"))
+CASES = int(os.environ.get("LOOKAHEAD_MALFORMED", "24"))
 PATHS = (
     "/v1/chat/completions",
     "/v1/completions",

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.live_server import serving
+from helpers.samples import examples
 from lookahead import LookaheadConfig
 from lookahead.server.access import Access, KeyRing
 
@@ -36,7 +37,7 @@ def post(server, path, body, key):
 
 
 def ask(server, key, text=STORY, **options):
-    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 24, "temperature": 0}
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 12, "temperature": 0}
     answer = post(server, CHAT, body | options, key)
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -84,11 +85,16 @@ def counts(answer):
     return text, answer["usage"]
 
 
+@pytest.mark.matrix
 @given(
     texts=st.lists(st.sampled_from([STORY, STORY[:120], "Say hello.", "One two three. " * 20]), max_size=3),
     seed=st.integers(0, 3),
 )
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(6, share=2),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 def test_what_one_tenant_gets_is_the_same_whatever_another_left(guarded, texts, seed):
     options = {"temperature": 0.7, "seed": seed}
     for name in ("tenant-a", "tenant-b", "shared"):

@@ -1,4 +1,7 @@
-"""The server's texts, log-probabilities and choices are those of `generate`, alone and under load."""
+"""The server's texts, log-probabilities and choices are those of `generate`, alone and under load.
+
+In `make verify`, the answers are twice as long.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,7 +9,9 @@ import openai
 import pytest
 import torch
 
-pytestmark = pytest.mark.model
+from helpers.samples import IS_WHOLE
+
+pytestmark = [pytest.mark.model, pytest.mark.matrix]
 
 QUESTIONS = [
     "What is the capital of France?",
@@ -14,7 +19,7 @@ QUESTIONS = [
     "Repeat: the cat sat on the mat, the cat sat on the mat.",
     "Why is the sky blue?",
 ]
-TOKENS = 24
+TOKENS = 24 if IS_WHOLE else 12
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,9 @@
-"""Attention of draft trees and prompts: correct, and the same bits for a node whatever else is computed."""
+"""Attention of draft trees and prompts: correct, and the same bits for a node whatever else is computed.
 
+`make test` has a quarter of the examples of `make verify`.
+"""
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,6 +11,7 @@ from hypothesis import strategies as st
 from helpers.cpu_attention import Attention
 from helpers.cpu_kernels import kinds
 from helpers.random_trees import random_tree
+from helpers.samples import examples
 from lookahead.backends.cpu.kernels.attention.pieces import MIN_PROMPT
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
@@ -73,7 +78,8 @@ def attentions(draw, max_rows=3, kinds_of_rows=(tree_rows, chain_rows)):
     )
 
 
-@settings(max_examples=100)
+@pytest.mark.matrix
+@settings(max_examples=examples(100))
 @given(attentions())
 def test_attention_against_each_node_by_itself_in_double_precision(attention):
     attended = attention.attended().double()
@@ -84,7 +90,8 @@ def test_attention_against_each_node_by_itself_in_double_precision(attention):
         torch.testing.assert_close(of_row[:nodes], right[:nodes], rtol=allowed, atol=allowed)
 
 
-@settings(max_examples=60)
+@pytest.mark.matrix
+@settings(max_examples=examples(60))
 @given(attentions())
 def test_a_layer_by_itself_has_the_same_bits(attention):
     attention = attention._replace(is_ragged=False)
@@ -93,14 +100,16 @@ def test_a_layer_by_itself_has_the_same_bits(attention):
         assert torch.equal(of_layer[: len(row.tree)], of_row[: len(row.tree)])
 
 
-@settings(max_examples=100)
+@pytest.mark.matrix
+@settings(max_examples=examples(100))
 @given(attentions(), st.integers(2, 5), st.integers(0, 2))
 def test_neither_the_team_nor_spare_spans_change_a_bit(attention, workers, spare_spans):
     attention = attention._replace(is_ragged=True)
     assert torch.equal(attention.attended(workers, spare_spans), attention.attended())
 
 
-@settings(max_examples=100)
+@pytest.mark.matrix
+@settings(max_examples=examples(100))
 @given(attentions())
 def test_a_row_is_the_same_alone(attention):
     together = attention.attended()
@@ -115,7 +124,8 @@ def test_a_row_is_the_same_alone(attention):
         assert torch.equal(alone.attended()[0], together[place, :size])
 
 
-@settings(max_examples=60)
+@pytest.mark.matrix
+@settings(max_examples=examples(60))
 @given(attentions(), st.randoms(use_true_random=False), st.integers(0, 3))
 def test_a_row_is_the_same_in_any_row_of_the_cache(attention, random, spare_rows):
     attention = attention._replace(is_ragged=True)
@@ -127,7 +137,8 @@ def test_a_row_is_the_same_in_any_row_of_the_cache(attention, random, spare_rows
     assert torch.equal(elsewhere.attended(), attention.attended())
 
 
-@settings(max_examples=60)
+@pytest.mark.matrix
+@settings(max_examples=examples(60))
 @given(attentions(max_rows=1), st.integers(1, 130))
 def test_padding_on_the_left_changes_no_bit(attention, hidden):
     (row,), cache_row = attention.rows, attention.cache_rows[0]
@@ -146,7 +157,8 @@ def test_padding_on_the_left_changes_no_bit(attention, hidden):
     assert torch.equal(moved.attended()[:, :nodes], attention.attended()[:, :nodes])
 
 
-@settings(max_examples=100)
+@pytest.mark.matrix
+@settings(max_examples=examples(100))
 @given(attentions(max_rows=1), st.randoms(use_true_random=False))
 def test_a_node_is_the_same_in_a_tree_in_a_chain_and_in_a_step_of_its_own(attention, random):
     (row,), length, tree = attention.rows, attention.rows[0].length, attention.rows[0].tree
@@ -169,7 +181,8 @@ def test_a_node_is_the_same_in_a_tree_in_a_chain_and_in_a_step_of_its_own(attent
         assert torch.equal(alone[0], as_chain[depth])
 
 
-@settings(max_examples=80)
+@pytest.mark.matrix
+@settings(max_examples=examples(80))
 @given(attentions(max_rows=1, kinds_of_rows=(chain_rows,)), st.data())
 def test_a_prompt_is_the_same_in_parts_of_any_size(attention, data):
     (row,), size = attention.rows, len(attention.rows[0].tree)
@@ -182,7 +195,8 @@ def test_a_prompt_is_the_same_in_parts_of_any_size(attention, data):
         assert torch.equal(of_part, whole[:, begin:end])
 
 
-@settings(max_examples=60)
+@pytest.mark.matrix
+@settings(max_examples=examples(60))
 @given(attentions(max_rows=1, kinds_of_rows=(chain_rows,)), st.data())
 def test_what_comes_later_in_a_prompt_changes_no_bit(attention, data):
     (row,), cache_row = attention.rows, attention.cache_rows[0]

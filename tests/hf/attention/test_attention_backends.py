@@ -11,7 +11,7 @@ from lookahead import Lookahead, LookaheadConfig
 from lookahead.hf.compat.attention import attend_by, attention_name
 from lookahead.hf.compat.changes import TemporaryChanges
 
-GREEDY = {"max_new_tokens": 40, "do_sample": False}
+GREEDY = {"max_new_tokens": 24, "do_sample": False}
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_flash_attention(calls, do_sample, rows):
     model.config._attn_implementation = "flash_attention_2"
     token_ids = torch.cat([prompt(seed) for seed in range(rows)])
     lookahead = Lookahead(LookaheadConfig(decoding_length=16 * rows))
-    settings = {"max_new_tokens": 40, "do_sample": do_sample}
+    settings = {"max_new_tokens": 24, "do_sample": do_sample}
     for _ in ("cold", "warm"):
         torch.manual_seed(2)
         expected = model.generate(token_ids, **settings)

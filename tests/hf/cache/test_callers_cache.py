@@ -1,11 +1,14 @@
 """A cache of the caller's own: a prefix in it is used, and it comes back as `generate` would leave it."""
 
+from itertools import product
+
 import pytest
 import torch
 from transformers import LogitsProcessorList, StaticCache
 from transformers.cache_utils import DynamicCache
 
 from helpers.caches import assert_same_cache, chat
+from helpers.samples import sampled
 from helpers.streamers import Breaking
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
@@ -15,11 +18,16 @@ FAMILIES = ["llama", "gemma3", "mistral", "gpt2", "llama4_text", "bloom", "gemma
 SETTINGS = [{"do_sample": False}, {"do_sample": True, "temperature": 0.8}]
 
 
+@pytest.mark.matrix
 @pytest.mark.filterwarnings("ignore:.*plain steps")
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "sampling"])
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("rows", "settings"),
+    sampled(product([1, 3], SETTINGS), [(1, SETTINGS[0]), (3, SETTINGS[1])]),
+    ids=lambda value: None if isinstance(value, int) else ("greedy", "sampling")[value["do_sample"]],
+)
 def test_a_chat_of_several_turns(family, settings, rows):
+    """The sample has one row that is greedy and three that are sampled."""
     model = tiny_model(family)
     lookahead = Lookahead(LookaheadConfig(decoding_length=6 * rows))
     mine, theirs = DynamicCache(config=model.config), DynamicCache(config=model.config)

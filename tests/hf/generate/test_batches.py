@@ -1,4 +1,9 @@
-"""Batches: left-padded prompts, rows that accept different lengths and end at different times."""
+"""Batches: left-padded prompts, rows that accept different lengths and end at different times.
+
+`make test` takes a family of each kind and a third of the product of families and sizes, `make verify` all.
+"""
+
+from itertools import product
 
 import pytest
 import torch
@@ -11,7 +16,8 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from helpers.tiny_models import prompt, tiny_model, tiny_tokenizer
+from helpers.samples import sampled
+from helpers.tiny_models import KINDS, prompt, tiny_model, tiny_tokenizer
 from lookahead import DraftMemory, DraftMode, Lookahead, LookaheadConfig
 from lookahead.decoding.sampling.choice import StepNoise
 from lookahead.errors import ConfigError
@@ -30,7 +36,7 @@ def padded_batch(rows=4, length=12):
 
 
 def assert_same_batch(model, lookahead, token_ids, mask, **settings):
-    generation = {"max_new_tokens": 40, "pad_token_id": 0, "attention_mask": mask, **settings}
+    generation = {"max_new_tokens": 24, "pad_token_id": 0, "attention_mask": mask, **settings}
     torch.manual_seed(5)
     expected = model.generate(token_ids, **generation)
     random_after = torch.rand(1)
@@ -44,11 +50,19 @@ def assert_same_batch(model, lookahead, token_ids, mask, **settings):
 SAMPLING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.1}
 
 
+IN_BATCHES = ["llama", "gemma3", "llama4_text", "opt"]
+SIZES = [2, 4, 7]
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("sampling", [{"do_sample": False}, SAMPLING], ids=["greedy", "sampling"])
 @pytest.mark.parametrize("ends", [None, ENDS], ids=["all to the limit", "rows end"])
-@pytest.mark.parametrize("rows", [2, 4, 7])
-@pytest.mark.parametrize("family", ["llama", "gemma3", "llama4_text", "opt"])
+@pytest.mark.parametrize(
+    ("family", "rows"),
+    sampled(product(IN_BATCHES, SIZES), list(zip(IN_BATCHES, [4, 7, 2, 4], strict=True))),
+)
 def test_the_text_of_generate(family, rows, ends, sampling):
+    """The sample has each family and each number of rows, each with all endings and ways of choosing."""
     model = tiny_model(family)
     token_ids, mask = padded_batch(rows)
     lookahead = Lookahead(LookaheadConfig(decoding_length=6 * rows))
@@ -302,8 +316,9 @@ def test_as_many_names_as_prompts(names):
         Lookahead().generate(model, token_ids, attention_mask=mask, namespace=names, max_new_tokens=2)
 
 
+@pytest.mark.matrix
 @pytest.mark.filterwarnings("ignore:.* is decoded in")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", sampled(FAMILIES, KINDS))
 def test_every_family(family):
     if not is_installed(family):
         pytest.skip(f"this transformers has no {family}")

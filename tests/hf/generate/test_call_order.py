@@ -19,7 +19,7 @@ from helpers.tiny_models import prompt, tiny_model, tiny_tokenizer
 from lookahead import Lookahead, LookaheadConfig
 
 PROMPT = prompt(0)
-GREEDY = {"max_new_tokens": 40, "do_sample": False}
+GREEDY = {"max_new_tokens": 24, "do_sample": False}
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_the_same_calls_in_the_same_order(model, warm, do_sample):
         torch.manual_seed(1)
         generate(
             PROMPT,
-            max_new_tokens=40,
+            max_new_tokens=24,
             do_sample=do_sample,
             logits_processor=LogitsProcessorList([recorder]),
             stopping_criteria=StoppingCriteriaList([recorder]),

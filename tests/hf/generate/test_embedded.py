@@ -1,20 +1,28 @@
-"""A few real answers of the embedded model, end to end."""
+"""A few real answers of the embedded model, end to end.
+
+In `make test` they are short and in one draft mode, where small models' are in all; in `make verify` they are
+three times as long and in every mode.
+"""
+
+from copy import deepcopy
 
 import pytest
 import torch
 from transformers import TextIteratorStreamer
 
-from lookahead import DraftMode, Lookahead, LookaheadConfig, load_embedded
+from helpers.samples import IS_WHOLE, sampled
+from lookahead import DraftMode, Lookahead, LookaheadConfig
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.matrix]
+NEW_TOKENS = 48 if IS_WHOLE else 16
 
 QUESTIONS = [
     "Repeat this sentence twice: The ferry to Brenholm leaves at nine and returns at five.",
     "Write a Python function that adds two numbers, and call it.",
 ]
-GREEDY = {"max_new_tokens": 48, "do_sample": False}
+GREEDY = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
 SAMPLING = {
-    "max_new_tokens": 48,
+    "max_new_tokens": NEW_TOKENS,
     "do_sample": True,
     "temperature": 0.8,
     "top_p": 0.95,
@@ -22,9 +30,8 @@ SAMPLING = {
 }
 
 
-@pytest.fixture(scope="module")
-def embedded():
-    return load_embedded(dtype=torch.float32)
+def way_of(settings):
+    return "sampling" if settings["do_sample"] else "greedy"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +54,7 @@ def greedy_answers(embedded, prompts):
     return [model.generate(**inputs, **GREEDY).tolist() for inputs in prompts]
 
 
-@pytest.mark.parametrize("mode", list(DraftMode))
+@pytest.mark.parametrize("mode", sampled(DraftMode, [DraftMode.HIERARCHICAL]))
 def test_greedy_text_is_the_same_cold_and_warm(embedded, prompts, greedy_answers, mode):
     model, _ = embedded
     lookahead = Lookahead(LookaheadConfig(decoding_length=16, draft_mode=mode))
@@ -89,16 +96,16 @@ def test_a_stop_string_of_real_text(embedded, prompts):
     assert Lookahead().generate(model, **prompts[0], **wanted).tolist() == expected
 
 
-def test_the_probe_trusts_the_embedded_model_in_bfloat16(prompts):
-    model, _ = load_embedded(dtype=torch.bfloat16)
+def test_the_probe_trusts_the_embedded_model_in_bfloat16(embedded_bfloat16, prompts):
+    model, _ = embedded_bfloat16
     lookahead = Lookahead()  # a fallback to plain steps would warn, and warnings are errors
     lookahead.generate(model, **prompts[0], max_new_tokens=8, do_sample=False)
     assert lookahead.stats.draft_tokens > 0
 
 
-@pytest.mark.parametrize("settings", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
+@pytest.mark.parametrize("settings", sampled([SAMPLING, GREEDY], [SAMPLING]), ids=way_of)
 def test_a_padded_batch_of_real_prompts(embedded, settings):
-    model, tokenizer = embedded
+    model, tokenizer = embedded[0], deepcopy(embedded[1])
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # 5.16 reads none from the file
     chats = [[{"role": "user", "content": question}] for question in (*QUESTIONS, "Count to twelve.")]
     inputs = tokenizer.apply_chat_template(

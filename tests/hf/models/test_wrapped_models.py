@@ -2,14 +2,15 @@
 
 import pytest
 import torch
+from torch._dynamo import config as dynamo
 
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.errors import VocabularyMismatchError
 
 PROMPT = prompt(0)
-GREEDY = {"max_new_tokens": 40, "do_sample": False}
-SAMPLING = {"max_new_tokens": 40, "do_sample": True, "temperature": 0.8}
+GREEDY = {"max_new_tokens": 24, "do_sample": False}
+SAMPLING = {"max_new_tokens": 24, "do_sample": True, "temperature": 0.8}
 
 
 _DEPRECATED_BY_PEFT = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -111,12 +112,22 @@ def test_an_adapted_model_shares_the_memory_of_its_vocabulary():
         lookahead.generate(tiny_model("llama", vocab_size=99), PROMPT, **GREEDY)
 
 
+@dynamo.patch(recompile_limit=3)
 @pytest.mark.parametrize("what", ["forward", "module"])
 def test_a_compiled_model(what):
-    model = tiny_model("llama")
+    """Compiled for three shapes, which takes seconds; at others, torch runs the code as it is."""
+    model = tiny_model("llama", num_hidden_layers=1)
     if what == "forward":
-        model.forward = torch.compile(model.forward, backend="eager", dynamic=True)
-        assert_same_text(model)
+        calls, expected = [], model.generate(PROMPT, **GREEDY)
+
+        def counted(graph, _inputs):
+            return lambda *tensors: calls.append(graph) or graph(*tensors)
+
+        model.forward = torch.compile(model.forward, backend=counted, dynamic=True)
+        lookahead = Lookahead(LookaheadConfig(decoding_length=16))
+        assert lookahead.generate(model, PROMPT, **GREEDY).tolist() == expected.tolist()
+        assert len(calls) > lookahead.stats.forwards  # its steps are compiled, not its prompt alone
+        assert_same_text(model, lookahead)
     else:
         compiled = torch.compile(model, backend="eager", dynamic=True)
         lookahead = assert_same_text(compiled)

@@ -1,10 +1,12 @@
 """Every text of the engine is that of the request alone, whoever else is served."""
 
 import random
+from itertools import product
 
 import pytest
 import torch
 
+from helpers.samples import sampled
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.engine.request import Request, Sampling
@@ -63,10 +65,26 @@ def served(engine, asked, *, seed=0):
     return [list(stream.result(timeout=60).tokens) for stream in streams]
 
 
-@pytest.mark.parametrize("prefix_cache", [True, False], ids=["prefixes", "none"])
-@pytest.mark.parametrize("rows", [1, 2, 8])
-@pytest.mark.parametrize("family", ["llama", "gemma3", "fused-llama", "fused-qwen3"])
+FAMILIES = ["llama", "gemma3", "fused-llama", "fused-qwen3"]
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("family", "rows", "prefix_cache"),
+    sampled(
+        product(FAMILIES, [1, 2, 8], [True, False]),
+        [
+            *((family, 8, True) for family in FAMILIES),
+            ("llama", 1, True),
+            ("gemma3", 2, False),
+            ("fused-llama", 8, False),
+            ("fused-qwen3", 1, True),
+            ("fused-llama", 2, True),
+        ],
+    ),
+)
 def test_texts_are_those_of_generate(family, rows, prefix_cache):
+    """The sample has each family in full batches with prefixes, and both kinds in the other ways."""
     model = tiny_model(family)
     if family.startswith("fused") and unsupported_reason(model):
         pytest.skip(f"no compiled decoder here: {unsupported_reason(model)}")

@@ -5,7 +5,7 @@ import torch
 
 from helpers.fused_steps import fused_steps
 from helpers.memories import STATES, prepared
-from lookahead import Lookahead, LookaheadConfig, load_embedded
+from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cpu.kernels.attention.pieces import SPAN
 
 __all__ = ["fused_steps"]
@@ -35,8 +35,8 @@ def prompts_of(tokenizer):
     ]
 
 
-def test_in_float32_the_text_is_generates(fused_steps):
-    model, tokenizer = load_embedded(dtype=torch.float32)
+def test_in_float32_the_text_is_generates(embedded, fused_steps):
+    model, tokenizer = embedded
     short, long = prompts_of(tokenizer)
     assert short.shape[1] < 64
     assert long.shape[1] > max(600, SPAN)
@@ -51,8 +51,8 @@ def test_in_float32_the_text_is_generates(fused_steps):
 
 
 @pytest.mark.parametrize("settings", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
-def test_in_bfloat16_the_text_does_not_depend_on_what_is_drafted(settings, fused_steps):
-    model, tokenizer = load_embedded(dtype=torch.bfloat16)
+def test_in_bfloat16_the_text_does_not_depend_on_what_is_drafted(settings, embedded_bfloat16, fused_steps):
+    model, tokenizer = embedded_bfloat16
     token_ids = prompts_of(tokenizer)[0]
     texts = []
     for state, decoding_length in zip(STATES, [3, 16, 8], strict=True):

@@ -18,8 +18,8 @@ from lookahead.hf.steps.verification import COMPILED, VerificationMode
 from lookahead.hf.support.probe import probe
 
 __all__ = ["fused_steps"]
-GREEDY = {"max_new_tokens": 25, "do_sample": False}
-SAMPLING = {"max_new_tokens": 25, "do_sample": True, "temperature": 0.8}
+GREEDY = {"max_new_tokens": 16, "do_sample": False}
+SAMPLING = {"max_new_tokens": 16, "do_sample": True, "temperature": 0.8}
 
 
 def assert_same_text(model, lookahead=None):

@@ -1,6 +1,11 @@
-"""Every family, greedy and sampling: the text of `generate`; some in every draft mode and state of memory."""
+"""Every family, greedy and sampling: the text of `generate`; some in every draft mode and state of memory.
+
+`make test` takes a family of each kind, and of the products of families, draft modes and states of memory so
+many cases that each two values meet; `make verify` takes all families and whole products.
+"""
 
 from contextlib import nullcontext
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,13 +13,14 @@ import torch
 
 from helpers.memories import STATES, prepared
 from helpers.same_text import GREEDY, PLAIN, SAMPLING, assert_same_text
-from helpers.tiny_models import MAIN_FAMILIES, prompt, tiny_model
+from helpers.samples import sampled
+from helpers.tiny_models import KINDS, MAIN_FAMILIES, prompt, tiny_model
 from lookahead import DraftMemory, DraftMode, Lookahead, LookaheadConfig
 from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.budget.policy import BudgetPolicy
 from research.families.families import FAMILIES, is_installed
 
-SHORT = {"max_new_tokens": 25}  # crosses every window, chunk and boundary of the families' models
+MODES = list(DraftMode)
 PROMPTS = [prompt(seed) for seed in range(2)]
 
 IN_FLOAT64 = [
@@ -26,6 +32,7 @@ IN_FLOAT64 = [
     "llama-dynamic-rope",
     "jamba",
 ]
+IN_EACH_MODE = list(zip(["llama", "gemma3", "llama"], MODES, strict=True))
 
 
 def installed(family, dtype=torch.float32):
@@ -34,17 +41,18 @@ def installed(family, dtype=torch.float32):
     return tiny_model(family, dtype)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.matrix
+@pytest.mark.parametrize("family", sampled(FAMILIES, KINDS))
 def test_same_text_in_every_family(family):
     model = installed(family)
     lookahead = Lookahead(LookaheadConfig(decoding_length=8))
     expects_warning = pytest.warns(UserWarning, match="plain steps") if family in PLAIN else nullcontext()
-    expected = model.generate(PROMPTS[0], **{**GREEDY, **SHORT})
+    expected = model.generate(PROMPTS[0], **GREEDY)
     lookahead.memory.warm(expected.tolist())
     with expects_warning:
-        actual = lookahead.generate(model, PROMPTS[0], **{**GREEDY, **SHORT})
+        actual = lookahead.generate(model, PROMPTS[0], **GREEDY)
     assert actual.tolist() == expected.tolist()
-    assert_same_text(model, lookahead, PROMPTS[0], **{**SAMPLING, **SHORT})
+    assert_same_text(model, lookahead, PROMPTS[0], **SAMPLING)
     assert (lookahead.stats.mean_acceptance_length > 1.2) is (family not in PLAIN)
 
 
@@ -88,10 +96,20 @@ def test_same_text_with_holes_in_the_mask(family):
     assert lookahead.stats.mean_acceptance_length > 1.3
 
 
-@pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("mode", list(DraftMode))
-@pytest.mark.parametrize("family", MAIN_FAMILIES)
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("family", "mode", "state"),
+    sampled(
+        product(MAIN_FAMILIES, MODES, STATES),
+        [
+            (family, MODES[mode], STATES[(row + mode) % 3])
+            for row, family in enumerate(MAIN_FAMILIES)
+            for mode in range(3)
+        ],
+    ),
+)
 def test_same_text(family, mode, state):
+    """The sample has each family in each mode, and each of both with every state of the memory."""
     model = tiny_model(family)
     lookahead = prepared(
         LookaheadConfig(decoding_length=10, draft_mode=mode), state, model, PROMPTS, **GREEDY
@@ -103,8 +121,8 @@ def test_same_text(family, mode, state):
         assert lookahead.stats.mean_acceptance_length > 1.3  # drafts were accepted, so something was tested
 
 
-@pytest.mark.parametrize("mode", list(DraftMode))
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.matrix
+@pytest.mark.parametrize(("family", "mode"), sampled(product(["llama", "gemma3"], MODES), IN_EACH_MODE))
 def test_same_text_with_a_token_trie(family, mode):
     model = tiny_model(family)
     memory = DraftMemory(store="trie")
@@ -116,8 +134,8 @@ def test_same_text_with_a_token_trie(family, mode):
     assert lookahead.stats.mean_acceptance_length > 1.5
 
 
-@pytest.mark.parametrize("mode", list(DraftMode))
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.matrix
+@pytest.mark.parametrize(("family", "mode"), sampled(product(["llama", "gemma3"], MODES), IN_EACH_MODE))
 def test_same_text_whatever_sizes_the_budget_chooses(family, mode, monkeypatch):
     model = tiny_model(family)
     random = np.random.default_rng(4)
@@ -178,6 +196,7 @@ def test_any_size_of_draft(decoding_length, branch_length):
 
 def test_a_second_run_of_the_same_prompt_is_accepted_almost_whole():
     model = tiny_model("llama")
-    lookahead = prepared(LookaheadConfig(decoding_length=16), "warm", model, PROMPTS, **GREEDY)
-    lookahead.generate(model, PROMPTS[0], **GREEDY)
+    long = {**GREEDY, "max_new_tokens": 40}
+    lookahead = prepared(LookaheadConfig(decoding_length=16), "warm", model, PROMPTS, **long)
+    lookahead.generate(model, PROMPTS[0], **long)
     assert lookahead.last_stats.mean_acceptance_length > 4

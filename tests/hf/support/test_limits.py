@@ -9,8 +9,8 @@ from lookahead import Lookahead, LookaheadConfig
 from lookahead.errors import PromptTooLongError
 from lookahead.hf.compat.limits import DraftLimits, unknown_settings
 
-GREEDY = {"max_new_tokens": 40, "do_sample": False}
-SAMPLING = {"max_new_tokens": 40, "do_sample": True, "temperature": 0.8}
+GREEDY = {"max_new_tokens": 30, "do_sample": False}
+SAMPLING = {"max_new_tokens": 30, "do_sample": True, "temperature": 0.8}
 SWITCH = 32
 
 

@@ -1,12 +1,14 @@
 """`reproducible=True`: the text, and every bit of its logits, whatever was drafted or remembered."""
 
 import json
+from itertools import product
 
 import pytest
 import torch
 
 from helpers.memories import prepared
 from helpers.reproducible import DRAFTED, SAMPLING, WITH_LOGITS, answers, config
+from helpers.samples import sampled
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cpu.layer_attention import attend_in_layer
@@ -67,9 +69,20 @@ def attended_layers(monkeypatch):
     return dtypes
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("family", WIDE)
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    sampled(
+        product(WIDE, [torch.bfloat16, torch.float32]),
+        [
+            *((family, torch.bfloat16) for family in WIDE),
+            *((family, torch.float32) for family in ("fused-mistral", "gpt2")),
+        ],
+    ),
+    ids=str,
+)
 def test_with_the_attention_of_fused_steps(family, dtype, attended_layers):
+    """The sample has each family in bfloat16, and two kinds in float32."""
     model = tiny_model(family, dtype, **WIDE[family])
     text = assert_same_bits(model, prompt(0, 60))
     assert set(attended_layers) == {dtype}
@@ -92,9 +105,9 @@ def test_soft_caps_and_float16_are_left_to_products_of_one_shape(attended_layers
 
 
 def test_a_compiled_model_is_left_to_products_of_one_shape(attended_layers):
-    model = tiny_model("fused-llama", torch.bfloat16)
+    model = tiny_model("fused-llama", torch.bfloat16, num_hidden_layers=1)
     model.forward = torch.compile(model.forward, backend="eager", dynamic=True)
-    assert_same_bits(model, prompt(0, 60))
+    assert_same_bits(model, prompt(0, 60), drafted=[("empty", 1), ("warm", 16)])
     assert not attended_layers
     torch.compiler.reset()
 
@@ -126,9 +139,13 @@ def test_batches_with_padding(family, sampling):
 BATCHED = [("empty", 1), ("warm", 24), ("junk", 48)]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("sampling", [{}, SAMPLING], ids=["greedy", "sampling"])
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("dtype", "sampling"),
+    sampled(product(DTYPES, [{}, SAMPLING]), zip(DTYPES, [SAMPLING, {}, {}], strict=True)),
+)
 def test_rows_that_advance_and_end_each_on_its_own(dtype, sampling):
+    """The sample has each dtype, and both ways of choosing."""
     model = tiny_model("llama", dtype)
     token_ids, masked = left_padded()
     generation = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0, "eos_token_id": [11, 20, 33]}

@@ -1,6 +1,6 @@
 """Record what vLLM calls a proposer with, in vLLM's environment.
 
-    python scripts/record_vllm_calls.py MODEL OUT.json
+    python -m research.vllm.record_calls MODEL OUT.json
 
 The tests play the calls to our proposer where there is no vLLM. Eight requests, two of them equal, share a
 cache that is too small for them and read their prompts in chunks: rows are condensed and swapped, requests
@@ -13,10 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lookahead.integrations.vllm.proposer import Proposer
-
-CALLS: list[dict[str, Any]] = []
-LENGTHS: dict[str, int] = {}
 DOCUMENT = (
     "The harbour opens at six in the morning. Boats longer than twelve metres need a permit from the harbour "
     "master, which costs forty crowns. Dogs are allowed on the pier, but not on the beach. "
@@ -34,44 +30,18 @@ QUESTIONS = (
 MAX_TOKENS = (40, 24, 40, 31, 17, 48, 12, 8)
 
 
-class RecordingProposer(Proposer):
-    """Notes each call before it is answered."""
-
-    def propose(
-        self, sampled_token_ids: Any, num_tokens_no_spec: Any, token_ids_cpu: Any, **others: Any
-    ) -> list[list[int]]:
-        """Note a call: of each row only the tokens that are new since the request's last one."""
-        view = self._runner._view  # noqa: SLF001  what the proposer itself is about to take
-        rows = []
-        for row, sampled in enumerate(sampled_token_ids):
-            name, length = view.request_ids[row], int(num_tokens_no_spec[row])
-            known = min(LENGTHS.get(name, 0), length)
-            LENGTHS[name] = length
-            new = token_ids_cpu[row, known:length].tolist()
-            rows.append({"id": name, "sampled": sampled, "length": length, "known": known, "new": new})
-        CALLS.append(
-            {
-                "rows": rows,
-                "alive": sorted(view.requests),
-                "scheduled": view.scheduled_tokens,
-                "drafts": view.draft_tokens,
-            }
-        )
-        return super().propose(sampled_token_ids, num_tokens_no_spec, token_ids_cpu, **others)
-
-
 def main() -> None:
     """Answer the requests and write what was recorded."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     from vllm import LLM, SamplingParams  # noqa: PLC0415
 
-    sys.modules["recorder"] = sys.modules["__main__"]  # vLLM imports the class by name
     llm: Any = LLM(
         sys.argv[1],
         dtype="float32",
         max_num_seqs=4,
         max_model_len=256,
         enforce_eager=True,
+        disable_log_stats=False,
         enable_prefix_caching=False,
         block_size=32,
         num_gpu_blocks_override=12,
@@ -80,7 +50,7 @@ def main() -> None:
         enable_chunked_prefill=True,
         speculative_config={
             "method": "custom_class",
-            "model": "recorder.RecordingProposer",
+            "model": "research.vllm.recording.RecordingProposer",
             "num_speculative_tokens": 8,
         },
         additional_config={"lookahead": {"budget": "all"}},
@@ -94,6 +64,8 @@ def main() -> None:
         extra = {"lookahead_namespace": f"tenant-{number % 2}"}
         parameters.append(SamplingParams(temperature=0, max_tokens=tokens, extra_args=extra))
     outputs = llm.generate(prompts, parameters, use_tqdm=False)
+    from research.vllm.recording import CALLS  # noqa: PLC0415  before vLLM, numba ends its start
+
     preempted = [one.value for one in llm.get_metrics() if one.name == "vllm:num_preemptions"]
     requests = {
         name: {"prompt": output.prompt_token_ids, "max_tokens": tokens, "namespace": f"tenant-{number % 2}"}
