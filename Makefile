@@ -85,7 +85,7 @@ verify: $(INSTALLED)  ## compare answers of the embedded model with `generate`, 
 	$(BIN)/python scripts/verify_engine.py $(ROWS)
 	$(MAKE) verify-tests
 
-verify-tests: $(INSTALLED)  ## the part of it that is tests: of `make test` samples, all cases
+verify-tests: $(INSTALLED)  ## all cases of the tests of which `make test` has a sample; a part of `make verify`
 	OMP_NUM_THREADS=1 LOOKAHEAD_WHOLE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m matrix
 
 serve: $(INSTALLED)  ## serve the embedded model at http://127.0.0.1:8000, with a page to chat

@@ -65,9 +65,11 @@ class AblatedStore:
             request, decoding_length=decoding_length, branch_length=branch_length, mode=mode
         )
 
-    def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
+    def recycle(
+        self, request: RequestId, token_ids: TokenIds, successors: Int32Array, *, accepted: int = 0
+    ) -> None:
         """Recycle the model's most probable successors."""
-        self._store.recycle(request, token_ids, successors)
+        self._store.recycle(request, token_ids, successors, accepted=accepted)
 
     def learn_vocabulary(self, successors: Int32Array) -> None:
         """Learn the probable successors of each token of the vocabulary."""
@@ -171,7 +173,9 @@ class WithoutAnswers(WithoutEarlierAnswers):
     ) -> None:
         """Do nothing until the prompt comes."""
 
-    def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
+    def recycle(
+        self, request: RequestId, token_ids: TokenIds, successors: Int32Array, *, accepted: int = 0
+    ) -> None:
         """Recycle nothing, since no request is open."""
 
     def sources(self, request: RequestId) -> Int32Array:  # noqa: ARG002

@@ -20,9 +20,12 @@ from lookahead.bench.replay.drafters import StoreDrafter
 from lookahead.bench.replay.replay import ReplayResult, Tally, replay
 from lookahead.config import LookaheadConfig
 from lookahead.drafting.arrays import Float64Array, Int32Array
+from lookahead.drafting.growth.candidates import GUESSED
 from lookahead.drafting.log.calibration import (
     AGES,
     BIASES,
+    COLUMNS,
+    HINT_BIASES,
     INITIAL_SQUARES,
     NO_SUCCESSORS,
     NONE_SLOPE,
@@ -141,9 +144,9 @@ def weight_design() -> torch.Tensor:
         (source > 0) * age,
         rank == NO_SUCCESSORS,
     ]
-    design = np.zeros((BIASES + len(source), 2 + len(features)))
+    design = np.zeros((COLUMNS, 2 + len(features)))
     design[[SLOPES + 1, SLOPES + 2], [0, 1]] = 1.0
-    design[BIASES:, 2:] = np.stack(features, axis=1)
+    design[BIASES:HINT_BIASES, 2:] = np.stack(features, axis=1)
     return torch.tensor(design)
 
 
@@ -160,7 +163,8 @@ def fit_weights(predictions: list[Prediction]) -> tuple[Float64Array, Float64Arr
     is_none, sources = torch.isinf(evidence), features // (RANKS * AGES)
     evidence[is_none] = 0.0
     base = torch.zeros(initial_weights().shape[1], dtype=torch.float64)
-    base[NONE_SLOPE] = base[SLOPES] = 1.0  # these two slopes are fixed at 1
+    base[NONE_SLOPE] = base[SLOPES] = 1.0  # these slopes are fixed
+    base[SLOPES + GUESSED] = initial_weights()[VALUE, SLOPES + GUESSED]
     design = weight_design()
 
     def loss(parameters: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The requests' view of the memory: their prompts come with them and go with them."""
 
 import numpy as np
+import pytest
 
 from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.budget.policy import BudgetPolicy
@@ -9,6 +10,8 @@ from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie.token_trie import TokenTrie
+
+pytestmark = pytest.mark.usefixtures("matches_alone")
 
 SECONDS = {"model_s": 0.05, "cache_s": 0.0, "draft_s": 0.0001, "recycle_s": 0.0005}
 
@@ -146,7 +149,8 @@ def test_the_prompts_own_logits_are_recycled():
     drafter.learn([8])
     drafter.recycle_prompt(np.array([[40], [50], [60], [8]], np.int32))  # one more than the prompt has tokens
     drafter.learn([6])
-    assert sorted(drafter.propose(max_depth=1).token_ids.tolist()) == [6, 7, 60]
+    # 60 follows a 6, 7 did; 50 was likely after the 5
+    assert sorted(drafter.propose(max_depth=1).token_ids.tolist()) == [6, 7, 50, 60]
 
 
 def test_a_trie_does_not_recycle():

@@ -1,6 +1,7 @@
 """Memories to draft from by hand, and drafts as lists of branches."""
 
 from lookahead.config import DraftMode
+from lookahead.drafting.growth.frequent import new_counts
 from lookahead.drafting.log.calibration import initial_weights
 from lookahead.drafting.log.matches import initial_hit_rates
 from lookahead.drafting.log.ring import SMALLEST_RING, ring_bytes
@@ -10,7 +11,7 @@ from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.store import Origin
 from lookahead.drafting.trie.token_trie import TokenTrie
 
-LEARNED = initial_hit_rates().nbytes + initial_weights().nbytes
+LEARNED = initial_hit_rates().nbytes + initial_weights().nbytes + new_counts().nbytes
 MIN_MEMORY = LEARNED + names_bytes(0) + 4 * max(2 * ring_bytes(SMALLEST_RING), table_bytes(SMALLEST_TABLE))
 """Bytes for 256 shared tokens, a few names, the log of one live request, and a table of 64 buckets."""
 

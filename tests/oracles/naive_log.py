@@ -14,17 +14,23 @@ from math import exp, log, sqrt
 
 from lookahead.config import DraftMode
 from lookahead.drafting.growth.best_first import MIN_PROBABILITY
-from lookahead.drafting.growth.candidates import MIN_SHARE, OWN, RECYCLED, SHARED
+from lookahead.drafting.growth.candidates import GUESSED, MIN_SHARE, OWN, RECYCLED, SHARED
+from lookahead.drafting.growth.frequent import COUNTED, FREQUENT, new_counts
+from lookahead.drafting.growth.ranks import RANK_BUCKETS, UNRANKED_BUCKET
+from lookahead.drafting.growth.runner_ups import ALTERNATIVES, DECAY, KEPT, RUNNER_UPS
 from lookahead.drafting.log import ring as log_ring
 from lookahead.drafting.log import token_log
 from lookahead.drafting.log.calibration import (
     AGES,
     BIASES,
+    HINT_BIASES,
     LEARNING_RATE,
     MIN_EVIDENCE,
+    NO_ALTERNATIVES,
     NO_SUCCESSORS,
     NONE_BIAS,
     NONE_SLOPE,
+    NOT_ALTERNATIVE,
     RANKS,
     SLOPES,
     SOURCES,
@@ -183,6 +189,7 @@ class Candidate:
     token: int
     feature: tuple[int, int, int]  # source, rank among the model's successors, age
     evidence: float
+    hints: tuple[tuple[int, int, int, int], ...] = ()  # which, bucket, are successors known, is it node 0
     probability: float = 0.0
 
 
@@ -196,18 +203,44 @@ class Prediction:
 
 
 class CalibrationState:
-    """Hit rates as counts, and weights as pairs of a value and the sum of its squared gradients."""
+    """Hit rates as counts, weights as pairs of a value and the sum of its squared gradients, token counts."""
 
     def __init__(self):
         self.hit_rates = initial_hit_rates().reshape(2, LENGTHS, VARIETIES, CROWDS, 2).tolist()
         pairs = initial_weights().T
         self.none_bias, self.none_slope = pairs[NONE_BIAS].tolist(), pairs[NONE_SLOPE].tolist()
         self.slopes = pairs[SLOPES:BIASES].tolist()
-        self.biases = pairs[BIASES:].reshape(SOURCES, RANKS, AGES, 2).tolist()
+        self.biases = pairs[BIASES:HINT_BIASES].reshape(SOURCES, RANKS, AGES, 2).tolist()
+        hints = pairs[HINT_BIASES:].reshape(-1, 2, 2, 2).tolist()
+        places = ALTERNATIVES + 2
+        self.hint_biases = (
+            hints[:places],
+            hints[places : places + RANK_BUCKETS],
+            hints[places + RANK_BUCKETS :],
+        )
+        self.counts: list[list[int]] = []  # [token, count], the highest count first
 
     def bias(self, feature):
         source, rank, age = feature
         return self.biases[source][rank][age]
+
+    def hint_bias(self, hint):
+        which, bucket, is_known, is_root = hint
+        return self.hint_biases[which][bucket][is_known][is_root]
+
+    def count(self, token):
+        place = next((i for i, (counted, _) in enumerate(self.counts) if counted == token), None)
+        if place is None and len(self.counts) < COUNTED:
+            self.counts.append([token, 0])
+        place = len(self.counts) - 1 if place is None else place
+        entry = self.counts.pop(place)
+        entry[0], entry[1] = token, entry[1] + 1
+        while place > 0 and self.counts[place - 1][1] < entry[1]:
+            place -= 1
+        self.counts.insert(place, entry)
+
+    def frequent(self):
+        return [token for token, _ in self.counts[:FREQUENT]]
 
     def bucket(self, source, length, offered, votes):
         variety = 0 if offered == 1 else 1 if offered == 2 else 2 if offered <= 5 else 3
@@ -217,7 +250,10 @@ class CalibrationState:
     def softmax(self, prediction):
         none = self.none_bias[0] + self.none_slope[0] * prediction.rest
         scores = [
-            self.slopes[candidate.feature[0]][0] * candidate.evidence + self.bias(candidate.feature)[0]
+            sum(
+                (self.hint_bias(hint)[0] for hint in candidate.hints),
+                self.slopes[candidate.feature[0]][0] * candidate.evidence + self.bias(candidate.feature)[0],
+            )
             for candidate in prediction.candidates
         ]
         highest = max([none, *scores])
@@ -235,6 +271,8 @@ class CalibrationState:
             error = came - candidate.probability
             move(self.slopes[candidate.feature[0]], error * candidate.evidence)
             move(self.bias(candidate.feature), error)
+            for hint in candidate.hints:
+                move(self.hint_bias(hint), error)
         if prediction.candidates:
             move(self.none_slope, (missed - rest) * prediction.rest)
             move(self.none_bias, missed - rest)
@@ -255,11 +293,37 @@ class Request:
     owner: int
     readable: list[int]
     calibration: CalibrationState
+    alternatives: list[int] = field(default_factory=list)  # of the newest token
+    runner_ups: list[list] = field(default_factory=list)  # [token, score], the highest score first
     own: Log | None = None  # None where the live requests left no room for it
     sequence: list[int] = field(default_factory=list)
     answer: list[int] = field(default_factory=list)
     max_nodes: int = 1  # of all its drafts so far: there is room for as many
     draft: list[tuple[int, int, float, Prediction]] = field(default_factory=list)
+
+    def note(self, rows, came):
+        """Note the model's choices along the text, and what came instead."""
+        for row, token in zip(rows, came, strict=True):
+            kept = [[other, score * DECAY] for other, score in self.runner_ups]
+            self.runner_ups = [entry for entry in kept if entry[1] >= 0.01]
+            for rank, choice in enumerate(row[:ALTERNATIVES]):
+                self.raise_score(choice, 1.0 / (1 + rank))
+            self.runner_ups = [entry for entry in self.runner_ups if entry[0] != token]
+        self.alternatives = list(rows[-1][:ALTERNATIVES]) if rows else self.alternatives
+
+    def raise_score(self, token, score):
+        ups = self.runner_ups
+        place = next((i for i, (other, _) in enumerate(ups) if other == token), len(ups))
+        if place < len(ups):
+            score += ups.pop(place)[1]
+        elif len(ups) == KEPT:
+            if ups[-1][1] >= score:
+                return
+            ups.pop()
+            place -= 1
+        while place > 0 and ups[place - 1][1] < score:
+            place -= 1
+        ups.insert(place, [token, score])
 
 
 class NaiveLog:
@@ -267,7 +331,8 @@ class NaiveLog:
         self.max_shared = affordable_tokens(max_bytes // 2 + 8)
         self.max_calibrations = max(1, min(1024, max_bytes // 2**20))
         self.calibrations: dict[int, CalibrationState] = {}  # the last one used is the last one
-        learned = self.max_calibrations * (initial_hit_rates().nbytes + initial_weights().nbytes)
+        arrays = (initial_hit_rates(), initial_weights(), new_counts())
+        learned = self.max_calibrations * sum(array.nbytes for array in arrays)
         self.own_budget = (max_bytes - learned - names_bytes(max_bytes) - ring_bytes(self.max_shared)) // 2
         max_buckets = affordable_buckets(self.own_budget)
         self.shared = Log(min(token_log._FIRST_RING, self.max_shared))
@@ -288,12 +353,17 @@ class NaiveLog:
     def open(self, name, *, namespace=DEFAULT_NAMESPACE, reads=()):
         owner = self.owner(namespace)
         others = [self.owners[read] for read in reads if read in self.owners and read != namespace]
+        readable = list(dict.fromkeys([owner, *others]))
+        self.requests[name] = Request(owner, readable, self.calibration(owner))
+        return self.requests[name]
+
+    def calibration(self, owner):
+        """That of a namespace, which becomes the last one used."""
         calibration = self.calibrations.pop(owner, None) or CalibrationState()
         self.calibrations[owner] = calibration
         if len(self.calibrations) > self.max_calibrations:
             del self.calibrations[next(iter(self.calibrations))]
-        self.requests[name] = Request(owner, list(dict.fromkeys([owner, *others])), calibration)
-        return self.requests[name]
+        return calibration
 
     def insert(self, name, tokens, origin):
         if not tokens:
@@ -306,6 +376,10 @@ class NaiveLog:
         if request.own:
             request.own.append(tokens, NO_OWNER)
         request.sequence += tokens
+        request.alternatives = []
+        if origin is Origin.OUTPUT:
+            for token in tokens:
+                request.calibration.count(token)
         if origin is Origin.OUTPUT or self.remember_prompts:
             request.answer += tokens
 
@@ -320,7 +394,11 @@ class NaiveLog:
         if request.own:
             request.own.make_room(count, max_tokens)
 
-    def recycle(self, name, tokens, successors):
+    def recycle(self, name, tokens, successors, *, accepted=0):
+        request = self.requests[name]
+        if accepted:
+            rows = [list(row) for row in successors[len(successors) - accepted :]]
+            request.note(rows, [*tokens[len(tokens) - accepted + 1 :], request.sequence[-1]])
         for token, row in zip(tokens, successors, strict=True):
             self.successors.write(self.requests[name].owner, token, row)
         self.drop_names()
@@ -338,7 +416,10 @@ class NaiveLog:
 
     def remember(self, tokens, namespace):
         if tokens:
-            self.append_shared(tokens, self.owner(namespace))
+            owner = self.owner(namespace)
+            self.append_shared(tokens, owner)
+            for token in tokens:
+                self.calibration(owner).count(token)
             self.drop_names()
 
     def append_shared(self, tokens, owner):
@@ -396,10 +477,9 @@ class NaiveLog:
         ]
         return sorted(matches, key=lambda match: match.rank)
 
-    def predict(self, request, matches, depth, last_token):
+    def predict(self, request, matches, depth, probability, successors, alternatives):
         prediction = Prediction()
         left = 1.0
-        successors = self.successors.read(request.readable, last_token)
         known: set[int] = set()
         for (length, source), ranked in groupby(matches, key=lambda match: match.rank):
             if left <= MIN_SHARE:
@@ -426,6 +506,16 @@ class NaiveLog:
                 for token in dict.fromkeys(successors)
                 if token not in known
             ]
+            most = 8 if probability < 0.2 else 16 if probability < 0.5 else FREQUENT
+            runner_ups = [token for token, _ in request.runner_ups[: RUNNER_UPS // 2]]
+            guesses = [*alternatives, *runner_ups, *request.calibration.frequent()[:most]]
+            prediction.candidates += [
+                Candidate(token, feature_index(GUESSED, token, successors, request), prediction.rest)
+                for token in dict.fromkeys(guesses if probability >= 0.1 else [])
+                if token not in known and token not in successors
+            ]
+        for candidate in prediction.candidates:
+            candidate.hints = hints_of(request, candidate.token, successors, alternatives, int(depth == 0))
         request.calibration.softmax(prediction)
         return prediction
 
@@ -436,7 +526,7 @@ class NaiveLog:
         request.max_nodes = max(request.max_nodes, decoding_length)
         nodes = [(request.sequence[-1], -1, 0, 1.0)]
         lists = [self.find(request, request.sequence, 0)]
-        predictions = []
+        predictions, rows = [], {}
         found = len(lists[0])
         max_found = matches_for(request.max_nodes)
         max_candidates = candidates_for(request.max_nodes) - MAX_NODE_CANDIDATES
@@ -447,7 +537,12 @@ class NaiveLog:
             prediction = Prediction()
             if depth < branch_length and waiting.would_accept(probability * MIN_CHILD_RATIO):
                 if sum(len(before.candidates) for before in predictions) <= max_candidates:
-                    prediction = self.predict(request, lists[node], depth, token)
+                    successors = self.successors.read(request.readable, token)
+                    rows[node] = successors
+                    alternatives = rows[nodes[node][1]] if node else request.alternatives
+                    prediction = self.predict(
+                        request, lists[node], depth, probability, successors, alternatives
+                    )
                 likely = prediction.candidates
                 if mode is DraftMode.SINGLE and likely:
                     likely = [max(likely, key=lambda candidate: candidate.probability)]
@@ -509,6 +604,21 @@ def feature_index(source, token, successors, request):
     if token in successors:
         rank = successors.index(token)
     return source, rank, request.own.age(token) if request.own else 0
+
+
+def hints_of(request, token, successors, alternatives, is_root):
+    place = alternatives.index(token) if token in alternatives else NOT_ALTERNATIVE
+    frequent = request.calibration.frequent()
+    runner_ups = [other for other, _ in request.runner_ups[:RUNNER_UPS]]
+    buckets = [
+        ranked.index(token).bit_length() if token in ranked else UNRANKED_BUCKET
+        for ranked in (frequent, runner_ups)
+    ]
+    cases = int(bool(successors)), is_root
+    return tuple(
+        (which, bucket, *cases)
+        for which, bucket in enumerate([place if alternatives else NO_ALTERNATIVES, *buckets])
+    )
 
 
 def path_to(nodes, node):

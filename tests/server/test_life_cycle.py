@@ -17,7 +17,7 @@ import pytest
 
 from helpers.live_server import serving
 from helpers.tiny_models import tiny_model, tiny_tokenizer
-from lookahead import DraftMemory
+from lookahead import DraftMemory, LookaheadConfig
 from lookahead.engine import EngineSettings
 
 pytestmark = pytest.mark.model
@@ -37,7 +37,8 @@ MAX_SECONDS = 30
 def small(live):
     """The same model with two rows and room for two more."""
     settings = EngineSettings(max_rows=2, max_queued=2)
-    with serving(live.model, live.tokenizer, engine=settings, drain_s=1) as server:
+    config = LookaheadConfig(decoding_length=8)  # step times need not be measured
+    with serving(live.model, live.tokenizer, config=config, engine=settings, drain_s=1) as server:
         yield server
 
 

@@ -19,6 +19,7 @@ KEYS = [
     (B, Access(("tenant-b",))),
     (ADMIN, Access(None, is_admin=True)),
 ]
+FIXED = LookaheadConfig(decoding_length=8)
 # long enough for blocks of the prefix cache
 STORY = "Repeat this: the grey cat sat on the red mat and looked at the blue bird. " * 5
 
@@ -26,8 +27,7 @@ STORY = "Repeat this: the grey cat sat on the red mat and looked at the blue bir
 @pytest.fixture(scope="module")
 def guarded(live):
     """Drafts of a fixed size: the automatic one depends on how long steps take."""
-    config = LookaheadConfig(decoding_length=8)
-    with serving(live.model, live.tokenizer, config=config, keys=KeyRing(KEYS)) as server:
+    with serving(live.model, live.tokenizer, config=FIXED, keys=KeyRing(KEYS)) as server:
         yield server
 
 
@@ -159,7 +159,7 @@ def test_only_the_operator_comes_before_others(guarded):
 
 
 def test_a_server_without_keys_answers_to_its_own_name_only(live):
-    with serving(live.model, live.tokenizer, allowed_hosts=("127.0.0.1", "[::1]")) as server:
+    with serving(live.model, live.tokenizer, config=FIXED, allowed_hosts=("127.0.0.1", "[::1]")) as server:
         assert httpx.get(f"{server.url}/v1/models").status_code == 200
         for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example"):
             refused = httpx.get(f"{server.url}/v1/models", headers={"host": host})

@@ -1,7 +1,4 @@
-"""The server's texts, log-probabilities and choices are those of `generate`, alone and under load.
-
-In `make verify`, the answers are twice as long.
-"""
+"""The server's texts, log-probabilities and choices are those of `generate`, alone and under load."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,9 +6,7 @@ import openai
 import pytest
 import torch
 
-from helpers.samples import IS_WHOLE
-
-pytestmark = [pytest.mark.model, pytest.mark.matrix]
+pytestmark = pytest.mark.model
 
 QUESTIONS = [
     "What is the capital of France?",
@@ -19,7 +14,7 @@ QUESTIONS = [
     "Repeat: the cat sat on the mat, the cat sat on the mat.",
     "Why is the sky blue?",
 ]
-TOKENS = 24 if IS_WHOLE else 12
+TOKENS = 24
 
 
 @pytest.fixture(scope="module")

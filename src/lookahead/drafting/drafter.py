@@ -82,7 +82,7 @@ class RequestDrafter:
     def recycle_prompt(self, successors: Int32Array) -> None:
         """Remember the model's top-k after each of the prompt's last tokens, int32 [m, k]."""
         tokens = self._prompt[-len(successors) :]
-        self._store.recycle(self._request, tokens, successors[-len(tokens) :])
+        self._store.recycle(self._request, tokens, successors[-len(tokens) :], accepted=len(tokens))
 
     def recycle(self, draft: DraftTree, path: list[int], successors: Int32Array) -> None:
         """Remember the model's top-k after the nodes it verified.
@@ -95,7 +95,7 @@ class RequestDrafter:
         is_rejected = np.ones(len(draft), np.bool_)
         is_rejected[path] = False
         order = np.concatenate([np.flatnonzero(is_rejected), path])
-        self._store.recycle(self._request, draft.token_ids[order], successors[order])
+        self._store.recycle(self._request, draft.token_ids[order], successors[order], accepted=len(path))
 
     def close(self) -> None:
         """Forget the prompt, whether the request ended or was aborted."""

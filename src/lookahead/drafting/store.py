@@ -90,13 +90,17 @@ class DraftStore(Protocol):
             ValueError: `decoding_length` is less than 1.
         """
 
-    def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
+    def recycle(
+        self, request: RequestId, token_ids: TokenIds, successors: Int32Array, *, accepted: int = 0
+    ) -> None:
         """Remember the model's most probable next tokens after tokens, in the request's namespace.
 
         Args:
             request: One that has inserted at least one token.
             token_ids: m tokens that the model has just read.
             successors: int32 [m, k], the most probable next tokens after each, best first; 8 are kept.
+            accepted: How many of the tokens, the last ones, are the text itself, in order; after them came
+                the request's newest token. The others were drafted and rejected.
 
         Raises:
             KeyError: The request is unknown, or has been forgotten.

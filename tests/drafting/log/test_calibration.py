@@ -7,21 +7,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookahead.drafting.growth.candidates import OWN, RECYCLED, SHARED
+from lookahead.drafting.growth.candidates import GUESSED, OWN, RECYCLED, SHARED
+from lookahead.drafting.growth.ranks import RANK_BUCKETS
+from lookahead.drafting.growth.runner_ups import ALTERNATIVES
 from lookahead.drafting.log.calibration import (
     AGES,
+    ALTERNATIVE,
     BIASES,
+    COLUMNS,
     FEATURES,
+    FREQUENT_RANK,
+    HINT_BIASES,
+    HINT_FEATURES,
+    HINTS,
     MIN_EVIDENCE,
     NO_SUCCESSORS,
     NONE_BIAS,
     NONE_SLOPE,
     RANKS,
+    RUNNER_UP,
     SOURCES,
     SQUARES,
     UNRANKED,
     VALUE,
     feature_index,
+    hint_feature,
     initial_weights,
     softmax_with_none,
     source_of_feature,
@@ -30,12 +40,32 @@ from lookahead.drafting.log.calibration import (
 from lookahead.drafting.log.successors import SUCCESSORS
 
 
-def weighed(features, evidence, none, weights):
+def different_hints(count):
+    """Hints that no two candidates share."""
+    hints = (ALTERNATIVE, FREQUENT_RANK, RUNNER_UP)
+    numbers = [[hint_feature(hint, place % RANK_BUCKETS, 0, 0) for hint in hints] for place in range(count)]
+    return np.array(numbers, np.int32).reshape(-1, HINTS)
+
+
+def weighed(features, evidence, none, weights, hints=None):
     probabilities = np.empty(len(features))
+    hints = different_hints(len(features)) if hints is None else hints.astype(np.int32)
     softmax_with_none(
-        np.array(features, np.int32), np.array(evidence, np.float64), none, weights, probabilities
+        np.array(features, np.int32), hints, np.array(evidence, np.float64), none, weights, probabilities
     )
     return probabilities
+
+
+def test_each_hint_has_numbers_of_its_own():
+    buckets = {ALTERNATIVE: ALTERNATIVES + 2, FREQUENT_RANK: RANK_BUCKETS, RUNNER_UP: RANK_BUCKETS}
+    numbers = [
+        hint_feature(hint, bucket, known, root)
+        for hint, count in buckets.items()
+        for bucket in range(count)
+        for known in (0, 1)
+        for root in (0, 1)
+    ]
+    assert sorted(numbers) == list(range(HINT_FEATURES))
 
 
 def test_each_feature_has_a_number_of_its_own_and_tells_its_source():
@@ -53,6 +83,8 @@ def test_each_feature_has_a_number_of_its_own_and_tells_its_source():
         ((SHARED, 2, 1), -2.0, -1.4 - 0.1 - 0.5 * math.log(3) + 0.4),
         ((SHARED, NO_SUCCESSORS, 0), -2.0, -1.4 - 0.1 - 0.75),
         ((RECYCLED, 7, 2), -0.5, -0.3 - 2.0 - 0.9 * math.log(8) + 0.8),
+        ((GUESSED, UNRANKED, 2), -0.5, -0.3 - 4.0 + 0.8),
+        ((GUESSED, NO_SUCCESSORS, 0), -0.5, -0.3 - 4.0),
     ],
 )
 def test_at_first_a_candidate_has_the_documented_score(feature, evidence, score):
@@ -61,9 +93,9 @@ def test_at_first_a_candidate_has_the_documented_score(feature, evidence, score)
 
 
 def test_at_first_what_was_seen_lately_and_what_the_model_likes_is_more_probable():
-    biases = initial_weights()[VALUE, BIASES:].reshape(SOURCES, RANKS, AGES)
+    biases = initial_weights()[VALUE, BIASES:HINT_BIASES].reshape(SOURCES, RANKS, AGES)
     assert (np.diff(biases, axis=2) > 0).all()
-    assert (np.diff(biases[:, :NO_SUCCESSORS], axis=1) < 0).all()
+    assert (np.diff(biases[:GUESSED, :NO_SUCCESSORS], axis=1) < 0).all()
 
 
 def test_at_first_the_models_better_successors_are_more_probable():
@@ -86,14 +118,19 @@ CANDIDATE = st.tuples(st.integers(0, FEATURES - 1), st.floats(math.log(MIN_EVIDE
 def test_probabilities_are_probabilities_that_leave_something_to_none_of_them(candidates, none, first, seed):
     weights = initial_weights()
     weights[VALUE, :BIASES] = first
-    weights[VALUE, BIASES:] = np.random.default_rng(seed).normal(0, 10, FEATURES)
-    probabilities = weighed([f for f, _ in candidates], [e for _, e in candidates], none, weights)
+    random = np.random.default_rng(seed)
+    weights[VALUE, BIASES:] = random.normal(0, 10, COLUMNS - BIASES)
+    hints = random.integers(0, HINT_FEATURES, (len(candidates), HINTS))
+    probabilities = weighed([f for f, _ in candidates], [e for _, e in candidates], none, weights, hints)
     assert np.isfinite(probabilities).all()
     assert (probabilities >= 0).all()
     assert probabilities.sum() <= 1 + 1e-12
     scores = [weights[VALUE, NONE_BIAS] + weights[VALUE, NONE_SLOPE] * none]
     scores += [
-        weights[VALUE, 2 + source_of_feature(f)] * e + weights[VALUE, BIASES + f] for f, e in candidates
+        weights[VALUE, 2 + source_of_feature(f)] * e
+        + weights[VALUE, BIASES + f]
+        + weights[VALUE, HINT_BIASES + its_hints].sum()
+        for (f, e), its_hints in zip(candidates, hints, strict=True)
     ]
     exact = np.exp(scores - np.max(scores))
     np.testing.assert_allclose(probabilities, exact[1:] / exact.sum(), atol=1e-12)
@@ -102,9 +139,10 @@ def test_probabilities_are_probabilities_that_leave_something_to_none_of_them(ca
 def learn_often(tokens, features, evidence, none, coming):
     weights = initial_weights()
     features, evidence = np.array(features, np.int32), np.log(evidence)
+    tokens, hints = np.array(tokens, np.int32), different_hints(len(features))
     for token in coming:
         probabilities = weighed(features, evidence, none, weights)
-        update_weights(np.array(tokens, np.int32), features, evidence, none, probabilities, weights, token)
+        update_weights(tokens, features, hints, evidence, none, probabilities, weights, token)
     return weighed(features, evidence, none, weights), weights
 
 
@@ -123,14 +161,15 @@ def test_the_weights_learn_which_of_two_kinds_of_candidates_comes():
         feature_index(OWN, 0, 1),
     ]  # the sources give the first one more
     probabilities, _ = learn_often([8, 7], features, [0.7, 0.2], math.log(0.1), coming)
-    np.testing.assert_allclose(probabilities, [0.3, 0.6], atol=0.06)
+    np.testing.assert_allclose(probabilities, [0.3, 0.6], atol=0.08)
 
 
 def test_what_was_not_asked_learns_nothing():
     feature = feature_index(OWN, 3, 2)
     _, weights = learn_often([7], [feature], [0.5], math.log(0.5), [7] * 10)
     moved = np.flatnonzero(weights[VALUE] != initial_weights()[VALUE])
-    assert moved.tolist() == [NONE_BIAS, NONE_SLOPE, 2 + OWN, BIASES + feature]
+    hints = HINT_BIASES + different_hints(1)[0]
+    assert moved.tolist() == [NONE_BIAS, NONE_SLOPE, 2 + OWN, BIASES + feature, *hints]
     assert np.flatnonzero(weights[SQUARES] != initial_weights()[SQUARES]).tolist() == moved.tolist()
 
 

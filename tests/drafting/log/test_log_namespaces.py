@@ -13,6 +13,8 @@ from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.store import DEFAULT_NAMESPACE, Origin
 from oracles.naive_log import heads_of
 
+pytestmark = pytest.mark.usefixtures("matches_alone")
+
 PROMPT, OUTPUT = Origin.PROMPT, Origin.OUTPUT
 
 
@@ -106,7 +108,7 @@ def test_a_recycled_successor_that_is_given_twice_is_one_node():
     log = TokenLog()
     log.insert("now", [1], PROMPT)
     log.recycle("now", [1], [[2, 2, 3, 2]])
-    assert propose(log).token_ids.tolist() == [1, 2, 3]
+    assert propose(log, depth=1).token_ids.tolist() == [1, 2, 3]
 
 
 def test_the_first_readable_namespace_that_knows_any_successors_tells_them():
@@ -118,7 +120,7 @@ def test_the_first_readable_namespace_that_knows_any_successors_tells_them():
     opened(log, "now", "tenant", [9], reads=["library"])
     for token, expected in [(1, 6), (2, 5), (3, 6)]:
         log.insert("now", [token], PROMPT)
-        assert branches(propose(log)) == [[expected]]
+        assert branches(propose(log, depth=1)) == [[expected]]
     opened(log, "stranger", "stranger", [3])
     assert branches(propose(log, "stranger")) == []
 
@@ -132,9 +134,9 @@ def test_of_several_namespaces_read_the_first_named_is_asked_first(reads, expect
         log.forget("earlier")
         log.remember([2, successor], namespace)
     opened(log, "now", "tenant", [1], reads=reads)
-    assert branches(propose(log)) == [[expected]]
+    assert branches(propose(log, depth=1)) == [[expected]]
     log.insert("now", [2], PROMPT)
-    assert first_tokens(propose(log)) == [expected, 11 - expected]
+    assert first_tokens(propose(log, depth=1)) == [expected, 11 - expected]
 
 
 def test_recycled_successors_of_matched_tokens_add_to_matches():
@@ -241,7 +243,7 @@ def test_snapshots_merge_by_the_names_of_namespaces():
     hit_rates = log.snapshot()["hit_rates"]
     other.remember([3, 4], DEFAULT_NAMESPACE)
     known = other._namespaces.named(DEFAULT_NAMESPACE)
-    other._calibrations.of(known.owner).hit_rates[:] += 1
+    other._calibrations.of(known.owner).calibration.hit_rates[:] += 1
     log.absorb(other.snapshot(), calibration=False)
     assert log.tokens_by_namespace() == {"one": 4, "two": 2, DEFAULT_NAMESPACE: 2}
     assert (log.snapshot()["hit_rates"] == hit_rates).all()

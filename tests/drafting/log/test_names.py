@@ -13,6 +13,8 @@ from lookahead.drafting.store import MAX_NAMESPACE_BYTES, Origin
 from lookahead.drafting.trie.token_trie import TokenTrie
 from lookahead.errors import ConfigError, UnsupportedMemoryError
 
+pytestmark = pytest.mark.usefixtures("matches_alone")
+
 PROMPT, OUTPUT = Origin.PROMPT, Origin.OUTPUT
 
 

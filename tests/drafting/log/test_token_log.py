@@ -25,6 +25,8 @@ from lookahead.drafting.store import Origin
 from lookahead.errors import ConfigError
 from oracles.naive_log import heads_of
 
+pytestmark = pytest.mark.usefixtures("matches_alone")
+
 PROMPT, OUTPUT = Origin.PROMPT, Origin.OUTPUT
 
 

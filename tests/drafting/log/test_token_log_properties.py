@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from helpers.drafts import MIN_MEMORY
+from helpers.samples import examples
 from lookahead.config import DraftMode
 from lookahead.drafting.log import ring as log_ring
 from lookahead.drafting.log import token_log
@@ -51,6 +52,7 @@ def assert_same_memory(log, naive):
         calibration.none_slope,
         *calibration.slopes,
         *np.reshape(calibration.biases, (-1, 2)),
+        *(pair for hint in calibration.hint_biases for pair in np.reshape(hint, (-1, 2))),
     ]
     np.testing.assert_allclose(snapshot["weights"], np.transpose(pairs), rtol=0, atol=1e-9)
 
@@ -104,7 +106,8 @@ class LifeOfALog(RuleBasedStateMachine):
         width = data.draw(st.integers(1, 10))
         row = st.lists(st.integers(0, 12), min_size=width, max_size=width, unique=True)
         rows = data.draw(st.lists(row, min_size=len(tokens), max_size=len(tokens)))
-        self.do("recycle", request, tokens, rows)
+        accepted = data.draw(st.integers(0, len(tokens))) if self.naive.requests[request].sequence else 0
+        self.do("recycle", request, tokens, rows, accepted=accepted)
 
     @rule(rows=st.lists(st.permutations(range(7)), min_size=1, max_size=6))
     def learn_vocabulary(self, rows):
@@ -153,9 +156,13 @@ def _rings_that_grow():
 
 
 TestLifeOfALog = LifeOfALog.TestCase
-TestLifeOfALog.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+TestLifeOfALog.pytestmark = [pytest.mark.matrix]
+TestLifeOfALog.settings = settings(max_examples=examples(100, share=2), stateful_step_count=25, deadline=None)
 TestLifeOfATinyLog = LifeOfATinyLog.TestCase
-TestLifeOfATinyLog.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+TestLifeOfATinyLog.pytestmark = [pytest.mark.matrix]
+TestLifeOfATinyLog.settings = settings(
+    max_examples=examples(100, share=2), stateful_step_count=25, deadline=None
+)
 
 
 def noise(random, alphabet):
@@ -181,7 +188,7 @@ def test_long_sequences_with_wide_and_deep_drafts_equal_the_naive_log(sequence, 
             successors = random.permuted(np.tile(np.arange(alphabet), (60, 1)), axis=1)[:, :9].tolist()
             for memory in (log, naive):
                 memory.insert(name, tokens, origin)
-                memory.recycle(name, tokens, successors)
+                memory.recycle(name, tokens, successors, accepted=len(tokens) // 2)
             for mode in DraftMode:
                 assert_same_draft(log, naive, name, 150, 24, mode)
         if name != 1:
@@ -204,6 +211,6 @@ def test_a_song_that_is_streamed_and_learned_equals_the_naive_log(max_bytes):
         tokens[2] = tokens[2] if step % 10 else 70 + step % 7
         for memory in (log, naive):
             memory.insert("song", tokens, Origin.OUTPUT)
-            memory.recycle("song", tokens, [[token + 1, token + 2, 5] for token in tokens])
+            memory.recycle("song", tokens, [[token + 1, token + 2, 5] for token in tokens], accepted=5)
         assert_same_draft(log, naive, "song", 24, 12, DraftMode.HIERARCHICAL)
     assert_same_memory(log, naive)

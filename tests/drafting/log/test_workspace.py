@@ -53,7 +53,7 @@ def test_arrays_are_as_long_as_they_must_be(max_nodes):
     assert workspace.matches.continuations.shape == (matches, AHEAD)
     assert {len(column) for column in workspace.matches} == {matches}
     assert len(workspace.listed) == 4 * matches
-    assert {len(column) for column in workspace.predictions[:6]} == {room}
+    assert {len(column) for column in workspace.predictions[:7]} == {room}
     assert (len(workspace.votes), len(workspace.successors), len(workspace.run)) == (
         MAX_MATCHES,
         SUCCESSORS,

@@ -14,6 +14,8 @@ from lookahead.drafting.store import Origin
 from lookahead.drafting.trie.token_trie import TokenTrie
 from lookahead.errors import VocabularyMismatchError
 
+pytestmark = pytest.mark.usefixtures("matches_alone")
+
 TEXT = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 3], [20, 21, 22] * 4]
 
 

@@ -17,6 +17,8 @@ from lookahead.drafting.store import Origin
 from lookahead.drafting.trie.token_trie import TokenTrie
 from lookahead.errors import ConfigError, UnsupportedMemoryError, VocabularyMismatchError
 
+pytestmark = pytest.mark.usefixtures("matches_alone")
+
 
 def drafted(memory, context, namespace="default", reads=()):
     """Every token that is drafted after a context, in a request of its own."""

@@ -21,6 +21,8 @@ from lookahead.drafting.memory import file_format as persistence
 from lookahead.drafting.store import Origin
 from lookahead.errors import ConfigError, MemoryFileError
 
+pytestmark = pytest.mark.usefixtures("matches_alone")
+
 
 def made(**settings):
     """A memory with everything a file can hold."""

@@ -14,6 +14,8 @@ from lookahead.drafting.memory.journal import LearnedText, MemoryUpdate
 from lookahead.drafting.store import Origin
 from lookahead.errors import ConfigError, TokenIdError, UnsupportedMemoryError, VocabularyMismatchError
 
+pytestmark = pytest.mark.usefixtures("matches_alone")
+
 MAX_BYTES = 2**22
 
 

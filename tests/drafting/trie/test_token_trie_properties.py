@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from helpers.samples import examples
 from lookahead.config import DraftMode
 from lookahead.drafting.store import Origin
 from lookahead.drafting.trie import token_trie
@@ -117,7 +118,8 @@ def _pools_that_grow():
 
 
 TestLifeOfAMemory = LifeOfAMemory.TestCase
-TestLifeOfAMemory.settings = settings(max_examples=150, stateful_step_count=25)
+TestLifeOfAMemory.pytestmark = [pytest.mark.matrix]
+TestLifeOfAMemory.settings = settings(max_examples=examples(150, share=3), stateful_step_count=25)
 
 
 def noise(random, alphabet):

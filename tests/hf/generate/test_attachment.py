@@ -25,7 +25,7 @@ from lookahead import Lookahead, LookaheadConfig
 from lookahead.errors import ConfigError, UnsupportedModelError
 
 PROMPT = prompt(0)
-GREEDY = {"max_new_tokens": 24, "do_sample": False}
+GREEDY = {"max_new_tokens": 40, "do_sample": False}
 
 
 @pytest.fixture

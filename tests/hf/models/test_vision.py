@@ -16,8 +16,8 @@ from lookahead.hf.compat.call import GenerateCall
 from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support.probe import probe
 
-GREEDY = {"max_new_tokens": 20, "do_sample": False}
-SAMPLING = {"max_new_tokens": 20, "do_sample": True, "temperature": 0.8, "top_p": 0.95}
+GREEDY = {"max_new_tokens": 28, "do_sample": False}
+SAMPLING = {"max_new_tokens": 28, "do_sample": True, "temperature": 0.8, "top_p": 0.95}
 pytestmark = pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated")
 """Transformers 5.16 raises this warning for its own Mllama."""
 WAYS = pytest.mark.parametrize("generation", [GREEDY, SAMPLING], ids=["greedy", "sampling"])

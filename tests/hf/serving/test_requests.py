@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LogitsProcessor
 
+from helpers.samples import examples
 from helpers.tiny_models import prompt, tiny_model, tiny_tokenizer
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.engine.request import Request, Sampling
@@ -106,10 +107,13 @@ def test_a_step_that_fails_ends_its_requests_and_the_engine_goes_on(model, monke
         assert list(engine.submit(ask(0)).result(timeout=60).tokens) == expected
 
 
-def test_a_thousand_cancels_leave_nothing_behind(model):
+@pytest.mark.matrix
+def test_many_cancels_leave_nothing_behind(model):
+    """A thousand in `make verify`; here, a quarter of them."""
+    turns = examples(250)
     la = Lookahead()
     with la.engine(model, settings=EngineSettings(max_step_tokens=16)) as engine:
-        for turn in range(250):
+        for turn in range(turns):
             streams = [engine.submit(ask(turn + index, max_tokens=64)) for index in range(4)]
             if turn % 3 == 0:
                 streams[0].get(timeout=60)
@@ -118,7 +122,7 @@ def test_a_thousand_cancels_leave_nothing_behind(model):
             assert {stream.result(timeout=60).finish.reason for stream in streams} == {"cancelled"}
         stats, runner = engine.stats(), engine._runner
         assert (stats.running, stats.waiting, stats.cache_tokens) == (0, 0, 0)
-        assert stats.finished == {"cancelled": 1000}
+        assert stats.finished == {"cancelled": 4 * turns}
         assert runner._requests == {}
         assert runner._step_model.rows == []
         assert runner._drafter._requests == {}

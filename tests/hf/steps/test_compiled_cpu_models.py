@@ -14,8 +14,8 @@ from lookahead import DraftMode, Lookahead, LookaheadConfig
 from lookahead.hf.steps.compiled_cpu import unsupported_reason
 
 __all__ = ["fused_steps"]
-GREEDY = {"max_new_tokens": 24, "do_sample": False}
-SAMPLING = {"max_new_tokens": 24, "do_sample": True, "temperature": 0.8, "top_p": 0.95}
+GREEDY = {"max_new_tokens": 40, "do_sample": False}
+SAMPLING = {"max_new_tokens": 40, "do_sample": True, "temperature": 0.8, "top_p": 0.95}
 SETTINGS = pytest.mark.parametrize("settings", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
 LENGTHS = [1, 8, 16]
 

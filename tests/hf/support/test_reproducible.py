@@ -11,7 +11,7 @@ from helpers.reproducible import DRAFTED, SAMPLING, WITH_LOGITS, answers, config
 from helpers.samples import sampled
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.backends.cpu.layer_attention import attend_in_layer
+from lookahead.backends.cpu.layer_attention import attend_in_layer, team_for
 from lookahead.hf.attention import branch_order as ordered_attention
 from lookahead.hf.steps.compiled_cpu import unsupported_reason
 from lookahead.hf.support import simd_alignment
@@ -104,11 +104,23 @@ def test_soft_caps_and_float16_are_left_to_products_of_one_shape(attended_layers
     assert not attended_layers
 
 
-def test_a_compiled_model_is_left_to_products_of_one_shape(attended_layers):
-    model = tiny_model("fused-llama", torch.bfloat16, num_hidden_layers=1)
-    model.forward = torch.compile(model.forward, backend="eager", dynamic=True)
-    assert_same_bits(model, prompt(0, 60), drafted=[("empty", 1), ("warm", 16)])
-    assert not attended_layers
+@pytest.mark.matrix
+@pytest.mark.parametrize("compiled", sampled(["model", "choice"], ["choice"]))
+def test_a_compiled_model_is_left_to_products_of_one_shape(compiled, attended_layers):
+    """The sample compiles what chooses; a whole model takes half a minute, in `make verify`."""
+    if compiled == "model":
+        model = tiny_model("fused-llama", torch.bfloat16)
+        model.forward = torch.compile(model.forward, backend="eager", dynamic=True)
+        assert_same_bits(model, prompt(0, 60))
+        assert not attended_layers
+    else:
+        states = torch.zeros(1, 1, 16, 64, dtype=torch.bfloat16)
+        assert team_for(states, states, states) is not None
+
+        def in_a_layer(states):
+            return states + (team_for(states, states, states) is not None)
+
+        assert not torch.compile(in_a_layer, backend="eager", fullgraph=True)(states).any()
     torch.compiler.reset()
 
 

@@ -48,7 +48,7 @@ class StoreDrafter:
 
     def recycle(self, token_ids: Int32Array, successors: Int32Array) -> None:
         """Hand the successors to the store."""
-        self._store.recycle(_REQUEST, token_ids, successors)
+        self._store.recycle(_REQUEST, token_ids, successors, accepted=len(token_ids))
 
     def end(self) -> None:
         """Forget the request."""

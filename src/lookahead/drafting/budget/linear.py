@@ -98,6 +98,8 @@ class StepSeconds:
 def _solution(matrix: list[list[float]], right: list[float]) -> list[float]:
     """Solve a positive definite system of up to three equations by elimination."""
     size = len(right)
+    for i in range(size):
+        matrix[i][i] *= 1 + 1e-12  # positive definite also where numbers of very different size were rounded
     for pivot in range(size):
         for row in range(pivot + 1, size):
             factor = matrix[row][pivot] / matrix[pivot][pivot]

@@ -18,9 +18,10 @@ import numpy as np
 from lookahead.drafting.arrays import Float64Array, Int32Array, Integer
 from lookahead.jit import kernel, lean_kernel
 
-OWN, SHARED, RECYCLED = 0, 1, 2
-"""Sources: the request's own text, the memory that requests share, the model's own recycled logits."""
-NOT_DRAFTED = 3
+OWN, SHARED, RECYCLED, GUESSED = 0, 1, 2, 3
+"""Sources: the request's own text, the memory that requests share, the model's own recycled logits, and what
+is frequent in answers where none of them names a token."""
+NOT_DRAFTED = 4
 """The source of a token that no draft had."""
 MAX_CANDIDATES = 64
 MAX_GROUPS = 64

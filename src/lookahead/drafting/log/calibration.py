@@ -1,10 +1,11 @@
 """Calibration: turn what the sources say into probabilities that come true as often as they promise.
 
 Each candidate has evidence, the logarithm of the share that the sources gave it, and a feature: its source,
-its rank among the model's successors of the token before, and how long ago this request saw it. A softmax
-over the candidates and "none of them" turns these into probabilities. Its weights are learned from every
-token that comes (stochastic gradient descent on the log loss with AdaGrad's step sizes), so that they stay
-calibrated while running.
+its rank among the model's successors of the token before, and how long ago this request saw it. It has three
+further features, the hints: its place among the alternatives, and its ranks among the frequent tokens of
+answers and among the runner-ups (`growth.frequent`, `growth.runner_ups`). A softmax over the candidates and
+"none of them" turns these into probabilities. Its weights are learned from every token that comes (stochastic
+gradient descent on the log loss with AdaGrad's step sizes), so that they stay calibrated while running.
 """
 
 import math
@@ -15,19 +16,35 @@ from typing import NamedTuple
 import numpy as np
 
 from lookahead.drafting.arrays import Float64Array, Int32Array, Integer
+from lookahead.drafting.growth.candidates import GUESSED
+from lookahead.drafting.growth.frequent import UNKNOWN, count_tokens, new_counts
+from lookahead.drafting.growth.ranks import RANK_BUCKETS
+from lookahead.drafting.growth.runner_ups import ALTERNATIVES
 from lookahead.drafting.log.matches import NO_OWNER, initial_hit_rates
+from lookahead.drafting.log.ring import GAP
 from lookahead.drafting.log.successors import SUCCESSORS
 from lookahead.jit import lean_kernel
 
-SOURCES = 3
+SOURCES = 4
 RANKS = SUCCESSORS + 2
 UNRANKED, NO_SUCCESSORS = SUCCESSORS, SUCCESSORS + 1
 """Ranks of a token that is not among the model's successors, and of one where none are known."""
 AGES = 5
 FEATURES = SOURCES * RANKS * AGES
+NOT_ALTERNATIVE, NO_ALTERNATIVES = ALTERNATIVES, ALTERNATIVES + 1
+"""Places of a token that is not among the alternatives, and of one where there are none."""
+HINTS = 3
+_CASES = 4
+"""A hint counts by whether the model's successors are known and whether the node is node 0."""
+_HINT_BEGINS = (0, (ALTERNATIVES + 2) * _CASES, (ALTERNATIVES + 2 + RANK_BUCKETS) * _CASES)
+HINT_FEATURES = (ALTERNATIVES + 2 + 2 * RANK_BUCKETS) * _CASES
+ALTERNATIVE, FREQUENT_RANK, RUNNER_UP = 0, 1, 2
+"""Columns of the hints."""
 
 NONE_BIAS, NONE_SLOPE, SLOPES = 0, 1, 2
 BIASES = SLOPES + SOURCES
+HINT_BIASES = BIASES + FEATURES
+COLUMNS = HINT_BIASES + HINT_FEATURES
 """Columns of the weights: bias and slope of "none of them", a slope per source, a bias per feature."""
 
 LEARNING_RATE = 0.4
@@ -49,7 +66,7 @@ class CalibrationState(NamedTuple):
 
     Attributes:
         hit_rates: float64 [buckets, 2], Beta counts (trials, hits) of the groups, see `candidates`.
-        weights: float64 [2, 5 + FEATURES], see `initial_weights`.
+        weights: float64 [2, COLUMNS], see `initial_weights`.
     """
 
     hit_rates: Float64Array
@@ -57,7 +74,7 @@ class CalibrationState(NamedTuple):
 
 
 def initial_weights() -> Float64Array:
-    """Return the initial weights: float64 [2, 5 + FEATURES], values and sums of squared gradients.
+    """Return the initial weights: float64 [2, COLUMNS], values and sums of squared gradients.
 
     Fitted on recorded answers and rounded (research/fit_calibration.py). A candidate with evidence e, rank r
     counted from 1 (9 if it is not among the model's successors) and age a has the score
@@ -65,18 +82,20 @@ def initial_weights() -> Float64Array:
         own         e     + 0.7 - 0.3 ln r + 0.1 a
         shared      0.7 e - 0.1 - 0.5 ln r + 0.4 a
         recycled    0.6 e - 2.0 - 0.9 ln r + 0.4 a
+        guessed     0.6 e - 4.0            + 0.4 a
 
-    Where no successors are known, the term in r is -0.75.
+    Where no successors are known, the term in r is -0.75, except for guessed ones. The hints count
+    nothing at first.
     """
-    slopes, bases = np.array([1.0, 0.7, 0.6]), np.array([0.7, -0.1, -2.0])
-    by_rank, by_age = np.array([0.3, 0.5, 0.9]), np.array([0.1, 0.4, 0.4])
+    slopes, bases = np.array([1.0, 0.7, 0.6, 0.6]), np.array([0.7, -0.1, -2.0, -4.0])
+    by_rank, by_age = np.array([0.3, 0.5, 0.9, 0.0]), np.array([0.1, 0.4, 0.4, 0.4])
     ranks = np.log(np.arange(RANKS) + 1.0)
-    weights = np.zeros((2, BIASES + FEATURES))
+    weights = np.zeros((2, COLUMNS))
     weights[VALUE, NONE_SLOPE], weights[VALUE, SLOPES:BIASES] = 1.0, slopes
-    biases = weights[VALUE, BIASES:].reshape(SOURCES, RANKS, AGES)
+    biases = weights[VALUE, BIASES:HINT_BIASES].reshape(SOURCES, RANKS, AGES)
     biases += bases[:, None, None] + by_age[:, None, None] * np.arange(AGES)
     biases[:, :NO_SUCCESSORS] -= (by_rank[:, None] * ranks[:NO_SUCCESSORS])[:, :, None]
-    biases[:, NO_SUCCESSORS] -= 0.75
+    biases[:GUESSED, NO_SUCCESSORS] -= 0.75
     weights[SQUARES] = INITIAL_SQUARES
     return weights
 
@@ -88,6 +107,12 @@ def feature_index(source: Integer, rank: Integer, age: Integer) -> Integer:
 
 
 @lean_kernel
+def hint_feature(hint: Integer, bucket: Integer, has_successors: Integer, is_root: Integer) -> Integer:
+    """Return the number of a feature of a hint."""
+    return _HINT_BEGINS[hint] + (bucket * 2 + has_successors) * 2 + is_root
+
+
+@lean_kernel
 def source_of_feature(feature: Integer) -> Integer:
     """Return the source of a candidate with this feature."""
     return feature // (RANKS * AGES)
@@ -96,6 +121,7 @@ def source_of_feature(feature: Integer) -> Integer:
 @lean_kernel
 def softmax_with_none(
     features: Int32Array,
+    hints: Int32Array,
     evidence: Float64Array,
     none_evidence: float,
     weights: Float64Array,
@@ -112,6 +138,7 @@ def softmax_with_none(
 
     Args:
         features: int32 [n].
+        hints: int32 [n, HINTS], the features of the hints.
         evidence: float64 [n], the logarithms of the shares.
         none_evidence: The logarithm of the share that remains.
         weights: See `initial_weights`.
@@ -123,6 +150,8 @@ def softmax_with_none(
     for i in range(len(features)):
         feature = features[i]
         score = values[SLOPES + source_of_feature(feature)] * evidence[i] + values[BIASES + feature]
+        for hint in range(HINTS):
+            score += values[HINT_BIASES + hints[i, hint]]
         probabilities[i] = score
         highest = max(highest, score)
     total = math.exp(none_score - highest)
@@ -144,6 +173,7 @@ def adagrad_step(weights: Float64Array, index: Integer, gradient: float) -> None
 def update_weights(
     tokens: Int32Array,
     features: Int32Array,
+    hints: Int32Array,
     evidence: Float64Array,
     none_evidence: float,
     probabilities: Float64Array,
@@ -159,13 +189,27 @@ def update_weights(
         error = came - probabilities[i]
         adagrad_step(weights, SLOPES + source_of_feature(features[i]), error * evidence[i])
         adagrad_step(weights, BIASES + features[i], error)
+        for hint in range(HINTS):
+            adagrad_step(weights, HINT_BIASES + hints[i, hint], error)
     error = missed - none_probability
     adagrad_step(weights, NONE_SLOPE, error * none_evidence)
     adagrad_step(weights, NONE_BIAS, error)
 
 
+class Learned(NamedTuple):
+    """What is learned in one namespace, apart from its texts.
+
+    Attributes:
+        calibration: Of the sources.
+        frequent: int32 [2, COUNTED], the counts of its answers' tokens, see `growth.frequent`.
+    """
+
+    calibration: CalibrationState
+    frequent: Int32Array
+
+
 class Calibrations:
-    """Keeps the calibration of each of the namespaces that were used last.
+    """Keeps what is learned in each of the namespaces that were used last.
 
     Shared by all, they would let one tenant's texts change how many tokens are drafted for another.
 
@@ -179,30 +223,53 @@ class Calibrations:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_kept = max(1, min(_MAX_KEPT, max_bytes // _BYTES_PER_CALIBRATION))
-        self._kept: OrderedDict[int, CalibrationState] = OrderedDict()
+        self._kept: OrderedDict[int, Learned] = OrderedDict()
         self.initial = CalibrationState(initial_hit_rates(), initial_weights())
-        self.max_bytes = self._max_kept * sum(array.nbytes for array in self.initial)
+        arrays = (*self.initial, new_counts())
+        self.max_bytes = self._max_kept * sum(array.nbytes for array in arrays)
 
-    def of(self, owner: int) -> CalibrationState:
-        """Return the calibration of a namespace, a new one at its first use; it is the last one used."""
-        state = self.known(owner)
-        self.replace(owner, state)
-        return state
+    def of(self, owner: int) -> Learned:
+        """Return what is learned in a namespace, a new one at its first use; it is the last one used."""
+        learned = self._kept.get(owner) or self._new()
+        if owner != NO_OWNER:
+            self._kept[owner] = learned
+            self._kept.move_to_end(owner)
+            while len(self._kept) > self._max_kept:
+                self._kept.popitem(last=False)
+        return learned
 
     def known(self, owner: int) -> CalibrationState:
         """Return the calibration of a namespace, the initial one if none is kept."""
-        return self._kept.get(owner) or CalibrationState(*(array.copy() for array in self.initial))
+        return (self._kept.get(owner) or self._new()).calibration
+
+    def count_text(self, owner: int, tokens: Int32Array, vocabulary_size: int | None) -> None:
+        """Count the tokens of a text of a namespace, as far as they are within the vocabulary."""
+        within = tokens if vocabulary_size is None else tokens[tokens < vocabulary_size]
+        count_tokens(self.of(owner).frequent, within)
+
+    def count(self, tokens: Int32Array, owners: Int32Array) -> None:
+        """Count the tokens of texts, GAPs left out, for the namespaces that they belong to."""
+        for owner in np.unique(owners[tokens != GAP]).tolist():
+            count_tokens(self.of(owner).frequent, tokens[(owners == owner) & (tokens != GAP)])
+
+    def keep_within(self, vocabulary_size: int) -> None:
+        """Forget tokens beyond a vocabulary."""
+        for learned in self._kept.values():
+            tokens, counts = learned.frequent
+            is_kept = tokens < vocabulary_size
+            kept = learned.frequent[:, is_kept]
+            tokens[:], counts[:] = UNKNOWN, 0
+            learned.frequent[:, : kept.shape[1]] = kept
 
     def replace(self, owner: int, state: CalibrationState) -> None:
         """Keep another calibration for a namespace."""
-        if owner == NO_OWNER:
-            return
-        self._kept[owner] = state
-        self._kept.move_to_end(owner)
-        while len(self._kept) > self._max_kept:
-            self._kept.popitem(last=False)
+        if owner != NO_OWNER:
+            self._kept[owner] = Learned(state, self.of(owner).frequent)
 
     def forget(self, owners: Collection[int]) -> None:
-        """Forget the calibration of namespaces."""
+        """Forget what was learned in namespaces."""
         for owner in owners:
             self._kept.pop(owner, None)
+
+    def _new(self) -> Learned:
+        return Learned(CalibrationState(*(array.copy() for array in self.initial)), new_counts())

@@ -13,17 +13,21 @@ from lookahead.drafting.growth.best_first import (
     reset_frontier,
     would_accept,
 )
+from lookahead.drafting.growth.ranks import fill_table
+from lookahead.drafting.growth.runner_ups import ALTERNATIVES, RunnerUps
 from lookahead.drafting.log.calibration import CalibrationState, source_of_feature
 from lookahead.drafting.log.matches import MAX_MATCHES, Matches, find_all_matches, next_token, sort_by_rank
 from lookahead.drafting.log.prediction import (
     CANDIDATES_BEGIN,
     CANDIDATES_END,
+    Guesses,
     learn_at_node,
     mark_unasked,
     predict_next,
     read_successors,
 )
 from lookahead.drafting.log.ring import GAP, TokenRing
+from lookahead.drafting.log.successors import NO_TOKEN
 from lookahead.drafting.log.workspace import DraftWorkspace
 from lookahead.jit import lean_kernel
 
@@ -31,10 +35,10 @@ FEW_MATCHES = 4
 """Search again, for matches of the drafted path, where fewer matches than this agree with it …"""
 MIN_REMATCH_PROBABILITY = 0.3
 """… and the node is more probable than this: a search costs as much as drafting several nodes."""
-MIN_CHILD_RATIO = 0.25
+MIN_CHILD_RATIO = 0.35
 """Predict what follows a node only if a token with this part of its probability would still be drafted."""
 SOURCE = PAYLOAD_0
-"""The frontier's column for where a node comes from: OWN, SHARED or RECYCLED."""
+"""The frontier's column for where a node comes from: OWN, SHARED, RECYCLED or GUESSED."""
 
 
 @lean_kernel
@@ -79,7 +83,9 @@ def write_path(tail: Int32Array, tree: GrowingTree, node: Integer, run: Int32Arr
 
 
 @lean_kernel
-def predict_node(workspace: DraftWorkspace, node: Integer, own: TokenRing, state: CalibrationState) -> None:
+def predict_node(
+    workspace: DraftWorkspace, node: Integer, own: TokenRing, guesses: Guesses, state: CalibrationState
+) -> None:
     """Predict what follows a node; its matches are listed and its successors have been read."""
     listed = workspace.listed[workspace.ranges[node, 0] : workspace.ranges[node, 1]]
     depth = workspace.tree.depths[node]
@@ -94,8 +100,23 @@ def predict_node(workspace: DraftWorkspace, node: Integer, own: TokenRing, state
         workspace.votes,
         workspace.successors,
         depth,
+        workspace.tree.probabilities[node],
+        guesses,
         state,
     )
+
+
+@lean_kernel
+def read_alternatives(
+    workspace: DraftWorkspace, node: Integer, of_root: Int32Array, successors: Int32Array
+) -> None:
+    """Write the model's other choices where a node's token was chosen: the row of its parent's token."""
+    bucket = workspace.rows[workspace.tree.parents[node]] if node > 0 else NO_TOKEN
+    for rank in range(ALTERNATIVES):
+        if node == 0:
+            workspace.alternatives[rank] = of_root[rank]
+        else:
+            workspace.alternatives[rank] = successors[bucket, rank] if bucket != NO_TOKEN else NO_TOKEN
 
 
 @lean_kernel
@@ -151,6 +172,8 @@ def build_draft_tree(
     successors: Int32Array,
     readable: Int32Array,
     tail: Int32Array,
+    runner_ups: RunnerUps,
+    frequent: Int32Array,
     state: CalibrationState,
     workspace: DraftWorkspace,
     max_nodes: int,
@@ -166,6 +189,8 @@ def build_draft_tree(
         successors: int32 [buckets, SUCCESSORS].
         readable: int32 [m], the owners that the request may read, its own first.
         tail: int32 [LONGEST_MATCH], the request's last tokens; GAPs before them where it has fewer.
+        runner_ups: What the model nearly chose in the request.
+        frequent: int32 [2, COUNTED], the counts of the tokens of answers, see `growth.frequent`.
         state: What was learned about the sources.
         workspace: Written; it has room for `max_nodes`.
         max_nodes: The maximum size, node 0 included.
@@ -173,6 +198,8 @@ def build_draft_tree(
         is_single: Whether to draft a single branch.
     """
     tree, frontier = workspace.tree, reset_frontier(workspace.frontier, max_nodes)
+    fill_table(workspace.ranks, frequent, runner_ups.tokens)
+    guesses = Guesses(workspace.alternatives, runner_ups.tokens, frequent, workspace.ranks)
     tree.token_ids[0], tree.parents[0], tree.depths[0], tree.probabilities[0] = tail[-1], -1, 0, 1.0
     found = find_all_matches(own, shared, readable, tail, 0, workspace.matches, 0)
     sort_by_rank(workspace.matches, 0, found, workspace.listed)
@@ -181,8 +208,11 @@ def build_draft_tree(
     while True:
         depth = tree.depths[node]
         if depth < branch_length and would_accept(frontier, tree.probabilities[node] * MIN_CHILD_RATIO):
-            read_successors(keys, successors, readable, tree.token_ids[node], workspace.successors)
-            predict_node(workspace, node, own, state)
+            workspace.rows[node] = read_successors(
+                keys, successors, readable, tree.token_ids[node], workspace.successors
+            )
+            read_alternatives(workspace, node, runner_ups.alternatives, successors)
+            predict_node(workspace, node, own, guesses, state)
             push_predictions(frontier, workspace, node, is_single)
         else:
             mark_unasked(workspace.predictions, node)

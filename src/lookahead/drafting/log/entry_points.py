@@ -5,7 +5,9 @@ from functools import cache
 import numpy as np
 
 from lookahead.drafting.arrays import Float64Array, Int32Array, Int64Array
+from lookahead.drafting.growth.frequent import count_tokens, new_counts
 from lookahead.drafting.growth.modes import side_by_side
+from lookahead.drafting.growth.runner_ups import RunnerUps, new_runner_ups, note_rows
 from lookahead.drafting.log.calibration import CalibrationState, initial_weights
 from lookahead.drafting.log.draft_tree import build_draft_tree, learn_from_draft
 from lookahead.drafting.log.matches import LONGEST_MATCH, NO_OWNER, initial_hit_rates
@@ -29,6 +31,10 @@ def grow_draft(
     successors: Int32Array,
     readable: Int32Array,
     tail: Int32Array,
+    alternatives: Int32Array,
+    nearly_chosen: Int32Array,
+    scores: Float64Array,
+    frequent: Int32Array,
     hit_rates: Float64Array,
     weights: Float64Array,
     integers: Int32Array,
@@ -46,6 +52,8 @@ def grow_draft(
         successors,
         readable,
         tail,
+        RunnerUps(alternatives, nearly_chosen, scores),
+        frequent,
         CalibrationState(hit_rates, weights),
         workspace_view(integers, floats, room),
         max_nodes,
@@ -95,11 +103,15 @@ def compile_log_kernels() -> None:
     write_all(table, 1, tokens, np.ones((5, 2), np.int32))
     copy_entries(table, np.ones(SMALLEST_TABLE, np.bool_), new_table(SMALLEST_TABLE))
     ring.append(tokens, NO_OWNER)
-    run, readable = np.empty(10, np.int32), np.array([1], np.int32)
+    run, readable, frequent = np.empty(10, np.int32), np.array([1], np.int32), new_counts()
+    count_tokens(frequent, tokens)
+    runner_ups = new_runner_ups()
+    note_rows(runner_ups, np.ones((5, 2), np.int32), tokens)
+    guesses = (runner_ups.alternatives, runner_ups.tokens, runner_ups.scores, frequent)
     own = (ring.cells, ring.heads, ring.end)
     learned, room = (initial_hit_rates(), initial_weights()), (draft.integers, draft.floats)
     append_tokens(*own, True, tail, tokens, run, *learned, *room, 4, True, np.empty(5, np.int32))
     successors = (table.keys, table.successors)
-    size = grow_draft(*own, *own, *successors, readable, tail, *learned, *room, 4, 4, 2, False)
+    size = grow_draft(*own, *own, *successors, readable, tail, *guesses, *learned, *room, 4, 4, 2, False)
     side_by_side(draft.first_nodes(size), 4)
     DraftTree.root_only(0).ancestors()

@@ -1,8 +1,9 @@
 """The next token's candidates at a draft node, from the log's matches and the model's recycled logits.
 
 1. Groups of matches share out the probability, the best group first (`predict_from_matches`).
-2. The model's successors of the node's token join as candidates (`add_successors`).
-3. A softmax over what is known of each candidate gives its probability (`calibration`).
+2. The model's successors of the node's token join as candidates.
+3. At likely nodes, guesses join: alternatives, runner-ups and frequent tokens (`add_guesses`).
+4. A softmax over what is known of each candidate gives its probability (`calibration`).
 
 Predictions are stored until the tokens come that the draft was for, and are compared with them then, so that
 learning needs no search.
@@ -15,6 +16,7 @@ import numpy as np
 
 from lookahead.drafting.arrays import Float64Array, Int32Array, Int64Array, Integer
 from lookahead.drafting.growth.candidates import (
+    GUESSED,
     MAX_CANDIDATES,
     MAX_GROUPS,
     MIN_SHARE,
@@ -24,12 +26,21 @@ from lookahead.drafting.growth.candidates import (
     is_among,
     update_hit_rates,
 )
+from lookahead.drafting.growth.frequent import FREQUENT, TOKENS
+from lookahead.drafting.growth.ranks import UNRANKED_BUCKET, RankTable, place_in_table
+from lookahead.drafting.growth.runner_ups import ALTERNATIVES, RUNNER_UPS
 from lookahead.drafting.log.calibration import (
+    ALTERNATIVE,
+    FREQUENT_RANK,
     MIN_EVIDENCE,
+    NO_ALTERNATIVES,
     NO_SUCCESSORS,
+    NOT_ALTERNATIVE,
+    RUNNER_UP,
     UNRANKED,
     CalibrationState,
     feature_index,
+    hint_feature,
     softmax_with_none,
     update_weights,
 )
@@ -47,7 +58,10 @@ from lookahead.drafting.log.ring import NO_INDEX, TokenRing, newest_index
 from lookahead.drafting.log.successors import NO_TOKEN, SUCCESSORS, bucket_of, key_of
 from lookahead.jit import lean_kernel
 
-MAX_NODE_CANDIDATES = MAX_CANDIDATES + SUCCESSORS
+_GUESSED_RUNNER_UPS = RUNNER_UPS // 2
+MAX_NODE_CANDIDATES = MAX_CANDIDATES + SUCCESSORS + ALTERNATIVES + _GUESSED_RUNNER_UPS + FREQUENT
+_FEW_FREQUENT, _SOME_FREQUENT = 8, 16
+_MIN_PROBABILITY_OF_FEW, _MIN_PROBABILITY_OF_SOME, _MIN_PROBABILITY_OF_ALL = 0.1, 0.2, 0.5
 
 CANDIDATES_BEGIN, CANDIDATES_END, GROUPS_BEGIN, GROUPS_END = 0, 1, 2, 3
 """Columns of `Predictions.nodes`."""
@@ -59,6 +73,7 @@ class Predictions(NamedTuple):
     Attributes:
         tokens: int32 [room], candidates.
         features: int32 [room], what is known of each, see `calibration`.
+        hints: int32 [room, HINTS], the features of its hints.
         evidence: float64 [room], the logarithm of its share.
         probabilities: float64 [room].
         buckets: int32 [room], the hit rate's bucket of each group.
@@ -70,6 +85,7 @@ class Predictions(NamedTuple):
 
     tokens: Int32Array
     features: Int32Array
+    hints: Int32Array
     evidence: Float64Array
     probabilities: Float64Array
     buckets: Int32Array
@@ -124,20 +140,51 @@ def predict_from_matches(
     return size, groups, remaining
 
 
-@lean_kernel
-def add_successors(successors: Int32Array, tokens: Int32Array, size: int) -> int:
-    """Add the model's successors that no match has named as candidates; return how many candidates there are.
+class Guesses(NamedTuple):
+    """What may come where no match and no successor names it.
 
-    They take no share: the weights know what each rank is worth.
+    Attributes:
+        alternatives: int32 [ALTERNATIVES], the model's other choices where a node's token was chosen.
+        runner_ups: int32 [KEPT], what it nearly chose before, see `growth.runner_ups`.
+        counts: int32 [2, COUNTED], the counts of the tokens of answers, see `growth.frequent`.
+        ranks: The ranks of both.
     """
-    for rank in range(len(successors)):
-        token = successors[rank]
+
+    alternatives: Int32Array
+    runner_ups: Int32Array
+    counts: Int32Array
+    ranks: RankTable
+
+
+@lean_kernel
+def frequent_for(probability: float) -> int:
+    """Return how many frequent tokens are candidates at a node of this probability, if any guess is."""
+    if probability < _MIN_PROBABILITY_OF_SOME:
+        return _FEW_FREQUENT
+    return _SOME_FREQUENT if probability < _MIN_PROBABILITY_OF_ALL else FREQUENT
+
+
+@lean_kernel
+def add_new(given: Int32Array, most: int, tokens: Int32Array, size: int) -> int:
+    """Add the first of the given tokens that are not yet candidates; return how many candidates there are."""
+    for rank in range(most):
+        token = given[rank]
         if token == NO_TOKEN:
             break
         if not is_among(tokens, 0, size, token):
             tokens[size] = token
             size += 1
     return size
+
+
+@lean_kernel
+def add_guesses(guesses: Guesses, probability: float, tokens: Int32Array, size: int) -> int:
+    """Add guesses at a node of this probability; return how many candidates there are."""
+    if probability < _MIN_PROBABILITY_OF_FEW:
+        return size
+    size = add_new(guesses.alternatives, ALTERNATIVES, tokens, size)
+    size = add_new(guesses.runner_ups, _GUESSED_RUNNER_UPS, tokens, size)
+    return add_new(guesses.counts[TOKENS], frequent_for(probability), tokens, size)
 
 
 @lean_kernel
@@ -164,10 +211,11 @@ def token_age(own: TokenRing, token: Integer) -> int:
 @lean_kernel
 def read_successors(
     keys: Int64Array, successors: Int32Array, readable: Int32Array, token: Integer, found: Int32Array
-) -> None:
+) -> Integer:
     """Write a token's successors, from the first of the `readable` owners that has an entry for it.
 
-    If none has, write the vocabulary's successors of the single token, if there are any.
+    If none has, write the vocabulary's successors of the single token, if there are any. Return the bucket
+    that they are in, or NO_TOKEN.
     """
     found[0] = NO_TOKEN
     for i in range(len(readable) + 1):
@@ -176,7 +224,8 @@ def read_successors(
         for rank in range(SUCCESSORS):
             found[rank] = successors[bucket, rank]  # NO_TOKEN in an empty bucket
         if found[0] != NO_TOKEN:
-            return
+            return np.int64(bucket)
+    return np.int64(NO_TOKEN)
 
 
 @lean_kernel
@@ -199,11 +248,15 @@ def predict_next(
     votes: Int32Array,
     successors: Int32Array,
     depth: Integer,
+    probability: float,
+    guesses: Guesses,
     state: CalibrationState,
 ) -> None:
     """Predict what follows a node, from the matches `listed` there and the model's successors of its token.
 
-    Nodes come in order. Without room in `predictions` nothing is predicted.
+    Where they leave something, guesses join, by the node's `probability`. They take no share, as successors
+    do not: the weights know what each is worth. Nodes come in order. Without room in `predictions` nothing is
+    predicted.
     """
     mark_unasked(predictions, node)
     nodes, ends = predictions.nodes, predictions.ends
@@ -219,14 +272,20 @@ def predict_next(
     size, groups, remaining = predict_from_matches(matches, listed, depth, votes, state.hit_rates, candidates)
     matched = size
     if remaining > MIN_SHARE:
-        size = add_successors(successors, candidates.tokens, size)
+        size = add_new(successors, SUCCESSORS, candidates.tokens, size)
+    recycled = size
+    if remaining > MIN_SHARE:
+        size = add_guesses(guesses, probability, candidates.tokens, size)
     nodes[node, CANDIDATES_END], nodes[node, GROUPS_END] = begin + size, groups_begin + groups
     predictions.none_evidence[node] = math.log(max(remaining, MIN_EVIDENCE))
     describe_matched(predictions, node, own, successors)
-    describe_recycled(predictions, node, begin + matched, own, successors)
+    describe_recycled(predictions, node, begin + matched, begin + recycled, own, successors)
+    describe_guessed(predictions, node, begin + recycled, own, successors)
+    write_hints(predictions, node, successors, guesses)
     these = slice(begin, begin + size)
     softmax_with_none(
         predictions.features[these],
+        predictions.hints[these],
         predictions.evidence[these],
         predictions.none_evidence[node],
         state.weights,
@@ -251,16 +310,56 @@ def describe_matched(predictions: Predictions, node: Integer, own: TokenRing, su
 
 @lean_kernel
 def describe_recycled(
-    predictions: Predictions, node: Integer, begin: Integer, own: TokenRing, successors: Int32Array
+    predictions: Predictions,
+    node: Integer,
+    begin: Integer,
+    end: Integer,
+    own: TokenRing,
+    successors: Int32Array,
 ) -> None:
     """Write the features of the candidates that only the model named; their evidence is what remained."""
     tokens, features, evidence = predictions.tokens, predictions.features, predictions.evidence
     rank = 0
-    for candidate in range(begin, predictions.nodes[node, CANDIDATES_END]):
+    for candidate in range(begin, end):
         while successors[rank] != tokens[candidate]:
             rank += 1
         features[candidate] = feature_index(RECYCLED, rank, token_age(own, tokens[candidate]))
         evidence[candidate] = predictions.none_evidence[node]
+
+
+@lean_kernel
+def describe_guessed(
+    predictions: Predictions, node: Integer, begin: Integer, own: TokenRing, successors: Int32Array
+) -> None:
+    """Write the features of the candidates that are guesses; their evidence is what remained."""
+    rank = NO_SUCCESSORS if successors[0] == NO_TOKEN else UNRANKED
+    for candidate in range(begin, predictions.nodes[node, CANDIDATES_END]):
+        age = token_age(own, predictions.tokens[candidate])
+        predictions.features[candidate] = feature_index(GUESSED, rank, age)
+        predictions.evidence[candidate] = predictions.none_evidence[node]
+
+
+@lean_kernel
+def write_hints(predictions: Predictions, node: Integer, successors: Int32Array, guesses: Guesses) -> None:
+    """Write the features of the hints of all candidates."""
+    ranks, alternatives = guesses.ranks, guesses.alternatives
+    has_successors, is_root = int(successors[0] != NO_TOKEN), int(node == 0)
+    for candidate in range(
+        predictions.nodes[node, CANDIDATES_BEGIN], predictions.nodes[node, CANDIDATES_END]
+    ):
+        token = predictions.tokens[candidate]
+        alternative = NO_ALTERNATIVES if alternatives[0] == NO_TOKEN else NOT_ALTERNATIVE
+        for rank in range(ALTERNATIVES - 1, -1, -1):
+            if alternatives[rank] == token:
+                alternative = rank
+        place = place_in_table(ranks, token)
+        is_ranked = ranks.tokens[place] == token
+        frequent = np.int64(ranks.frequent[place]) if is_ranked else UNRANKED_BUCKET
+        runner_up = np.int64(ranks.runner_ups[place]) if is_ranked else UNRANKED_BUCKET
+        hints = predictions.hints[candidate]
+        hints[ALTERNATIVE] = hint_feature(ALTERNATIVE, alternative, has_successors, is_root)
+        hints[FREQUENT_RANK] = hint_feature(FREQUENT_RANK, frequent, has_successors, is_root)
+        hints[RUNNER_UP] = hint_feature(RUNNER_UP, runner_up, has_successors, is_root)
 
 
 @lean_kernel
@@ -273,6 +372,7 @@ def learn_at_node(predictions: Predictions, node: Integer, token: Integer, state
     update_weights(
         candidates.tokens,
         predictions.features[begin:end],
+        predictions.hints[begin:end],
         candidates.probabilities,
         predictions.none_evidence[node],
         predictions.probabilities[begin:end],

@@ -5,7 +5,7 @@ it or reads it. After that nothing of it is left, not even its name. Names count
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.drafting.arrays import Int32Array
-from lookahead.drafting.log.calibration import CalibrationState
+from lookahead.drafting.growth.runner_ups import RunnerUps, new_runner_ups
+from lookahead.drafting.log.calibration import Learned
 from lookahead.drafting.log.matches import LONGEST_MATCH, NO_OWNER, VOCABULARY
 from lookahead.drafting.log.ring import GAP, RingBuffer
 from lookahead.drafting.log.workspace import WorkspaceBuffers
+from lookahead.drafting.store import VOCABULARY_NAMESPACE
 
 LARGEST_OWNER = 2**31 - 1
 _BYTES_BESIDES_NAME = 384
@@ -121,6 +123,35 @@ class Namespaces:
             fitting.add(name)
         return fitting
 
+    def numbers_for(
+        self, snapshot: Mapping[str, npt.NDArray[Any]], use: Callable[[str], Namespace | None]
+    ) -> Int32Array:
+        """Return the number here of each owner in a snapshot, NO_OWNER where there is no room for its name.
+
+        Where names do not fit, those of the newest texts stay. They are open: the caller closes them.
+
+        Args:
+            snapshot: The snapshot.
+            use: Returns a namespace and makes room for it, see `use`.
+        """
+        named = newest_first(snapshot)
+        texts = [name for name in named.values() if name != VOCABULARY_NAMESPACE]
+        fitting = self.newest_that_fit(texts)
+        numbers = np.full(
+            1 + max([NO_OWNER, *named, int(snapshot["owners"].max(initial=NO_OWNER))]), NO_OWNER, np.int32
+        )
+        for owner in sorted(named):
+            known = use(named[owner]) if named[owner] in fitting else None
+            if known is not None:
+                numbers[owner] = known.owner
+                self.open([known.owner])
+            elif named[owner] == VOCABULARY_NAMESPACE:
+                numbers[owner] = VOCABULARY
+        for name in reversed(texts):
+            if name in fitting:
+                self.use(name)
+        return numbers
+
     def count_overwritten(self, owners: Int32Array) -> None:
         """Count tokens of these owners as overwritten; the names that nothing keeps leave."""
         for owner, count in _counted(owners).items():
@@ -183,8 +214,9 @@ class LiveRequest:
         readable: int32, the namespaces that it reads, its own first.
         own: Its own log.
         draft: The workspace with its last draft.
+        runner_ups: What the model nearly chose in it.
         tail: int32 [LONGEST_MATCH], its last tokens, at the end.
-        calibration: What is learned about its sources, with all requests of its namespace.
+        learned: What is learned with all requests of its namespace.
         length: Tokens so far.
         sources: int32, the source of each token that was inserted last.
         is_remembered: Whether it leaves anything to later requests.
@@ -196,7 +228,8 @@ class LiveRequest:
     readable: Int32Array
     own: RingBuffer
     draft: WorkspaceBuffers
-    calibration: CalibrationState
+    learned: Learned
+    runner_ups: RunnerUps = field(default_factory=new_runner_ups)
     tail: Int32Array = field(default_factory=lambda: np.full(LONGEST_MATCH, GAP, np.int32))
     length: int = 0
     sources: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))

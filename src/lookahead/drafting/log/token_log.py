@@ -17,11 +17,13 @@ import numpy.typing as npt
 from lookahead.config import DEFAULT_MEMORY_BYTES, DraftMode
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.growth.candidates import NOT_DRAFTED
+from lookahead.drafting.growth.frequent import UNKNOWN, count_tokens
 from lookahead.drafting.growth.modes import as_draft_tree
+from lookahead.drafting.growth.runner_ups import note_rows
 from lookahead.drafting.log.calibration import Calibrations, CalibrationState
 from lookahead.drafting.log.entry_points import append_tokens, compile_log_kernels, grow_draft
 from lookahead.drafting.log.matches import NO_OWNER, VOCABULARY
-from lookahead.drafting.log.requests import LiveRequest, Namespace, Namespaces, newest_first
+from lookahead.drafting.log.requests import LiveRequest, Namespace, Namespaces
 from lookahead.drafting.log.ring import GAP, ORDERS, SMALLEST_RING, RingBuffer, ring_bytes
 from lookahead.drafting.log.sizing import affordable_tokens, divided
 from lookahead.drafting.log.successors import (
@@ -71,7 +73,6 @@ class TokenLog:
 
     Attributes:
         max_bytes: The cap.
-        vocabulary_size: Of the model, once it is known: what is beyond it is not remembered.
         on_learned: Called with the namespace and tokens of each text that was learned here.
     """
 
@@ -81,10 +82,9 @@ class TokenLog:
         self._calibrations = Calibrations(max_bytes)
         sizes = divided(max_bytes, learned_bytes=self._calibrations.max_bytes)
         names_bytes, self._own_budget, self._max_shared, self._max_buckets = sizes
-        self.max_bytes = max_bytes
-        self.vocabulary_size: int | None = None
+        self.max_bytes, self._remember_prompts = max_bytes, remember_prompts
+        self._vocabulary_size: int | None = None
         self.on_learned: Callable[[str, Int32Array], None] | None = None
-        self._remember_prompts = remember_prompts
         self._lock = threading.Lock()
         self._namespaces = Namespaces(names_bytes)
         self._requests: dict[RequestId, LiveRequest] = {}
@@ -92,8 +92,19 @@ class TokenLog:
             compile_log_kernels()
         self._shared = RingBuffer(min(_FIRST_RING, self._max_shared))
         self._table = new_table(min(_FIRST_TABLE, self._max_buckets))
-        self._no_room = RingBuffer(SMALLEST_RING)
-        self._no_draft = WorkspaceBuffers(1)
+        self._no_room, self._no_draft = RingBuffer(SMALLEST_RING), WorkspaceBuffers(1)
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Of the model, once it is known: what is beyond it is not remembered."""
+        return self._vocabulary_size
+
+    @vocabulary_size.setter
+    def vocabulary_size(self, size: int | None) -> None:
+        with self._lock:
+            if size is not None and size != self._vocabulary_size:
+                self._calibrations.keep_within(size)
+            self._vocabulary_size = size
 
     def open(
         self,
@@ -125,7 +136,7 @@ class TokenLog:
                 live.tail,
                 tokens,
                 np.empty(len(tokens) + ORDERS[0] - 1, np.int32),
-                *live.calibration,
+                *live.learned.calibration,
                 live.draft.integers,
                 live.draft.floats,
                 live.draft.max_nodes,
@@ -133,6 +144,9 @@ class TokenLog:
                 live.sources,
             )
             live.length += len(tokens)
+            live.runner_ups.alternatives[:] = UNKNOWN  # until the newest token's row comes
+            if is_output and live.is_remembered:
+                count_tokens(live.learned.frequent, tokens)
             if live.is_remembered and (is_output or self._remember_prompts):
                 live.answer.append(tokens)
 
@@ -154,7 +168,9 @@ class TokenLog:
                 self._table.successors,
                 live.readable,
                 live.tail,
-                *live.calibration,
+                *live.runner_ups,
+                live.learned.frequent,
+                *live.learned.calibration,
                 live.draft.integers,
                 live.draft.floats,
                 live.draft.max_nodes,
@@ -165,7 +181,9 @@ class TokenLog:
             tree = live.draft.first_nodes(size)
         return as_draft_tree(tree, decoding_length, mode)
 
-    def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
+    def recycle(
+        self, request: RequestId, token_ids: TokenIds, successors: Int32Array, *, accepted: int = 0
+    ) -> None:
         """Do as `DraftStore.recycle` says."""
         tokens = checked_tokens(token_ids)
         if len(tokens) == 0:
@@ -177,8 +195,11 @@ class TokenLog:
         rows = checked_tokens(rows.ravel()).reshape(rows.shape)
         with self._lock:
             live = self._requests[request]
+            if accepted and (self._vocabulary_size is None or rows.max() < self._vocabulary_size):
+                came = np.append(tokens[len(tokens) - accepted + 1 :], live.tail[-1:])
+                note_rows(live.runner_ups, rows[len(rows) - accepted :], came)
             if live.owner != NO_OWNER and live.is_remembered:
-                self._write_successors(live.owner, *within_vocabulary(tokens, rows, self.vocabulary_size))
+                self._write_successors(live.owner, *within_vocabulary(tokens, rows, self._vocabulary_size))
 
     def learn_vocabulary(self, successors: Int32Array) -> None:
         """Do as `DraftStore.learn_vocabulary` says."""
@@ -210,6 +231,8 @@ class TokenLog:
         if len(tokens := checked_tokens(token_ids)):
             with self._lock:
                 self._remember(tokens, namespace, is_own=is_own)
+                owner = self._namespaces.owner_of(namespace)
+                self._calibrations.count_text(owner, tokens, self._vocabulary_size)
 
     def forget_namespace(self, namespace: str) -> None:
         """Forget all that a namespace holds; its live requests go on. Do nothing if it is unknown.
@@ -251,12 +274,13 @@ class TokenLog:
         tokens = snapshot["tokens"].astype(np.int32)
         keys, successors = snapshot["keys"].astype(np.int64), snapshot["successors"].astype(np.int32)
         with self._lock:
-            numbers = self._numbers_for(snapshot)
+            numbers = self._namespaces.numbers_for(snapshot, self._namespace)
             if len(tokens):
                 owners = numbers[snapshot["owners"]]
                 is_kept = owners != NO_OWNER
                 self._shared = self._shared.with_room(int(is_kept.sum()), self._max_shared)
                 self._shared.append_owned(tokens[is_kept], owners[is_kept])
+                self._calibrations.count(tokens[is_kept], owners[is_kept])
             borders = [0, *(np.flatnonzero(np.diff(keys >> 31)) + 1), len(keys)]
             for begin, end in pairwise(borders if len(keys) else ()):
                 owner = int(numbers[keys[begin] >> 31])
@@ -337,8 +361,8 @@ class TokenLog:
         if known is None:
             return
         text = np.append(tokens, np.int32(GAP))
-        if self.vocabulary_size is not None:
-            text[text >= self.vocabulary_size] = GAP
+        if self._vocabulary_size is not None:
+            text[text >= self._vocabulary_size] = GAP
         if self.on_learned is not None and is_own:
             self.on_learned(name, text[text != GAP])
         self._shared = self._shared.with_room(len(text), self._max_shared)
@@ -356,34 +380,10 @@ class TokenLog:
             self._table = with_room(self._table, self._max_buckets)
             has_forgotten |= len(self._table.keys) == buckets
             done += write_all(self._table, owner, tokens[done:], rows[done:])
-        known = self._namespaces.numbered(owner)
-        if known is not None and len(tokens):
+        if len(tokens) and (known := self._namespaces.numbered(owner)) is not None:
             known.has_successors = True
         if has_forgotten:
             self._namespaces.recount_successors(owners_in(self._table))
-
-    def _numbers_for(self, snapshot: dict[str, npt.NDArray[np.generic]]) -> Int32Array:
-        """Return the number here of each owner there, NO_OWNER where there is no room for its name.
-
-        Where names do not fit, those of the newest texts stay. They are open: the caller closes them.
-        """
-        named = newest_first(snapshot)
-        texts = [name for name in named.values() if name != VOCABULARY_NAMESPACE]
-        fitting = self._namespaces.newest_that_fit(texts)
-        numbers = np.full(
-            1 + max([NO_OWNER, *named, int(snapshot["owners"].max(initial=NO_OWNER))]), NO_OWNER, np.int32
-        )
-        for owner in sorted(named):
-            known = self._namespace(named[owner]) if named[owner] in fitting else None
-            if known is not None:
-                numbers[owner] = known.owner
-                self._namespaces.open([known.owner])
-            elif named[owner] == VOCABULARY_NAMESPACE:
-                numbers[owner] = VOCABULARY
-        for name in reversed(texts):
-            if name in fitting:
-                self._namespaces.use(name)
-        return numbers
 
     def _recount(self) -> None:
         self._namespaces.recount(self._shared.owners[self._shared.tokens != GAP], owners_in(self._table))

@@ -10,6 +10,9 @@ import numpy as np
 
 from lookahead.drafting.arrays import Float64Array, Int32Array
 from lookahead.drafting.growth.best_first import Frontier, GrowingTree
+from lookahead.drafting.growth.ranks import TABLE, RankTable
+from lookahead.drafting.growth.runner_ups import ALTERNATIVES
+from lookahead.drafting.log.calibration import HINTS
 from lookahead.drafting.log.matches import AHEAD, LONGEST_MATCH, MAX_MATCHES, Matches
 from lookahead.drafting.log.prediction import MAX_NODE_CANDIDATES, Predictions
 from lookahead.drafting.log.successors import SUCCESSORS
@@ -18,8 +21,8 @@ from lookahead.jit import lean_kernel
 MAX_SEARCHES = 4
 """How many new searches for matches a draft has room for, besides the one at node 0."""
 
-_FIXED = 3 + MAX_MATCHES + SUCCESSORS + LONGEST_MATCH
-_PER_NODE, _PER_MATCH, _PER_CANDIDATE, _FLOATS_PER_CANDIDATE = 15, AHEAD + 6, 4, 2
+_FIXED = 3 + MAX_MATCHES + SUCCESSORS + LONGEST_MATCH + 3 * TABLE + ALTERNATIVES
+_PER_NODE, _PER_MATCH, _PER_CANDIDATE, _FLOATS_PER_CANDIDATE = 16, AHEAD + 6, 4 + HINTS, 2
 
 
 class DraftWorkspace(NamedTuple):
@@ -37,6 +40,9 @@ class DraftWorkspace(NamedTuple):
         votes: int32 [MAX_MATCHES], temporary: the next token of each match at a node.
         successors: int32 [SUCCESSORS], temporary: the model's successors of a node's token.
         run: int32 [LONGEST_MATCH], temporary: the last tokens on the path to a node.
+        ranks: The ranks of frequent tokens and of runner-ups.
+        alternatives: int32 [ALTERNATIVES], temporary: the model's other choices at a node's parent.
+        rows: int32 [nodes], the bucket with the model's successors of each node's token, or NO_TOKEN.
     """
 
     size: Int32Array
@@ -50,6 +56,9 @@ class DraftWorkspace(NamedTuple):
     votes: Int32Array
     successors: Int32Array
     run: Int32Array
+    ranks: RankTable
+    alternatives: Int32Array
+    rows: Int32Array
 
 
 @lean_kernel
@@ -60,8 +69,8 @@ def matches_for(max_nodes: int) -> int:
 
 @lean_kernel
 def candidates_for(max_nodes: int) -> int:
-    """Return how many candidates a draft of `max_nodes` has room for: 32 per node on average."""
-    return 32 * max_nodes + MAX_NODE_CANDIDATES
+    """Return how many candidates a draft of `max_nodes` has room for: 64 per node on average."""
+    return 64 * max_nodes + MAX_NODE_CANDIDATES
 
 
 def _workspace_view(integers: Int32Array, floats: Float64Array, max_nodes: int) -> DraftWorkspace:
@@ -71,10 +80,15 @@ def _workspace_view(integers: Int32Array, floats: Float64Array, max_nodes: int) 
     votes, at = integers[at : at + MAX_MATCHES], at + MAX_MATCHES
     successors, at = integers[at : at + SUCCESSORS], at + SUCCESSORS
     run, at = integers[at : at + LONGEST_MATCH], at + LONGEST_MATCH
+    ranked, at = integers[at : at + TABLE], at + TABLE
+    frequent_ranks, at = integers[at : at + TABLE], at + TABLE
+    runner_up_ranks, at = integers[at : at + TABLE], at + TABLE
+    alternatives, at = integers[at : at + ALTERNATIVES], at + ALTERNATIVES
     token_ids, at = integers[at : at + n], at + n
     parents, at = integers[at : at + n], at + n
     depths, at = integers[at : at + n], at + n
     sources, at = integers[at : at + n], at + n
+    rows, at = integers[at : at + n], at + n
     order, at = integers[at : at + n - 1], at + n
     waiting, at = integers[at : at + 4 * n].reshape((n, 4)), at + 4 * n
     ranges, at = integers[at : at + 2 * n].reshape((n, 2)), at + 2 * n
@@ -85,6 +99,7 @@ def _workspace_view(integers: Int32Array, floats: Float64Array, max_nodes: int) 
     listed, at = integers[at : at + 4 * m], at + 4 * m
     tokens, at = integers[at : at + room], at + room
     features, at = integers[at : at + room], at + room
+    hints, at = integers[at : at + HINTS * room].reshape((room, HINTS)), at + HINTS * room
     buckets, at = integers[at : at + room], at + room
     ends = integers[at : at + room]
     tree_probabilities, waiting_probabilities = floats[:n], floats[n : 2 * n - 1]
@@ -98,10 +113,15 @@ def _workspace_view(integers: Int32Array, floats: Float64Array, max_nodes: int) 
         Matches(continuations, ranks, origins),
         listed,
         ranges,
-        Predictions(tokens, features, evidence, probabilities, buckets, ends, predicted, none_evidence),
+        Predictions(
+            tokens, features, hints, evidence, probabilities, buckets, ends, predicted, none_evidence
+        ),
         votes,
         successors,
         run,
+        RankTable(ranked, frequent_ranks, runner_up_ranks),
+        alternatives,
+        rows,
     )
 
 

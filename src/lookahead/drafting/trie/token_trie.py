@@ -161,7 +161,9 @@ class TokenTrie:
             )
         return as_draft_tree(tree, decoding_length, mode)
 
-    def recycle(self, request: RequestId, token_ids: TokenIds, successors: Int32Array) -> None:
+    def recycle(
+        self, request: RequestId, token_ids: TokenIds, successors: Int32Array, *, accepted: int = 0
+    ) -> None:
         """Do nothing: this store drafts only from seen tokens."""
 
     def learn_vocabulary(self, successors: Int32Array) -> None:

@@ -12,7 +12,7 @@ from lookahead.decoding import loop
 from lookahead.decoding.acceptance import Acceptance
 from lookahead.decoding.loop import PromptPart
 from lookahead.drafting.drafter import BatchDrafter, RequestDrafter
-from lookahead.drafting.growth.candidates import NOT_DRAFTED, OWN, RECYCLED, SHARED
+from lookahead.drafting.growth.candidates import GUESSED, NOT_DRAFTED, OWN, RECYCLED, SHARED
 from lookahead.drafting.memory.draft_memory import DraftMemory
 from lookahead.engine.events import TokenSource
 from lookahead.engine.prefix_cache import BLOCK_TOKENS, PrefixCache
@@ -33,6 +33,7 @@ _SOURCES = {
     OWN: TokenSource.PROMPT,
     SHARED: TokenSource.MEMORY,
     RECYCLED: TokenSource.GUESS,
+    GUESSED: TokenSource.GUESS,
     NOT_DRAFTED: TokenSource.PLAIN,
 }
 _TRIAL_TOKENS = 64
