@@ -13,6 +13,7 @@ from lookahead.bench.methods.lookahead import LookaheadMethod
 from lookahead.bench.methods.registry import MakeMethod
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.noise import NO_NOISE, Noise
 from lookahead.drafting.store import (
     DEFAULT_NAMESPACE,
     DraftStore,
@@ -58,11 +59,17 @@ class AblatedStore:
         self._store.insert(request, token_ids, origin)
 
     def propose(
-        self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
+        self,
+        request: RequestId,
+        *,
+        decoding_length: int,
+        branch_length: int,
+        mode: DraftMode,
+        noise: Noise = NO_NOISE,
     ) -> DraftTree:
         """Return a draft."""
         return self._store.propose(
-            request, decoding_length=decoding_length, branch_length=branch_length, mode=mode
+            request, decoding_length=decoding_length, branch_length=branch_length, mode=mode, noise=noise
         )
 
     def recycle(
@@ -148,7 +155,13 @@ class WithoutAnswers(WithoutEarlierAnswers):
         kept[request] = np.concatenate([before, checked_tokens(token_ids)])
 
     def propose(
-        self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
+        self,
+        request: RequestId,
+        *,
+        decoding_length: int,
+        branch_length: int,
+        mode: DraftMode,
+        noise: Noise = NO_NOISE,
     ) -> DraftTree:
         """Draft from the prompt."""
         context = self._answers.get(request, np.zeros(0, np.int32))[-_CONTEXT_TOKENS:]
@@ -158,7 +171,7 @@ class WithoutAnswers(WithoutEarlierAnswers):
         self._store.insert(now, np.concatenate([prompt, context]), Origin.PROMPT)
         try:
             return self._store.propose(
-                now, decoding_length=decoding_length, branch_length=branch_length, mode=mode
+                now, decoding_length=decoding_length, branch_length=branch_length, mode=mode, noise=noise
             )
         finally:
             self._store.forget(now)

@@ -54,7 +54,7 @@ def test_as_dict_names_every_count():
     assert set(counts) == {
         *("requests", "tokens", "row_steps", "forwards"),
         *("draft_tokens", "accepted_tokens", "recycled_tokens"),
-        *("prefill_seconds", "measure_seconds", "draft_seconds", "recycle_seconds"),
+        *("prefill_seconds", "draft_seconds", "recycle_seconds"),
         *("model_seconds", "cache_seconds", "verify_seconds"),
         *("mean_acceptance_length", "acceptance_rate", "smallest_margin"),
     }

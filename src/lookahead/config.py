@@ -10,7 +10,7 @@ MAX_NODES_OF_AUTO = 64
 """Maximum tree size with `decoding_length="auto"`: larger trees gain little and cost time."""
 _MAX_NODES_PER_BATCH = 256
 DEFAULT_MEMORY_BYTES = 256 * 2**20
-MIN_MEMORY_BYTES = 2**15
+MIN_MEMORY_BYTES = 5 * 2**13
 MAX_MEMORY_BYTES = 2**44
 
 

@@ -17,7 +17,6 @@ class GenerationStats:
         accepted_tokens: Drafted tokens that the model confirmed.
         recycled_tokens: Accepted tokens that were drafted only from the model's recycled logits.
         prefill_s: Seconds in prefill.
-        measure_s: Seconds measuring step times: once per model, then kept on disk.
         draft_s: Seconds proposing drafts and learning from the emitted tokens.
         recycle_s: Seconds picking the top-k next tokens from the logits and storing them.
         model_s: Seconds in forward passes after prefill.
@@ -35,7 +34,6 @@ class GenerationStats:
     accepted_tokens: int = 0
     recycled_tokens: int = 0
     prefill_s: float = 0.0
-    measure_s: float = 0.0
     draft_s: float = 0.0
     recycle_s: float = 0.0
     model_s: float = 0.0
@@ -55,7 +53,7 @@ class GenerationStats:
 
     @property
     def decode_s(self) -> float:
-        """Seconds of decoding: everything but prefill and measuring."""
+        """Seconds of decoding: everything but prefill."""
         return self.draft_s + self.recycle_s + self.model_s + self.cache_s + self.verify_s
 
     def count_forward(self, *, nodes: Mapping[int, int], tokens: Mapping[int, int]) -> None:

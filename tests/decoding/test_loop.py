@@ -55,9 +55,6 @@ class ChainDrafter:
 
     recycles = True
 
-    def calibrate(self):
-        self.events.append(("ready",))
-
     def recycle_prompt(self, _row, successors):
         self.events.append(("recycle prompt", successors[:, 0].tolist()))
 
@@ -137,7 +134,6 @@ def test_the_drafter_gets_what_each_step_did_and_the_models_argmax():
     drafter = ChainDrafter(levels=2, wrong_from=1)
     run(drafter, new_tokens=5)
     assert drafter.events == [
-        ("ready",),
         ("recycle prompt", [3, 4]),
         ("recycle", [4, 5, 13], [0, 1], [5, 6, 14]),
         ("adapt", {0: 3}, 2),
@@ -196,9 +192,6 @@ class ChainDrafters:
         self.last = [0] * len(levels)
         self.adapted: list[tuple[dict[int, int], int]] = []
         self.removed: list[int] = []
-
-    def calibrate(self):
-        pass
 
     def propose(self, max_depths, **_limits):
         return {

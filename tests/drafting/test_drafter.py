@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from helpers.step_times import known_times
 from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.budget.policy import BudgetPolicy
-from lookahead.drafting.budget.step_times import StepTimes
+from lookahead.drafting.budget.step_times_table import StepTimesTable
 from lookahead.drafting.drafter import BatchDrafter, NoDrafter, RequestDrafter
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.tree import DraftTree
@@ -73,42 +74,14 @@ def test_closing_forgets_the_prompt_and_keeps_the_answer():
     assert memory._requests == {}
 
 
-def auto_drafter(times, measured):
-    def measure():
-        measured.append(times)
-        return times
-
+def test_only_as_much_is_drafted_as_pays():
+    table = StepTimesTable()
+    table.put(1, 8, known_times((1, 2), (0.01, 0.10)))
     request = RequestDrafter(TokenLog(), branch_length=64)
-    controller = BudgetController(lambda _rows: 64, BudgetPolicy(64))
-    return OneRow(BatchDrafter(controller, recycles=True, measure=measure), request)
-
-
-def test_step_times_are_measured_once_and_only_as_much_as_pays_is_drafted():
-    steep, measured = StepTimes((1, 2), (0.01, 0.10)), []
-    drafter = auto_drafter(steep, measured)
+    controller = BudgetController(lambda _rows: 64, BudgetPolicy(64), table)
+    drafter = OneRow(BatchDrafter(controller, recycles=True), request)
     drafter.read([1, 2, 3, 1, 2, 3, 1, 2])
-    drafter.calibrate()
-    drafter.calibrate()
-    assert measured == [steep]
     assert len(drafter.propose(max_depth=9)) == 1
-
-
-def test_without_positions_left_to_measure_in_steps_are_plain_until_there_are_some():
-    asked = []
-
-    def measure():
-        asked.append(None)
-        return StepTimes((1, 2), (0.01, 0.0101)) if len(asked) > 2 else None
-
-    request = RequestDrafter(TokenLog(), branch_length=64)
-    controller = BudgetController(lambda _rows: 64, BudgetPolicy(64))
-    drafter = OneRow(BatchDrafter(controller, recycles=True, measure=measure), request)
-    drafter.read([1, 2, 3, 1, 2, 3, 1, 2])
-    drafter.calibrate()
-    assert len(drafter.propose(max_depth=9)) == 1
-    assert len(drafter.propose(max_depth=9)) > 1
-    drafter.propose(max_depth=9)
-    assert len(asked) == 3
 
 
 def test_what_the_model_held_likeliest_is_drafted_where_nothing_was_repeated():
@@ -159,7 +132,6 @@ def test_a_trie_does_not_recycle():
 
 def test_without_a_memory_every_step_is_plain():
     drafter = OneRow(NoDrafter())
-    drafter.calibrate()
     drafter.learn([3, 4])
     assert drafter.propose(max_depth=5).token_ids.tolist() == [4]
     assert not drafter.recycles

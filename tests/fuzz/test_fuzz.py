@@ -11,7 +11,7 @@ import pytest
 from fuzz.fuzz_cases import drawn_case
 from fuzz.fuzz_runs import Tally, try_case
 
-CASES = int(os.environ.get("LOOKAHEAD_FUZZ_CASES") or 24)
+CASES = int(os.environ.get("LOOKAHEAD_FUZZ_CASES") or 16)
 ONLY = os.environ.get("LOOKAHEAD_FUZZ_SEED")
 SEEDS = [int(ONLY)] if ONLY else range(CASES)
 

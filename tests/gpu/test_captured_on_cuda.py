@@ -96,12 +96,11 @@ def test_a_batch_behind_padding(family, ends, captures):
     assert captures
 
 
-def test_the_auto_budget_measures_captured_steps(captures):
+def test_the_auto_budget_in_captured_steps(captures):
     model, token_ids = on_device("llama"), prompt(0).to(DEVICE)
     lookahead = Lookahead()
     expected = text_of(model.generate, token_ids, **GREEDY)
     assert text_of(lookahead.generate, model, token_ids, **GREEDY) == expected
-    assert lookahead.stats.measure_s > 0
     assert captures
 
 

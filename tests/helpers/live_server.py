@@ -9,6 +9,7 @@ from typing import Any
 
 import uvicorn
 
+from helpers.tiny_models import tiny_model, tiny_tokenizer
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.engine import EngineSettings
 from lookahead.server.app import create_app
@@ -47,6 +48,13 @@ class LiveServer:
         while (stats := self.engine.stats()).running or stats.waiting:
             assert monotonic() < end, stats
             sleep(0.01)
+
+
+def tiny_chat_model():
+    """A small model with room for 32,768 tokens, and its tokenizer, which knows chats."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}!"
+    return tiny_model("llama", max_position_embeddings=2**15), tokenizer
 
 
 @contextmanager

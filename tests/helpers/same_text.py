@@ -2,7 +2,7 @@
 
 import torch
 
-NEW_TOKENS = 40
+NEW_TOKENS = 28
 """Behind a prompt of 12 tokens, they cross every window, chunk and boundary of the tiny models."""
 
 GREEDY = {"max_new_tokens": NEW_TOKENS, "do_sample": False}

@@ -6,6 +6,7 @@ from itertools import cycle
 
 import numpy as np
 
+from helpers.step_times import known_times
 from lookahead.drafting.budget.policy import BudgetPolicy
 from lookahead.drafting.budget.step_times import StepTimes
 
@@ -15,7 +16,7 @@ _GRID = (1, 2, 4, 8, 16, 32, 64)
 
 
 def times_of(curve) -> StepTimes:
-    return StepTimes(_GRID, tuple(curve(size) for size in _GRID))
+    return known_times(_GRID, [curve(size) for size in _GRID])
 
 
 def gpu(size):

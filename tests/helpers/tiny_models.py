@@ -14,16 +14,16 @@ MAIN_FAMILIES = ["llama", "gemma3", "llama4_text", "bloom"]
 
 KINDS = [
     *MAIN_FAMILIES,
-    *("gpt2", "opt", "biogpt", "ctrl", "gpt_bigcode", "openai-gpt", "mpt", "falcon-alibi"),
-    *("mixtral", "gpt_oss", "deepseek_v3", "longcat_flash", "diffllama", "doge", "gpt_neo"),
+    *("gpt2", "opt", "ctrl", "openai-gpt", "mpt", "falcon-alibi"),
+    *("mixtral", "gpt_oss", "deepseek_v3", "longcat_flash", "doge", "gpt_neo"),
     *("mistral", "gemma2", "gemma3n", "modernbert-decoder", "phi3-longrope", "llama-dynamic-rope"),
-    *("mamba", "jamba", "qwen3_next", "lfm2", "rwkv", "deepseek_v32", "cpmant"),
+    *("mamba", "jamba", "qwen3_next", "lfm2", "deepseek_v32", "cpmant"),
 ]
 """One family of each kind, by what tells one from another in drafting.
 
 How it knows positions (rotary, learned, behind an offset, sinusoids, a bias by places or by the mask,
 rotary ones that change with the length), what it sees (all, windows, chunks, soft caps, sinks, a choice of
-keys), what it keeps (keys and values of one head or many, latent ones, two for a layer, another layer's, a
+keys), what it keeps (keys and values, latent ones, two for a layer, another layer's, a
 state of its own or beside keys, nothing), experts.
 """
 

@@ -14,7 +14,7 @@ from math import exp, log, sqrt
 
 from lookahead.config import DraftMode
 from lookahead.drafting.growth.best_first import MIN_PROBABILITY
-from lookahead.drafting.growth.candidates import GUESSED, MIN_SHARE, OWN, RECYCLED, SHARED
+from lookahead.drafting.growth.candidates import GUESSED, LUCKY, MIN_SHARE, OWN, RECYCLED, SHARED
 from lookahead.drafting.growth.frequent import COUNTED, FREQUENT, new_counts
 from lookahead.drafting.growth.ranks import RANK_BUCKETS, UNRANKED_BUCKET
 from lookahead.drafting.growth.runner_ups import ALTERNATIVES, DECAY, KEPT, RUNNER_UPS
@@ -25,6 +25,8 @@ from lookahead.drafting.log.calibration import (
     BIASES,
     HINT_BIASES,
     LEARNING_RATE,
+    LUCK_SLOPES,
+    LUCKY_PLACE,
     MIN_EVIDENCE,
     NO_ALTERNATIVES,
     NO_SUCCESSORS,
@@ -56,9 +58,10 @@ from lookahead.drafting.log.matches import (
 )
 from lookahead.drafting.log.prediction import MAX_NODE_CANDIDATES
 from lookahead.drafting.log.ring import GAP, ORDERS, SMALLEST_RING, ring_bytes
-from lookahead.drafting.log.sizing import affordable_buckets, affordable_tokens, names_bytes
+from lookahead.drafting.log.sizing import affordable_tokens, divided
 from lookahead.drafting.log.successors import SUCCESSORS
 from lookahead.drafting.log.workspace import candidates_for, matches_for
+from lookahead.drafting.noise import LUCKY_TOKENS, MEAN_LUCK
 from lookahead.drafting.store import DEFAULT_NAMESPACE, VOCABULARY_NAMESPACE, Origin
 from oracles.naive_trie import as_draft_tree, side_by_side
 
@@ -190,6 +193,7 @@ class Candidate:
     feature: tuple[int, int, int]  # source, rank among the model's successors, age
     evidence: float
     hints: tuple[tuple[int, int, int, int], ...] = ()  # which, bucket, are successors known, is it node 0
+    luck: float | None = None  # None where nothing is known of the noise
     probability: float = 0.0
 
 
@@ -211,13 +215,15 @@ class CalibrationState:
         self.none_bias, self.none_slope = pairs[NONE_BIAS].tolist(), pairs[NONE_SLOPE].tolist()
         self.slopes = pairs[SLOPES:BIASES].tolist()
         self.biases = pairs[BIASES:HINT_BIASES].reshape(SOURCES, RANKS, AGES, 2).tolist()
-        hints = pairs[HINT_BIASES:].reshape(-1, 2, 2, 2).tolist()
+        hints = pairs[HINT_BIASES:LUCK_SLOPES].reshape(-1, 2, 2, 2).tolist()
         places = ALTERNATIVES + 2
         self.hint_biases = (
             hints[:places],
             hints[places : places + RANK_BUCKETS],
-            hints[places + RANK_BUCKETS :],
+            hints[places + RANK_BUCKETS : places + 2 * RANK_BUCKETS],
+            hints[places + 2 * RANK_BUCKETS :],
         )
+        self.luck_slopes = pairs[LUCK_SLOPES:].tolist()
         self.counts: list[list[int]] = []  # [token, count], the highest count first
 
     def bias(self, feature):
@@ -254,6 +260,7 @@ class CalibrationState:
                 (self.hint_bias(hint)[0] for hint in candidate.hints),
                 self.slopes[candidate.feature[0]][0] * candidate.evidence + self.bias(candidate.feature)[0],
             )
+            + self.luck_slopes[candidate.feature[0]][0] * (candidate.luck or 0.0)
             for candidate in prediction.candidates
         ]
         highest = max([none, *scores])
@@ -273,6 +280,8 @@ class CalibrationState:
             move(self.bias(candidate.feature), error)
             for hint in candidate.hints:
                 move(self.hint_bias(hint), error)
+            if candidate.luck is not None:
+                move(self.luck_slopes[candidate.feature[0]], error * candidate.luck)
         if prediction.candidates:
             move(self.none_slope, (missed - rest) * prediction.rest)
             move(self.none_bias, missed - rest)
@@ -328,13 +337,11 @@ class Request:
 
 class NaiveLog:
     def __init__(self, *, max_bytes, remember_prompts=False):
-        self.max_shared = affordable_tokens(max_bytes // 2 + 8)
         self.max_calibrations = max(1, min(1024, max_bytes // 2**20))
         self.calibrations: dict[int, CalibrationState] = {}  # the last one used is the last one
         arrays = (initial_hit_rates(), initial_weights(), new_counts())
         learned = self.max_calibrations * sum(array.nbytes for array in arrays)
-        self.own_budget = (max_bytes - learned - names_bytes(max_bytes) - ring_bytes(self.max_shared)) // 2
-        max_buckets = affordable_buckets(self.own_budget)
+        _, self.own_budget, self.max_shared, max_buckets = divided(max_bytes, learned_bytes=learned)
         self.shared = Log(min(token_log._FIRST_RING, self.max_shared))
         self.successors = Successors(min(token_log._FIRST_TABLE, max_buckets), max_buckets)
         self.remember_prompts = remember_prompts
@@ -477,7 +484,7 @@ class NaiveLog:
         ]
         return sorted(matches, key=lambda match: match.rank)
 
-    def predict(self, request, matches, depth, probability, successors, alternatives):
+    def predict(self, request, matches, depth, probability, successors, alternatives, noise):
         prediction = Prediction()
         left = 1.0
         known: set[int] = set()
@@ -514,14 +521,30 @@ class NaiveLog:
                 for token in dict.fromkeys(guesses if probability >= 0.1 else [])
                 if token not in known and token not in successors
             ]
+        lucky = [] if noise is None else lucky_tokens(noise)
+        if left > MIN_SHARE and probability >= 0.2:
+            known.update(candidate.token for candidate in prediction.candidates)
+            prediction.candidates += [
+                Candidate(
+                    token,
+                    feature_index(LUCKY, token, successors, request),
+                    prediction.rest + log(frequency_of(token, len(noise))),
+                )
+                for token in lucky
+                if token not in known
+            ]
         for candidate in prediction.candidates:
             candidate.hints = hints_of(request, candidate.token, successors, alternatives, int(depth == 0))
+            if noise is not None and candidate.token < len(noise):
+                candidate.luck = -log(noise[candidate.token]) - MEAN_LUCK
+                candidate.hints += (lucky_hint(candidate, lucky, successors, int(depth == 0)),)
         request.calibration.softmax(prediction)
         return prediction
 
     # what it drafts
 
-    def propose(self, name, *, decoding_length, branch_length, mode):
+    def propose(self, name, *, decoding_length, branch_length, mode, noise=()):
+        """Draft; `noise` has the E of all tokens of each coming draw that is known."""
         request = self.requests[name]
         request.max_nodes = max(request.max_nodes, decoding_length)
         nodes = [(request.sequence[-1], -1, 0, 1.0)]
@@ -541,7 +564,13 @@ class NaiveLog:
                     rows[node] = successors
                     alternatives = rows[nodes[node][1]] if node else request.alternatives
                     prediction = self.predict(
-                        request, lists[node], depth, probability, successors, alternatives
+                        request,
+                        lists[node],
+                        depth,
+                        probability,
+                        successors,
+                        alternatives,
+                        noise[depth] if depth < len(noise) else None,
                     )
                 likely = prediction.candidates
                 if mode is DraftMode.SINGLE and likely:
@@ -619,6 +648,22 @@ def hints_of(request, token, successors, alternatives, is_root):
         (which, bucket, *cases)
         for which, bucket in enumerate([place if alternatives else NO_ALTERNATIVES, *buckets])
     )
+
+
+def frequency_of(token, vocabulary_size):
+    return 1 / ((token + 200) * log((vocabulary_size + 200) / 200))
+
+
+def lucky_tokens(noise):
+    luck = [frequency_of(token, len(noise)) / exponential for token, exponential in enumerate(noise)]
+    ranked = sorted(range(len(noise)), key=lambda token: -luck[token])
+    return [token for token in ranked if luck[token] > 1 / 64][:LUCKY_TOKENS]
+
+
+def lucky_hint(candidate, lucky, successors, is_root):
+    bucket = lucky.index(candidate.token).bit_length() if candidate.token in lucky else UNRANKED_BUCKET
+    bucket += RANK_BUCKETS if candidate.feature[0] == LUCKY else 0
+    return LUCKY_PLACE, bucket, int(bool(successors)), is_root
 
 
 def path_to(nodes, node):

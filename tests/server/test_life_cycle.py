@@ -15,16 +15,15 @@ import httpx
 import openai
 import pytest
 
-from helpers.live_server import serving
+from helpers.live_server import serving, tiny_chat_model
+from helpers.samples import sampled
 from helpers.tiny_models import tiny_model, tiny_tokenizer
 from lookahead import DraftMemory, LookaheadConfig
 from lookahead.engine import EngineSettings
 
-pytestmark = pytest.mark.model
-
 LONG = {
     "messages": [{"role": "user", "content": "Write a long story about the sea."}],
-    "max_tokens": 2000,
+    "max_tokens": 20_000,
     "ignore_eos": True,
     "temperature": 0,
 }
@@ -34,11 +33,11 @@ MAX_SECONDS = 30
 
 
 @pytest.fixture(scope="module")
-def small(live):
-    """The same model with two rows and room for two more."""
+def small():
+    """A small model in plain steps, with two rows and room for two more."""
     settings = EngineSettings(max_rows=2, max_queued=2)
-    config = LookaheadConfig(decoding_length=8)  # step times need not be measured
-    with serving(live.model, live.tokenizer, config=config, engine=settings, drain_s=1) as server:
+    config = LookaheadConfig(decoding_length=1)
+    with serving(*tiny_chat_model(), config=config, engine=settings, drain_s=1) as server:
         yield server
 
 
@@ -90,8 +89,8 @@ def test_a_client_that_leaves_while_it_waits_leaves_the_queue(small, raw_request
 
 BODIES = {
     CHAT: LONG,
-    "/v1/completions": {"prompt": "The sea", "max_tokens": 2000, "ignore_eos": True},
-    "/v1/responses": {"input": "The sea", "max_output_tokens": 2000, "ignore_eos": True},
+    "/v1/completions": {"prompt": "The sea", "max_tokens": 20_000, "ignore_eos": True},
+    "/v1/responses": {"input": "The sea", "max_output_tokens": 20_000, "ignore_eos": True},
 }
 
 
@@ -216,13 +215,23 @@ def started_server(tmp_path, *options, **variables):
     raise AssertionError(log.read_text())
 
 
-def test_sigterm_lets_running_requests_end_and_saves_the_memory(tmp_path):
-    """Of a small model, in plain steps, so that the answer takes a few seconds."""
-    file, folder, tokens = tmp_path / "memory.safetensors", str(tmp_path / "model"), 700
+@pytest.fixture
+def tiny_server(tmp_path):
+    """Starts a server with a small model, which decodes in plain steps, and with a memory file."""
+    folder, file = str(tmp_path / "model"), str(tmp_path / "memory.safetensors")
     tiny_model("llama", max_position_embeddings=2048).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    options = ("--model", folder, "--served-model-name", "tiny", "--memory", str(file), "--dtype", "float32")
-    process, url = started_server(tmp_path, *options, "--max-rows", "2", "--decoding-length", "1")
+    memory = DraftMemory()
+    memory.warm([list(range(3, 33))])
+    memory.save(file, tokenizer=tiny_tokenizer())
+    named = ("--model", folder, "--served-model-name", "tiny", "--memory", file)
+    plain = ("--dtype", "float32", "--decoding-length", "1")
+    return file, *started_server(tmp_path, *named, *plain, "--max-rows", "2")
+
+
+def after_what_runs(process, url):
+    """Stop a server that is answering; return how many tokens it must have learned."""
+    tokens = 700  # a few seconds
     long = {"prompt": "HelloHello", "max_tokens": tokens, "ignore_eos": True}
     with ThreadPoolExecutor(2) as threads:
         running = threads.submit(httpx.post, f"{url}/v1/completions", json=long, timeout=120)
@@ -235,27 +244,39 @@ def test_sigterm_lets_running_requests_end_and_saves_the_memory(tmp_path):
         answer = running.result()
     assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, tokens)
     assert process.wait(timeout=MAX_SECONDS) == 0
-    assert DraftMemory.load(file).namespaces["default"] >= tokens
-    # it is loaded again, an idle server ends at once, and nothing is lost
-    process, url = started_server(tmp_path, *options)
-    assert httpx.get(f"{url}/lookahead/memory").json()["namespaces"]["default"] >= tokens
+    return tokens
+
+
+def at_once(process, _url):
+    """Stop a server that is idle."""
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=5) == 0
     assert time.monotonic() - begun < 5
-    assert DraftMemory.load(file).namespaces["default"] >= tokens
+    return 0
 
 
+@pytest.mark.matrix
+@pytest.mark.parametrize("end", sampled([after_what_runs, at_once], [after_what_runs]))
+def test_sigterm_lets_running_requests_end_and_saves_the_memory(tiny_server, end):
+    """The sample has a server that is answering; an idle one is in `make verify`."""
+    file, process, url = tiny_server
+    assert httpx.get(f"{url}/lookahead/memory").json()["namespaces"]["default"] >= 30  # it was loaded
+    learned = end(process, url)
+    assert DraftMemory.load(file).namespaces["default"] >= 30 + learned
+
+
+@pytest.mark.model
 def test_a_killed_server_loses_at_most_what_came_after_the_last_save(tmp_path):
     file = tmp_path / "memory.safetensors"
     options = ("--memory", str(file), "--save-memory-every", "1", "--dtype", "float32")
     options += ("--decoding-length", "8")  # step times need not be measured
     process, url = started_server(tmp_path, *options)
-    httpx.post(url + CHAT, json=SHORT | {"max_tokens": 40, "ignore_eos": True}, timeout=60)
-    wait_for(lambda: file.exists() and DraftMemory.load(file).namespaces.get("default", 0) >= 40)
+    httpx.post(url + CHAT, json=SHORT | {"max_tokens": 20, "ignore_eos": True}, timeout=60)
+    wait_for(lambda: file.exists() and DraftMemory.load(file).namespaces.get("default", 0) >= 20)
     with ThreadPoolExecutor(1) as threads:
         threads.submit(httpx.post, url + CHAT, json=LONG, timeout=60)
         time.sleep(1.2)
         process.kill()
         process.wait()
-    assert DraftMemory.load(file).namespaces["default"] >= 40
+    assert DraftMemory.load(file).namespaces["default"] >= 20

@@ -22,7 +22,7 @@ def values_of(text):
 
 def test_many_clients_leave_nothing_behind_and_counters_add_up(live):
     before = httpx.get(f"{live.url}/metrics").text
-    told = asyncio.run(many_clients(live.url, clients=12, seconds=3))
+    told = asyncio.run(many_clients(live.url, clients=8, seconds=2))
     live.wait_until_idle()
     after = httpx.get(f"{live.url}/metrics").text
     assert told.faults == []

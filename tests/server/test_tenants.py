@@ -5,12 +5,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers.live_server import serving
+from helpers.live_server import serving, tiny_chat_model
 from helpers.samples import examples
 from lookahead import LookaheadConfig
 from lookahead.server.access import Access, KeyRing
-
-pytestmark = pytest.mark.model
 
 CHAT, MEMORY = "/v1/chat/completions", "/lookahead/memory"
 A, B, ADMIN = "key-of-tenant-a", "key-of-tenant-b", "key-of-the-operator"
@@ -25,9 +23,9 @@ STORY = "Repeat this: the grey cat sat on the red mat and looked at the blue bir
 
 
 @pytest.fixture(scope="module")
-def guarded(live):
+def guarded():
     """Drafts of a fixed size: the automatic one depends on how long steps take."""
-    with serving(live.model, live.tokenizer, config=FIXED, keys=KeyRing(KEYS)) as server:
+    with serving(*tiny_chat_model(), config=FIXED, keys=KeyRing(KEYS)) as server:
         yield server
 
 
@@ -37,7 +35,7 @@ def post(server, path, body, key):
 
 
 def ask(server, key, text=STORY, **options):
-    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 12, "temperature": 0}
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 24, "temperature": 0}
     answer = post(server, CHAT, body | options, key)
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -91,7 +89,7 @@ def counts(answer):
     seed=st.integers(0, 3),
 )
 @settings(
-    max_examples=examples(6, share=2),
+    max_examples=examples(24),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -158,8 +156,8 @@ def test_only_the_operator_comes_before_others(guarded):
     assert post(guarded, CHAT, body | {"priority": 1}, A).status_code == 200
 
 
-def test_a_server_without_keys_answers_to_its_own_name_only(live):
-    with serving(live.model, live.tokenizer, config=FIXED, allowed_hosts=("127.0.0.1", "[::1]")) as server:
+def test_a_server_without_keys_answers_to_its_own_name_only():
+    with serving(*tiny_chat_model(), config=FIXED, allowed_hosts=("127.0.0.1", "[::1]")) as server:
         assert httpx.get(f"{server.url}/v1/models").status_code == 200
         for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example"):
             refused = httpx.get(f"{server.url}/v1/models", headers={"host": host})

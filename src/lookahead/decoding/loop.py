@@ -12,6 +12,7 @@ from lookahead.decoding.acceptance import Acceptance, accept
 from lookahead.decoding.sampling.state import GenerationState, padding_drafts
 from lookahead.decoding.sampling.topk import topk_successors
 from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.noise import NOTHING_KNOWN, Noise
 from lookahead.drafting.tree import DraftTree
 from lookahead.stats import GenerationStats
 
@@ -78,11 +79,13 @@ class PartReader(Protocol):
 class Drafter(Protocol):
     """The requests' view of the draft memory."""
 
-    def calibrate(self) -> None:
-        """Measure the model's step times if drafting needs them; called after the prefill."""
-
     def propose(
-        self, max_depths: Mapping[int, int], *, beside: int = 0, max_draft_tokens: int | None = None
+        self,
+        max_depths: Mapping[int, int],
+        *,
+        beside: int = 0,
+        max_draft_tokens: int | None = None,
+        noise: Mapping[int, Noise] = NOTHING_KNOWN,
     ) -> dict[int, DraftTree]:
         """Return a draft for each row.
 
@@ -92,6 +95,7 @@ class Drafter(Protocol):
             max_depths: By row.
             beside: Tokens of prompts that are read in the same forward pass.
             max_draft_tokens: Upper bound on the tokens drafted for all rows together, if there is one.
+            noise: By row, what is known of the noise of its next draws.
         """
 
     def learn(self, row: int, tokens: list[int]) -> None:
@@ -136,7 +140,7 @@ def decode(
     clock.charge("prefill_s")
     emit_first_tokens(drafter, states, logits, stats)
     clock.charge("verify_s")
-    _calibrate(drafter, states, logits, clock)
+    _recycle_prompts(drafter, states, logits, clock)
     finished = _remove_finished(model, drafter, states, ())
     while step(model, drafter, states, stats, clock):
         finished = _remove_finished(model, drafter, states, finished)
@@ -176,7 +180,9 @@ def step(
     beside = sum(len(part.tokens) for part in parts.values())
     drafts = {}
     if max_depths:
-        drafts = drafter.propose(max_depths, beside=beside, max_draft_tokens=max_draft_tokens)
+        drafts = drafter.propose(
+            max_depths, beside=beside, max_draft_tokens=max_draft_tokens, noise=_foreseen(states, max_depths)
+        )
     clock.charge("draft_s")
     verified, logits = _verify(model, states, drafts | padding_drafts(states, drafts), parts)
     drafts = {row: verified[row] for row in drafts}
@@ -262,14 +268,11 @@ def emit_first_tokens(
         stats.tokens += len(tokens)
 
 
-def _calibrate(
+def _recycle_prompts(
     drafter: Drafter, states: Sequence[GenerationState], logits: Tensor, clock: "StepClock"
 ) -> None:
-    """Calibrate the drafter and recycle the prompts' logits, if any row is not finished."""
+    """Let the drafter learn the logits of the prompts of rows that are not finished."""
     rows = _rows_under_way(states)
-    if rows:
-        drafter.calibrate()
-        clock.charge("measure_s")
     if rows and drafter.recycles:
         for index, row in enumerate(row for state in states for row in state.rows):
             if row in rows:
@@ -314,6 +317,16 @@ def _max_depths(model: StepModel, states: Sequence[GenerationState]) -> dict[int
             tokens_ahead = max_remaining - state.remaining
             depths[row] = min(depths[row], max(0, state.max_lead_tokens - tokens_ahead))
     return depths
+
+
+def _foreseen(states: Sequence[GenerationState], max_depths: Mapping[int, int]) -> dict[int, Noise]:
+    """Return, by row, what is known of the noise of the draws of rows that may have drafts."""
+    return {
+        row: noise
+        for state in states
+        if any(max_depths.get(row, 0) > 0 for row in state.rows)
+        for row, noise in state.foreseen().items()
+    }
 
 
 def _verify(

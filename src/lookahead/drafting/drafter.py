@@ -1,14 +1,14 @@
 """The requests' view of the draft memory, from prompt to end."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from lookahead.config import DraftMode
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.budget.controller import BudgetController, StepReport
-from lookahead.drafting.budget.step_times import StepTimes
 from lookahead.drafting.growth.candidates import RECYCLED
+from lookahead.drafting.noise import NO_NOISE, NOTHING_KNOWN, Noise
 from lookahead.drafting.store import DEFAULT_NAMESPACE, DraftStore, Origin
 from lookahead.drafting.tree import DraftTree
 
@@ -63,13 +63,14 @@ class RequestDrafter:
             self._store.insert(self._request, np.array(predicted, np.int32), Origin.PROMPT)
         self._store.insert(self._request, self._prompt, Origin.PROMPT)
 
-    def propose(self, max_depth: int, max_nodes: int) -> DraftTree:
+    def propose(self, max_depth: int, max_nodes: int, noise: Noise = NO_NOISE) -> DraftTree:
         """Return a draft after the last learned token, within this depth and number of nodes."""
         return self._store.propose(
             self._request,
             decoding_length=max_nodes,
             branch_length=min(self._branch_length, max_depth),
             mode=self._mode,
+            noise=noise,
         )
 
     def learn(self, tokens: list[int]) -> None:
@@ -110,8 +111,6 @@ class BatchDrafter:
         recycles: Whether the store drafts from recycled logits.
         lockstep: Whether all rows stay in the forward pass and advance by the smallest number accepted.
         is_ragged: Whether each row has its own number of nodes in a forward pass; else that of the largest.
-        measure: Returns the model's step times after the prefill; None if it has no positions left for a
-            draft.
     """
 
     def __init__(
@@ -121,14 +120,12 @@ class BatchDrafter:
         recycles: bool,
         lockstep: bool = False,
         is_ragged: bool = False,
-        measure: Callable[[], StepTimes | None] = lambda: None,
     ) -> None:
         self._requests: dict[int, RequestDrafter] = {}
         self._controller = controller
         self._store_recycles = recycles
         self._lockstep = lockstep
         self._is_ragged = is_ragged
-        self._measure = measure
         self._recycled_by_removed = self._recycled_before = 0
 
     def add(self, row: int, request: RequestDrafter, prompt: Sequence[int]) -> None:
@@ -141,16 +138,13 @@ class BatchDrafter:
         self._requests[row].close()  # first: after a Ctrl-C in between, it is closed again
         self._recycled_by_removed += self._requests.pop(row).recycled_tokens
 
-    def calibrate(self) -> None:
-        """Measure the model's step times if they are needed and unknown; called after the prefill."""
-        rows, context = len(self._requests), self._context(self._requests)
-        if self._controller.needs_measuring(rows, context):
-            times = self._measure()
-            if times is not None:
-                self._controller.measured(rows, context, times)
-
     def propose(
-        self, max_depths: Mapping[int, int], *, beside: int = 0, max_draft_tokens: int | None = None
+        self,
+        max_depths: Mapping[int, int],
+        *,
+        beside: int = 0,
+        max_draft_tokens: int | None = None,
+        noise: Mapping[int, Noise] = NOTHING_KNOWN,
     ) -> dict[int, DraftTree]:
         """Return a draft for each row after its last learned token, not deeper than its maximum.
 
@@ -158,12 +152,14 @@ class BatchDrafter:
             max_depths: By row.
             beside: Tokens of prompts that are read in the same forward pass.
             max_draft_tokens: Upper bound on the tokens drafted for all rows together, if there is one.
+            noise: By row, what is known of the noise of its next draws.
         """
-        if not self._controller.has_times:
-            self.calibrate()  # the rows may have passed a limit that left no positions for a draft
         rows = self._rows_in_forward(max_depths)
-        max_nodes = self._controller.max_nodes(rows) if self._controller.has_times else 1
-        drafts = [self._requests[row].propose(depth, max_nodes) for row, depth in max_depths.items()]
+        max_nodes = self._controller.max_nodes(rows)
+        drafts = [
+            self._requests[row].propose(depth, max_nodes, noise.get(row, NO_NOISE))
+            for row, depth in max_depths.items()
+        ]
         context = self._context(max_depths)
         cut = self._controller.cut(
             drafts,
@@ -212,7 +208,7 @@ class BatchDrafter:
                 rows=self._rows_in_forward(sizes),
                 context=self._context(sizes),
                 nodes=sum(sizes.values()) / len(sizes) if self._is_ragged else max(sizes.values()),
-                is_drafted=self._is_ragged and max(sizes.values()) > 1,
+                is_drafted=self._is_ragged and len(sizes) > 1 and max(sizes.values()) > 1,
                 tokens=tokens,
                 recycled_tokens=self._recycled_before - before,
                 forward_s=seconds["model_s"] + seconds["cache_s"],
@@ -242,10 +238,7 @@ class NoDrafter:
     def __init__(self) -> None:
         self._last_tokens: dict[int, int] = {}
 
-    def calibrate(self) -> None:
-        """Do nothing: no draft needs step times."""
-
-    def propose(self, max_depths: Mapping[int, int], **_limits: int | None) -> dict[int, DraftTree]:
+    def propose(self, max_depths: Mapping[int, int], **_others: object) -> dict[int, DraftTree]:
         """Return only each row's last token, which is within all limits."""
         return {row: DraftTree.root_only(self._last_tokens[row]) for row in max_depths}
 

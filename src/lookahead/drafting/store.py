@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from lookahead.config import DraftMode
 from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.noise import NO_NOISE, Noise
 from lookahead.drafting.tree import DraftTree
 from lookahead.errors import ConfigError, TokenIdError
 from lookahead.jit import kernel
@@ -75,7 +76,13 @@ class DraftStore(Protocol):
         """
 
     def propose(
-        self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
+        self,
+        request: RequestId,
+        *,
+        decoding_length: int,
+        branch_length: int,
+        mode: DraftMode,
+        noise: Noise = NO_NOISE,
     ) -> DraftTree:
         """Return the most probable draft after a request's last token.
 
@@ -84,6 +91,7 @@ class DraftStore(Protocol):
             decoding_length: The maximum number of nodes, node 0 (the last token) included; 1 or more.
             branch_length: The maximum number of levels below node 0.
             mode: The layout of the draft.
+            noise: What is known of the noise of the request's next draws; a store need not use it.
 
         Raises:
             KeyError: The request is unknown, has been forgotten, or has inserted nothing.

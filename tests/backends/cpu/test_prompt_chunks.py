@@ -1,6 +1,7 @@
 """A prompt has the same bits however it is read: in chunks of any size, in a batch, in steps of one token."""
 
 from functools import cache
+from itertools import product
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from helpers.cpu_decoders import decoder_of, embedded, empty_cache, random_weights, read, rope_cos_sin, step
 from helpers.cpu_kernels import DTYPES, kinds
 from helpers.random_trees import random_tree
+from helpers.samples import sampled
 from lookahead.backends.cpu import decoder as decoder_module
 from lookahead.backends.cpu.kernels.attention.pieces import SPAN
 from lookahead.backends.cpu.tables import TreeTables
@@ -207,9 +209,12 @@ def test_nodes_of_a_tree_next_to_a_prompt(kind, length, nodes, threads, random):
         assert torch.equal(part[:, 1, :, slots], of_prompt[:, 0, :, length:])
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("dtype", "threads"), sampled(product(DTYPES, [1, 2]), zip(DTYPES, [1, 2], strict=True)), ids=str
+)
 def test_several_blocks_of_the_width_and_several_spans_of_places(dtype, threads):
+    """The sample has each dtype and each number of threads."""
     weights = random_weights(dtype, window=590, hidden=704, inner=1344)
     model, text = Model(weights, decoder_of(weights)), text_of(7, SPAN + 90)
     expected = read_in_steps(model, text)

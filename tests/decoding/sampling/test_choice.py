@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lookahead.decoding.sampling.choice import StepNoise, argmax, sample
+from lookahead.decoding.sampling.choice import Sampler, StepNoise, argmax
 
 ROWS, STEPS, VOCABULARY = 3, 6, 40
 
@@ -16,7 +16,7 @@ def scores_at(row: int, step: int) -> torch.Tensor:
 def drawn_together() -> tuple[list[list[int]], torch.Tensor]:
     torch.manual_seed(7)
     steps = [
-        sample(torch.cat([scores_at(row, step) for row in range(ROWS)])).tolist() for step in range(STEPS)
+        Sampler()(torch.cat([scores_at(row, step) for row in range(ROWS)])).tolist() for step in range(STEPS)
     ]
     return [list(tokens) for tokens in zip(*steps, strict=True)], torch.rand(1)
 
@@ -58,7 +58,7 @@ def test_what_multinomial_refuses_is_refused_in_its_words(value):
     scores = torch.zeros(1, 4)
     scores[0, 2] = value
     with pytest.raises(RuntimeError, match="probability tensor contains either"):
-        sample(scores)
+        Sampler()(scores)
     with pytest.raises(RuntimeError, match="probability tensor contains either"):
         StepNoise(1).choice_of_row(0)(scores)
 

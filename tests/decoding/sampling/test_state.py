@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import torch
 
-from lookahead.decoding.sampling.choice import argmax, sample
+from lookahead.decoding.sampling.choice import Sampler, argmax
 from lookahead.decoding.sampling.state import GenerationState, padded_together
 
 
@@ -69,7 +69,7 @@ def test_views_handed_out_keep_their_content_while_the_answer_grows():
 def test_sampling_draws_once_per_token_as_multinomial_does():
     logits = torch.linspace(0, 1, 50)[None]
     state = GenerationState(
-        torch.tensor([[0]]), max_length=99, process=ignore, is_finished=never, choose=sample
+        torch.tensor([[0]]), max_length=99, process=ignore, is_finished=never, choose=Sampler()
     )
     torch.manual_seed(3)
     tokens = [state.emit(logits)[0] for _ in range(20)]

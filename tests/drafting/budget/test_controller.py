@@ -1,15 +1,15 @@
 """The controller: what steps did and took decides how much is drafted, and whether logits are recycled."""
 
 import numpy as np
-import pytest
 
+from helpers.step_times import known_times
 from lookahead.drafting.budget.controller import BudgetController, StepReport, accepted_together
 from lookahead.drafting.budget.policy import BudgetPolicy
-from lookahead.drafting.budget.step_times import StepTimes, StepTimesTable
+from lookahead.drafting.budget.step_times_table import StepTimesTable
 from lookahead.drafting.tree import DraftTree
 
-FLAT = StepTimes((1, 4, 64), (0.05, 0.0501, 0.0502))
-STEEP = StepTimes((1, 2, 64), (0.05, 0.10, 5.0))
+FLAT = known_times((1, 4, 64), (0.05, 0.0501, 0.0502))
+STEEP = known_times((1, 2, 64), (0.05, 0.10, 5.0))
 ONE_ROW, TWO_ROWS = {"rows": 1, "context": 100}, {"rows": 2, "context": 100}
 CHAIN = DraftTree(
     np.arange(4, dtype=np.int32),
@@ -31,24 +31,26 @@ def step(*, nodes=4, tokens=1, recycled_tokens=0, forward_s=0.05, recycle_s=0.00
     )
 
 
+def with_times(times_by_rows, context=100):
+    table = StepTimesTable()
+    for rows, times in times_by_rows.items():
+        table.put(rows, context, times)
+    return BudgetController(lambda _rows: 64, BudgetPolicy(64), table)
+
+
 def test_without_a_budget_drafts_stay_whole():
     controller = BudgetController(lambda _rows: 16)
-    assert not controller.needs_measuring(1, 100)
     assert controller.cut([CHAIN, CHAIN], **TWO_ROWS) == [CHAIN, CHAIN]
 
 
 def test_with_a_budget_as_much_is_drafted_as_pays():
     for times, size in ((FLAT, 4), (STEEP, 1)):
-        controller = BudgetController(lambda _rows: 64, BudgetPolicy(64))
-        assert controller.needs_measuring(1, 100)
-        controller.measured(1, 100, times)
-        assert not controller.needs_measuring(1, 100)
+        controller = with_times({1: times})
         assert len(controller.cut([CHAIN], **ONE_ROW)[0]) == size
 
 
 def test_steps_that_take_longer_than_believed_make_drafts_smaller():
-    controller = BudgetController(lambda _rows: 64, BudgetPolicy(64))
-    controller.measured(1, 100, FLAT)
+    controller = with_times({1: FLAT})
     for _ in range(50):
         controller.adapt(step(nodes=4, tokens=1, recycled_tokens=0, forward_s=0.5, recycle_s=0.0))
         controller.adapt(step(nodes=1, tokens=1, recycled_tokens=0, forward_s=0.05, recycle_s=0.0))
@@ -87,8 +89,7 @@ def test_rows_that_wait_for_each_other_are_accepted_together_or_not_at_all():
 
 def test_rows_that_wait_for_each_other_draft_less():
     certain, doubtful = DraftTree.chain([1] * 8, 0.95), DraftTree.chain([1] * 8, 0.3)
-    controller = BudgetController(lambda _rows: 64, BudgetPolicy(64))
-    controller.measured(2, 100, StepTimes((1, 64), (0.05, 0.2)))
+    controller = with_times({2: known_times((1, 64), (0.05, 0.2))})
     alone = [len(draft) for draft in controller.cut([certain, doubtful], **TWO_ROWS)]
     together = [len(draft) for draft in controller.cut([certain, doubtful], **TWO_ROWS, lockstep=True)]
     assert together < alone
@@ -96,46 +97,25 @@ def test_rows_that_wait_for_each_other_draft_less():
 
 
 def test_step_times_are_looked_up_by_rows_and_context():
-    controller = BudgetController(lambda _rows: 64, BudgetPolicy(64))
-    controller.measured(1, 100, FLAT)
-    controller.measured(4, 100, STEEP)
-    assert controller.needs_measuring(1, 600)
-    assert not controller.needs_measuring(3, 512)
+    controller = with_times({1: FLAT, 4: STEEP})
     assert len(controller.cut([CHAIN], rows=1, context=100)[0]) == 4
     assert len(controller.cut([CHAIN], rows=4, context=100)[0]) == 1
 
 
-def test_steps_of_one_bucket_say_nothing_of_another_measured_one():
-    controller = BudgetController(lambda _rows: 64, BudgetPolicy(64))
-    controller.measured(1, 100, FLAT)
-    controller.measured(1, 1000, FLAT)
+def test_steps_of_one_bucket_say_nothing_of_another():
+    table = StepTimesTable()
+    for context in (100, 1000):
+        table.put(1, context, FLAT)
+    controller = BudgetController(lambda _rows: 64, BudgetPolicy(64), table)
     for _ in range(50):
         controller.adapt(step(nodes=4, forward_s=0.5))
         controller.adapt(step(nodes=1, forward_s=0.05))
-    times = controller._times
-    assert times.curve(1, 1000) == FLAT
-    assert times.seconds(4, 1, 100) > 2 * times.seconds(4, 1, 1000)
+    assert table.curve(1, 1000) is FLAT
+    assert table.seconds(4, 1, 100) > 2 * table.seconds(4, 1, 1000)
 
 
-def test_a_bucket_that_was_not_measured_begins_with_what_is_on_disk_else_with_the_nearest():
-    kept = {(1, 4096): STEEP}
-    table = StepTimesTable(lambda rows, context: kept.get((rows, context)))
-    assert table.curve(1, 4000) is None  # nothing was measured yet: measuring asks the disk itself
-    assert not table
-    table.put(1, 100, FLAT)
-    assert table.curve(1, 4000) == STEEP
-    assert table.curve(1, 900) == FLAT
-    assert table.curve(2, 900) == StepTimes(FLAT.sizes, tuple(FLAT.seconds_for(2 * n) for n in FLAT.sizes))
-    assert table.seconds(64, 1, 100) == FLAT.seconds_for(64)
-    assert table.seconds(64, 4, 100) == pytest.approx(FLAT.seconds_for(64))
-
-
-def test_an_estimated_bucket_is_still_to_be_measured():
-    table = StepTimesTable()
-    table.put(1, 100, FLAT)
-    assert table.curve(1, 900) == FLAT
-    assert not table.knows(1, 900)
-    table.adapt(1, 900, STEEP)
-    assert not table.knows(1, 900)
-    table.put(1, 900, STEEP)
-    assert table.knows(1, 900)
+def test_the_first_step_of_a_model_is_plain_and_the_next_is_not():
+    controller = BudgetController(lambda _rows: 64, BudgetPolicy(64))
+    assert len(controller.cut([CHAIN], **ONE_ROW)[0]) == 1
+    controller.adapt(step(nodes=1))
+    assert len(controller.cut([CHAIN], **ONE_ROW)[0]) > 1

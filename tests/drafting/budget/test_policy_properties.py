@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.step_times import known_times
 from lookahead.drafting.budget.policy import BudgetPolicy, BudgetState
-from lookahead.drafting.budget.step_times import StepTimes
 
 MAX_NODES = 9
 
@@ -29,7 +29,7 @@ policies = st.integers(1, MAX_NODES).map(lambda max_nodes: BudgetPolicy(max_node
 def all_times(draw):
     steps = draw(st.lists(st.integers(0, 32), min_size=2, max_size=MAX_NODES))
     seconds = np.cumsum([draw(st.integers(1, 64)), *steps]) / 64
-    return StepTimes(tuple(range(1, len(seconds) + 1)), tuple(seconds.tolist()))
+    return known_times(range(1, len(seconds) + 1), seconds)
 
 
 @st.composite
@@ -67,24 +67,6 @@ def test_a_higher_rate_never_makes_drafts_larger(policy, state, rows, more_token
     assert policy.tokens_per_second(faster) >= policy.tokens_per_second(state)
     after, before = policy.sizes(faster, rows), policy.sizes(state, rows)
     assert all(a <= b for a, b in zip(after, before, strict=True))
-
-
-@given(all_times(), st.lists(st.tuples(st.integers(1, 40), st.floats(0, 1e6)), max_size=20))
-def test_whatever_is_observed_times_stay_times(times, steps):
-    for size, seconds in steps:
-        times = times.observed(size, seconds)
-    table = times.up_to(50)
-    assert (np.diff(table) >= -1e-12).all()
-    assert (table > 0).all()
-    assert StepTimes.from_dict(times.as_dict()) == times
-
-
-@given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=8))
-def test_pooling_keeps_the_mean_and_what_ascends_already(seconds):
-    times = StepTimes(tuple(range(1, len(seconds) + 1)), tuple(seconds))
-    assert np.isclose(np.mean(times.seconds), np.mean(seconds))
-    again = StepTimes(times.sizes, times.seconds)
-    assert again == times
 
 
 @given(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookahead.drafting.growth.candidates import GUESSED, OWN, RECYCLED, SHARED
+from lookahead.drafting.growth.candidates import GUESSED, LUCKY, OWN, RECYCLED, SHARED
 from lookahead.drafting.growth.ranks import RANK_BUCKETS
 from lookahead.drafting.growth.runner_ups import ALTERNATIVES
 from lookahead.drafting.log.calibration import (
@@ -20,7 +20,10 @@ from lookahead.drafting.log.calibration import (
     HINT_BIASES,
     HINT_FEATURES,
     HINTS,
+    LUCK_SLOPES,
+    LUCKY_PLACE,
     MIN_EVIDENCE,
+    NO_HINT,
     NO_SUCCESSORS,
     NONE_BIAS,
     NONE_SLOPE,
@@ -42,22 +45,33 @@ from lookahead.drafting.log.successors import SUCCESSORS
 
 def different_hints(count):
     """Hints that no two candidates share."""
-    hints = (ALTERNATIVE, FREQUENT_RANK, RUNNER_UP)
+    hints = (ALTERNATIVE, FREQUENT_RANK, RUNNER_UP, LUCKY_PLACE)
     numbers = [[hint_feature(hint, place % RANK_BUCKETS, 0, 0) for hint in hints] for place in range(count)]
     return np.array(numbers, np.int32).reshape(-1, HINTS)
 
 
-def weighed(features, evidence, none, weights, hints=None):
+def without_noise(hints):
+    """These hints where nothing is known of the noise."""
+    hints[:, LUCKY_PLACE] = NO_HINT
+    return hints
+
+
+def weighed(features, evidence, none, weights, hints=None, luck=None):
     probabilities = np.empty(len(features))
-    hints = different_hints(len(features)) if hints is None else hints.astype(np.int32)
-    softmax_with_none(
-        np.array(features, np.int32), hints, np.array(evidence, np.float64), none, weights, probabilities
-    )
+    hints = without_noise(different_hints(len(features))) if hints is None else hints.astype(np.int32)
+    luck = np.zeros(len(features)) if luck is None else luck
+    evidence = np.array(evidence, np.float64)
+    softmax_with_none(np.array(features, np.int32), hints, evidence, luck, none, weights, probabilities)
     return probabilities
 
 
 def test_each_hint_has_numbers_of_its_own():
-    buckets = {ALTERNATIVE: ALTERNATIVES + 2, FREQUENT_RANK: RANK_BUCKETS, RUNNER_UP: RANK_BUCKETS}
+    buckets = {
+        ALTERNATIVE: ALTERNATIVES + 2,
+        FREQUENT_RANK: RANK_BUCKETS,
+        RUNNER_UP: RANK_BUCKETS,
+        LUCKY_PLACE: 2 * RANK_BUCKETS,
+    }
     numbers = [
         hint_feature(hint, bucket, known, root)
         for hint, count in buckets.items()
@@ -85,6 +99,7 @@ def test_each_feature_has_a_number_of_its_own_and_tells_its_source():
         ((RECYCLED, 7, 2), -0.5, -0.3 - 2.0 - 0.9 * math.log(8) + 0.8),
         ((GUESSED, UNRANKED, 2), -0.5, -0.3 - 4.0 + 0.8),
         ((GUESSED, NO_SUCCESSORS, 0), -0.5, -0.3 - 4.0),
+        ((LUCKY, UNRANKED, 1), -9.0, -9.0 - 2.0 + 0.4),
     ],
 )
 def test_at_first_a_candidate_has_the_documented_score(feature, evidence, score):
@@ -121,7 +136,10 @@ def test_probabilities_are_probabilities_that_leave_something_to_none_of_them(ca
     random = np.random.default_rng(seed)
     weights[VALUE, BIASES:] = random.normal(0, 10, COLUMNS - BIASES)
     hints = random.integers(0, HINT_FEATURES, (len(candidates), HINTS))
-    probabilities = weighed([f for f, _ in candidates], [e for _, e in candidates], none, weights, hints)
+    is_known = random.random() < 0.5
+    hints, luck = hints if is_known else without_noise(hints), random.normal(0, 3, len(candidates))
+    features = [feature for feature, _ in candidates]
+    probabilities = weighed(features, [e for _, e in candidates], none, weights, hints, luck)
     assert np.isfinite(probabilities).all()
     assert (probabilities >= 0).all()
     assert probabilities.sum() <= 1 + 1e-12
@@ -129,8 +147,9 @@ def test_probabilities_are_probabilities_that_leave_something_to_none_of_them(ca
     scores += [
         weights[VALUE, 2 + source_of_feature(f)] * e
         + weights[VALUE, BIASES + f]
-        + weights[VALUE, HINT_BIASES + its_hints].sum()
-        for (f, e), its_hints in zip(candidates, hints, strict=True)
+        + weights[VALUE, HINT_BIASES + its_hints[its_hints != NO_HINT]].sum()
+        + is_known * weights[VALUE, LUCK_SLOPES + source_of_feature(f)] * its_luck
+        for (f, e), its_hints, its_luck in zip(candidates, hints, luck, strict=True)
     ]
     exact = np.exp(scores - np.max(scores))
     np.testing.assert_allclose(probabilities, exact[1:] / exact.sum(), atol=1e-12)
@@ -139,10 +158,11 @@ def test_probabilities_are_probabilities_that_leave_something_to_none_of_them(ca
 def learn_often(tokens, features, evidence, none, coming):
     weights = initial_weights()
     features, evidence = np.array(features, np.int32), np.log(evidence)
-    tokens, hints = np.array(tokens, np.int32), different_hints(len(features))
+    tokens, hints = np.array(tokens, np.int32), without_noise(different_hints(len(features)))
+    luck = np.zeros(len(features))
     for token in coming:
         probabilities = weighed(features, evidence, none, weights)
-        update_weights(tokens, features, hints, evidence, none, probabilities, weights, token)
+        update_weights(tokens, features, hints, evidence, luck, none, probabilities, weights, token)
     return weighed(features, evidence, none, weights), weights
 
 
@@ -168,7 +188,7 @@ def test_what_was_not_asked_learns_nothing():
     feature = feature_index(OWN, 3, 2)
     _, weights = learn_often([7], [feature], [0.5], math.log(0.5), [7] * 10)
     moved = np.flatnonzero(weights[VALUE] != initial_weights()[VALUE])
-    hints = HINT_BIASES + different_hints(1)[0]
+    hints = HINT_BIASES + different_hints(1)[0, :LUCKY_PLACE]
     assert moved.tolist() == [NONE_BIAS, NONE_SLOPE, 2 + OWN, BIASES + feature, *hints]
     assert np.flatnonzero(weights[SQUARES] != initial_weights()[SQUARES]).tolist() == moved.tolist()
 
@@ -193,3 +213,19 @@ def test_a_step_follows_the_gradient_of_the_log_loss():
             slope = (loss(nudged, token) - loss(before, token)) / 1e-6
             assert after[SQUARES, index] - before[SQUARES, index] == pytest.approx(slope**2, rel=1e-3)
             assert np.sign(after[VALUE, index] - before[VALUE, index]) == -np.sign(slope)
+
+
+def test_where_the_noise_is_known_the_weights_learn_how_much_it_says():
+    """Of two tokens with p = 0.7 and 0.3, the one with the larger p / E comes."""
+    random, weights = np.random.default_rng(3), initial_weights()
+    tokens, features = np.array([7, 8], np.int32), np.array([feature_index(SHARED, 0, 0)] * 2, np.int32)
+    p, hints = np.array([0.7, 0.3]), different_hints(2)
+    hits = []
+    for _ in range(4000):
+        noise = random.exponential(size=2)
+        luck, came = -np.log(noise), int(tokens[np.argmax(p / noise)])
+        probabilities = weighed(features, np.log(p), math.log(1e-3), weights, hints, luck)
+        hits.append(tokens[np.argmax(probabilities)] == came)
+        update_weights(tokens, features, hints, np.log(p), luck, math.log(1e-3), probabilities, weights, came)
+    assert np.mean(hits[-1000:]) > 0.95  # without the noise, 0.7
+    assert weights[VALUE, LUCK_SLOPES + SHARED] > 1.0  # it decides all

@@ -134,7 +134,7 @@ def test_the_least_recently_used_names_leave_first_and_none_of_a_live_request():
 def test_where_live_requests_leave_no_room_for_a_name_nothing_fails_and_nothing_is_remembered():
     log = TokenLog(max_bytes=MIN_MEMORY)
     for number in range(9):
-        log.open(number, namespace=f"{number}" * 200)
+        log.open(number, namespace=f"{number}" * 256)
         log.insert(number, [1, 2, 1], OUTPUT)
         assert log.nbytes <= MIN_MEMORY
     known = names_in(log)
@@ -149,7 +149,7 @@ def test_where_live_requests_leave_no_room_for_a_name_nothing_fails_and_nothing_
     for number in range(8):
         log.forget(number)
     log.forget(8)  # now there is room
-    assert "8" * 200 in names_in(log)
+    assert "8" * 256 in names_in(log)
     assert_counted_right(log)
 
 

@@ -362,7 +362,7 @@ def test_growth_loses_nothing(monkeypatch):
 def test_indices_counted_anew_change_no_draft(monkeypatch):
     def drafts(max_index):
         monkeypatch.setattr(log_ring, "MAX_INDEX", max_index)
-        log = TokenLog(max_bytes=4 * MIN_MEMORY)
+        log = TokenLog(max_bytes=130_000)
         random = np.random.default_rng(0)
         for name in range(30):
             for request, origin in [("long", OUTPUT), (name, PROMPT), (name, OUTPUT), (name, OUTPUT)]:

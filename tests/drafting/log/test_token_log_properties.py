@@ -1,5 +1,7 @@
 """TokenLog's kernels against the naive log, over random lives of a memory."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -7,13 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from helpers.drafts import MIN_MEMORY
-from helpers.samples import examples
+from helpers.noise import coming_noise
+from helpers.samples import examples, sampled
 from lookahead.config import DraftMode
 from lookahead.drafting.log import ring as log_ring
 from lookahead.drafting.log import token_log
 from lookahead.drafting.log.ring import GAP, SMALLEST_RING
 from lookahead.drafting.log.successors import NO_TOKEN, SMALLEST_TABLE
 from lookahead.drafting.log.token_log import TokenLog
+from lookahead.drafting.noise import NO_NOISE
 from lookahead.drafting.store import DEFAULT_NAMESPACE, Origin
 from oracles.naive_log import NaiveLog
 
@@ -23,12 +27,17 @@ TOKENS = st.lists(st.integers(0, 4), min_size=1, max_size=9)
 REQUESTS = st.sampled_from("abc")
 NAMESPACES = st.sampled_from([DEFAULT_NAMESPACE, "tenant", "other"])
 READS = st.lists(st.sampled_from([DEFAULT_NAMESPACE, "tenant", "other", "unknown"]), max_size=3)
+SEEDS = st.none() | st.integers(0, 3)
+VOCABULARY = 40
 MAX_INDEX = log_ring.MAX_INDEX
 
 
-def assert_same_draft(log, naive, request, decoding_length, branch_length, mode):
+def assert_same_draft(log, naive, request, decoding_length, branch_length, mode, seed=None):
+    """With a seed, the noise of the coming draws is known."""
     shape = {"decoding_length": decoding_length, "branch_length": branch_length, "mode": mode}
-    draft, expected = log.propose(request, **shape), naive.propose(request, **shape)
+    noise, levels = (NO_NOISE, ()) if seed is None else coming_noise(seed, VOCABULARY)
+    draft = log.propose(request, **shape, noise=noise)
+    expected = naive.propose(request, **shape, noise=levels)
     assert len(draft) <= decoding_length
     np.testing.assert_array_equal(draft.token_ids, expected.token_ids)
     np.testing.assert_array_equal(draft.parents, expected.parents)
@@ -53,6 +62,7 @@ def assert_same_memory(log, naive):
         *calibration.slopes,
         *np.reshape(calibration.biases, (-1, 2)),
         *(pair for hint in calibration.hint_biases for pair in np.reshape(hint, (-1, 2))),
+        *calibration.luck_slopes,
     ]
     np.testing.assert_allclose(snapshot["weights"], np.transpose(pairs), rtol=0, atol=1e-9)
 
@@ -96,7 +106,8 @@ class LifeOfALog(RuleBasedStateMachine):
         repeated = tokens * data.draw(st.integers(1, self.max_times))
         self.do("insert", request, repeated, origin)
         if is_compared:
-            self.compare(data.draw(st.sampled_from(SHAPES)), data.draw(st.permutations(list(DraftMode))))
+            modes = data.draw(st.permutations(list(DraftMode)))
+            self.compare(data.draw(st.sampled_from(SHAPES)), modes, data.draw(SEEDS))
 
     @precondition(lambda self: self.naive.requests)
     @rule(data=st.data())
@@ -126,11 +137,11 @@ class LifeOfALog(RuleBasedStateMachine):
     def end(self, data):
         self.do("forget", data.draw(st.sampled_from(sorted(self.naive.requests))))
 
-    @rule(shape=st.sampled_from(SHAPES), modes=st.permutations(list(DraftMode)))
-    def compare(self, shape, modes):
+    @rule(shape=st.sampled_from(SHAPES), modes=st.permutations(list(DraftMode)), seed=SEEDS)
+    def compare(self, shape, modes, seed):
         for name, request in self.naive.requests.items():
             for mode in modes if request.sequence else ():
-                assert_same_draft(self.log, self.naive, name, *shape, mode)
+                assert_same_draft(self.log, self.naive, name, *shape, mode, seed)
 
     def teardown(self):
         if hasattr(self, "log"):
@@ -175,9 +186,18 @@ def fan(random, alphabet):
     return np.stack(rows, axis=1).ravel().tolist()
 
 
-@pytest.mark.parametrize("max_bytes", [2 * MIN_MEMORY, 2**20])
-@pytest.mark.parametrize(("sequence", "alphabet"), [(noise, 2), (noise, 12), (fan, 300)])
-def test_long_sequences_with_wide_and_deep_drafts_equal_the_naive_log(sequence, alphabet, max_bytes):
+SEQUENCES = [(noise, 2), (noise, 12), (fan, 300)]
+SIZES = [2 * MIN_MEMORY, 2**20]
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("sequence", "max_bytes"),
+    sampled(product(SEQUENCES, SIZES), zip(SEQUENCES, [*SIZES, SIZES[0]], strict=True)),
+)
+def test_long_sequences_with_wide_and_deep_drafts_equal_the_naive_log(sequence, max_bytes):
+    """The sample has each sequence and each size."""
+    sequence, alphabet = sequence
     random = np.random.default_rng(alphabet)
     log, naive = TokenLog(max_bytes=max_bytes), NaiveLog(max_bytes=max_bytes)
     for name in range(8):

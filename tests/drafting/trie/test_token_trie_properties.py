@@ -1,12 +1,14 @@
 """TokenTrie's kernels against the naive trie, over random lives of a memory."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from helpers.samples import examples
+from helpers.samples import examples, sampled
 from lookahead.config import DraftMode
 from lookahead.drafting.store import Origin
 from lookahead.drafting.trie import token_trie
@@ -132,9 +134,17 @@ def fan(random, alphabet):
     return np.stack(rows, axis=1).ravel().tolist()
 
 
-@pytest.mark.parametrize("max_nodes", [900, 4000, 30_000])
-@pytest.mark.parametrize(("sequence", "alphabet"), [(noise, 2), (noise, 12), (fan, 300)])
-def test_long_sequences_with_wide_and_deep_drafts_equal_the_naive_trie(sequence, alphabet, max_nodes):
+SEQUENCES = [(noise, 2), (noise, 12), (fan, 300)]
+SIZES = [900, 4000, 30_000]
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("sequence", "max_nodes"), sampled(product(SEQUENCES, SIZES), zip(SEQUENCES, SIZES, strict=True))
+)
+def test_long_sequences_with_wide_and_deep_drafts_equal_the_naive_trie(sequence, max_nodes):
+    """The sample has each sequence and each size."""
+    sequence, alphabet = sequence
     random = np.random.default_rng(alphabet)
     trie = TokenTrie(context_length=7, max_nodes=max_nodes)
     naive = NaiveTrie(context_length=7, max_nodes=max_nodes)

@@ -11,8 +11,8 @@ from helpers.same_text import text_or_error
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 
-GREEDY = {"max_new_tokens": 12, "do_sample": False}
-SAMPLING = {"max_new_tokens": 12, "do_sample": True, "temperature": 0.8}
+GREEDY = {"max_new_tokens": 9, "do_sample": False}
+SAMPLING = {"max_new_tokens": 9, "do_sample": True, "temperature": 0.8}
 OF_ANY_FAMILY = [
     model_changes.class_of_layers_late,
     model_changes.rotary_function,

@@ -91,7 +91,7 @@ def test_the_auto_budget():
     lookahead = Lookahead()
     for settings in ({"do_sample": False}, SAMPLING):
         assert_same_batch(model, lookahead, token_ids, mask, eos_token_id=ENDS, **settings)
-    assert lookahead.stats.measure_s > 0
+    assert lookahead.stats.mean_acceptance_length > 1
 
 
 def test_the_attention_mask_may_be_missing():
@@ -325,7 +325,7 @@ def test_every_family(family):
     model = tiny_model(family)
     token_ids, mask = padded_batch()
     lookahead = Lookahead(LookaheadConfig(decoding_length=32))
-    short = {"max_new_tokens": 28, "eos_token_id": ENDS[:2]}
+    short = {"max_new_tokens": 22, "eos_token_id": ENDS[:2]}
     lookahead.generate(model, token_ids, **short, do_sample=False, attention_mask=mask, pad_token_id=0)
     assert_same_batch(model, lookahead, token_ids, mask, do_sample=False, **short)
     assert_same_batch(model, lookahead, token_ids, mask, **SAMPLING, **short)

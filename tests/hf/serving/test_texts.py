@@ -14,7 +14,7 @@ from lookahead.engine.settings import EngineSettings
 from lookahead.hf.serving.arguments import generate_arguments
 from lookahead.hf.steps.compiled_cpu import unsupported_reason
 
-NEW_TOKENS = 20
+NEW_TOKENS = 14
 SAMPLINGS = [
     Sampling(),
     Sampling(temperature=0.8, top_p=0.9, seed=3),

@@ -19,8 +19,8 @@ QUESTIONS = [
     "Name three fruits, and say of each which colour it has.",
     f"{' '.join(SENTENCES)}\nRepeat the first two sentences of this report.",
 ]
-GREEDY = {"max_new_tokens": 16, "do_sample": False}
-SAMPLING = {"max_new_tokens": 16, "do_sample": True, "temperature": 0.8, "top_p": 0.95}
+GREEDY = {"max_new_tokens": 10, "do_sample": False}
+SAMPLING = {"max_new_tokens": 10, "do_sample": True, "temperature": 0.8, "top_p": 0.95}
 
 
 def prompts_of(tokenizer):

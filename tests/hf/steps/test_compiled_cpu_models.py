@@ -1,6 +1,7 @@
 """Models whose steps are fused: in float32 `generate`'s text; in bfloat16 one text, whatever is drafted."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import pytest
 import torch
@@ -9,13 +10,14 @@ from transformers.cache_utils import DynamicCache
 from helpers.caches import assert_same_cache, chat
 from helpers.fused_steps import fused_steps
 from helpers.memories import STATES, prepared
+from helpers.samples import sampled
 from helpers.tiny_models import COMPILED, FUSED_VOCABULARY, prompt, tiny_model
 from lookahead import DraftMode, Lookahead, LookaheadConfig
 from lookahead.hf.steps.compiled_cpu import unsupported_reason
 
 __all__ = ["fused_steps"]
-GREEDY = {"max_new_tokens": 40, "do_sample": False}
-SAMPLING = {"max_new_tokens": 40, "do_sample": True, "temperature": 0.8, "top_p": 0.95}
+GREEDY = {"max_new_tokens": 28, "do_sample": False}
+SAMPLING = {"max_new_tokens": 28, "do_sample": True, "temperature": 0.8, "top_p": 0.95}
 SETTINGS = pytest.mark.parametrize("settings", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
 LENGTHS = [1, 8, 16]
 
@@ -40,9 +42,16 @@ def padded(prompts):
     return torch.cat(rows), torch.cat(seen)
 
 
-@SETTINGS
-@pytest.mark.parametrize("family", COMPILED)
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    sampled(
+        product(COMPILED, [GREEDY, SAMPLING]),
+        [(family, (GREEDY, SAMPLING)[place % 2]) for place, family in enumerate(COMPILED)],
+    ),
+)
 def test_same_text_in_every_family(family, settings, fused_steps):
+    """The sample has each family, greedy or sampling in turn."""
     model = tiny_model(family)
     assert unsupported_reason(model) == ""
     lookahead = Lookahead(LookaheadConfig(decoding_length=8))

@@ -24,8 +24,9 @@ from lookahead.hf.steps import cuda_graphs
 from lookahead.hf.steps.eager import EagerRunner
 from lookahead.hf.steps.verification import TREE
 
-GREEDY = {"max_new_tokens": 60, "do_sample": False}
-SAMPLING = {"max_new_tokens": 60, "do_sample": True, "temperature": 0.8, "repetition_penalty": 1.1}
+GREEDY = {"max_new_tokens": 32, "do_sample": False}
+LONG = {**GREEDY, "max_new_tokens": 60}  # drafts of every size are met
+SAMPLING = {"max_new_tokens": 32, "do_sample": True, "temperature": 0.8, "repetition_penalty": 1.1}
 FAMILIES = ["llama", "qwen2", "mistral", "gemma2", "gemma3", "mixtral"]
 
 
@@ -112,10 +113,10 @@ def test_an_answer_that_outgrows_its_memory(capture, uses, monkeypatch):
 def test_what_was_captured_serves_the_next_call(capture):
     model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
     for _ in range(3):
-        lookahead.generate(model, prompt(0), **GREEDY)
+        lookahead.generate(model, prompt(0), **LONG)
     before = capture.captured
     for seed in range(3):
-        assert_same_text(model, lookahead, prompt(0, 10 + seed), **GREEDY)
+        assert_same_text(model, lookahead, prompt(0, 10 + seed), **LONG)
     assert capture.captured == before
 
 
@@ -250,16 +251,6 @@ def test_others_are_left_as_they_are_without_a_word(disturbed, capture, uses):
     assert disturbed != "global hook" or calls > GREEDY["max_new_tokens"] + lookahead.stats.forwards
     assert not uses
     assert not capture.captured
-
-
-@pytest.mark.usefixtures("capture")
-def test_forwards_are_timed_when_they_are_captured(uses):
-    model, lookahead = tiny_model("llama"), unfused()
-    assert_same_text(model, lookahead, prompt(0), **GREEDY)
-    assert lookahead.stats.measure_s > 0
-    timed = {step for step in uses if step.is_repeated}
-    assert len(timed) >= 6  # of 1, 2, 4, … nodes
-    assert len(uses) > len(timed) * 3
 
 
 @pytest.mark.usefixtures("capture")

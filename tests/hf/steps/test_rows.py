@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from helpers.tiny_models import prompt, tiny_model
 from lookahead.decoding.loop import emit_first_tokens, step
-from lookahead.decoding.sampling.choice import argmax, sample_with
+from lookahead.decoding.sampling.choice import Sampler, argmax
 from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.drafter import BatchDrafter, RequestDrafter
@@ -28,7 +28,7 @@ from lookahead.hf.steps.step_model import TransformersStepModel
 from lookahead.hf.steps.verification import CHAIN, COMPILED, TREE, of_fixed_width
 from lookahead.stats import GenerationStats
 
-NEW_TOKENS, MAX_ROWS = 24, 4
+NEW_TOKENS, MAX_ROWS = 16, 4
 REQUESTS = int(os.environ.get("LOOKAHEAD_SOAK_REQUESTS") or 9)
 WAYS = {"own code": TREE, "fixed width": of_fixed_width(12), "compiled": COMPILED, "graphs": TREE}
 CASES = [
@@ -79,14 +79,15 @@ class Server:
         self.stats = GenerationStats()
 
     def join(self, row, tokens, seed, chunk):
-        choose = sample_with(torch.Generator().manual_seed(seed)) if self.sampling else argmax
+        sampler = Sampler(torch.Generator().manual_seed(seed)) if self.sampling else None
         state = self.states[row] = GenerationState(
             torch.tensor([tokens]),
             rows=(row,),
             max_length=len(tokens) + NEW_TOKENS,
             process=lambda _ids, scores: scores,
             is_finished=lambda ids, _scores: torch.zeros(len(ids), dtype=torch.bool),
-            choose=choose,
+            choose=sampler or argmax,
+            foresee=None if sampler is None else sampler.foresee,
         )
         logits = self.step_model.add(row, tokens, chunk=chunk)
         self.drafter.add(row, RequestDrafter(self.memory, branch_length=12), tokens)

@@ -150,7 +150,6 @@ def test_same_text_whatever_sizes_the_budget_chooses(family, mode, monkeypatch):
             assert_same_text(model, lookahead, token_ids, **GREEDY)
             assert_same_text(model, lookahead, token_ids, **SAMPLING)
     assert lookahead.stats.mean_acceptance_length > 1.2
-    assert lookahead.stats.measure_s > 0
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

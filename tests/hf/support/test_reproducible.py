@@ -1,6 +1,5 @@
 """`reproducible=True`: the text, and every bit of its logits, whatever was drafted or remembered."""
 
-import json
 from itertools import product
 
 import pytest
@@ -15,7 +14,6 @@ from lookahead.backends.cpu.layer_attention import attend_in_layer, team_for
 from lookahead.hf.attention import branch_order as ordered_attention
 from lookahead.hf.steps.compiled_cpu import unsupported_reason
 from lookahead.hf.support import simd_alignment
-from lookahead.hf.support.step_times import StepTimesCache
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 FAMILIES = ["llama", "qwen2", "gpt2", "mistral", "gemma2", "gemma3", "glm", "olmo2", "modernbert-decoder"]
@@ -287,13 +285,3 @@ def test_without_it_bits_depend_on_what_is_drafted():
         settings={"reproducible": False},
     )
     assert not all(torch.equal(*both) for both in zip(first.logits, second.logits, strict=True))
-
-
-def test_step_times_of_one_shape_are_kept_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(StepTimesCache, "of_user", classmethod(lambda cls: cls(tmp_path)))
-    model = tiny_model("qwen2", torch.bfloat16)
-    for reproducible, width in ((True, 16), (False, 16), (True, 8)):
-        settings = config("auto", reproducible=reproducible, reproducible_width=width)
-        Lookahead(settings).generate(model, prompt(0), max_new_tokens=4, do_sample=False)
-    kept = [json.loads(file.read_text())["key"]["attention"] for file in tmp_path.iterdir()]
-    assert sorted(kept) == ["sdpa", "sdpa, ordered 16", "sdpa, ordered 8"]

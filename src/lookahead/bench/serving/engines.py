@@ -9,6 +9,7 @@ from lookahead.bench.serving.methods import Load, Served, ServingMethod
 from lookahead.config import DraftMode
 from lookahead.drafting.log.token_log import TokenLog
 from lookahead.drafting.memory.draft_memory import DraftMemory
+from lookahead.drafting.noise import NO_NOISE, Noise
 from lookahead.drafting.store import RequestId
 from lookahead.drafting.tree import DraftTree
 from lookahead.engine.local_engine import LocalEngine
@@ -92,10 +93,16 @@ class _NoDrafts(TokenLog):
         self.recycles = False
 
     def propose(
-        self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
+        self,
+        request: RequestId,
+        *,
+        decoding_length: int,
+        branch_length: int,
+        mode: DraftMode,
+        noise: Noise = NO_NOISE,
     ) -> DraftTree:
         """Return the last token alone."""
-        del decoding_length
+        del decoding_length, noise
         return super().propose(request, decoding_length=1, branch_length=branch_length, mode=mode)
 
 

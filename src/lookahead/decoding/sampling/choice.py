@@ -5,6 +5,12 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from lookahead.decoding.sampling.noise_ahead import LEVELS, NoiseAhead
+from lookahead.drafting.noise import Noise
+
+_WAITING = 3
+"""Of how many draws that wait for a row its drafts may know the noise."""
+
 TokenChoice = Callable[[Tensor], Tensor]
 """Maps processed scores [B, V] to the chosen tokens, int64 [B]."""
 
@@ -14,18 +20,27 @@ def argmax(scores: Tensor) -> Tensor:
     return scores.argmax(dim=-1)
 
 
-def sample(scores: Tensor) -> Tensor:
-    """Return a token sampled from each row of [B, V]: int64 [B]."""
-    return torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
+class Sampler:
+    """A choice that samples a token from each row of scores [B, V], as `generate` does.
 
+    Args:
+        generator: Draws the noise; torch's own if None.
+    """
 
-def sample_with(generator: torch.Generator) -> TokenChoice:
-    """Return a choice that samples a token from each row of [B, V] with its own generator."""
+    def __init__(self, generator: torch.Generator | None = None) -> None:
+        self._generator = generator
+        self._ahead: NoiseAhead | None = None
 
-    def sample_from_generator(scores: Tensor) -> Tensor:
-        return torch.multinomial(scores.softmax(dim=-1), num_samples=1, generator=generator).squeeze(1)
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Return the tokens, int64 [B]."""
+        probabilities = scores.softmax(dim=-1)
+        if self._ahead is None:
+            self._ahead = noise_ahead(probabilities, self._generator)
+        return torch.multinomial(probabilities, num_samples=1, generator=self._generator).squeeze(1)
 
-    return sample_from_generator
+    def foresee(self, row: int) -> Noise | None:
+        """Return the noise of a row's next draws; None before the first one, or where it is not known."""
+        return None if self._ahead is None else self._ahead.of_row(row)
 
 
 class StepNoise:
@@ -46,6 +61,7 @@ class StepNoise:
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
+        self._ahead: NoiseAhead | None = None
         self._steps_drawn = 0
         self._steps_taken = [0] * rows
         self._waiting: dict[tuple[int, int], Tensor] = {}
@@ -60,6 +76,12 @@ class StepNoise:
 
         return sample_of_row
 
+    def foresee(self, row: int) -> Noise | None:
+        """Return the noise of a row's next draws; None before the first one, or where it is not known."""
+        if self._ahead is None:
+            return None
+        return self._ahead.of_row(row, drawn_before=self._steps_drawn - self._steps_taken[row])
+
     def remove(self, row: int) -> None:
         """Keep no more noise for a row whose answer is finished."""
         self._steps_taken[row] = -1
@@ -70,6 +92,8 @@ class StepNoise:
         step = self._steps_taken[row]
         self._steps_taken[row] += 1
         if step == self._steps_drawn:
+            if self._ahead is None:
+                self._ahead = noise_ahead(probabilities, rows=self._rows, slots=_WAITING + LEVELS)
             noise = probabilities.new_empty(self._rows, probabilities.shape[1]).exponential_(1)
             self._steps_drawn += 1
             self._waiting.update(
@@ -81,6 +105,21 @@ class StepNoise:
     def _rows_before(self, step: int, *, but: int) -> Iterable[int]:
         """Return the rows that have not taken this step's noise yet and will."""
         return (row for row, taken in enumerate(self._steps_taken) if 0 <= taken <= step and row != but)
+
+
+def noise_ahead(
+    probabilities: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    rows: int | None = None,
+    slots: int = LEVELS,
+) -> NoiseAhead | None:
+    """Return what follows the draws of tokens with probabilities [B, V]; None if it cannot be followed."""
+    if probabilities.device.type != "cpu" or probabilities.dtype != torch.float32:
+        return None
+    followed = torch.default_generator if generator is None else generator
+    rows = len(probabilities) if rows is None else rows
+    return NoiseAhead(followed, rows=rows, vocabulary_size=probabilities.shape[1], slots=slots)
 
 
 def _check_probabilities(probabilities: Tensor) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lookahead.decoding.sampling.choice import TokenChoice, argmax
 from lookahead.decoding.sampling.margins import SmallestMargin
+from lookahead.drafting.noise import Noise
 from lookahead.drafting.tree import DraftTree
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
@@ -26,6 +27,8 @@ class GenerationState:
         process: All logits processors in order.
         is_finished: All stopping criteria; called once after each token.
         choose: Chooses the tokens from the processed scores.
+        foresee: Returns the noise that `choose` will draw for the next tokens of the row in this place, if it
+            is known.
         pad_token_id: The token that finished rows are padded with while others continue; None to continue
             them with their own tokens, as `generate` does if no criterion ends a row by its tokens.
         max_lead_tokens: How many tokens the rows may be ahead of the row that is furthest behind.
@@ -47,6 +50,7 @@ class GenerationState:
         process: LogitsProcessor,
         is_finished: StoppingCriterion,
         choose: TokenChoice,
+        foresee: Callable[[int], Noise | None] | None = None,
         pad_token_id: int | None = None,
         max_lead_tokens: int | None = None,
         on_finish: Callable[[], None] = lambda: None,
@@ -62,6 +66,7 @@ class GenerationState:
         self._process = process
         self._is_finished = is_finished
         self._choose = choose
+        self._foresee = foresee
         self.pad_token_id = pad_token_id
         self.max_lead_tokens = max_lead_tokens
         self._on_finish = on_finish
@@ -110,6 +115,13 @@ class GenerationState:
     def remaining(self) -> int:
         """How many more tokens the length limit allows."""
         return self._max_length - self._length
+
+    def foreseen(self) -> dict[int, Noise]:
+        """Return, by row, the noise of the next draws, as far as it is known."""
+        if self._foresee is None:
+            return {}
+        found = {row: self._foresee(place) for place, row in enumerate(self.rows)}
+        return {row: noise for row, noise in found.items() if noise is not None}
 
     def emit(self, logits: Tensor) -> list[int]:
         """Choose each row's next token from the raw logits [B, V], call the callbacks, return the tokens."""

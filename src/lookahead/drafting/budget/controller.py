@@ -8,7 +8,7 @@ import numpy as np
 from lookahead.drafting.arrays import Float64Array
 from lookahead.drafting.budget.policy import BudgetPolicy, BudgetState
 from lookahead.drafting.budget.recycling import RecyclingPolicy, RecyclingState
-from lookahead.drafting.budget.step_times import StepTimes, StepTimesTable
+from lookahead.drafting.budget.step_times_table import StepTimesTable
 from lookahead.drafting.tree import DraftTree
 
 _LATEST = 1 / 32
@@ -49,7 +49,7 @@ class BudgetController:
         max_nodes: Maps the number of rows to the maximum nodes per row in one forward pass, the current token
             included.
         budget: Chooses how much of a draft to verify; None verifies all of it.
-        times: The model's step times; an empty table if not given.
+        times: The model's step times; nothing is known of them if not given.
     """
 
     def __init__(
@@ -60,24 +60,11 @@ class BudgetController:
     ) -> None:
         self.max_nodes = max_nodes
         self._budget = budget
-        self._times = StepTimesTable() if times is None else times
+        self._times = StepTimesTable(max_nodes(1)) if times is None else times
         self._recycling_policy = RecyclingPolicy()
         self._state: BudgetState | None = None
         self._recycling_state = RecyclingState()
         self._mean_tokens = self._mean_seconds = 0.0
-
-    @property
-    def has_times(self) -> bool:
-        """Whether step times are known, or not needed, to choose a budget."""
-        return self._budget is None or bool(self._times)
-
-    def needs_measuring(self, rows: int, context: int) -> bool:
-        """Return whether step times for this many rows and context tokens are needed and unknown."""
-        return self._budget is not None and not self._times.knows(rows, context)
-
-    def measured(self, rows: int, context: int, times: StepTimes) -> None:
-        """Set the step times for this many rows and context tokens."""
-        self._times.put(rows, context, times)
 
     @property
     def recycles(self) -> bool:
@@ -106,9 +93,9 @@ class BudgetController:
             beside: Tokens of prompts in the same forward pass.
             max_draft_tokens: Upper bound on the tokens drafted for all rows together, if there is one.
         """
-        state = self._state_at(rows, context)
-        if self._budget is None or state is None:
+        if self._budget is None:
             return drafts_within(drafts, max_draft_tokens)
+        state = self._state_at(self._budget, rows, context)
         waits = lockstep and len(drafts) > 1
         probabilities = accepted_together(drafts) if waits else [draft.probabilities for draft in drafts]
         if is_ragged:
@@ -133,24 +120,21 @@ class BudgetController:
             cost_s=step.recycle_s,
             seconds_per_token=self._mean_seconds / self._mean_tokens,
         )
-        state = self._state_at(step.rows, step.context)
-        if self._budget is not None and state is not None:
+        if self._budget is not None:
             self._state = self._budget.adapt(
-                state,
+                self._state_at(self._budget, step.rows, step.context),
                 nodes=step.nodes,
                 is_drafted=step.is_drafted,
                 tokens=step.tokens,
                 step_seconds=step.forward_s,
                 other_seconds=step.draft_s + step.recycle_s,
             )
-            self._times.adapt(step.rows, step.context, self._state.times)
+            self._times.put(step.rows, step.context, self._state.times)
 
-    def _state_at(self, rows: int, context: int) -> BudgetState | None:
+    def _state_at(self, budget: BudgetPolicy, rows: int, context: int) -> BudgetState:
         """Return the policy's state with the step times for this many rows and context tokens."""
-        times = None if self._budget is None else self._times.curve(rows, context)
-        if self._budget is None or times is None:
-            return None
-        return self._budget.init(times) if self._state is None else replace(self._state, times=times)
+        times = self._times.curve(rows, context)
+        return budget.init(times) if self._state is None else replace(self._state, times=times)
 
 
 def drafts_within(drafts: Sequence[DraftTree], max_draft_tokens: int | None) -> list[DraftTree]:

@@ -93,6 +93,8 @@ class BudgetPolicy:
         tokens = np.zeros(longest)
         for row in probabilities_by_row:
             tokens[: len(row)] += row[:longest]
+        if not state.times.is_level_known:
+            return (1,) * len(probabilities_by_row)
         seconds = state.times.up_to(longest)
         gains = tokens.cumsum() - self.tokens_per_second(state, len(probabilities_by_row)) * seconds
         size = 1 + int(np.argmax(gains))
@@ -121,6 +123,8 @@ class BudgetPolicy:
             max_draft_tokens: As for `sizes`.
         """
         rows = len(probabilities_by_row)
+        if not state.times.is_level_known:
+            return (1,) * rows
         drafted = [row[1 : self.max_nodes] for row in probabilities_by_row]
         probabilities = np.concatenate(drafted)
         row_of = np.repeat(np.arange(rows), [len(row) for row in drafted])
@@ -157,13 +161,15 @@ class BudgetPolicy:
             ValueError: A time is negative or not a number.
         """
         weight = 1 / self.memory_steps
-        expected = state.times.seconds_for(nodes) + is_drafted * state.drafted_seconds
+        times = state.times.observed(nodes, max(0.0, step_seconds - is_drafted * state.drafted_seconds))
+        if not state.times.is_observed:  # before, only ratios of the seconds meant anything
+            state = self.init(times)
+        expected = times.seconds_for(nodes) + is_drafted * state.drafted_seconds
         # It shrinks slowly while nothing is drafted, so that a wrong value does not stay for ever.
         drafted_seconds = state.drafted_seconds * (1 - weight / self.memory_steps)
         if is_drafted:
-            beyond = counted_seconds(step_seconds, expected) - state.times.seconds_for(nodes)
+            beyond = counted_seconds(step_seconds, expected) - times.seconds_for(nodes)
             drafted_seconds = max(0.0, drafted_seconds + weight * (beyond - drafted_seconds))
-        times = state.times.observed(nodes, max(0.0, step_seconds - is_drafted * state.drafted_seconds))
         # A pause of the whole process says nothing about drafting, so the influence of one step is limited.
         other_seconds = min(other_seconds, 2 * state.mean_other_seconds + times.seconds_for(1))
         seconds = counted_seconds(step_seconds, expected) + other_seconds

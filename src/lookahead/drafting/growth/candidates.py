@@ -18,10 +18,10 @@ import numpy as np
 from lookahead.drafting.arrays import Float64Array, Int32Array, Integer
 from lookahead.jit import kernel, lean_kernel
 
-OWN, SHARED, RECYCLED, GUESSED = 0, 1, 2, 3
-"""Sources: the request's own text, the memory that requests share, the model's own recycled logits, and what
-is frequent in answers where none of them names a token."""
-NOT_DRAFTED = 4
+OWN, SHARED, RECYCLED, GUESSED, LUCKY = 0, 1, 2, 3, 4
+"""Sources: the request's own text, the memory that requests share, the model's own recycled logits, what is
+frequent in answers where none of them names a token, and what the noise of a sampled step favours."""
+NOT_DRAFTED = 5
 """The source of a token that no draft had."""
 MAX_CANDIDATES = 64
 MAX_GROUPS = 64

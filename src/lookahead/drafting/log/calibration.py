@@ -3,9 +3,11 @@
 Each candidate has evidence, the logarithm of the share that the sources gave it, and a feature: its source,
 its rank among the model's successors of the token before, and how long ago this request saw it. It has three
 further features, the hints: its place among the alternatives, and its ranks among the frequent tokens of
-answers and among the runner-ups (`growth.frequent`, `growth.runner_ups`). A softmax over the candidates and
-"none of them" turns these into probabilities. Its weights are learned from every token that comes (stochastic
-gradient descent on the log loss with AdaGrad's step sizes), so that they stay calibrated while running.
+answers and among the runner-ups (`growth.frequent`, `growth.runner_ups`). Where the noise of a sampled step
+is known, so is its luck, and its place among the lucky tokens is a hint as well (`drafting.noise`). A softmax
+over the candidates and "none of them" turns these into probabilities. Its weights are learned from every
+token that comes (stochastic gradient descent on the log loss with AdaGrad's step sizes), so that they stay
+calibrated while running.
 """
 
 import math
@@ -25,7 +27,7 @@ from lookahead.drafting.log.ring import GAP
 from lookahead.drafting.log.successors import SUCCESSORS
 from lookahead.jit import lean_kernel
 
-SOURCES = 4
+SOURCES = 5
 RANKS = SUCCESSORS + 2
 UNRANKED, NO_SUCCESSORS = SUCCESSORS, SUCCESSORS + 1
 """Ranks of a token that is not among the model's successors, and of one where none are known."""
@@ -33,19 +35,24 @@ AGES = 5
 FEATURES = SOURCES * RANKS * AGES
 NOT_ALTERNATIVE, NO_ALTERNATIVES = ALTERNATIVES, ALTERNATIVES + 1
 """Places of a token that is not among the alternatives, and of one where there are none."""
-HINTS = 3
+HINTS = 4
 _CASES = 4
 """A hint counts by whether the model's successors are known and whether the node is node 0."""
-_HINT_BEGINS = (0, (ALTERNATIVES + 2) * _CASES, (ALTERNATIVES + 2 + RANK_BUCKETS) * _CASES)
-HINT_FEATURES = (ALTERNATIVES + 2 + 2 * RANK_BUCKETS) * _CASES
-ALTERNATIVE, FREQUENT_RANK, RUNNER_UP = 0, 1, 2
+_HINT_BUCKETS = (ALTERNATIVES + 2, RANK_BUCKETS, RANK_BUCKETS, 2 * RANK_BUCKETS)
+_HINT_BEGINS = tuple(sum(_HINT_BUCKETS[:hint]) * _CASES for hint in range(HINTS))
+HINT_FEATURES = sum(_HINT_BUCKETS) * _CASES
+ALTERNATIVE, FREQUENT_RANK, RUNNER_UP, LUCKY_PLACE = 0, 1, 2, 3
 """Columns of the hints."""
+NO_HINT = -1
+"""The place among lucky tokens has no feature where nothing is known of the noise."""
 
 NONE_BIAS, NONE_SLOPE, SLOPES = 0, 1, 2
 BIASES = SLOPES + SOURCES
 HINT_BIASES = BIASES + FEATURES
-COLUMNS = HINT_BIASES + HINT_FEATURES
-"""Columns of the weights: bias and slope of "none of them", a slope per source, a bias per feature."""
+LUCK_SLOPES = HINT_BIASES + HINT_FEATURES
+COLUMNS = LUCK_SLOPES + SOURCES
+"""Columns of the weights: bias and slope of "none of them", a slope per source, a bias per feature, and the
+slope of each source's luck."""
 
 LEARNING_RATE = 0.4
 INITIAL_SQUARES = 10.0
@@ -83,12 +90,13 @@ def initial_weights() -> Float64Array:
         shared      0.7 e - 0.1 - 0.5 ln r + 0.4 a
         recycled    0.6 e - 2.0 - 0.9 ln r + 0.4 a
         guessed     0.6 e - 4.0            + 0.4 a
+        lucky           e - 2.0            + 0.4 a
 
-    Where no successors are known, the term in r is -0.75, except for guessed ones. The hints count
-    nothing at first.
+    Where no successors are known, the term in r is -0.75, except for guessed and lucky ones. The hints count
+    nothing at first. Where the noise is known, 0.7 of the luck is added, or all of it for lucky ones.
     """
-    slopes, bases = np.array([1.0, 0.7, 0.6, 0.6]), np.array([0.7, -0.1, -2.0, -4.0])
-    by_rank, by_age = np.array([0.3, 0.5, 0.9, 0.0]), np.array([0.1, 0.4, 0.4, 0.4])
+    slopes, bases = np.array([1.0, 0.7, 0.6, 0.6, 1.0]), np.array([0.7, -0.1, -2.0, -4.0, -2.0])
+    by_rank, by_age = np.array([0.3, 0.5, 0.9, 0.0, 0.0]), np.array([0.1, 0.4, 0.4, 0.4, 0.4])
     ranks = np.log(np.arange(RANKS) + 1.0)
     weights = np.zeros((2, COLUMNS))
     weights[VALUE, NONE_SLOPE], weights[VALUE, SLOPES:BIASES] = 1.0, slopes
@@ -96,6 +104,7 @@ def initial_weights() -> Float64Array:
     biases += bases[:, None, None] + by_age[:, None, None] * np.arange(AGES)
     biases[:, :NO_SUCCESSORS] -= (by_rank[:, None] * ranks[:NO_SUCCESSORS])[:, :, None]
     biases[:GUESSED, NO_SUCCESSORS] -= 0.75
+    weights[VALUE, LUCK_SLOPES:] = (0.7, 0.7, 0.7, 0.7, 1.0)
     weights[SQUARES] = INITIAL_SQUARES
     return weights
 
@@ -123,6 +132,7 @@ def softmax_with_none(
     features: Int32Array,
     hints: Int32Array,
     evidence: Float64Array,
+    luck: Float64Array,
     none_evidence: float,
     weights: Float64Array,
     probabilities: Float64Array,
@@ -140,6 +150,7 @@ def softmax_with_none(
         features: int32 [n].
         hints: int32 [n, HINTS], the features of the hints.
         evidence: float64 [n], the logarithms of the shares.
+        luck: float64 [n], what the noise of the draw adds to the logarithm of each one's probability.
         none_evidence: The logarithm of the share that remains.
         weights: See `initial_weights`.
         probabilities: float64 [n], written.
@@ -149,9 +160,12 @@ def softmax_with_none(
     highest = none_score
     for i in range(len(features)):
         feature = features[i]
-        score = values[SLOPES + source_of_feature(feature)] * evidence[i] + values[BIASES + feature]
-        for hint in range(HINTS):
+        source = source_of_feature(feature)
+        score = values[SLOPES + source] * evidence[i] + values[BIASES + feature]
+        for hint in range(LUCKY_PLACE):
             score += values[HINT_BIASES + hints[i, hint]]
+        if hints[i, LUCKY_PLACE] != NO_HINT:
+            score += values[LUCK_SLOPES + source] * luck[i] + values[HINT_BIASES + hints[i, LUCKY_PLACE]]
         probabilities[i] = score
         highest = max(highest, score)
     total = math.exp(none_score - highest)
@@ -175,6 +189,7 @@ def update_weights(
     features: Int32Array,
     hints: Int32Array,
     evidence: Float64Array,
+    luck: Float64Array,
     none_evidence: float,
     probabilities: Float64Array,
     weights: Float64Array,
@@ -189,8 +204,11 @@ def update_weights(
         error = came - probabilities[i]
         adagrad_step(weights, SLOPES + source_of_feature(features[i]), error * evidence[i])
         adagrad_step(weights, BIASES + features[i], error)
-        for hint in range(HINTS):
+        for hint in range(LUCKY_PLACE):
             adagrad_step(weights, HINT_BIASES + hints[i, hint], error)
+        if hints[i, LUCKY_PLACE] != NO_HINT:
+            adagrad_step(weights, HINT_BIASES + hints[i, LUCKY_PLACE], error)
+            adagrad_step(weights, LUCK_SLOPES + source_of_feature(features[i]), error * luck[i])
     error = missed - none_probability
     adagrad_step(weights, NONE_SLOPE, error * none_evidence)
     adagrad_step(weights, NONE_BIAS, error)

@@ -13,6 +13,7 @@ from lookahead.drafting.growth.best_first import (
     reset_frontier,
     would_accept,
 )
+from lookahead.drafting.growth.guesses import Guesses
 from lookahead.drafting.growth.ranks import fill_table
 from lookahead.drafting.growth.runner_ups import ALTERNATIVES, RunnerUps
 from lookahead.drafting.log.calibration import CalibrationState, source_of_feature
@@ -20,7 +21,6 @@ from lookahead.drafting.log.matches import MAX_MATCHES, Matches, find_all_matche
 from lookahead.drafting.log.prediction import (
     CANDIDATES_BEGIN,
     CANDIDATES_END,
-    Guesses,
     learn_at_node,
     mark_unasked,
     predict_next,
@@ -29,6 +29,7 @@ from lookahead.drafting.log.prediction import (
 from lookahead.drafting.log.ring import GAP, TokenRing
 from lookahead.drafting.log.successors import NO_TOKEN
 from lookahead.drafting.log.workspace import DraftWorkspace
+from lookahead.drafting.noise import Noise
 from lookahead.jit import lean_kernel
 
 FEW_MATCHES = 4
@@ -38,7 +39,7 @@ MIN_REMATCH_PROBABILITY = 0.3
 MIN_CHILD_RATIO = 0.35
 """Predict what follows a node only if a token with this part of its probability would still be drafted."""
 SOURCE = PAYLOAD_0
-"""The frontier's column for where a node comes from: OWN, SHARED, RECYCLED or GUESSED."""
+"""The frontier's column for where a node comes from: OWN, SHARED, RECYCLED, GUESSED or LUCKY."""
 
 
 @lean_kernel
@@ -174,6 +175,7 @@ def build_draft_tree(
     tail: Int32Array,
     runner_ups: RunnerUps,
     frequent: Int32Array,
+    noise: Noise,
     state: CalibrationState,
     workspace: DraftWorkspace,
     max_nodes: int,
@@ -191,6 +193,7 @@ def build_draft_tree(
         tail: int32 [LONGEST_MATCH], the request's last tokens; GAPs before them where it has fewer.
         runner_ups: What the model nearly chose in the request.
         frequent: int32 [2, COUNTED], the counts of the tokens of answers, see `growth.frequent`.
+        noise: What is known of the noise of the coming draws.
         state: What was learned about the sources.
         workspace: Written; it has room for `max_nodes`.
         max_nodes: The maximum size, node 0 included.
@@ -199,7 +202,7 @@ def build_draft_tree(
     """
     tree, frontier = workspace.tree, reset_frontier(workspace.frontier, max_nodes)
     fill_table(workspace.ranks, frequent, runner_ups.tokens)
-    guesses = Guesses(workspace.alternatives, runner_ups.tokens, frequent, workspace.ranks)
+    guesses = Guesses(workspace.alternatives, runner_ups.tokens, frequent, workspace.ranks, noise)
     tree.token_ids[0], tree.parents[0], tree.depths[0], tree.probabilities[0] = tail[-1], -1, 0, 1.0
     found = find_all_matches(own, shared, readable, tail, 0, workspace.matches, 0)
     sort_by_rank(workspace.matches, 0, found, workspace.listed)

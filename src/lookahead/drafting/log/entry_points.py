@@ -14,6 +14,7 @@ from lookahead.drafting.log.matches import LONGEST_MATCH, NO_OWNER, initial_hit_
 from lookahead.drafting.log.ring import GAP, SMALLEST_RING, RingBuffer, append_all, ring_view
 from lookahead.drafting.log.successors import SMALLEST_TABLE, copy_entries, new_table, write_all
 from lookahead.drafting.log.workspace import WorkspaceBuffers, workspace_view
+from lookahead.drafting.noise import NO_NOISE, Noise, UInt32Array
 from lookahead.drafting.store import checked_tokens
 from lookahead.drafting.tree import DraftTree
 from lookahead.jit import lean_kernel
@@ -35,6 +36,10 @@ def grow_draft(
     nearly_chosen: Int32Array,
     scores: Float64Array,
     frequent: Int32Array,
+    words: UInt32Array,
+    lucky: Int32Array,
+    next_draw: int,
+    known_draws: int,
     hit_rates: Float64Array,
     weights: Float64Array,
     integers: Int32Array,
@@ -54,6 +59,7 @@ def grow_draft(
         tail,
         RunnerUps(alternatives, nearly_chosen, scores),
         frequent,
+        Noise(words, lucky, next_draw, known_draws),
         CalibrationState(hit_rates, weights),
         workspace_view(integers, floats, room),
         max_nodes,
@@ -114,6 +120,9 @@ def compile_log_kernels() -> None:
     successors = (table.keys, table.successors)
     known = (*own, *own, *successors)
     guesses = (alternatives, nearly_chosen, scores)
-    size = grow_draft(*known, readable, tail, *guesses, frequent, *learned, *room, 4, 4, 2, False)
+    words, lucky = NO_NOISE.words, NO_NOISE.lucky
+    size = grow_draft(
+        *known, readable, tail, *guesses, frequent, words, lucky, 0, 0, *learned, *room, 4, 4, 2, False
+    )
     side_by_side(draft.first_nodes(size), 4)
     DraftTree.root_only(0).ancestors()

@@ -2,7 +2,8 @@
 
 1. Groups of matches share out the probability, the best group first (`predict_from_matches`).
 2. The model's successors of the node's token join as candidates.
-3. At likely nodes, guesses join: alternatives, runner-ups and frequent tokens (`add_guesses`).
+3. At likely nodes, guesses join: alternatives, runner-ups and frequent tokens (`add_guesses`), and where the
+   noise of the coming draw is known, the tokens that it favours (`add_lucky`).
 4. A softmax over what is known of each candidate gives its probability (`calibration`).
 
 Predictions are stored until the tokens come that the draft was for, and are compared with them then, so that
@@ -17,23 +18,33 @@ import numpy as np
 from lookahead.drafting.arrays import Float64Array, Int32Array, Int64Array, Integer
 from lookahead.drafting.growth.candidates import (
     GUESSED,
+    LUCKY,
     MAX_CANDIDATES,
     MAX_GROUPS,
     MIN_SHARE,
     RECYCLED,
     Candidates,
     distribute_share,
-    is_among,
     update_hit_rates,
 )
-from lookahead.drafting.growth.frequent import FREQUENT, TOKENS
-from lookahead.drafting.growth.ranks import UNRANKED_BUCKET, RankTable, place_in_table
-from lookahead.drafting.growth.runner_ups import ALTERNATIVES, RUNNER_UPS
+from lookahead.drafting.growth.guesses import (
+    MAX_GUESSES,
+    Guesses,
+    add_guesses,
+    add_lucky,
+    add_new,
+    noise_slot,
+    place_of_lucky,
+)
+from lookahead.drafting.growth.ranks import RANK_BUCKETS, UNRANKED_BUCKET, place_in_table, rank_bucket
+from lookahead.drafting.growth.runner_ups import ALTERNATIVES
 from lookahead.drafting.log.calibration import (
     ALTERNATIVE,
     FREQUENT_RANK,
+    LUCKY_PLACE,
     MIN_EVIDENCE,
     NO_ALTERNATIVES,
+    NO_HINT,
     NO_SUCCESSORS,
     NOT_ALTERNATIVE,
     RUNNER_UP,
@@ -42,6 +53,7 @@ from lookahead.drafting.log.calibration import (
     feature_index,
     hint_feature,
     softmax_with_none,
+    source_of_feature,
     update_weights,
 )
 from lookahead.drafting.log.matches import (
@@ -56,12 +68,10 @@ from lookahead.drafting.log.matches import (
 )
 from lookahead.drafting.log.ring import NO_INDEX, TokenRing, newest_index
 from lookahead.drafting.log.successors import NO_TOKEN, SUCCESSORS, bucket_of, key_of
+from lookahead.drafting.noise import Noise, log_frequency, luck_of
 from lookahead.jit import lean_kernel
 
-_GUESSED_RUNNER_UPS = RUNNER_UPS // 2
-MAX_NODE_CANDIDATES = MAX_CANDIDATES + SUCCESSORS + ALTERNATIVES + _GUESSED_RUNNER_UPS + FREQUENT
-_FEW_FREQUENT, _SOME_FREQUENT = 8, 16
-_MIN_PROBABILITY_OF_FEW, _MIN_PROBABILITY_OF_SOME, _MIN_PROBABILITY_OF_ALL = 0.1, 0.2, 0.5
+MAX_NODE_CANDIDATES = MAX_CANDIDATES + SUCCESSORS + MAX_GUESSES
 
 CANDIDATES_BEGIN, CANDIDATES_END, GROUPS_BEGIN, GROUPS_END = 0, 1, 2, 3
 """Columns of `Predictions.nodes`."""
@@ -75,6 +85,7 @@ class Predictions(NamedTuple):
         features: int32 [room], what is known of each, see `calibration`.
         hints: int32 [room, HINTS], the features of its hints.
         evidence: float64 [room], the logarithm of its share.
+        luck: float64 [room], what the noise adds to the logarithm of its probability; 0 where it is unknown.
         probabilities: float64 [room].
         buckets: int32 [room], the hit rate's bucket of each group.
         ends: int32 [room], where the group's candidates end, counted from the node's first.
@@ -87,6 +98,7 @@ class Predictions(NamedTuple):
     features: Int32Array
     hints: Int32Array
     evidence: Float64Array
+    luck: Float64Array
     probabilities: Float64Array
     buckets: Int32Array
     ends: Int32Array
@@ -138,53 +150,6 @@ def predict_from_matches(
             )
             groups += 1
     return size, groups, remaining
-
-
-class Guesses(NamedTuple):
-    """What may come where no match and no successor names it.
-
-    Attributes:
-        alternatives: int32 [ALTERNATIVES], the model's other choices where a node's token was chosen.
-        runner_ups: int32 [KEPT], what it nearly chose before, see `growth.runner_ups`.
-        counts: int32 [2, COUNTED], the counts of the tokens of answers, see `growth.frequent`.
-        ranks: The ranks of both.
-    """
-
-    alternatives: Int32Array
-    runner_ups: Int32Array
-    counts: Int32Array
-    ranks: RankTable
-
-
-@lean_kernel
-def frequent_for(probability: float) -> int:
-    """Return how many frequent tokens are candidates at a node of this probability, if any guess is."""
-    if probability < _MIN_PROBABILITY_OF_SOME:
-        return _FEW_FREQUENT
-    return _SOME_FREQUENT if probability < _MIN_PROBABILITY_OF_ALL else FREQUENT
-
-
-@lean_kernel
-def add_new(given: Int32Array, most: int, tokens: Int32Array, size: int) -> int:
-    """Add the first of the given tokens that are not yet candidates; return how many candidates there are."""
-    for rank in range(most):
-        token = given[rank]
-        if token == NO_TOKEN:
-            break
-        if not is_among(tokens, 0, size, token):
-            tokens[size] = token
-            size += 1
-    return size
-
-
-@lean_kernel
-def add_guesses(guesses: Guesses, probability: float, tokens: Int32Array, size: int) -> int:
-    """Add guesses at a node of this probability; return how many candidates there are."""
-    if probability < _MIN_PROBABILITY_OF_FEW:
-        return size
-    size = add_new(guesses.alternatives, ALTERNATIVES, tokens, size)
-    size = add_new(guesses.runner_ups, _GUESSED_RUNNER_UPS, tokens, size)
-    return add_new(guesses.counts[TOKENS], frequent_for(probability), tokens, size)
 
 
 @lean_kernel
@@ -273,20 +238,24 @@ def predict_next(
     matched = size
     if remaining > MIN_SHARE:
         size = add_new(successors, SUCCESSORS, candidates.tokens, size)
-    recycled = size
+    recycled = guessed = size
     if remaining > MIN_SHARE:
-        size = add_guesses(guesses, probability, candidates.tokens, size)
+        guessed = add_guesses(guesses, probability, candidates.tokens, size)
+        size = add_lucky(guesses.noise, depth, probability, candidates.tokens, guessed)
     nodes[node, CANDIDATES_END], nodes[node, GROUPS_END] = begin + size, groups_begin + groups
     predictions.none_evidence[node] = math.log(max(remaining, MIN_EVIDENCE))
     describe_matched(predictions, node, own, successors)
     describe_recycled(predictions, node, begin + matched, begin + recycled, own, successors)
-    describe_guessed(predictions, node, begin + recycled, own, successors)
+    describe_guessed(predictions, node, begin + recycled, begin + guessed, own, successors)
+    describe_lucky(predictions, node, begin + guessed, own, successors, guesses.noise)
     write_hints(predictions, node, successors, guesses)
+    write_luck(predictions, node, depth, successors, guesses.noise)
     these = slice(begin, begin + size)
     softmax_with_none(
         predictions.features[these],
         predictions.hints[these],
         predictions.evidence[these],
+        predictions.luck[these],
         predictions.none_evidence[node],
         state.weights,
         predictions.probabilities[these],
@@ -329,14 +298,62 @@ def describe_recycled(
 
 @lean_kernel
 def describe_guessed(
-    predictions: Predictions, node: Integer, begin: Integer, own: TokenRing, successors: Int32Array
+    predictions: Predictions,
+    node: Integer,
+    begin: Integer,
+    end: Integer,
+    own: TokenRing,
+    successors: Int32Array,
 ) -> None:
     """Write the features of the candidates that are guesses; their evidence is what remained."""
     rank = NO_SUCCESSORS if successors[0] == NO_TOKEN else UNRANKED
-    for candidate in range(begin, predictions.nodes[node, CANDIDATES_END]):
+    for candidate in range(begin, end):
         age = token_age(own, predictions.tokens[candidate])
         predictions.features[candidate] = feature_index(GUESSED, rank, age)
         predictions.evidence[candidate] = predictions.none_evidence[node]
+
+
+@lean_kernel
+def describe_lucky(
+    predictions: Predictions,
+    node: Integer,
+    begin: Integer,
+    own: TokenRing,
+    successors: Int32Array,
+    noise: Noise,
+) -> None:
+    """Write the features of the candidates that only the noise named.
+
+    Their evidence is what remained, shared out as far as ids tell how frequent tokens are.
+    """
+    rank = NO_SUCCESSORS if successors[0] == NO_TOKEN else UNRANKED
+    vocabulary_size = noise.words.shape[1] // 2
+    for candidate in range(begin, predictions.nodes[node, CANDIDATES_END]):
+        token = predictions.tokens[candidate]
+        predictions.features[candidate] = feature_index(LUCKY, rank, token_age(own, token))
+        share = predictions.none_evidence[node] + log_frequency(token, vocabulary_size)
+        predictions.evidence[candidate] = share
+
+
+@lean_kernel
+def write_luck(
+    predictions: Predictions, node: Integer, depth: Integer, successors: Int32Array, noise: Noise
+) -> None:
+    """Write the luck of all candidates, and the features of their places among what the noise favours."""
+    slot = noise_slot(noise, depth)
+    has_successors, is_root = int(successors[0] != NO_TOKEN), int(node == 0)
+    for candidate in range(
+        predictions.nodes[node, CANDIDATES_BEGIN], predictions.nodes[node, CANDIDATES_END]
+    ):
+        predictions.luck[candidate], predictions.hints[candidate, LUCKY_PLACE] = 0.0, NO_HINT
+        token = np.int64(predictions.tokens[candidate])
+        if slot >= 0 and 2 * token < noise.words.shape[1]:
+            predictions.luck[candidate] = luck_of(noise.words[slot], token)
+            bucket = rank_bucket(place_of_lucky(noise.lucky[slot], token))
+            if source_of_feature(predictions.features[candidate]) == LUCKY:
+                bucket += RANK_BUCKETS
+            feature = hint_feature(LUCKY_PLACE, bucket, has_successors, is_root)
+            predictions.hints[candidate, LUCKY_PLACE] = feature
 
 
 @lean_kernel
@@ -374,6 +391,7 @@ def learn_at_node(predictions: Predictions, node: Integer, token: Integer, state
         predictions.features[begin:end],
         predictions.hints[begin:end],
         candidates.probabilities,
+        predictions.luck[begin:end],
         predictions.none_evidence[node],
         predictions.probabilities[begin:end],
         state.weights,

@@ -7,7 +7,7 @@ from lookahead.drafting.log.ring import SMALLEST_RING, ring_bytes
 from lookahead.drafting.log.successors import SMALLEST_TABLE, table_bytes
 from lookahead.errors import ConfigError
 
-_MIN_NAMES, _MAX_NAMES = 2**11, 2**24
+_MIN_NAMES, _MAX_NAMES = 2304, 2**24
 
 
 class Parts(NamedTuple):

@@ -37,6 +37,7 @@ from lookahead.drafting.log.successors import (
     write_all,
 )
 from lookahead.drafting.log.workspace import WorkspaceBuffers
+from lookahead.drafting.noise import NO_NOISE, Noise
 from lookahead.drafting.store import (
     DEFAULT_NAMESPACE,
     VOCABULARY_NAMESPACE,
@@ -151,7 +152,13 @@ class TokenLog:
                 live.answer.append(tokens)
 
     def propose(
-        self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
+        self,
+        request: RequestId,
+        *,
+        decoding_length: int,
+        branch_length: int,
+        mode: DraftMode,
+        noise: Noise = NO_NOISE,
     ) -> DraftTree:
         """Do as `DraftStore.propose` says."""
         check_decoding_length(decoding_length)
@@ -170,6 +177,10 @@ class TokenLog:
                 live.tail,
                 *live.runner_ups,
                 live.learned.frequent,
+                noise.words,
+                noise.lucky,
+                noise.first,
+                noise.known,
                 *live.learned.calibration,
                 live.draft.integers,
                 live.draft.floats,

@@ -22,7 +22,7 @@ MAX_SEARCHES = 4
 """How many new searches for matches a draft has room for, besides the one at node 0."""
 
 _FIXED = 3 + MAX_MATCHES + SUCCESSORS + LONGEST_MATCH + 3 * TABLE + ALTERNATIVES
-_PER_NODE, _PER_MATCH, _PER_CANDIDATE, _FLOATS_PER_CANDIDATE = 16, AHEAD + 6, 4 + HINTS, 2
+_PER_NODE, _PER_MATCH, _PER_CANDIDATE, _FLOATS_PER_CANDIDATE = 16, AHEAD + 6, 4 + HINTS, 3
 
 
 class DraftWorkspace(NamedTuple):
@@ -104,7 +104,7 @@ def _workspace_view(integers: Int32Array, floats: Float64Array, max_nodes: int) 
     ends = integers[at : at + room]
     tree_probabilities, waiting_probabilities = floats[:n], floats[n : 2 * n - 1]
     none_evidence = floats[2 * n : 3 * n]
-    evidence, probabilities = floats[3 * n : 3 * n + room], floats[3 * n + room : 3 * n + 2 * room]
+    evidence, luck, probabilities = floats[3 * n : 3 * n + 3 * room].reshape((3, room))
     return DraftWorkspace(
         size,
         GrowingTree(token_ids, parents, depths, tree_probabilities),
@@ -114,7 +114,7 @@ def _workspace_view(integers: Int32Array, floats: Float64Array, max_nodes: int) 
         listed,
         ranges,
         Predictions(
-            tokens, features, hints, evidence, probabilities, buckets, ends, predicted, none_evidence
+            tokens, features, hints, evidence, luck, probabilities, buckets, ends, predicted, none_evidence
         ),
         votes,
         successors,

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from lookahead.config import DEFAULT_MEMORY_BYTES, DraftMode
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.growth.modes import as_draft_tree, side_by_side
+from lookahead.drafting.noise import NO_NOISE, Noise
 from lookahead.drafting.store import (
     DEFAULT_NAMESPACE,
     Origin,
@@ -144,9 +145,16 @@ class TokenTrie:
                     done += 1
 
     def propose(
-        self, request: RequestId, *, decoding_length: int, branch_length: int, mode: DraftMode
+        self,
+        request: RequestId,
+        *,
+        decoding_length: int,
+        branch_length: int,
+        mode: DraftMode,
+        noise: Noise = NO_NOISE,
     ) -> DraftTree:
-        """Do as `DraftStore.propose` says."""
+        """Do as `DraftStore.propose` says, but for the noise."""
+        del noise
         check_decoding_length(decoding_length)
         with self._lock:
             tree = build_draft_tree(

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -31,7 +30,6 @@ from lookahead.hf.steps.step_inputs import StepInputs
 from lookahead.hf.steps.step_model import OnProgress
 from lookahead.hf.steps.verification import Verification, VerificationMode
 from lookahead.hf.support.model_profile import ModelProfiles
-from lookahead.hf.support.step_times import StepTimesCache, step_times_for
 from lookahead.stats import GenerationStats
 
 OnStats = Callable[[GenerationStats], None]
@@ -177,20 +175,11 @@ class LookaheadMode:
     def _drafter(self, checked: CheckedCall, step_model: CallStepModel, *, lockstep: bool) -> BatchDrafter:
         call = checked.generate_call
         controller = self._profiles.controller(call.model, step_model.verification, step_model.runner_name)
-        measure = partial(
-            step_times_for,
-            call.model,
-            step_model,
-            call.prompts,
-            max_nodes=controller.max_nodes(len(call.prompts)),
-            cache=StepTimesCache.of_user(),
-        )
         return BatchDrafter(
             controller,
             recycles=checked.memory.store.recycles,
             lockstep=lockstep,
             is_ragged=step_model.verification.is_compiled,
-            measure=measure,
         )
 
     def _requests(self, checked: CheckedCall, mode: VerificationMode) -> list[RequestDrafter]:

@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers.generation import logits_process, stopping_criteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from lookahead.decoding.sampling.choice import StepNoise, TokenChoice, argmax, sample
+from lookahead.decoding.sampling.choice import Sampler, StepNoise, TokenChoice, argmax
 from lookahead.decoding.sampling.state import GenerationState, padded_together
+from lookahead.drafting.noise import Noise
 from lookahead.hf.compat.call import GenerateCall
 from lookahead.hf.compat.config import text_config
 from lookahead.hf.compat.generation import pad_token_of, streamers_come_first
@@ -80,7 +81,9 @@ def row_groups_for(generate_call: GenerateCall, *, lockstep: bool = False) -> li
     )
     samples = generation_config.do_sample
     if rows == 1 or lockstep or sees_all_rows:
-        return [GenerationState(input_ids, choose=sample if samples else argmax, **common)]
+        sampler = Sampler() if samples else None
+        foresee = None if sampler is None else sampler.foresee
+        return [GenerationState(input_ids, choose=sampler or argmax, foresee=foresee, **common)]
     noise = StepNoise(rows)
     bytes_per_step = 4 * rows * text_config(generate_call.model).vocab_size
     return [
@@ -88,12 +91,18 @@ def row_groups_for(generate_call: GenerateCall, *, lockstep: bool = False) -> li
             input_ids[row : row + 1],
             rows=(row,),
             choose=noise.choice_of_row(row) if samples else argmax,
+            foresee=partial(_foresee, noise, row) if samples else None,
             max_lead_tokens=max(1, _MAX_NOISE_BYTES // bytes_per_step) if samples else None,
             on_finish=partial(noise.remove, row),
             **{**common, "process": _of_row(processors, row)},
         )
         for row in range(rows)
     ]
+
+
+def _foresee(noise: StepNoise, row: int, _place: int) -> Noise | None:
+    """Return the noise of a row's next draws; its state has no other row."""
+    return noise.foresee(row)
 
 
 def state_of_request(generate_call: GenerateCall, *, choose: TokenChoice, **others: Any) -> GenerationState:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.stopping_criteria import EosTokenCriteria, StopStringCriteria
 
-from lookahead.decoding.sampling.choice import argmax, sample_with
+from lookahead.decoding.sampling.choice import Sampler, argmax
 from lookahead.decoding.sampling.state import GenerationState
 from lookahead.engine.events import TokenLogprobs
 from lookahead.engine.request import Request
@@ -96,13 +96,13 @@ class RequestState:
             generator.seed()
         else:
             generator.manual_seed(sampling.seed)
-        others: dict[str, Any] = {}
+        sampler = None if sampling.is_greedy else Sampler(generator)
+        others: dict[str, Any] = {"foresee": None if sampler is None else sampler.foresee}
         recorder = None
         if request.logprobs is not None:
             recorder = LogprobsRecorder(call.logits_processor)
-            others = {"process": recorder, "ends": None}
-        choose = argmax if sampling.is_greedy else sample_with(generator)
-        generation = state_of_request(call, choose=choose, **others)
+            others |= {"process": recorder, "ends": None}
+        generation = state_of_request(call, choose=sampler or argmax, **others)
         ends = frozenset(end_tokens(model, request))
         prompt = [int(token) for token in request.prompt_ids]
         return cls(request, generation, call, tokenizer, ends, stop_strings, recorder, to_read=prompt)

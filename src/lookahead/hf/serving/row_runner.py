@@ -12,7 +12,7 @@ from lookahead.decoding import loop
 from lookahead.decoding.acceptance import Acceptance
 from lookahead.decoding.loop import PromptPart
 from lookahead.drafting.drafter import BatchDrafter, RequestDrafter
-from lookahead.drafting.growth.candidates import GUESSED, NOT_DRAFTED, OWN, RECYCLED, SHARED
+from lookahead.drafting.growth.candidates import GUESSED, LUCKY, NOT_DRAFTED, OWN, RECYCLED, SHARED
 from lookahead.drafting.memory.draft_memory import DraftMemory
 from lookahead.engine.events import TokenSource
 from lookahead.engine.prefix_cache import BLOCK_TOKENS, PrefixCache
@@ -26,7 +26,6 @@ from lookahead.hf.steps.cuda_graphs import CapturedModels
 from lookahead.hf.steps.step_model import TransformersStepModel
 from lookahead.hf.steps.verification import Verification, VerificationMode
 from lookahead.hf.support.model_profile import ModelProfiles
-from lookahead.hf.support.step_times import StepTimesCache, step_times_for
 from lookahead.stats import GenerationStats
 
 _SOURCES = {
@@ -34,10 +33,9 @@ _SOURCES = {
     SHARED: TokenSource.MEMORY,
     RECYCLED: TokenSource.GUESS,
     GUESSED: TokenSource.GUESS,
+    LUCKY: TokenSource.GUESS,
     NOT_DRAFTED: TokenSource.PLAIN,
 }
-_TRIAL_TOKENS = 64
-"""Tokens of each row when step times are measured."""
 
 
 class RowRunner:
@@ -99,7 +97,6 @@ class RowRunner:
         self._prefixes: PrefixCache[list[Tensor]] = PrefixCache()
         self._max_prefix_tokens = 0
         self.stats = GenerationStats()
-        self._measure()
         self.max_cached_tokens = settings.cache_bytes // self._step_model.cache.arena.bytes_per_token
 
     def prepare(self, request: Request) -> RequestState:
@@ -245,24 +242,3 @@ class RowRunner:
             lambda begin: self._step_model.copy_text(row, begin, begin + BLOCK_TOKENS),
         )
         self._prefixes.shrink(self._max_prefix_tokens)
-
-    @torch.no_grad()
-    def _measure(self) -> None:
-        """Measure how long steps of few and of all rows take, before the first request."""
-        for rows in sorted({1, self.max_rows}):
-            trial = list(range(-rows, 0))
-            text = [0] * min(_TRIAL_TOKENS, self.max_request_tokens - 1)
-            for row in trial:
-                self._step_model.add(row, text)
-            if self._controller.needs_measuring(rows, len(text)):
-                times = step_times_for(
-                    self._model,
-                    self._step_model,
-                    [text] * rows,
-                    max_nodes=self._controller.max_nodes(rows),
-                    cache=StepTimesCache.of_user(),
-                )
-                if times is not None:
-                    self._controller.measured(rows, len(text), times)
-            for row in trial:
-                self._step_model.remove(row)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import RLock
 from typing import Any
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from lookahead.config import LookaheadConfig
 from lookahead.drafting.budget.controller import BudgetController
 from lookahead.drafting.budget.policy import BudgetPolicy
-from lookahead.drafting.budget.step_times import StepTimes, StepTimesTable, rows_bucket
+from lookahead.drafting.budget.step_times_table import StepTimesTable, rows_bucket
 from lookahead.hf.compat.call import GenerateCall
 from lookahead.hf.compat.fingerprint.places import replaced_code
 from lookahead.hf.compat.fingerprint.watch import Fingerprint, ModelWatch
@@ -27,7 +27,11 @@ from lookahead.hf.steps.step_inputs import StepInputs
 from lookahead.hf.steps.verification import PLAIN, Verification, VerificationMode
 from lookahead.hf.support.probe import ProbeResult, probe
 from lookahead.hf.support.simd_alignment import misalignment_reason
-from lookahead.hf.support.step_times import StepTimesCache, StepTimesKey
+
+_RIDGE_TOKENS = {"cuda": 128.0}
+_OTHER_RIDGE_TOKENS = 16.0
+"""Tokens at which computing takes about as long as reading the weights: a processor's arithmetic per second
+÷ its memory bandwidth, for 2 bytes and 2 operations per weight. CPUs have 8 to 40, the first steps tell."""
 
 
 @dataclass(eq=False)
@@ -104,7 +108,7 @@ class ModelProfiles:
             controllers[setting] = BudgetController(
                 max_nodes,
                 BudgetPolicy(max_nodes(1)) if is_auto else None,
-                StepTimesTable(_times_on_disk(ref(model), runner_name)),
+                StepTimesTable(max_nodes(1), _RIDGE_TOKENS.get(model.device.type, _OTHER_RIDGE_TOKENS)),
             )
         return controllers[setting]
 
@@ -227,18 +231,6 @@ class ModelProfiles:
         if reason not in warned:
             warned.add(reason)
             _warn(model, mode, reason)
-
-
-def _times_on_disk(model: ReferenceType[PreTrainedModel], runner_name: str) -> Any:
-    """Return a function that loads a model's step times on disk, by buckets of rows and context."""
-
-    def load(rows: int, context: int) -> StepTimes | None:
-        alive = model()
-        if alive is None:
-            return None
-        return StepTimesCache.of_user().load(StepTimesKey.of(alive, context, rows, runner_name=runner_name))
-
-    return load
 
 
 def _is_padded_left(call: GenerateCall) -> bool:
