@@ -33,7 +33,7 @@ _PRIOR_ID = 200
 """A token is taken to be as frequent as 1 / (its id + this): vocabularies are numbered by frequency."""
 _MIN_LUCK = 1 / 64
 """Only tokens whose frequency / E exceeds this are looked at closely: 64 of them on average."""
-_BLOCK = 256
+_BLOCK = 64
 _LOW_BITS = np.uint32((1 << 21) - 1)
 _MIN_NOISE = 1e-30
 MEAN_LUCK = 0.5772156649
@@ -64,40 +64,57 @@ NOTHING_KNOWN: Mapping[int, Noise] = MappingProxyType({})
 
 
 @lean_kernel
-def twist(state: UInt32Array) -> None:
-    """Replace the state's words by the next ones."""
-    high, low, matrix = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x9908B0DF)
-    for i in range(WORDS - _MIDDLE):
-        mixed = (state[i] & high) | (state[i + 1] & low)
-        state[i] = state[i + _MIDDLE] ^ (mixed >> np.uint32(1)) ^ (matrix * (mixed & np.uint32(1)))
-    for i in range(WORDS - _MIDDLE, WORDS - 1):
-        mixed = (state[i] & high) | (state[i + 1] & low)
-        state[i] = state[i + _MIDDLE - WORDS] ^ (mixed >> np.uint32(1)) ^ (matrix * (mixed & np.uint32(1)))
-    mixed = (state[WORDS - 1] & high) | (state[0] & low)
-    state[WORDS - 1] = state[_MIDDLE - 1] ^ (mixed >> np.uint32(1)) ^ (matrix * (mixed & np.uint32(1)))
+def twisted(upper: Any, lower: Any, other: Any) -> Any:
+    """Return the word of the next state that follows from three words, all uint32."""
+    mixed = np.uint32((upper & np.uint32(0x80000000)) | (lower & np.uint32(0x7FFFFFFF)))
+    odd = np.uint32(np.uint32(0x9908B0DF) * np.uint32(mixed & np.uint32(1)))
+    return np.uint32(other ^ np.uint32(mixed >> np.uint32(1)) ^ odd)
+
+
+@lean_kernel
+def twist(state: UInt32Array, after: UInt32Array) -> None:
+    """Write the words of the next state, another array.
+
+    A word depends on two of the old state and on one that lies `_MIDDLE` words further, of the new state
+    where that is beyond the end. In three parts, none depends on its own words, so each runs in vectors.
+    """
+    new = WORDS - _MIDDLE
+    for i in range(new):
+        after[i] = twisted(state[i], state[i + 1], state[i + _MIDDLE])
+    for i in range(new):
+        after[i + new] = twisted(state[i + new], state[i + new + 1], after[i])
+    for i in range(WORDS - 1 - 2 * new):
+        after[i + 2 * new] = twisted(state[i + 2 * new], state[i + 2 * new + 1], after[i + new])
+    after[WORDS - 1] = twisted(state[WORDS - 1], after[0], after[_MIDDLE - 1])
 
 
 @lean_kernel
 def tempered(word: Any) -> Any:
     """Return the number that a word of the state, uint32, stands for."""
-    word ^= word >> np.uint32(11)
-    word ^= (word << np.uint32(7)) & np.uint32(0x9D2C5680)
-    word ^= (word << np.uint32(15)) & np.uint32(0xEFC60000)
-    return np.uint32(word ^ (word >> np.uint32(18)))
+    word = np.uint32(word ^ np.uint32(word >> np.uint32(11)))
+    word = np.uint32(word ^ np.uint32(np.uint32(word << np.uint32(7)) & np.uint32(0x9D2C5680)))
+    word = np.uint32(word ^ np.uint32(np.uint32(word << np.uint32(15)) & np.uint32(0xEFC60000)))
+    return np.uint32(word ^ np.uint32(word >> np.uint32(18)))
 
 
 @kernel
 def write_words(state: UInt32Array, place: int, words: UInt32Array) -> int:
     """Write the next words; return the place of the one after them. `place` is `WORDS` at the state's end."""
-    at = 0
-    while at < len(words):
-        if place == WORDS:
-            twist(state)
-            place = 0
-        count = min(len(words) - at, WORDS - place)
-        words[at : at + count] = state[place : place + count]
-        at, place = at + count, place + count
-    return place
+    at = min(len(words), WORDS - place)
+    words[:at] = state[place : place + at]
+    if at == len(words):
+        return place + at
+    before = state.copy()
+    while len(words) - at >= WORDS:  # each state is written where its words belong
+        twist(before, words[at : at + WORDS])
+        before = words[at : at + WORDS]
+        at += WORDS
+    if at == len(words):
+        state[:] = before
+        return WORDS
+    twist(before, state)
+    words[at:] = state[: len(words) - at]
+    return len(words) - at
 
 
 @lean_kernel
@@ -127,6 +144,16 @@ def log_frequency(token: Integer, vocabulary_size: int) -> float:
     return -math.log((token + _PRIOR_ID) * math.log((vocabulary_size + _PRIOR_ID) / _PRIOR_ID))
 
 
+@lean_kernel
+def has_near(words: UInt32Array, first: int, bound: Any) -> bool:
+    """Return whether any of the tokens with these words may be lucky; `first` is its id and `_PRIOR_ID`."""
+    near = np.int32(0)
+    for i in range(len(words) // 2):
+        highest = np.float32(np.int32(tempered(words[2 * i]) & _LOW_BITS))
+        near += np.int32(highest * np.float32(np.int32(first + i)) < bound)
+    return bool(near > 0)
+
+
 @kernel
 def find_lucky(words: UInt32Array, lucky: Int32Array) -> None:
     """Write the tokens with the largest frequency / E, best first.
@@ -142,11 +169,7 @@ def find_lucky(words: UInt32Array, lucky: Int32Array) -> None:
     found = 0
     for begin in range(0, size, _BLOCK):
         end = min(begin + _BLOCK, size)
-        near = 0
-        for token in range(begin, end):
-            highest = np.float32(tempered(words[2 * token]) & _LOW_BITS)
-            near += int(highest * np.float32(token + _PRIOR_ID) < bound)
-        if near == 0:
+        if not has_near(words[2 * begin : 2 * end], begin + _PRIOR_ID, bound):
             continue
         for token in range(begin, end):
             highest = np.float32(tempered(words[2 * token]) & _LOW_BITS)

@@ -19,7 +19,7 @@ _MIN_REPEATS = 3
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trace:
-    """A prompt and a model's greedy answer.
+    """A prompt and a model's answer, greedy or sampled.
 
     Attributes:
         trace_id: Its `id` in the file.
@@ -28,6 +28,8 @@ class Trace:
         output_ids: int32 [T], T at least 1.
         successor_ids: int32 [T, k], the k most probable tokens where the model chose each token of the
             answer, in descending order: row j follows `output_ids[j - 1]`. k is 0 if none were recorded.
+        seed: Of the generator that the answer was sampled with, one draw per token; None if it is greedy.
+        vocabulary_size: Numbers of such a draw.
     """
 
     trace_id: str | int
@@ -35,6 +37,8 @@ class Trace:
     prompt_ids: Int32Array
     output_ids: Int32Array
     successor_ids: Int32Array
+    seed: int | None = None
+    vocabulary_size: int | None = None
 
 
 def read_traces(path: Path) -> list[Trace]:
@@ -49,7 +53,7 @@ def read_traces(path: Path) -> list[Trace]:
 
 def _parse(record: dict[str, Any]) -> Trace | str:
     """Return the trace of a parsed line, or what is wrong with it."""
-    columns = {}
+    columns: dict[str, Any] = {}
     for name, min_tokens in (("prompt_ids", 0), ("output_ids", 1)):
         tokens = record.get(name)
         if not isinstance(tokens, list) or len(tokens) < min_tokens or not _are_tokens(tokens):
@@ -58,6 +62,11 @@ def _parse(record: dict[str, Any]) -> Trace | str:
     successors = _successors(record.get(_SUCCESSORS), len(columns["output_ids"]))
     if isinstance(successors, str):
         return successors
+    for name in ("seed", "vocabulary_size"):
+        value = record.get(name)
+        if value is not None and (type(value) is not int or value < 0):
+            return f"{name!r} must be an integer that is not negative, not {value!r:.40}"
+        columns[name] = value
     return Trace(
         trace_id=record["id"],
         category=category_in_report(record["category"]),

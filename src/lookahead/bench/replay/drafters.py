@@ -6,6 +6,7 @@ from lookahead.bench.replay.replay import ReplayedDrafter
 from lookahead.config import DraftMode, LookaheadConfig
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.log.token_log import TokenLog
+from lookahead.drafting.noise import NO_NOISE
 from lookahead.drafting.store import DraftStore, Origin
 from lookahead.drafting.tree import DraftTree
 from lookahead.drafting.trie.token_trie import TokenTrie
@@ -22,12 +23,16 @@ class StoreDrafter:
     Args:
         store: Holds the memory from request to request.
         config: Branch length and draft mode.
+
+    Attributes:
+        noise: What is known of the noise of the coming draws.
     """
 
     def __init__(self, store: DraftStore, config: LookaheadConfig) -> None:
         self.calibrated = config.draft_mode is not DraftMode.PARALLEL  # there a child may occur twice
         self._store = store
         self._config = config
+        self.noise = NO_NOISE
 
     def begin(self, prompt_ids: Int32Array) -> None:
         """Open a request."""
@@ -40,6 +45,7 @@ class StoreDrafter:
             decoding_length=draft_tokens + 1,
             branch_length=min(self._config.branch_length, max_depth),
             mode=self._config.draft_mode,
+            noise=self.noise,
         )
 
     def learn(self, token_ids: Int32Array) -> None:
@@ -52,6 +58,7 @@ class StoreDrafter:
 
     def end(self) -> None:
         """Forget the request."""
+        self.noise = NO_NOISE
         self._store.forget(_REQUEST)
 
     @property

@@ -14,6 +14,8 @@ import numpy as np
 
 from lookahead.bench.data.traces import Trace, without_loop
 from lookahead.bench.replay.calibration import Calibration
+from lookahead.bench.replay.known_noise import KnownNoise
+from lookahead.bench.replay.noise import DraftsByNoise, ReplayedNoise, replayed_noise
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
 
@@ -78,6 +80,7 @@ class ReplayResult:
         propose_s: Seconds of each proposal.
         insert_s: Seconds of each call that learned tokens, prompts included.
         recycle_s: Seconds of each call that recycled successors.
+        foresee_s: Seconds of each draw of noise ahead, torch's own draw included.
         inserted_tokens: Tokens learned, prompts included.
         recycled_tokens: Tokens whose successors were recycled.
         calibration: Predicted probabilities against acceptance; None for uncalibrated drafters.
@@ -91,13 +94,19 @@ class ReplayResult:
     propose_s: list[float] = field(default_factory=list)
     insert_s: list[float] = field(default_factory=list)
     recycle_s: list[float] = field(default_factory=list)
+    foresee_s: list[float] = field(default_factory=list)
     inserted_tokens: int = 0
     recycled_tokens: int = 0
     calibration: Calibration | None = None
 
 
 def replay(
-    drafter: ReplayedDrafter, traces: Sequence[Trace], *, draft_tokens: int, recycling: bool = True
+    drafter: ReplayedDrafter,
+    traces: Sequence[Trace],
+    *,
+    draft_tokens: int,
+    recycling: bool = True,
+    known_noise: KnownNoise = KnownNoise.OWN,
 ) -> ReplayResult:
     """Replay all traces in order; the drafter's memory grows from one to the next.
 
@@ -106,13 +115,15 @@ def replay(
         traces: Recorded answers.
         draft_tokens: Maximum number of draft tokens, without the current one.
         recycling: Whether recorded successors are recycled.
+        known_noise: What the drafter knows of the noise of sampled answers.
     """
     result = ReplayResult(calibration=Calibration() if drafter.calibrated else None)
     for index, trace in enumerate(traces):
         result.by_trace.append(Tally())
         tallies = [result.overall, result.by_category[trace.category], result.halves[index % 2]]
         tallies.append(result.by_trace[-1])
-        _replay_one(drafter, trace, draft_tokens, tallies, result, recycling=recycling)
+        noise = replayed_noise(trace, known_noise) if isinstance(drafter, DraftsByNoise) else None
+        _replay_one(drafter, trace, draft_tokens, tallies, result, noise=noise, recycling=recycling)
     return result
 
 
@@ -134,6 +145,7 @@ def _replay_one(
     tallies: list[Tally],
     result: ReplayResult,
     *,
+    noise: ReplayedNoise | None,
     recycling: bool,
 ) -> None:
     output = trace.output_ids
@@ -147,6 +159,10 @@ def _replay_one(
         if recycling:
             _recycle(drafter, trace, 0, done, result)
         while done < len(output):
+            if noise is not None and isinstance(drafter, DraftsByNoise):
+                started = perf_counter()
+                drafter.noise = noise.after(done)
+                result.foresee_s.append(perf_counter() - started)
             emitted = _step(drafter, output, done, draft_tokens, result)
             _learn(drafter, output[done : done + emitted], result)
             if recycling:

@@ -1,6 +1,7 @@
 """Replay several drafters at several sizes, and return rows of figures."""
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from lookahead.bench.data.traces import Trace
 from lookahead.bench.replay.drafters import SIZED, Makers
 from lookahead.bench.replay.full_memory import filled_drafter
+from lookahead.bench.replay.known_noise import KnownNoise
 from lookahead.bench.replay.replay import ReplayResult, Tally, replay
 from lookahead.config import LookaheadConfig
 
@@ -21,6 +23,7 @@ def replay_results(
     memory_tokens: int,
     warming: Sequence[Trace] = (),
     recycling: bool = True,
+    known_noise: KnownNoise = KnownNoise.OWN,
     sized: Collection[str] = SIZED,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
@@ -34,6 +37,7 @@ def replay_results(
         memory_tokens: Tokens in the memory whose bytes per token are measured.
         warming: Traces that each drafter learns first, unmeasured.
         recycling: Whether recorded successors are recycled.
+        known_noise: What drafters know of the noise of sampled answers.
         sized: Names of the drafters whose bytes per token are measured.
         on_progress: Called with a description of each stage.
     """
@@ -46,8 +50,11 @@ def replay_results(
         for size in sizes:
             on_progress(f"replaying {name} with {size} draft tokens")
             drafter = make(config)
-            replay(drafter, warming, draft_tokens=size, recycling=recycling)
-            result = replay(drafter, traces, draft_tokens=size, recycling=recycling)
+            replayed = partial(
+                replay, drafter, draft_tokens=size, recycling=recycling, known_noise=known_noise
+            )
+            replayed(warming)
+            result = replayed(traces)
             rows.append(summarise_replay(name, size, result, bytes_per_token))
     return rows
 

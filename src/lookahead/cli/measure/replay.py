@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lookahead.bench.replay.known_noise import KnownNoise
 from lookahead.cli import options
 from lookahead.cli.setup import check_can_write, deliver, describe_call, describe_file, notices
 from lookahead.config import LookaheadConfig
@@ -33,6 +34,9 @@ Recycling = Annotated[
     bool,
     typer.Option("--recycling/--no-recycling", help="Recycle the recorded top8_ids once they are known."),
 ]
+Noise = Annotated[
+    KnownNoise, typer.Option(help="What drafts know of the noise of sampled answers; other is a control.")
+]
 MemoryTokens = Annotated[
     int, typer.Option(min=1, help="Tokens in the memory that bytes per token are measured with.")
 ]
@@ -47,10 +51,11 @@ def replay(
     max_nodes: MaxNodes = None,
     warm: Warm = None,
     recycling: Recycling = True,
+    noise: Noise = KnownNoise.OWN,
     memory_tokens: MemoryTokens = 1_000_000,
     json: Json = None,
 ) -> None:
-    """Replay recorded greedy answers through a draft store.
+    """Replay recorded answers through a draft store.
 
     The memory starts empty, or warm, and grows from trace to trace.
     """
@@ -69,7 +74,8 @@ def replay(
     if json is not None:
         check_can_write(json)
     report = about_replay(file, traces, warm, warming)
-    report |= {"branch_length": branch_length, "recycling": recycling, "memory_nodes": max_nodes}
+    report |= {"branch_length": branch_length, "recycling": recycling, "noise": noise}
+    report |= {"memory_nodes": max_nodes}
     with notices.status("replaying") as status:
         report["results"] = replay_results(
             makers,
@@ -79,6 +85,7 @@ def replay(
             memory_tokens=memory_tokens,
             warming=warming,
             recycling=recycling,
+            known_noise=noise,
             on_progress=status.update,
         )
     deliver(json, report, lambda: print_replay(report))
