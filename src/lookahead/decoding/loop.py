@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lookahead.decoding.acceptance import Acceptance, accept
-from lookahead.decoding.sampling.state import GenerationState, padding_drafts
+from lookahead.decoding.sampling.state import GenerationState, foreseen, padding_drafts
 from lookahead.decoding.sampling.topk import topk_successors
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.noise import NOTHING_KNOWN, Noise
@@ -181,7 +181,7 @@ def step(
     drafts = {}
     if max_depths:
         drafts = drafter.propose(
-            max_depths, beside=beside, max_draft_tokens=max_draft_tokens, noise=_foreseen(states, max_depths)
+            max_depths, beside=beside, max_draft_tokens=max_draft_tokens, noise=foreseen(states, max_depths)
         )
     clock.charge("draft_s")
     verified, logits = _verify(model, states, drafts | padding_drafts(states, drafts), parts)
@@ -317,16 +317,6 @@ def _max_depths(model: StepModel, states: Sequence[GenerationState]) -> dict[int
             tokens_ahead = max_remaining - state.remaining
             depths[row] = min(depths[row], max(0, state.max_lead_tokens - tokens_ahead))
     return depths
-
-
-def _foreseen(states: Sequence[GenerationState], max_depths: Mapping[int, int]) -> dict[int, Noise]:
-    """Return, by row, what is known of the noise of the draws of rows that may have drafts."""
-    return {
-        row: noise
-        for state in states
-        if any(max_depths.get(row, 0) > 0 for row in state.rows)
-        for row, noise in state.foreseen().items()
-    }
 
 
 def _verify(

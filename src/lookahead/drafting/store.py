@@ -239,6 +239,20 @@ def checked_tokens(token_ids: TokenIds) -> Int32Array:
     )  # kernels would be compiled again for a read-only array, or one with gaps
 
 
+def checked_rows(successors: Any, count: int) -> Int32Array:
+    """Return the most probable next tokens after each of `count` tokens, as a new int32 array [count, k].
+
+    Raises:
+        TokenIdError: A token id is negative, not an integer, or exceeds 31 bits.
+        ValueError: There is not one row for each token.
+    """
+    rows = np.asarray(successors)
+    if rows.ndim != 2 or len(rows) != count:
+        message = f"successors must be one row for each of {count} tokens, not {rows.shape}"
+        raise ValueError(message)
+    return checked_tokens(rows.ravel()).reshape(rows.shape)
+
+
 def checked_successors(successors: Any) -> Int32Array:
     """Return the most probable next tokens after each token of a vocabulary, [V, k], as a new int32 array.
 

@@ -115,11 +115,11 @@ def is_noise_known() -> bool:
     """
     generator, size = torch.Generator().manual_seed(11), 1000
     torch.empty(7).exponential_(generator=generator)  # not at the beginning of the state
-    ahead = NoiseAhead(generator, rows=1, vocabulary_size=size)
-    ahead._follow()  # noqa: SLF001
-    expected = np.empty((2, size), np.float32)
+    state, place = state_of(generator)
+    expected, words = np.empty((2, size), np.float32), np.empty(2 * size, np.uint32)
     for draw in range(2):
-        write_noise(ahead._words[0, (ahead._next + draw) % LEVELS], expected[draw])  # noqa: SLF001
+        place = write_words(state, place, words)
+        write_noise(words, expected[draw])
     weights = torch.linspace(1.0, 2.0, size)[None]
     chosen = torch.multinomial(weights / weights.sum(), 1, generator=generator)
     drawn = torch.empty(1, size).exponential_(1, generator=generator)

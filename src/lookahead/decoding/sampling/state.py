@@ -190,6 +190,21 @@ class GenerationState:
         self._length = end
 
 
+def foreseen(states: Sequence[GenerationState], max_depths: Mapping[int, int]) -> dict[int, Noise]:
+    """Return, by row, what is known of the noise of the draws of rows that may have drafts.
+
+    Args:
+        states: The states of the rows.
+        max_depths: How deep each row's draft may be.
+    """
+    return {
+        row: noise
+        for state in states
+        if any(max_depths.get(row, 0) > 0 for row in state.rows)
+        for row, noise in state.foreseen().items()
+    }
+
+
 def padded_together(states: Sequence[GenerationState], pad_token_id: int) -> Tensor:
     """Return the answers of states of one row each as `generate` returns a batch: int64 [B, longest]."""
     longest = max(state.token_ids.shape[1] for state in states)

@@ -12,10 +12,11 @@ calibrated while running.
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from lookahead.drafting.arrays import Float64Array, Int32Array, Integer
 from lookahead.drafting.growth.candidates import GUESSED
@@ -279,9 +280,12 @@ class Calibrations:
             tokens[:], counts[:] = UNKNOWN, 0
             learned.frequent[:, : kept.shape[1]] = kept
 
-    def replace(self, owner: int, state: CalibrationState) -> None:
-        """Keep another calibration for a namespace."""
+    def take(self, owner: int, snapshot: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Keep the calibration of a snapshot for a namespace."""
         if owner != NO_OWNER:
+            state = CalibrationState(
+                *(snapshot[name].astype(np.float64) for name in CalibrationState._fields)
+            )
             self._kept[owner] = Learned(state, self.of(owner).frequent)
 
     def forget(self, owners: Collection[int]) -> None:

@@ -211,9 +211,8 @@ def build_draft_tree(
     while True:
         depth = tree.depths[node]
         if depth < branch_length and would_accept(frontier, tree.probabilities[node] * MIN_CHILD_RATIO):
-            workspace.rows[node] = read_successors(
-                keys, successors, readable, tree.token_ids[node], workspace.successors
-            )
+            token = tree.token_ids[node]
+            workspace.rows[node] = read_successors(keys, successors, readable, token, workspace.successors)
             read_alternatives(workspace, node, runner_ups.alternatives, successors)
             predict_node(workspace, node, own, guesses, state)
             push_predictions(frontier, workspace, node, is_single)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.drafting.arrays import Int32Array
+from lookahead.drafting.growth.frequent import count_tokens
 from lookahead.drafting.growth.runner_ups import RunnerUps, new_runner_ups
 from lookahead.drafting.log.calibration import Learned
 from lookahead.drafting.log.matches import LONGEST_MATCH, NO_OWNER, VOCABULARY
@@ -235,6 +236,13 @@ class LiveRequest:
     sources: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
     is_remembered: bool = True
     answer: list[Int32Array] = field(default_factory=list)
+
+    def keep(self, tokens: Int32Array, *, is_output: bool, keeps_prompts: bool) -> None:
+        """Keep what the request leaves to later ones: counts of its answer's tokens, and its text."""
+        if is_output and self.is_remembered:
+            count_tokens(self.learned.frequent, tokens)
+        if self.is_remembered and (is_output or keeps_prompts):
+            self.answer.append(tokens)
 
 
 def bytes_of(name: str) -> int:

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from lookahead.config import DEFAULT_MEMORY_BYTES, DraftMode
 from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.growth.candidates import NOT_DRAFTED
-from lookahead.drafting.growth.frequent import UNKNOWN, count_tokens
+from lookahead.drafting.growth.frequent import UNKNOWN
 from lookahead.drafting.growth.modes import as_draft_tree
 from lookahead.drafting.growth.runner_ups import note_rows
-from lookahead.drafting.log.calibration import Calibrations, CalibrationState
+from lookahead.drafting.log.calibration import Calibrations
 from lookahead.drafting.log.entry_points import append_tokens, compile_log_kernels, grow_draft
 from lookahead.drafting.log.matches import NO_OWNER, VOCABULARY
 from lookahead.drafting.log.requests import LiveRequest, Namespace, Namespaces
@@ -46,6 +46,7 @@ from lookahead.drafting.store import (
     TokenIds,
     check_decoding_length,
     check_namespaces,
+    checked_rows,
     checked_successors,
     checked_tokens,
 )
@@ -146,10 +147,7 @@ class TokenLog:
             )
             live.length += len(tokens)
             live.runner_ups.alternatives[:] = UNKNOWN  # until the newest token's row comes
-            if is_output and live.is_remembered:
-                count_tokens(live.learned.frequent, tokens)
-            if live.is_remembered and (is_output or self._remember_prompts):
-                live.answer.append(tokens)
+            live.keep(tokens, is_output=is_output, keeps_prompts=self._remember_prompts)
 
     def propose(
         self,
@@ -199,11 +197,7 @@ class TokenLog:
         tokens = checked_tokens(token_ids)
         if len(tokens) == 0:
             return
-        rows = np.asarray(successors)
-        if rows.ndim != 2 or len(rows) != len(tokens):
-            message = f"successors must be one row for each of {len(tokens)} tokens, not {rows.shape}"
-            raise ValueError(message)
-        rows = checked_tokens(rows.ravel()).reshape(rows.shape)
+        rows = checked_rows(successors, len(tokens))
         with self._lock:
             live = self._requests[request]
             if accepted and (self._vocabulary_size is None or rows.max() < self._vocabulary_size):
@@ -225,8 +219,7 @@ class TokenLog:
     def forget(self, request: RequestId) -> None:
         """Close a request: free its own log and append its answer to the shared log."""
         with self._lock:
-            live = self._requests.pop(request, None)
-            if live is None:
+            if (live := self._requests.pop(request, None)) is None:
                 return
             try:
                 if live.answer:
@@ -242,8 +235,8 @@ class TokenLog:
         if len(tokens := checked_tokens(token_ids)):
             with self._lock:
                 self._remember(tokens, namespace, is_own=is_own)
-                owner = self._namespaces.owner_of(namespace)
-                self._calibrations.count_text(owner, tokens, self._vocabulary_size)
+                known = self._namespaces.owner_of(namespace)
+                self._calibrations.count_text(known, tokens, self._vocabulary_size)
 
     def forget_namespace(self, namespace: str) -> None:
         """Forget all that a namespace holds; its live requests go on. Do nothing if it is unknown.
@@ -301,9 +294,7 @@ class TokenLog:
             self._recount()
             self._namespaces.close(numbers.tolist())
             if calibration:
-                learned = [snapshot[name].astype(np.float64) for name in CalibrationState._fields]
-                owner = self._namespaces.owner_of(DEFAULT_NAMESPACE)
-                self._calibrations.replace(owner, CalibrationState(*learned))
+                self._calibrations.take(self._namespaces.owner_of(DEFAULT_NAMESPACE), snapshot)
 
     def tokens_by_namespace(self) -> dict[str, int]:
         """Return how many tokens of each namespace the shared log holds, in the order of their first use."""
@@ -341,8 +332,9 @@ class TokenLog:
         self._namespaces.open([owner])
         readable = np.array([owner, *read], np.int32)
         learned = self._calibrations.of(owner)
-        live = LiveRequest(namespace, owner, readable, self._no_room, self._no_draft, learned)
-        self._requests[request] = live
+        live = self._requests[request] = LiveRequest(
+            namespace, owner, readable, self._no_room, self._no_draft, learned
+        )
         return live
 
     def _namespace(self, name: str) -> Namespace | None:
