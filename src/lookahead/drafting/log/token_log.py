@@ -321,8 +321,7 @@ class TokenLog:
         return copy(self)
 
     def _opened(self, request: RequestId, namespace: str, reads: Sequence[str]) -> LiveRequest:
-        before = self._requests.pop(request, None)
-        if before is not None:
+        if (before := self._requests.pop(request, None)) is not None:
             self._namespaces.close(before.readable.tolist())
         others = (self._namespaces.named(other) for other in dict.fromkeys(reads) if other != namespace)
         read = [other.owner for other in others if other is not None]  # unknown names are ignored
@@ -330,11 +329,9 @@ class TokenLog:
         self._namespace(namespace)
         owner = self._namespaces.owner_of(namespace)
         self._namespaces.open([owner])
-        readable = np.array([owner, *read], np.int32)
-        learned = self._calibrations.of(owner)
-        live = self._requests[request] = LiveRequest(
-            namespace, owner, readable, self._no_room, self._no_draft, learned
-        )
+        readable, learned = np.array([owner, *read], np.int32), self._calibrations.of(owner)
+        room = (self._no_room, self._no_draft)
+        live = self._requests[request] = LiveRequest(namespace, owner, readable, *room, learned)
         return live
 
     def _namespace(self, name: str) -> Namespace | None:
