@@ -164,7 +164,7 @@ def fit_weights(predictions: list[Prediction]) -> tuple[Float64Array, Float64Arr
     evidence[is_none] = 0.0
     base = torch.zeros(initial_weights().shape[1], dtype=torch.float64)
     base[NONE_SLOPE] = base[SLOPES] = 1.0  # these slopes are fixed
-    base[SLOPES + GUESSED : BIASES] = initial_weights()[VALUE, SLOPES + GUESSED : BIASES]
+    base[SLOPES + GUESSED : BIASES] = torch.from_numpy(initial_weights()[VALUE, SLOPES + GUESSED : BIASES])
     design = weight_design()
 
     def loss(parameters: torch.Tensor) -> torch.Tensor:

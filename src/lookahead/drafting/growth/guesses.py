@@ -88,7 +88,7 @@ def add_lucky(noise: Noise, depth: Integer, probability: float, tokens: Int32Arr
 @lean_kernel
 def place_of_lucky(lucky: Int32Array, token: Integer) -> int:
     """Return a token's place among those that the noise favours, or `LUCKY_TOKENS`."""
-    place = 0
-    while place < LUCKY_TOKENS and np.int64(lucky[place]) not in (UNKNOWN, np.int64(token)):
-        place += 1
-    return place if place < LUCKY_TOKENS and lucky[place] == token else LUCKY_TOKENS
+    wanted, found = np.int32(token), np.int32(0)
+    for place in range(LUCKY_TOKENS):  # without a break, it runs in vectors
+        found += np.int32(lucky[place] == wanted) * np.int32(place + 1)
+    return int(found) - 1 if found > 0 else LUCKY_TOKENS
