@@ -123,19 +123,19 @@ class _Matrix(NamedTuple):
 def _add_products(
     builder: ir.IRBuilder,
     index: Any,
-    given: tuple[_Matrix, int],
+    given: tuple[_Matrix, int, Any],
     panel: tuple[_Matrix, Any, int],
 ) -> None:
     """Add the products of 32 numbers of the width to the sums.
 
-    `given` are the inputs and how many times 16 rows of them; `panel` the packed weights, the words between
-    two units, and how many units. What is needed once is loaded last, so that two registers are enough for
+    `given` are the inputs, how many times 16 rows of them, and the element at which they begin; `panel` the
+    packed weights, the words between two units, and how many units. What is needed once is loaded last, so that two registers are enough for
     the other.
     """
-    (rows, tiles), (words, unit_stride, units) = given, panel
+    (rows, tiles, begin), (words, unit_stride, units) = given, panel
 
     def load_inputs(tile: int) -> int:
-        first = builder.add(index, builder.mul(rows.stride, INT64(ROWS * tile)))
+        first = builder.add(begin, builder.mul(rows.stride, INT64(ROWS * tile)))
         return rows.load(builder, _INPUTS + tile % 2, first)
 
     def load_weights(unit: int) -> int:
@@ -157,8 +157,11 @@ def _add_products(
             _void_call(builder, "tdpbf16ps", *map(_register, operands))
 
 
-def _multiplier_maker(tiles: int, units: int) -> Any:
-    """Return a function that multiplies `tiles` times 16 rows of inputs with `units` times 16 of weights."""
+def _multiplier_maker(tiles: int, units: int, *, is_tiled: bool = False) -> Any:
+    """Return a function that multiplies `tiles` times 16 rows with `units` times 16 packed ones.
+
+    If `is_tiled`, there are 16 rows, which lie in memory as tile registers do: [pieces of 32, 16 rows, 32].
+    """
 
     @compiled
     def multiply(
@@ -200,7 +203,8 @@ def _multiplier_maker(tiles: int, units: int) -> Any:
                         _void_call(builder, "tilezero", _register(number))
 
             def body(index: Any, _: list[Any]) -> list[Any]:
-                _add_products(builder, index, (inputs, tiles), (weights, of_unit, units))
+                first = builder.mul(index, INT64(ROWS)) if is_tiled else index
+                _add_products(builder, index, (inputs, tiles, first), (weights, of_unit, units))
                 return []
 
             loop(builder, INT64(0), size, STEP, [], body)
@@ -222,3 +226,6 @@ multiply_1_by_2 = _multiplier_maker(1, 2)
 multiply_2_by_1 = _multiplier_maker(2, 1)
 multiply_2_by_2 = _multiplier_maker(2, 2)
 multiply_4_by_1 = _multiplier_maker(4, 1)
+multiply_tiled_by_1 = _multiplier_maker(1, 1, is_tiled=True)
+multiply_tiled_by_2 = _multiplier_maker(1, 2, is_tiled=True)
+multiply_tiled_by_4 = _multiplier_maker(1, 4, is_tiled=True)

@@ -188,6 +188,27 @@ def call_int(_typing: Any, address: types.Integer) -> Any:
 
 
 @compiled
+def call_with_six(
+    _typing: Any,
+    address: types.Integer,
+    first: types.Integer,
+    second: types.Integer,
+    third: types.Integer,
+    fourth: types.Integer,
+    fifth: types.Integer,
+    sixth: types.Integer,
+) -> Any:
+    """Call a C function of six int64 that returns nothing."""
+
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(ir.VoidType(), [vectors.INT64] * 6)
+        builder.call(builder.inttoptr(arguments[0], function.as_pointer()), arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 7), generated
+
+
+@compiled
 def pause(_typing: Any) -> Any:
     """Tell the core that this thread waits for another one, where the processor has an instruction for it."""
 
