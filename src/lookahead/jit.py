@@ -55,15 +55,15 @@ def pointer_kernel(function: Kernel) -> Kernel:
     return _compiled_on_first_call(function, {"nogil": True, **_OF_A_TEAM})
 
 
-def shared_kernel(function: Kernel, signature: str = "void(voidptr)") -> Any:
-    """Compile a kernel at once that C calls, by default with one address; its own is in `.address`.
+def shared_kernel(function: Kernel) -> Any:
+    """Compile a kernel at once that C calls with one address; the kernel's own is in `.address`.
 
     It and the kernels that it calls run in a team of threads, where an exception reaches no caller and leaves
     the other threads waiting at the next barrier. So nothing in them may raise: no `raise`, no `assert`, no
     array, and a division by zero gives what it gives in C and numpy.
     """
     compiled = CFunc(
-        _named_after_digest(function), normalize_signature(signature), {}, dict(_OF_A_TEAM)
+        _named_after_digest(function), normalize_signature("void(voidptr)"), {}, dict(_OF_A_TEAM)
     )
     _cache_on_disk(compiled, function)
     compiled.compile()

@@ -52,9 +52,7 @@ def _dots(weights, packing, outputs, width, splits, inputs, rows, scratch, packe
     for at in range(len(splits) - 1):
         for first in range(splits[at], splits[at + 1], CHUNK // UNIT):
             last = min(first + CHUNK // UNIT, splits[at + 1])
-            start, count = products.dot_chunk(
-                matrix, first, last, inputs, rows, scratch, space, tiles != 0
-            )
+            start, count = products.dot_chunk(matrix, first, last, inputs, rows, scratch, space, tiles != 0)
             for row in range(rows):
                 for index in range(count):
                     number = pointers.load_float(scratch, row * CHUNK + index)
@@ -100,8 +98,9 @@ def dots(
     scratch = torch.empty(products.rows_with_room(rows), CHUNK)
     packed, out = torch.empty(int(products.space_size(width))), torch.full((rows, outputs), torch.nan)
     _dots_at(
-        holds_bfloat16(weights), weights.data_ptr(), table_address(weights), outputs, width, bounds, inputs.data_ptr(), rows,
-        (scratch.data_ptr(), packed.data_ptr()), TILES.ctypes.data if uses_tiles else 0, out.data_ptr(),
+        holds_bfloat16(weights), weights.data_ptr(), table_address(weights), outputs, width, bounds,
+        inputs.data_ptr(), rows, (scratch.data_ptr(), packed.data_ptr()),
+        TILES.ctypes.data if uses_tiles else 0, out.data_ptr(),
     )  # fmt: skip
     return out
 

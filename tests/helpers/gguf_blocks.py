@@ -20,7 +20,9 @@ def random_blocks(packing: Packing, rows: int, width: int, seed: int) -> np.ndar
     count = width // packing.block.numbers
     blocks = generator.integers(0, 256, (rows, count, packing.block.size), dtype=np.uint8)
     for at in _SCALES_AT.get(packing, (0, 2) if packing in _TWO_SCALES else (0,)):
-        scales = generator.standard_normal((rows, count, 1)) * np.exp(generator.normal(-4, 3, (rows, count, 1)))
+        scales = generator.standard_normal((rows, count, 1)) * np.exp(
+            generator.normal(-4, 3, (rows, count, 1))
+        )
         scales[generator.random(scales.shape) < 0.05] = 0.0
         blocks[:, :, at : at + 2] = np.clip(scales, -100, 100).astype(np.float16).view(np.uint8)
     return blocks.reshape(rows, -1)

@@ -13,27 +13,28 @@ from helpers.gguf_blocks import dequantized, random_blocks, random_matrix
 from lookahead.backends.cpu.kernels import vectors
 from lookahead.backends.cpu.kernels.gguf import unpacking
 from lookahead.backends.cpu.kernels.gguf.formats import Packing
-from lookahead.backends.cpu.kernels.gguf.unpacking import Layout
+from lookahead.backends.cpu.kernels.gguf.unpacking import UNPACKING_FIELDS, Use
 
 packings = st.sampled_from(list(Packing))
 seeds = st.integers(0, 2**32)
+PANELS = (Use.FLOAT_PANELS, Use.BFLOAT16_PANELS)
 ways = st.sampled_from(kinds())
 """Dtypes, in vectors and in tile registers."""
 
 
-def unpacked(blocks: np.ndarray, width: int, layout: Layout, address: int) -> torch.Tensor:
-    """Return sixteen unpacked rows [16, width]."""
+def unpacked(blocks: np.ndarray, width: int, use: Use, address: int) -> torch.Tensor:
+    """Return sixteen rows [16, width], unpacked to a panel."""
     words = np.full(16 * width, np.nan, np.float32)
     scales = np.full(width, np.nan, np.float32)
-    function = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(address)
-    function(blocks.ctypes.data, blocks.shape[1], width, words.ctypes.data, scales.ctypes.data, 0)
+    arguments = np.zeros(UNPACKING_FIELDS, np.int64)
+    given = (blocks.ctypes.data, blocks.shape[1], width, words.ctypes.data, scales.ctypes.data)
+    arguments[: len(given)] = given
+    ctypes.CFUNCTYPE(None, ctypes.c_int64)(address)(arguments.ctypes.data)
     found = torch.from_numpy(words)
-    if layout is Layout.FLOAT_PANELS:
+    if use is Use.FLOAT_PANELS:
         return found.view(width, 16).T
     shorts = found.view(torch.bfloat16)[: 16 * width]
-    if layout is Layout.BFLOAT16_PANELS:
-        return shorts.view(width // 2, 16, 2).transpose(0, 1).reshape(16, width)
-    return shorts.view(width // 32, 16, 32).transpose(0, 1).reshape(16, width)
+    return shorts.view(width // 2, 16, 2).transpose(0, 1).reshape(16, width)
 
 
 def assert_same_bits(actual: torch.Tensor, expected: torch.Tensor) -> None:
@@ -42,11 +43,11 @@ def assert_same_bits(actual: torch.Tensor, expected: torch.Tensor) -> None:
     assert torch.equal(actual.contiguous().view(kind), expected.contiguous().view(kind))
 
 
-@given(packings, st.sampled_from(Layout), st.integers(1, 4), seeds)
-def test_unpacked_numbers_are_those_of_dequantizing(packing, layout, count, seed):
+@given(packings, st.sampled_from(PANELS), st.integers(1, 4), seeds)
+def test_unpacked_numbers_are_those_of_dequantizing(packing, use, count, seed):
     width = count * packing.block.numbers
     blocks = random_blocks(packing, 16, width, seed)
-    found = unpacked(blocks, width, layout, unpacking.unpacking_address(packing, layout))
+    found = unpacked(blocks, width, use, unpacking.unpacking_address(packing, use))
     assert_same_bits(found, dequantized(blocks, packing).to(found.dtype))
 
 
@@ -56,12 +57,12 @@ def test_processors_without_instructions_for_bfloat16(packing, monkeypatch):
     monkeypatch.setattr(vectors, "has_feature", lambda _name: False)
     monkeypatch.setattr("lookahead.jit._cache_on_disk", lambda *_arguments: None)  # of another processor
     width = 2 * packing.block.numbers
-    for layout in (Layout.BFLOAT16_PANELS, Layout.FLOAT_PANELS):
-        compiled = unpacking._unpacker(int(packing), int(layout))
+    for use in PANELS:
+        compiled = unpacking.unpacker(int(packing), int(use))
         assert "bf16" not in compiled._library.get_asm_str()
         for seed in range(20):
             blocks = random_blocks(packing, 16, width, seed)
-            found = unpacked(blocks, width, layout, compiled.address)
+            found = unpacked(blocks, width, use, compiled.address)
             assert_same_bits(found, dequantized(blocks, packing).to(found.dtype))
 
 
@@ -105,3 +106,14 @@ def test_what_a_matrix_cannot_be(dtype):
     assert "not those of Q8_0" in wrong.unsupported_reason()
     wrong = type(matrix)(matrix.blocks, Packing.Q4_0, 64, dtype, interleaved=48)
     assert "heads of 48 rows" in wrong.unsupported_reason()
+
+
+@given(packings, st.sampled_from(DTYPES), st.integers(1, 50), st.integers(1, 3), seeds)
+def test_a_matrix_as_numbers(packing, dtype, outputs, count, seed):
+    matrix, numbers = random_matrix(packing, outputs, count * packing.block.numbers, seed, dtype)
+    assert_same_bits(matrix.numbers(), numbers)
+
+
+def test_a_matrix_of_interleaved_heads_as_numbers():
+    matrix, numbers = random_matrix(Packing.Q4_1, 192, 64, 3, torch.bfloat16, 64)
+    assert_same_bits(matrix.numbers(), numbers)

@@ -114,14 +114,12 @@ class DecoderWeights:
             return "its weights are not all contiguous in the CPU's memory"
         if any(size % _MULTIPLE for size in sizes):
             return f"hidden size, inner size and head width are {sizes}, not all multiples of {_MULTIPLE}"
-        for tensor in tensors:
-            if isinstance(tensor, PackedMatrix) and tensor.unsupported_reason():
-                return tensor.unsupported_reason()
         if self.output.shape[0] < UNIT:
             return f"its vocabulary has {self.output.shape[0]} tokens, fewer than {UNIT}"
         if not all(self._is_like_others(layer) for layer in self.layers):
             return "its layers are not all of one shape"
-        return ""
+        packed = (tensor.unsupported_reason() for tensor in tensors if isinstance(tensor, PackedMatrix))
+        return next(filter(None, packed), "")
 
     def _is_like_others(self, layer: LayerWeights) -> bool:
         """Return whether a layer's tensors have the shapes that a step expects of all layers."""

@@ -1,7 +1,7 @@
 """Matrices of the CPU decoder that stay in the blocks of a GGUF file."""
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -9,8 +9,16 @@ from torch import Tensor
 
 from lookahead.backends.cpu.kernels.amx import has_tile_instructions
 from lookahead.backends.cpu.kernels.gguf.formats import Packing
-from lookahead.backends.cpu.kernels.gguf.unpacking import Layout, unpacking_address
+from lookahead.backends.cpu.kernels.gguf.unpacking import (
+    UNPACKING_FIELDS,
+    UnpackingField,
+    Use,
+    unpacking_address,
+)
 from lookahead.backends.cpu.kernels.matrix import PACKING_FIELDS, UNIT, PackingField
+from lookahead.backends.cpu.kernels.pointers import call_with, int_pointer
+from lookahead.drafting.arrays import Int64Array
+from lookahead.jit import kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,27 +63,76 @@ class PackedMatrix:
     def unsupported_reason(self) -> str:
         """Return, in words, why the CPU decoder cannot unpack this matrix; empty if it can."""
         if self.blocks.dtype != torch.uint8 or self.blocks.shape[1] != self.packing.row_size(self.width):
-            return f"its blocks are {self.blocks.dtype} {list(self.blocks.shape)}, not those of {self.packing.name}"
+            found = f"{self.blocks.dtype} {list(self.blocks.shape)}"
+            return f"its blocks are {found}, not those of {self.packing.name}"
         if self.interleaved and (self.interleaved % (2 * UNIT) or self.shape[0] % self.interleaved):
             return f"its heads of {self.interleaved} rows are not whole units of {UNIT}"
         return ""
 
+    def with_blocks(self, blocks: Tensor) -> "PackedMatrix":
+        """Return a matrix of other blocks of the same kind."""
+        return replace(self, blocks=blocks)
+
+    def numbers(self) -> Tensor:
+        """Return the matrix unpacked, [outputs, width] of its dtype."""
+        outputs, width = self.shape
+        units = -(-outputs // UNIT)
+        blocks = self.blocks.contiguous()
+        if outputs % UNIT:  # whole units are unpacked
+            room = blocks.new_zeros(units * UNIT, blocks.shape[1])
+            room[:outputs] = blocks
+            blocks = room
+        panels = torch.empty(units * UNIT * width, dtype=self.dtype, device="cpu")
+        scales = torch.empty(width, dtype=torch.float32, device="cpu")
+        arguments = np.zeros(UNPACKING_FIELDS, np.int64)
+        arguments[UnpackingField.WEIGHTS_AT] = blocks.data_ptr()
+        arguments[UnpackingField.STRIDE] = self.packing.row_size(width)
+        arguments[UnpackingField.WIDTH] = width
+        arguments[UnpackingField.TARGET_AT] = panels.data_ptr()
+        arguments[UnpackingField.SCALES_AT] = scales.data_ptr()
+        function, size = int(self.table()[PackingField.PANELS_AT]), UNIT * width * panels.element_size()
+        _unpack_units(function, arguments, arguments.ctypes.data, units, size)
+        words = panels.element_size() // 2  # of two bfloat16 or of one float32
+        numbers = panels.view(units, width * words // 2, UNIT, 2 // words).transpose(1, 2)
+        numbers = numbers.reshape(units * UNIT, width)[:outputs]
+        head = self.interleaved
+        if head:
+            numbers = numbers.view(-1, head // 2, 2, width).transpose(1, 2).reshape(outputs, width)
+        return numbers
+
     def table(self) -> np.ndarray:
-        """Return its table, see `PackingField`; equal matrices share one, which lives as long as the process."""
+        """Return its table, see `PackingField`: one for all matrices of a kind, while the process lives."""
         return _table(self.packing, self.width, self.dtype, self.interleaved)
 
 
 Weights = Tensor | PackedMatrix
 
 
-@lru_cache(maxsize=None)
+@kernel
+def _unpack_units(function: int, arguments: Int64Array, address: int, units: int, panel_size: int) -> None:
+    """Unpack all units of a matrix, in the order of the file, to panels one after the other.
+
+    Args:
+        function: Address of the function that unpacks.
+        arguments: Its arguments for the first unit.
+        address: Of these arguments.
+        units: How many times 16 rows there are.
+        panel_size: Bytes of a panel.
+    """
+    for _ in range(units):
+        call_with(function, int_pointer(address))
+        arguments[UnpackingField.WEIGHTS_AT] += UNIT * arguments[UnpackingField.STRIDE]
+        arguments[UnpackingField.TARGET_AT] += panel_size
+
+
+@cache
 def _table(packing: Packing, width: int, dtype: torch.dtype, interleaved: int) -> np.ndarray:
     is_bfloat16 = dtype == torch.bfloat16
-    panels = Layout.BFLOAT16_PANELS if is_bfloat16 else Layout.FLOAT_PANELS
+    panels = Use.BFLOAT16_PANELS if is_bfloat16 else Use.FLOAT_PANELS
     has_tiles = is_bfloat16 and has_tile_instructions()
     fields = {
         PackingField.PANELS_AT: unpacking_address(packing, panels),
-        PackingField.TILES_AT: unpacking_address(packing, Layout.BFLOAT16_TILES) if has_tiles else 0,
+        PackingField.PRODUCTS_AT: unpacking_address(packing, Use.PRODUCTS) if has_tiles else 0,
         PackingField.ROW_SIZE: packing.row_size(width),
         PackingField.BLOCK: packing.block.numbers,
         PackingField.BLOCK_SIZE: packing.block.size,

@@ -192,7 +192,9 @@ def _in_layer(table: Any, layer: Any, index: int) -> Worker:
         thread,
         workers,
         offset(scratch, thread * load_int(table, Field.SCRATCH_STRIDE)),
-        space_at(offset(packed, thread * load_int(table, Field.PACKED_STRIDE)), load_int(table, Field.WIDEST)),
+        space_at(
+            offset(packed, thread * load_int(table, Field.PACKED_STRIDE)), load_int(table, Field.WIDEST)
+        ),
         load_int(table, Field.INTEGERS_AT) + 8 * thread * load_int(table, Field.INTEGERS_STRIDE),
         load_int(table, Field.TILES_AT) != 0,
         offset(taken, index * PARTS),

@@ -67,12 +67,14 @@ def tile_configuration() -> np.ndarray:
     return configuration
 
 
-def _void_call(builder: ir.IRBuilder, name: str, *arguments: Any) -> None:
+def tile_call(builder: ir.IRBuilder, name: str, *arguments: Any) -> None:
+    """Build an instruction on tile registers; nothing where the processor has none."""
     if has_tile_instructions():
         intrinsic_call(builder, f"llvm.x86.{name}", ir.VoidType(), list(arguments))
 
 
-def _register(number: int) -> ir.Constant:
+def tile_register(number: int) -> ir.Constant:
+    """Return the operand that names a register."""
     return ir.Constant(ir.IntType(8), number)
 
 
@@ -82,7 +84,7 @@ def begin_tiles(_typing: Any, address: types.Integer) -> Any:
 
     def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
         pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-        _void_call(builder, "ldtilecfg", pointer)
+        tile_call(builder, "ldtilecfg", pointer)
         return context.get_dummy_value()
 
     return types.void(types.int64), generated
@@ -93,13 +95,13 @@ def end_tiles(_typing: Any) -> Any:
     """Give this thread's tile registers back."""
 
     def generated(context: Any, builder: ir.IRBuilder, _signature: Any, _arguments: Any) -> Any:
-        _void_call(builder, "tilerelease")
+        tile_call(builder, "tilerelease")
         return context.get_dummy_value()
 
     return types.void(), generated
 
 
-class _Matrix(NamedTuple):
+class TileMatrix(NamedTuple):
     """A matrix in memory: a pointer, the elements between two rows, and the bytes of an element."""
 
     pointer: Any
@@ -108,34 +110,34 @@ class _Matrix(NamedTuple):
 
     def load(self, builder: ir.IRBuilder, register: int, index: Any) -> int:
         """Load a register from the rows that begin at an element; return the register."""
-        _void_call(builder, "tileloadd64", *self._operands(builder, register, index))
+        tile_call(builder, "tileloadd64", *self._operands(builder, register, index))
         return register
 
     def store(self, builder: ir.IRBuilder, register: int, index: Any) -> None:
         """Store a register to the rows that begin at an element."""
-        _void_call(builder, "tilestored64", *self._operands(builder, register, index))
+        tile_call(builder, "tilestored64", *self._operands(builder, register, index))
 
     def _operands(self, builder: ir.IRBuilder, register: int, index: Any) -> tuple[Any, Any, Any]:
         place = builder.bitcast(builder.gep(self.pointer, [index]), ir.IntType(8).as_pointer())
-        return _register(register), place, builder.mul(self.stride, INT64(self.element_bytes))
+        return tile_register(register), place, builder.mul(self.stride, INT64(self.element_bytes))
 
 
 def _add_products(
     builder: ir.IRBuilder,
     index: Any,
-    given: tuple[_Matrix, int, Any],
-    panel: tuple[_Matrix, Any, int],
+    given: tuple[TileMatrix, int],
+    panel: tuple[TileMatrix, Any, int],
 ) -> None:
     """Add the products of 32 numbers of the width to the sums.
 
-    `given` are the inputs, how many times 16 rows of them, and the element at which they begin; `panel` the
-    packed weights, the words between two units, and how many units. What is needed once is loaded last, so that two registers are enough for
+    `given` are the inputs and how many times 16 rows of them; `panel` the packed weights, the words between
+    two units, and how many units. What is needed once is loaded last, so that two registers are enough for
     the other.
     """
-    (rows, tiles, begin), (words, unit_stride, units) = given, panel
+    (rows, tiles), (words, unit_stride, units) = given, panel
 
     def load_inputs(tile: int) -> int:
-        first = builder.add(begin, builder.mul(rows.stride, INT64(ROWS * tile)))
+        first = builder.add(index, builder.mul(rows.stride, INT64(ROWS * tile)))
         return rows.load(builder, _INPUTS + tile % 2, first)
 
     def load_weights(unit: int) -> int:
@@ -147,21 +149,29 @@ def _add_products(
         weights = load_weights(0)
         for tile in range(tiles):
             operands = (tile, load_inputs(tile), weights)
-            _void_call(builder, "tdpbf16ps", *map(_register, operands))
+            tile_call(builder, "tdpbf16ps", *map(tile_register, operands))
         return
     inputs = [load_inputs(tile) for tile in range(tiles)]
     for unit in range(units):
         weights = load_weights(unit)
         for tile, register in enumerate(inputs):
             operands = (unit * tiles + tile, register, weights)
-            _void_call(builder, "tdpbf16ps", *map(_register, operands))
+            tile_call(builder, "tdpbf16ps", *map(tile_register, operands))
 
 
-def _multiplier_maker(tiles: int, units: int, *, is_tiled: bool = False) -> Any:
-    """Return a function that multiplies `tiles` times 16 rows with `units` times 16 packed ones.
+def _begin_sums(builder: ir.IRBuilder, sums: TileMatrix, places: list[Any], is_added: Any) -> None:
+    """Load the registers of the sums if these are added to, or else set them to 0."""
+    with builder.if_else(is_added) as (then, otherwise):
+        with then:
+            for number, place in enumerate(places):
+                sums.load(builder, number, place)
+        with otherwise:
+            for number in range(len(places)):
+                tile_call(builder, "tilezero", tile_register(number))
 
-    If `is_tiled`, there are 16 rows, which lie in memory as tile registers do: [pieces of 32, 16 rows, 32].
-    """
+
+def _multiplier_maker(tiles: int, units: int) -> Any:
+    """Return a function that multiplies `tiles` times 16 rows of inputs with `units` times 16 of weights."""
 
     @compiled
     def multiply(
@@ -185,26 +195,19 @@ def _multiplier_maker(tiles: int, units: int, *, is_tiled: bool = False) -> Any:
         def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
             given, stride, words, of_pair, of_unit, size, target, of_out, is_added = arguments
             inputs, weights, sums = (
-                _Matrix(given, stride, 2),
-                _Matrix(words, of_pair, 4),
-                _Matrix(target, of_out, 4),
+                TileMatrix(given, stride, 2),
+                TileMatrix(words, of_pair, 4),
+                TileMatrix(target, of_out, 4),
             )
             places = [
                 builder.add(builder.mul(of_out, INT64(ROWS * tile)), INT64(ROWS * unit))
                 for unit in range(units)
                 for tile in range(tiles)
             ]
-            with builder.if_else(is_added) as (then, otherwise):
-                with then:
-                    for number, place in enumerate(places):
-                        sums.load(builder, number, place)
-                with otherwise:
-                    for number in range(len(places)):
-                        _void_call(builder, "tilezero", _register(number))
+            _begin_sums(builder, sums, places, is_added)
 
             def body(index: Any, _: list[Any]) -> list[Any]:
-                first = builder.mul(index, INT64(ROWS)) if is_tiled else index
-                _add_products(builder, index, (inputs, tiles, first), (weights, of_unit, units))
+                _add_products(builder, index, (inputs, tiles), (weights, of_unit, units))
                 return []
 
             loop(builder, INT64(0), size, STEP, [], body)
@@ -226,6 +229,3 @@ multiply_1_by_2 = _multiplier_maker(1, 2)
 multiply_2_by_1 = _multiplier_maker(2, 1)
 multiply_2_by_2 = _multiplier_maker(2, 2)
 multiply_4_by_1 = _multiplier_maker(4, 1)
-multiply_tiled_by_1 = _multiplier_maker(1, 1, is_tiled=True)
-multiply_tiled_by_2 = _multiplier_maker(1, 2, is_tiled=True)
-multiply_tiled_by_4 = _multiplier_maker(1, 4, is_tiled=True)

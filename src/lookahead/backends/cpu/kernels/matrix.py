@@ -10,14 +10,14 @@ CHUNK = 64
 STEP = 32
 """Divides the width of every matrix."""
 MAX_PACKED_INPUTS = 64
-"""Rows of inputs that are packed, and multiplied with weights as they were unpacked; see `tiled_products`."""
+"""So many rows of inputs are packed, and multiplied with weights as they are unpacked."""
 
 
 class PackingField(IntEnum):
     """Fields of a table that says how a matrix is packed, int64."""
 
-    PANELS_AT = 0  # address of the function that unpacks to panels
-    TILES_AT = 1  # that unpacks to tiles; 0 where there are no tile registers
+    PANELS_AT = 0  # address of the function that unpacks to panels, see `gguf/unpacking.py`
+    PRODUCTS_AT = 1  # of that which multiplies with packed inputs; 0 where there are no tile registers
     ROW_SIZE = 2  # bytes of a row
     BLOCK = 3  # numbers in a block; divides the width
     BLOCK_SIZE = 4  # bytes of a block
@@ -44,16 +44,18 @@ class Matrix(NamedTuple):
 
 
 class Space(NamedTuple):
-    """A worker's memory for products; pointers to float32.
+    """A worker's memory for products; pointers to float32, but for the last.
 
     Attributes:
-        packed: Panels of two units, or tiles of one, [packed_size(...)].
+        packed: Panels of two units [packed_size(...)], or some tiles.
         scales: Scales of sixteen packed rows, [width].
         inputs: Panels of inputs, [MAX_PACKED_INPUTS / 16, width / 2, 16].
         sums: Sums of one unit with these inputs, [16, MAX_PACKED_INPUTS].
+        arguments: Pointer to int64 [UNPACKING_FIELDS].
     """
 
     packed: Any
     scales: Any
     inputs: Any
     sums: Any
+    arguments: Any

@@ -188,24 +188,16 @@ def call_int(_typing: Any, address: types.Integer) -> Any:
 
 
 @compiled
-def call_with_six(
-    _typing: Any,
-    address: types.Integer,
-    first: types.Integer,
-    second: types.Integer,
-    third: types.Integer,
-    fourth: types.Integer,
-    fifth: types.Integer,
-    sixth: types.Integer,
-) -> Any:
-    """Call a C function of six int64 that returns nothing."""
+def call_with(_typing: Any, address: types.Integer, arguments: types.CPointer) -> Any:
+    """Call a C function that takes an address and returns nothing."""
 
-    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
-        function = ir.FunctionType(ir.VoidType(), [vectors.INT64] * 6)
-        builder.call(builder.inttoptr(arguments[0], function.as_pointer()), arguments[1:])
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> Any:
+        function = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+        given = builder.bitcast(values[1], ir.IntType(8).as_pointer())
+        builder.call(builder.inttoptr(values[0], function.as_pointer()), [given])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 7), generated
+    return types.void(types.int64, arguments), generated
 
 
 @compiled

@@ -12,14 +12,15 @@ many rows the width is divided into blocks, so that packed weights stay in the f
 sum's order.
 
 The same argument names are used everywhere: `matrix` is a `Matrix`, `inputs` points to [rows, width] of the
-same type, `scratch` to float32 [rows, CHUNK] of each thread, `space` is the thread's `Space`. Inputs and scratch
-have room for more rows, which are multiplied as well: see `rows_with_room`.
+same type, `scratch` to float32 [rows, CHUNK] of each thread, `space` is the thread's `Space`. Inputs and
+scratch have room for more rows, which are multiplied as well: see `rows_with_room`.
 """
 
 from typing import Any
 
 from lookahead.backends.cpu.kernels import amx, panels
-from lookahead.backends.cpu.kernels.gguf.tiled_products import dot_tiles, packs_inputs, unpack_unit
+from lookahead.backends.cpu.kernels.gguf.tiled_products import dot_tiles, packs_inputs, unpack_panel
+from lookahead.backends.cpu.kernels.gguf.unpacking import UNPACKING_FIELDS
 from lookahead.backends.cpu.kernels.matrix import (
     CHUNK,
     MAX_PACKED_INPUTS,
@@ -30,7 +31,7 @@ from lookahead.backends.cpu.kernels.matrix import (
     Space,
 )
 from lookahead.backends.cpu.kernels.panels import FEW, MANY, pack_weights
-from lookahead.backends.cpu.kernels.pointers import int_pointer, is_bfloat16, load_int, offset
+from lookahead.backends.cpu.kernels.pointers import address_of, int_pointer, is_bfloat16, load_int, offset
 from lookahead.jit import pointer_kernel
 
 _FEW_ROWS = 16
@@ -66,7 +67,8 @@ def packed_size(width: int) -> int:
 @pointer_kernel
 def space_size(width: int) -> int:
     """Return how many words a worker's `Space` takes, for matrices of at most this width."""
-    return packed_size(width) + width + MAX_PACKED_INPUTS * width // 2 + UNIT * MAX_PACKED_INPUTS
+    inputs, sums = MAX_PACKED_INPUTS * width // 2, UNIT * MAX_PACKED_INPUTS
+    return packed_size(width) + width + inputs + sums + 2 * UNPACKING_FIELDS
 
 
 @pointer_kernel
@@ -74,7 +76,9 @@ def space_at(words: Any, width: int) -> Space:
     """Return a worker's memory that begins at a pointer to float32 [space_size(width)]."""
     scales = offset(words, packed_size(width))
     inputs = offset(scales, width)
-    return Space(words, scales, inputs, offset(inputs, MAX_PACKED_INPUTS * width // 2))
+    sums = offset(inputs, MAX_PACKED_INPUTS * width // 2)
+    arguments = int_pointer(address_of(offset(sums, UNIT * MAX_PACKED_INPUTS)))
+    return Space(words, scales, inputs, sums, arguments)
 
 
 @pointer_kernel
@@ -153,7 +157,7 @@ def _multiply_units(
             at = offset(matrix.at, first * width + begin)
             pack_weights(at, width, size, place, units * UNIT * width)
         else:
-            unpack_unit(matrix, first, begin, size, PackingField.PANELS_AT, place, space.scales)
+            unpack_panel(matrix, first, begin, size, place, space)
     packed, row = space.packed, 0
     while row < rows:
         these, place = offset(inputs, row * width), offset(out, row * CHUNK)

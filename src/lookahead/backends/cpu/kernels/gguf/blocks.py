@@ -15,17 +15,19 @@ first sixteen, and the last sixteen.
     Q6_K          128 bytes of low halves, 64 bytes with two more bits of each number, 16 signed bytes that
                   scale sixteen numbers each; then d
 
-d and m are float16. Scales are stored as 2 x 16 float32 for each piece: the factors of the sixteen rows, then
-their shifts; in Q6_K the factors of the first sixteen numbers and of the last sixteen.
+d and m are float16. Scales are stored as 32 float32 for each piece, a factor and a shift for each of sixteen
+rows (`scales_of_row`). In Q6_K these are the factors of the first sixteen numbers and of the last sixteen; in
+formats without a shift nothing reads it.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 
 from lookahead.backends.cpu.kernels import vectors
 from lookahead.backends.cpu.kernels.gguf.formats import Packing
 from lookahead.backends.cpu.kernels.vectors import FLOATS, INT32, INT64, INTS, LANES, ints
+from lookahead.jit import intrinsic_call
 
 PIECE = 32
 """Numbers of a row that are unpacked at once."""
@@ -37,36 +39,62 @@ WITH_SHIFT = (Packing.Q4_1, Packing.Q5_1, Packing.Q4_K, Packing.Q5_K)
 """Formats whose weights are not multiples of their factor."""
 CENTERS = {Packing.Q4_0: 8, Packing.Q5_0: 16, Packing.Q6_K: 32}
 """What is subtracted from the numbers of the formats without a shift."""
+_LANES = list(range(LANES))
 _PIECES_OF_K = 8
 """Pieces in a block of 256 numbers."""
 
 
-def write_scales(
-    builder: ir.IRBuilder, packing: Packing, rows: list[Any], block: Any, place: Any
-) -> None:
+class Rows(NamedTuple):
+    """Sixteen rows of blocks.
+
+    Attributes:
+        base: Byte pointer to the first row.
+        stride: Bytes between two rows.
+    """
+
+    base: Any
+    stride: Any
+
+    def pointers(self, builder: ir.IRBuilder) -> list[Any]:
+        """Return a byte pointer to each row."""
+        return [builder.gep(self.base, [builder.mul(self.stride, INT64(lane))]) for lane in range(LANES)]
+
+
+def write_scales(builder: ir.IRBuilder, packing: Packing, rows: Rows, block: Any, place: Any) -> None:
     """Store the factors and shifts of one block of sixteen rows.
 
     Args:
         builder: Where to build.
         packing: The format.
-        rows: Byte pointers to the sixteen rows' first blocks.
+        rows: The rows.
         block: Index of the block.
         place: Float pointer to the scales of the block's first piece.
     """
     start = builder.mul(block, INT64(packing.block.size))
-    starts = [builder.gep(row, [start]) for row in rows]
+    starts = Rows(builder.gep(rows.base, [start]), rows.stride)
     if packing is Packing.Q6_K:
         _write_scales_of_q6_k(builder, starts, place)
     elif packing in (Packing.Q4_K, Packing.Q5_K):
         _write_scales_of_k(builder, starts, place)
-    else:
-        words = _words_at(builder, starts, 0)
-        vectors.store(builder, _halves_of(builder, words, 0), place, INT64(0))
-        if packing in WITH_SHIFT:
-            vectors.store(builder, _halves_of(builder, words, 16), place, INT64(LANES))
+    else:  # d, and m or whatever follows it
+        halves = builder.bitcast(_words_at(builder, starts, 0), ir.VectorType(ir.HalfType(), 2 * LANES))
+        for first in (0, LANES):
+            half = builder.shuffle_vector(halves, halves, ints(list(range(first, first + LANES))))
+            vectors.store(builder, builder.fpext(half, FLOATS), place, INT64(first))
 
 
-def _write_scales_of_k(builder: ir.IRBuilder, starts: list[Any], place: Any) -> None:
+def scales_of_row(builder: ir.IRBuilder, packing: Packing, scales: Any, lane: int) -> tuple[Any, Any]:
+    """Return splats of the factor and the shift of a row, from a float pointer to a piece's scales."""
+    is_small = packing.block.numbers == PIECE
+    places = (2 * lane, 2 * lane + 1) if is_small else (lane, LANES + lane)
+    factor, shift = (
+        vectors.splat_of(builder, builder.load(builder.gep(scales, [INT64(place)]), align=4))
+        for place in places
+    )
+    return factor, shift
+
+
+def _write_scales_of_k(builder: ir.IRBuilder, starts: Rows, place: Any) -> None:
     words = _words_at(builder, starts, 0)
     factor, shift = _halves_of(builder, words, 0), _halves_of(builder, words, 16)
     shift = builder.fsub(vectors.splat(-0.0), shift)
@@ -85,7 +113,7 @@ def _write_scales_of_k(builder: ir.IRBuilder, starts: list[Any], place: Any) -> 
             vectors.store(builder, number, place, INT64(SCALES_OF_PIECE * piece + LANES * index))
 
 
-def _write_scales_of_q6_k(builder: ir.IRBuilder, starts: list[Any], place: Any) -> None:
+def _write_scales_of_q6_k(builder: ir.IRBuilder, starts: Rows, place: Any) -> None:
     factor = _halves_of(builder, _words_at(builder, starts, 206), 16)  # the word ends with the block
     for index in range(2 * _PIECES_OF_K):
         if index % 4 == 0:
@@ -196,7 +224,7 @@ def _quads_of(builder: ir.IRBuilder, number: Any) -> Any:
 
 
 def weights_of(
-    builder: ir.IRBuilder, packing: Packing, row: Any, piece: Any, scales: Any
+    builder: ir.IRBuilder, packing: Packing, row: Any, piece: Any, scales: tuple[Any, Any]
 ) -> tuple[Any, Any]:
     """Return a piece of a row as two vectors of sixteen float32 weights.
 
@@ -205,24 +233,26 @@ def weights_of(
         packing: The format.
         row: Byte pointer to the row's first block.
         piece: Index of the piece.
-        scales: Float pointer to the row's factor of the piece; its shift is sixteen numbers further on.
+        scales: Splats of the row's factor and shift.
     """
-    first, second = (
-        vectors.splat_of(builder, builder.load(builder.gep(scales, [INT64(at)]), align=4))
-        for at in (0, LANES)
-    )
-    low, high = (
-        builder.sitofp(half, FLOATS) for half in numbers_of(builder, packing, row, piece)
-    )
+    first, second = scales
+    low, high = (builder.sitofp(half, FLOATS) for half in numbers_of(builder, packing, row, piece))
     if packing in WITH_SHIFT:
-        return tuple(vectors.fused_multiply_add(builder, half, first, second) for half in (low, high))
+        low, high = (vectors.fused_multiply_add(builder, half, first, second) for half in (low, high))
+        return low, high
     return builder.fmul(low, first), builder.fmul(high, second if packing is Packing.Q6_K else first)
 
 
-def _words_at(builder: ir.IRBuilder, starts: list[Any], offset: int) -> Any:
+def _words_at(builder: ir.IRBuilder, starts: Rows, offset: int) -> Any:
     """Return the 32-bit words of sixteen rows that are some bytes after `starts`."""
     words = ir.Constant(INTS, ir.Undefined)
-    for lane, start in enumerate(starts):
+    if vectors.has_feature("amx-tile"):  # Intel's, whose gathering is faster than loading one by one
+        lanes = builder.mul(vectors.splat_of(builder, builder.trunc(starts.stride, INT32)), ints(_LANES))
+        base = builder.gep(starts.base, [INT64(offset)])
+        every = ir.Constant(ir.VectorType(ir.IntType(1), LANES), [ir.IntType(1)(1)] * LANES)
+        operands = [words, base, lanes, every, INT32(1)]
+        return intrinsic_call(builder, "llvm.x86.avx512.mask.gather.dpi.512", INTS, operands)
+    for lane, start in enumerate(starts.pointers(builder)):
         pointer = builder.bitcast(builder.gep(start, [INT64(offset)]), INT32.as_pointer())
         words = builder.insert_element(words, builder.load(pointer, align=2), INT32(lane))
     return words
