@@ -98,7 +98,7 @@ class PackedMatrix:
         head = self.interleaved
         if head:
             numbers = numbers.view(-1, head // 2, 2, width).transpose(1, 2).reshape(outputs, width)
-        return numbers
+        return numbers.contiguous()  # torch's sums depend on the order in memory
 
     def table(self) -> np.ndarray:
         """Return its table, see `PackingField`: one for all matrices of a kind, while the process lives."""
@@ -141,6 +141,14 @@ def _table(packing: Packing, width: int, dtype: torch.dtype, interleaved: int) -
     table = np.zeros(PACKING_FIELDS, np.int64)
     table[list(fields)] = list(fields.values())
     return table
+
+
+def compile_unpacking() -> None:
+    """Compile the functions that unpack all formats, for both dtypes."""
+    uses = list(Use) if has_tile_instructions() else [Use.FLOAT_PANELS, Use.BFLOAT16_PANELS]
+    for packing in Packing:
+        for use in uses:
+            unpacking_address(packing, use)
 
 
 def table_address(weights: Weights) -> int:

@@ -1,5 +1,6 @@
 """Loading a model by name: `embedded`, a GGUF file, a folder or a hub id; encoding a prompt for it."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from lookahead.hf.models.gguf import load_gguf, load_gguf_tokenizer, quiet_trans
 from lookahead.hf.models.packed import load_packed
 
 EMBEDDED = "embedded"
+
+logger = logging.getLogger("lookahead")
 
 Read = TypeVar("Read")
 
@@ -61,6 +64,21 @@ def load_model(
     _set_pad_token(model, tokenizer)
     model.to(target)  # type: ignore[arg-type]  # the library's wrapper hides the argument's type
     return model, tokenizer
+
+
+def load_packed_if_possible(
+    name: str | None, dtype: torch.dtype | str, device: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model with packed weights if it is in a GGUF file that can be read so, on the CPU; else without.
+
+    It raises what `load_model` raises.
+    """
+    if is_gguf(name) and resolve_device(device).type == "cpu":
+        try:
+            return load_model(name, dtype, "cpu", packed=True)
+        except UnsupportedModelError as error:
+            logger.warning("the weights are unpacked when they are loaded: %s", error)
+    return load_model(name, dtype, device)
 
 
 def is_gguf(name: str | None) -> bool:
@@ -133,6 +151,8 @@ def _read_gguf_file(path: Path, read: Callable[[Path], Read]) -> Read:
         raise NotFoundError(message)
     try:
         return read(path)
+    except UnsupportedModelError:
+        raise
     except (ValueError, NotImplementedError, KeyError, IndexError) as error:
         message = f"{path} cannot be read as a GGUF model: {first_line(error)}"
         raise UnsupportedModelError(message) from error

@@ -78,6 +78,7 @@ def load_packed(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTra
         )
         raise UnsupportedModelError(message)
     config, tokenizer = _config_and_tokenizer(file)
+    config.name_or_path = tokenizer.name_or_path = str(path.parent)  # as without a copy
     model = _empty_model(config, dtype)
     _fill(model, file, dtype)
     return model.eval(), tokenizer

@@ -44,8 +44,8 @@ _LINE = 64
 _OF_TILE = LANES * LANES
 """Words in a tile register."""
 TILES_OF_TARGET, _LAG = 4, 2
-"""Tiles that are in memory between unpacking and multiplying, and how many pieces later they are multiplied: a
-tile register waits until what it loads has left the processor's store buffer."""
+"""Tiles that are in memory between unpacking and multiplying, and how many pieces later they are multiplied:
+a tile register waits until what it loads has left the processor's store buffer."""
 
 
 class Use(IntEnum):
