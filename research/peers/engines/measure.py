@@ -43,7 +43,11 @@ class Worker:
             cwd=_ROOT,
             env=os.environ | {"OMP_NUM_THREADS": threads, "VLLM_CPU_KVCACHE_SPACE": "2"},
         )
-        self.load_s: float = self._answer()["load_s"]
+        try:
+            self.load_s: float = self._answer()["load_s"]
+        except NotFoundError:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
