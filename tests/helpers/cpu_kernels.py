@@ -11,7 +11,10 @@ import torch
 from lookahead.backends import cpu
 from lookahead.backends.cpu.kernels import amx, elementwise, pointers, products, rows
 from lookahead.backends.cpu.kernels.attention import blocks
+from lookahead.backends.cpu.kernels.gguf.tiled_products import pack_inputs
+from lookahead.backends.cpu.kernels.matrix import CHUNK, UNIT, Matrix
 from lookahead.backends.cpu.kernels.pointers import bfloat16_pointer, float_pointer, int_pointer
+from lookahead.backends.cpu.packed import Weights, table_address
 from lookahead.jit import kernels_digest
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -36,37 +39,37 @@ def wrapper(function: Callable[..., Any]) -> Any:
     return numba.njit(cache=True)(function)
 
 
-def holds_bfloat16(tensor: torch.Tensor) -> bool:
+def holds_bfloat16(tensor: Weights) -> bool:
     return tensor.dtype == torch.bfloat16
 
 
 @wrapper
-def _dots(weights, outputs, width, splits, inputs, rows, scratch, packed, tiles, out):
+def _dots(weights, packing, outputs, width, splits, inputs, rows, scratch, packed, tiles, out):
     if tiles != 0:
         amx.begin_tiles(tiles)
+    matrix, space = Matrix(weights, packing, outputs, width), products.space_at(packed, width)
+    pack_inputs(matrix, inputs, rows, space, tiles != 0)
     for at in range(len(splits) - 1):
-        for first in range(splits[at], splits[at + 1], products.CHUNK // products.UNIT):
-            last = min(first + products.CHUNK // products.UNIT, splits[at + 1])
-            start, count = products.dot_chunk(
-                weights, outputs, width, first, last, inputs, rows, scratch, packed, tiles != 0
-            )
+        for first in range(splits[at], splits[at + 1], CHUNK // UNIT):
+            last = min(first + CHUNK // UNIT, splits[at + 1])
+            start, count = products.dot_chunk(matrix, first, last, inputs, rows, scratch, space, tiles != 0)
             for row in range(rows):
                 for index in range(count):
-                    number = pointers.load_float(scratch, row * products.CHUNK + index)
+                    number = pointers.load_float(scratch, row * CHUNK + index)
                     pointers.store_float(out, row * outputs + start + index, number)
     if tiles != 0:
         amx.end_tiles()
 
 
 @wrapper
-def _dots_at(is_bfloat16, weights, outputs, width, splits, inputs, rows, floats, tiles, out):
+def _dots_at(is_bfloat16, weights, packing, outputs, width, splits, inputs, rows, floats, tiles, out):
     scratch, packed, target = float_pointer(floats[0]), float_pointer(floats[1]), float_pointer(out)
     if is_bfloat16:
         weight, given = bfloat16_pointer(weights), bfloat16_pointer(inputs)
-        _dots(weight, outputs, width, splits, given, rows, scratch, packed, tiles, target)
+        _dots(weight, packing, outputs, width, splits, given, rows, scratch, packed, tiles, target)
     else:
         numbers, read = float_pointer(weights), float_pointer(inputs)
-        _dots(numbers, outputs, width, splits, read, rows, scratch, packed, tiles, target)
+        _dots(numbers, packing, outputs, width, splits, read, rows, scratch, packed, tiles, target)
 
 
 def with_room(inputs: torch.Tensor) -> torch.Tensor:
@@ -77,7 +80,7 @@ def with_room(inputs: torch.Tensor) -> torch.Tensor:
 
 
 def dots(
-    weights: torch.Tensor,
+    weights: Weights,
     inputs: torch.Tensor,
     splits: list[int] | None = None,
     *,
@@ -90,13 +93,14 @@ def dots(
     outputs, width = weights.shape
     uses_tiles = has_tiles(weights.dtype) if uses_tiles is None else uses_tiles
     rows, inputs = len(inputs), with_room(inputs)
-    units = -(-outputs // products.UNIT)
+    units = -(-outputs // UNIT)
     bounds = np.array(sorted({0, *(splits or []), units}), np.int64)
-    scratch = torch.empty(products.rows_with_room(rows), products.CHUNK)
-    packed, out = torch.empty(products.packed_size(width)), torch.full((rows, outputs), torch.nan)
+    scratch = torch.empty(products.rows_with_room(rows), CHUNK)
+    packed, out = torch.empty(int(products.space_size(width))), torch.full((rows, outputs), torch.nan)
     _dots_at(
-        holds_bfloat16(weights), weights.data_ptr(), outputs, width, bounds, inputs.data_ptr(), rows,
-        (scratch.data_ptr(), packed.data_ptr()), TILES.ctypes.data if uses_tiles else 0, out.data_ptr(),
+        holds_bfloat16(weights), weights.data_ptr(), table_address(weights), outputs, width, bounds,
+        inputs.data_ptr(), rows, (scratch.data_ptr(), packed.data_ptr()),
+        TILES.ctypes.data if uses_tiles else 0, out.data_ptr(),
     )  # fmt: skip
     return out
 

@@ -17,6 +17,7 @@ def compile_kernels() -> None:
         raise NotFoundError(message)
 
     from lookahead.backends.cpu.kernels.attention.blocks import BLOCK
+    from lookahead.backends.cpu.packed import compile_unpacking
     from lookahead.backends.cpu.step import attention_address, step_address
     from lookahead.decoding.attention.slots import slot_table
     from lookahead.decoding.sampling.topk import compile_topk
@@ -27,6 +28,7 @@ def compile_kernels() -> None:
     for is_bfloat16 in (False, True):
         step_address(is_bfloat16=is_bfloat16)
         attention_address(is_bfloat16=is_bfloat16)
+    compile_unpacking()
     compile_topk()
     slot_table([DraftTree.root_only(0)], [0], 1, BLOCK)
     typer.echo("all kernels are compiled")

@@ -56,6 +56,7 @@ def generate(
     dtype: options.Dtype = options.DtypeName.BFLOAT16,
     device: options.Device = None,
     threads: options.Threads = None,
+    packed: options.Packed = False,
     max_new_tokens: MaxNewTokens = 256,
     raw: Raw = False,
     temperature: Temperature = None,
@@ -82,7 +83,7 @@ def generate(
     sampling = _sampling_options(temperature, top_p, top_k, repetition_penalty)
     text = _read_prompt(prompt, file)
     remembered = _read_memory(memory, config, may_be_new=save_memory)
-    loaded, tokenizer = prepare_model(model, dtype.value, device, threads)
+    loaded, tokenizer = prepare_model(model, dtype.value, device, threads, packed=packed)
 
     import torch
     from transformers import TextStreamer
@@ -95,8 +96,7 @@ def generate(
     remembered.bind(tokenizer=tokenizer)
     inputs: dict[str, Any] = encode_prompt(tokenizer, text, loaded, raw=raw)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    lookahead = Lookahead(config, memory=remembered)
-    in_namespace = lookahead.for_namespace(namespace, reads=reads or ())
+    in_namespace = Lookahead(config, memory=remembered).for_namespace(namespace, reads=reads or ())
     with PromptProgress(notices) as progress:
         in_namespace.generate(
             loaded,

@@ -37,6 +37,21 @@ Threads = Annotated[
         min=1, help="CPU threads.", show_default="OMP_NUM_THREADS, else the number of physical cores"
     ),
 ]
+Packed = Annotated[
+    bool,
+    typer.Option(
+        "--packed",
+        help="Leave the weights of a .gguf file, or of the embedded model, in the file's blocks: the same "
+        "text in less memory, on a CPU.",
+    ),
+]
+PackedIfPossible = Annotated[
+    bool | None,
+    typer.Option(
+        help="Leave the weights of a .gguf file, or of the embedded model, in the file's blocks.",
+        show_default="on a CPU, where they can be read so",
+    ),
+]
 CompiledCpu = Annotated[bool, typer.Option(help="Use the compiled CPU decoder for models that it supports.")]
 DecodingLength = Annotated[
     str,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,11 @@ from lookahead.config import DEFAULT_MEMORY_BYTES, MIN_MEMORY_BYTES, LookaheadCo
 from lookahead.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lookahead.engine.settings import EngineSettings
     from lookahead.server.access import KeyRing
     from lookahead.server.settings import ServerSettings
 
@@ -78,6 +84,7 @@ def serve(
     dtype: options.Dtype = DtypeName.BFLOAT16,
     device: options.Device = None,
     threads: options.Threads = None,
+    packed: options.PackedIfPossible = None,
     served_model_name: _ServedModelName = None,
     max_rows: _MaxRows = 8,
     max_queued: _MaxQueued = 256,
@@ -101,7 +108,6 @@ def serve(
 ) -> None:
     """Serve a model at an OpenAI-compatible address, and a page to chat with it."""
     _check_extra()
-    from lookahead.engine.settings import EngineSettings
     from lookahead.server.settings import ServerSettings
 
     config = LookaheadConfig(
@@ -110,14 +116,7 @@ def serve(
         compiled_cpu=compiled_cpu,
         max_bytes=memory_bytes,
     )
-    engine_settings = EngineSettings(
-        max_rows=max_rows,
-        max_step_tokens=max(EngineSettings().max_step_tokens, 2 * max_rows),
-        max_queued=max_queued,
-        max_request_tokens=max_model_len,
-        cache_bytes=cache_bytes,
-        prefix_cache=prefix_cache,
-    )
+    engine_settings = _engine_settings(max_rows, max_queued, max_model_len, cache_bytes, prefix_cache)
     keys = _keys(api_key, api_keys, host, is_open=allow_without_key)
     settings = ServerSettings(
         model_name=served_model_name or model,
@@ -130,20 +129,42 @@ def serve(
         uses_model_defaults=model_defaults,
         allowed_hosts=_allowed_hosts(host, keys, allowed_host),
     )
-    _serve(model, dtype, device, threads, config, engine_settings, settings, (host, port))
+    packed = packed if compiled_cpu else bool(packed)  # the model's own code unpacks in every step
+    load = partial(_load, model, dtype.value, device, threads, packed=packed)
+    _serve(load, config, engine_settings, settings, (host, port))
+
+
+def _engine_settings(
+    max_rows: int, max_queued: int, max_model_len: int | None, cache_bytes: int, prefix_cache: bool
+) -> "EngineSettings":
+    from lookahead.engine.settings import EngineSettings
+
+    return EngineSettings(
+        max_rows=max_rows,
+        max_step_tokens=max(EngineSettings().max_step_tokens, 2 * max_rows),
+        max_queued=max_queued,
+        max_request_tokens=max_model_len,
+        cache_bytes=cache_bytes,
+        prefix_cache=prefix_cache,
+    )
+
+
+def _load(
+    name: str, dtype: str, device: str | None, threads: int | None, *, packed: bool | None
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    from lookahead.cli.setup import prepare_model
+
+    return prepare_model(name, dtype, device, threads, packed=packed)
 
 
 def _serve(
-    name: str,
-    dtype: DtypeName,
-    device: str | None,
-    threads: int | None,
+    load: "Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]",
     config: Any,
     engine_settings: Any,
     settings: "ServerSettings",
     address: tuple[str, int],
 ) -> None:
-    from lookahead.cli.setup import check_can_write, notices, prepare_model
+    from lookahead.cli.setup import check_can_write, notices
     from lookahead.drafting.memory.draft_memory import DraftMemory
     from lookahead.hf.lookahead import Lookahead
     from lookahead.server.app import create_app
@@ -155,7 +176,7 @@ def _serve(
     bound = bound_socket(*address)
     if settings.memory_file is not None:
         check_can_write(settings.memory_file)
-    model, tokenizer = prepare_model(name, dtype.value, device, threads)
+    model, tokenizer = load()
     memory = None
     if settings.memory_file is not None and settings.memory_file.exists():
         memory = DraftMemory.load(settings.memory_file, tokenizer=tokenizer, max_bytes=config.max_bytes)

@@ -102,7 +102,7 @@ def warn_when_busy(environment: dict[str, Any]) -> None:
 
 
 def prepare_model(
-    name: str, dtype: str, device: str | None, threads: int | None
+    name: str, dtype: str, device: str | None, threads: int | None, *, packed: bool | None = False
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Set the number of CPU threads and load the model and its tokenizer.
 
@@ -111,16 +111,20 @@ def prepare_model(
         dtype: Name of the dtype.
         device: Name of a torch device; None chooses one.
         threads: As for `set_threads`.
+        packed: Whether the weights stay in a GGUF file's blocks; None if they can.
 
     Raises:
         ConfigError: The number of threads, the dtype or the device is not allowed.
+        UnsupportedModelError: Weights that are to stay packed cannot.
     """
     with notices.status(f"loading {name} in {dtype} (the first time takes a while)"):
         set_threads(threads)
 
-        from lookahead.hf.models.loading import load_model
+        from lookahead.hf.models.loading import load_model, load_packed_if_possible
 
-        return load_model(name, dtype, device)
+        if packed is None:
+            return load_packed_if_possible(name, dtype, device)
+        return load_model(name, dtype, device, packed=packed)
 
 
 def set_threads(threads: int | None) -> None:

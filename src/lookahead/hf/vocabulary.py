@@ -13,6 +13,7 @@ from lookahead.drafting.arrays import Int32Array
 from lookahead.drafting.tree import DraftTree
 from lookahead.errors import UnsupportedModelError
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
+from lookahead.hf.models.packed_modules import outputs_of
 from lookahead.hf.steps.step_model import TransformersStepModel
 from lookahead.hf.steps.verification import VerificationMode
 from lookahead.hf.support.probe import probe
@@ -46,7 +47,7 @@ def vocabulary_successors(
         UnsupportedModelError: The model cannot verify trees.
     """
     embeddings: Any = model.get_input_embeddings()
-    size = int(embeddings.weight.shape[0])
+    size = outputs_of(embeddings)
     size = size if limit is None else min(size, limit)
     *before, root = context
     successors: list[Int32Array] = []

@@ -1,5 +1,6 @@
 """No code that a team of threads runs can raise: no caller would see it, and the others would wait."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 import lookahead
 from lookahead import jit
 from lookahead.backends.cpu import step
+from lookahead.backends.cpu.kernels.gguf import unpacking
+from lookahead.backends.cpu.kernels.gguf.formats import Packing
+from lookahead.backends.cpu.kernels.gguf.unpacking import Use
 from lookahead.backends.cpu.kernels.pointers import address_of, int_pointer, load_int, store_int
 
 SHARED_KERNELS = (
@@ -15,6 +19,7 @@ SHARED_KERNELS = (
     step._attention_in_float32,
     step._attention_in_bfloat16,
 )
+UNPACKING = [(packing, use) for packing in (Packing.Q4_1, Packing.Q6_K) for use in Use]
 RAISING = "picklebuf"
 """What compiled code has wherever it can raise: numba keeps a pickle of each exception."""
 
@@ -50,6 +55,11 @@ def raising():
 @pytest.mark.parametrize("make", SHARED_KERNELS)
 def test_no_code_of_a_team_can_raise(make):
     assert RAISING not in llvm_of(make)
+
+
+@pytest.mark.parametrize(("packing", "use"), UNPACKING)
+def test_no_code_that_unpacks_can_raise(packing, use):
+    assert RAISING not in llvm_of(partial(unpacking.unpacker, int(packing), int(use)))
 
 
 def test_code_that_can_raise_is_found(monkeypatch):

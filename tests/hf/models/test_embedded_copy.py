@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import lookahead
 from helpers import tiny_models
 from lookahead.files import try_lock
-from lookahead.hf.models import embedded
+from lookahead.hf.models import copies, embedded
 
 
 class Conversion:
@@ -120,13 +120,13 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:50])
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", embedded._DIGESTS])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", copies._DIGESTS])
 @pytest.mark.parametrize("damage", [cut, os.unlink])
 def test_a_damaged_copy_is_made_again(conversion, name, damage):
     lookahead.load_embedded("float32")
     (entry,) = conversion.entries()
     damage(entry / name)
-    if name == embedded._DIGESTS:  # it is read only after an error
+    if name == copies._DIGESTS:  # it is read only after an error
         cut(entry / "model.safetensors")
     lookahead.load_embedded("float32")
     assert conversion.count == 2

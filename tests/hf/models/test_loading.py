@@ -103,7 +103,8 @@ def test_an_unknown_device_is_refused():
 @pytest.mark.parametrize("name", [None, "embedded"])
 def test_no_name_is_the_embedded_model(name, monkeypatch):
     loaded = (tiny_models.tiny_model("llama"), tiny_models.tiny_tokenizer())
-    monkeypatch.setattr(loading, "load_embedded", lambda dtype: loaded if dtype == torch.float16 else None)
+    asked = {(torch.float16, False): loaded}
+    monkeypatch.setattr(loading, "load_embedded", lambda dtype, *, packed: asked.get((dtype, packed)))
     assert load_model(name, "float16", "cpu") == loaded
 
 

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from lookahead.backends.cpu.kernels.amx import may_use_tiles, tile_configuration
 from lookahead.backends.cpu.kernels.attention.workspace import attention_integers
-from lookahead.backends.cpu.kernels.products import UNIT, packed_size, rows_with_room
+from lookahead.backends.cpu.kernels.matrix import UNIT
+from lookahead.backends.cpu.kernels.products import rows_with_room, space_size
+from lookahead.backends.cpu.packed import PackedMatrix, Weights, table_address
 from lookahead.backends.cpu.plan import FIELDS, LAYER_FIELDS, MEETING_SIZE, PARTS, Field, LayerField
 from lookahead.backends.cpu.step import scratch_size, step_address
 from lookahead.backends.cpu.tables import TreeTables
@@ -22,7 +24,7 @@ _MULTIPLE = 32
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One decoder layer; matrices are [outputs, inputs].
+    """One decoder layer; matrices are [outputs, inputs], of numbers or packed.
 
     Attributes:
         norm: [hidden], before attention.
@@ -38,17 +40,17 @@ class LayerWeights:
     """
 
     norm: Tensor
-    projections: Sequence[Tensor]
-    out: Tensor
+    projections: Sequence[Weights]
+    out: Weights
     inner_norm: Tensor
-    gate: Tensor
-    up: Tensor
-    down: Tensor
+    gate: Weights
+    up: Weights
+    down: Weights
     biases: Sequence[Tensor | None] = (None, None, None)
     head_norms: Sequence[Tensor | None] = (None, None)
     window: int | None = None
 
-    def by_field(self) -> dict[LayerField, Tensor | None]:
+    def by_field(self) -> dict[LayerField, Weights | None]:
         """Return the tensors by their field in the table of layers."""
         first = zip(LayerField, (self.norm, *self.projections, self.out, self.inner_norm), strict=False)
         return {
@@ -61,6 +63,14 @@ class LayerWeights:
             LayerField.VALUE_BIAS: self.biases[2],
             LayerField.QUERY_NORM: self.head_norms[0],
             LayerField.KEY_NORM: self.head_norms[1],
+        }
+
+    def packings(self) -> dict[LayerField, int]:
+        """Return the addresses of the tables that say how the matrices are packed, by field."""
+        matrices = (*self.projections, self.out, self.gate, self.up, self.down)
+        return {
+            LayerField(LayerField.QUERY_PACKING + index): table_address(matrix)
+            for index, matrix in enumerate(matrices)
         }
 
 
@@ -81,14 +91,14 @@ class DecoderWeights:
 
     layers: Sequence[LayerWeights]
     last_norm: Tensor
-    output: Tensor
+    output: Weights
     heads: int
     key_heads: int
     width: int
     epsilon: float
     scale: float
 
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Weights]:
         """Return all weights."""
         found = [tensor for layer in self.layers for tensor in layer.by_field().values()]
         return [tensor for tensor in (*found, self.last_norm, self.output) if tensor is not None]
@@ -108,7 +118,8 @@ class DecoderWeights:
             return f"its vocabulary has {self.output.shape[0]} tokens, fewer than {UNIT}"
         if not all(self._is_like_others(layer) for layer in self.layers):
             return "its layers are not all of one shape"
-        return ""
+        packed = (tensor.unsupported_reason() for tensor in tensors if isinstance(tensor, PackedMatrix))
+        return next(filter(None, packed), "")
 
     def _is_like_others(self, layer: LayerWeights) -> bool:
         """Return whether a layer's tensors have the shapes that a step expects of all layers."""
@@ -141,6 +152,8 @@ class CpuDecoder:
         self._team = team
         self._dtype = weights.output.dtype
         self._step = step_address(is_bfloat16=self._dtype == torch.bfloat16)
+        own, inner = weights.heads * weights.width, weights.layers[0].down.shape[1]
+        self._widest = max(weights.last_norm.numel(), own, inner)
         self._windows = tuple(dict.fromkeys(layer.window for layer in weights.layers))
         self._layers = _layer_table(weights, self._windows)
         self._scalars = np.array([weights.epsilon, weights.scale], np.float32)
@@ -238,6 +251,8 @@ class CpuDecoder:
                 Field.LAYERS_AT: self._layers.ctypes.data,
                 Field.LAST_NORM_AT: weights.last_norm.data_ptr(),
                 Field.OUTPUT_AT: weights.output.data_ptr(),
+                Field.OUTPUT_PACKING_AT: table_address(weights.output),
+                Field.WIDEST: self._widest,
                 Field.SCALARS_AT: self._scalars.ctypes.data,
                 Field.YIELD_AT: team.yield_core,
                 Field.MEETING_AT: self._meeting.ctypes.data,
@@ -254,7 +269,7 @@ class CpuDecoder:
         inner, hidden = weights.layers[0].down.shape[1], weights.last_norm.numel()
         scratch = scratch_size(tokens, weights.heads, weights.key_heads, weights.width)
         integers = attention_integers(weights.heads, weights.key_heads)
-        packed = packed_size(max(hidden, own, inner))
+        packed = int(space_size(self._widest))
         rows, summed = int(rows_with_room(tokens)), trees.summed_nodes * trees.spans
         wanted = {
             Field.INPUTS_AT: (rows * max(hidden, own), self._dtype),
@@ -295,5 +310,7 @@ def _layer_table(weights: DecoderWeights, windows: tuple[int | None, ...]) -> np
     for of_layer, layer in zip(table, weights.layers, strict=True):
         for field, tensor in layer.by_field().items():
             of_layer[field] = 0 if tensor is None else tensor.data_ptr()
+        for field, address in layer.packings().items():
+            of_layer[field] = address
         of_layer[LayerField.WINDOW_INDEX] = windows.index(layer.window)
     return table

@@ -3,6 +3,8 @@
 from typing import Any, NamedTuple
 
 from lookahead.backends.cpu.kernels.elementwise import add_rounded, normalize, store_with_bias, swiglu
+from lookahead.backends.cpu.kernels.gguf.tiled_products import pack_inputs
+from lookahead.backends.cpu.kernels.matrix import CHUNK, UNIT, Matrix, Space
 from lookahead.backends.cpu.kernels.pointers import (
     call_int,
     float_pointer,
@@ -16,7 +18,7 @@ from lookahead.backends.cpu.kernels.pointers import (
     store_shared,
     take_next,
 )
-from lookahead.backends.cpu.kernels.products import CHUNK, UNIT, dot_chunk, rows_with_room, share_of, units_of
+from lookahead.backends.cpu.kernels.products import dot_chunk, rows_with_room, share_of, units_of
 from lookahead.backends.cpu.plan import ARRIVED, EPSILON, MEETINGS, Field, LayerField, Part
 from lookahead.jit import pointer_kernel
 
@@ -39,7 +41,7 @@ class Worker(NamedTuple):
         thread: Index of the thread.
         workers: Number of threads.
         scratch: Pointer to the thread's float32 [scratch_size(...)].
-        packed: Pointer to the thread's float32 [packed_size(...)].
+        space: The thread's memory for products.
         integers: Address of the thread's int64 [attention_integers(...)].
         uses_tiles: Whether bfloat16 is multiplied in tile registers.
         taken: Pointer to the layer's int64 [parts], how much of each part has been taken.
@@ -50,7 +52,7 @@ class Worker(NamedTuple):
     thread: int
     workers: int
     scratch: Any
-    packed: Any
+    space: Space
     integers: int
     uses_tiles: bool
     taken: Any
@@ -115,19 +117,18 @@ def normalize_for_logits(worker: Worker, weight: Any) -> None:
 
 
 @pointer_kernel
+def matrix_of(worker: Worker, field: int, packing: int, outputs: int, width: int, like: Any) -> Matrix:
+    """Return a matrix of the layer, by its field and that of its packing."""
+    at = pointer_like(load_int(worker.layer, field), like)
+    return Matrix(at, load_int(worker.layer, packing), outputs, width)
+
+
+@pointer_kernel
 def _dot_chunk(
-    worker: Worker,
-    weights: Any,
-    outputs: int,
-    width: int,
-    unit: int,
-    end: int,
-    inputs: Any,
-    rows: int,
-    out: Any,
+    worker: Worker, matrix: Matrix, unit: int, end: int, inputs: Any, rows: int, out: Any
 ) -> tuple[int, int]:
-    """Compute a chunk of units with the worker's scratch; see `dot_chunk`."""
-    return dot_chunk(weights, outputs, width, unit, end, inputs, rows, out, worker.packed, worker.uses_tiles)
+    """Compute a chunk of units with the worker's memory; see `dot_chunk`."""
+    return dot_chunk(matrix, unit, end, inputs, rows, out, worker.space, worker.uses_tiles)
 
 
 @pointer_kernel
@@ -154,21 +155,13 @@ def _next_units(worker: Worker, part: int, outputs: int, turn: int) -> tuple[int
 
 @pointer_kernel
 def project(
-    worker: Worker,
-    part: int,
-    weights: Any,
-    bias: Any,
-    has_bias: bool,
-    outputs: int,
-    width: int,
-    tokens: int,
-    out: Any,
+    worker: Worker, part: int, matrix: Matrix, bias: Any, has_bias: bool, tokens: int, out: Any
 ) -> None:
     """Write out [tokens, outputs], the products of all inputs with a matrix, plus the bias, if any."""
-    inputs = pointer_like(load_int(worker.table, Field.INPUTS_AT), weights)
+    inputs, outputs = pointer_like(load_int(worker.table, Field.INPUTS_AT), matrix.at), matrix.outputs
     turn, (unit, end) = 0, _next_units(worker, part, outputs, 0)
     while unit < end:
-        start, count = _dot_chunk(worker, weights, outputs, width, unit, end, inputs, tokens, worker.scratch)
+        start, count = _dot_chunk(worker, matrix, unit, end, inputs, tokens, worker.scratch)
         for token in range(tokens):
             place = offset(out, token * outputs + start)
             store_with_bias(
@@ -179,32 +172,41 @@ def project(
 
 
 @pointer_kernel
-def add_projection(worker: Worker, part: int, weights: Any, inputs: Any, width: int) -> None:
+def prepare(worker: Worker, matrix: Matrix, inputs: Any, rows: int) -> None:
+    """Pack inputs in the worker's memory if they are multiplied so with a matrix."""
+    pack_inputs(matrix, inputs, rows, worker.space, worker.uses_tiles)
+
+
+@pointer_kernel
+def add_projection(worker: Worker, part: int, matrix: Matrix, inputs: Any) -> None:
     """Add the products of inputs [tokens, width] with a matrix to the residual stream."""
-    table, tokens = worker.table, tokens_of(worker)
-    hidden = load_int(table, Field.HIDDEN)
-    stream = float_pointer(load_int(table, Field.STREAM_AT))
+    tokens, hidden = tokens_of(worker), matrix.outputs
+    stream = float_pointer(load_int(worker.table, Field.STREAM_AT))
+    prepare(worker, matrix, inputs, tokens)
     turn, (unit, end) = 0, _next_units(worker, part, hidden, 0)
     while unit < end:
-        start, count = _dot_chunk(worker, weights, hidden, width, unit, end, inputs, tokens, worker.scratch)
+        start, count = _dot_chunk(worker, matrix, unit, end, inputs, tokens, worker.scratch)
         for token in range(tokens):
             products = offset(worker.scratch, token * CHUNK)
-            add_rounded(offset(stream, token * hidden + start), products, count, weights)
+            add_rounded(offset(stream, token * hidden + start), products, count, matrix.at)
         turn += 1
         unit, end = _next_units(worker, part, hidden, turn)
 
 
 @pointer_kernel
-def write_swiglu(worker: Worker, gates: Any, ups: Any, out: Any) -> None:
+def write_swiglu(worker: Worker, out: Any) -> None:
     """Write out [tokens, inner], silu(gate) · up."""
     table, tokens = worker.table, tokens_of(worker)
     hidden, inner = load_int(table, Field.HIDDEN), load_int(table, Field.INNER)
-    inputs = pointer_like(load_int(table, Field.INPUTS_AT), gates)
+    gates = matrix_of(worker, LayerField.GATE, LayerField.GATE_PACKING, inner, hidden, out)
+    ups = matrix_of(worker, LayerField.UP, LayerField.UP_PACKING, inner, hidden, out)
+    inputs = pointer_like(load_int(table, Field.INPUTS_AT), out)
+    prepare(worker, ups if gates.packing == 0 else gates, inputs, tokens)
     second = offset(worker.scratch, rows_with_room(tokens) * CHUNK)
     turn, (unit, end) = 0, _next_units(worker, Part.UNITS, inner, 0)
     while unit < end:
-        start, count = _dot_chunk(worker, gates, inner, hidden, unit, end, inputs, tokens, worker.scratch)
-        _dot_chunk(worker, ups, inner, hidden, unit, end, inputs, tokens, second)
+        start, count = _dot_chunk(worker, gates, unit, end, inputs, tokens, worker.scratch)
+        _dot_chunk(worker, ups, unit, end, inputs, tokens, second)
         for token in range(tokens):
             at = token * CHUNK
             swiglu(offset(worker.scratch, at), offset(second, at), offset(out, token * inner + start), count)
@@ -215,13 +217,17 @@ def write_swiglu(worker: Worker, gates: Any, ups: Any, out: Any) -> None:
 @pointer_kernel
 def project_qkv(worker: Worker, like: Any) -> None:
     """Write queries, new keys and new values, without rotary positions."""
-    table, layer = worker.table, worker.layer
+    table, layer, tokens = worker.table, worker.layer, tokens_of(worker)
     hidden, width = load_int(table, Field.HIDDEN), load_int(table, Field.WIDTH)
     own, shared = load_int(table, Field.HEADS) * width, load_int(table, Field.KEY_HEADS) * width
+    inputs, is_prepared = pointer_like(load_int(table, Field.INPUTS_AT), like), False
     for part in range(3):
         outputs = own if part == 0 else shared
         bias = load_int(layer, LayerField.QUERY_BIAS + part)
         out = pointer_like(load_int(table, Field.QUERIES_AT + part), like)
-        weights = pointer_like(load_int(layer, LayerField.QUERY + part), like)
-        bias_at, tokens = pointer_like(bias, like), tokens_of(worker)
-        project(worker, Part.QUERIES + part, weights, bias_at, bias != 0, outputs, hidden, tokens, out)
+        fields = LayerField.QUERY + part, LayerField.QUERY_PACKING + part
+        matrix = matrix_of(worker, fields[0], fields[1], outputs, hidden, like)
+        if matrix.packing != 0 and not is_prepared:
+            prepare(worker, matrix, inputs, tokens)
+            is_prepared = True
+        project(worker, Part.QUERIES + part, matrix, pointer_like(bias, like), bias != 0, tokens, out)

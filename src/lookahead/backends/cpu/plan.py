@@ -72,6 +72,9 @@ class Field(IntEnum):
     TAKEN_AT = 52
     # Where the threads meet, int64 [2 lines]: how many have arrived, and how often all did; see `barrier`.
     MEETING_AT = 53
+    # How the output matrix is packed, see `PackingField`, or 0; the width of the widest matrix.
+    OUTPUT_PACKING_AT = 54
+    WIDEST = 55
 
 
 class Part(IntEnum):
@@ -105,6 +108,14 @@ class LayerField(IntEnum):
     QUERY_NORM = 12
     KEY_NORM = 13
     WINDOW_INDEX = 14  # of the layer's window, among those that `FIRSTS_AT` was computed for
+    # How the matrices are packed, see `PackingField`, or 0.
+    QUERY_PACKING = 15
+    KEY_PACKING = 16
+    VALUE_PACKING = 17
+    OUT_PACKING = 18
+    GATE_PACKING = 19
+    UP_PACKING = 20
+    DOWN_PACKING = 21
 
 
 FIELDS = len(Field)

@@ -18,6 +18,7 @@ from lookahead.backends.cpu.kernels.elementwise import (
     apply_rope,
     normalize,
 )
+from lookahead.backends.cpu.kernels.matrix import CHUNK, Matrix
 from lookahead.backends.cpu.kernels.pointers import (
     address_of,
     bfloat16_pointer,
@@ -29,19 +30,17 @@ from lookahead.backends.cpu.kernels.pointers import (
     offset,
     pointer_like,
 )
-from lookahead.backends.cpu.kernels.products import (
-    CHUNK,
-    rows_with_room,
-    share_of,
-)
+from lookahead.backends.cpu.kernels.products import rows_with_room, share_of, space_at
 from lookahead.backends.cpu.kernels.rows import copy_row
 from lookahead.backends.cpu.layer_products import (
     MANY_NODES,
     Worker,
     add_projection,
     barrier,
+    matrix_of,
     normalize_for_logits,
     normalize_stream,
+    prepare,
     project,
     project_qkv,
     tokens_of,
@@ -164,18 +163,18 @@ def _layer(worker: Worker, index: int, like: Any) -> None:
     _attend(worker, keys, values)
     barrier(worker)
     like_inputs = pointer_like(load_int(table, Field.INPUTS_AT), like)
+    hidden, inner = load_int(table, Field.HIDDEN), load_int(table, Field.INNER)
     own = load_int(table, Field.HEADS) * load_int(table, Field.WIDTH)
-    outs = pointer_like(load_int(layer, LayerField.OUT), like)
-    add_projection(worker, Part.OUT, outs, like_inputs, own)
+    outs = matrix_of(worker, LayerField.OUT, LayerField.OUT_PACKING, hidden, own, like)
+    add_projection(worker, Part.OUT, outs, like_inputs)
     barrier(worker)
     normalize_stream(worker, pointer_like(load_int(layer, LayerField.INNER_NORM), like))
     barrier(worker)
     gated = pointer_like(load_int(table, Field.GATED_AT), like)
-    ups = pointer_like(load_int(layer, LayerField.UP), like)
-    write_swiglu(worker, pointer_like(load_int(layer, LayerField.GATE), like), ups, gated)
+    write_swiglu(worker, gated)
     barrier(worker)
-    downs = pointer_like(load_int(layer, LayerField.DOWN), like)
-    add_projection(worker, Part.DOWN, downs, gated, load_int(table, Field.INNER))
+    downs = matrix_of(worker, LayerField.DOWN, LayerField.DOWN_PACKING, hidden, inner, like)
+    add_projection(worker, Part.DOWN, downs, gated)
     barrier(worker)
 
 
@@ -193,7 +192,9 @@ def _in_layer(table: Any, layer: Any, index: int) -> Worker:
         thread,
         workers,
         offset(scratch, thread * load_int(table, Field.SCRATCH_STRIDE)),
-        offset(packed, thread * load_int(table, Field.PACKED_STRIDE)),
+        space_at(
+            offset(packed, thread * load_int(table, Field.PACKED_STRIDE)), load_int(table, Field.WIDEST)
+        ),
         load_int(table, Field.INTEGERS_AT) + 8 * thread * load_int(table, Field.INTEGERS_STRIDE),
         load_int(table, Field.TILES_AT) != 0,
         offset(taken, index * PARTS),
@@ -216,6 +217,22 @@ def _end(table: Any) -> None:
 
 
 @pointer_kernel
+def _write_logits(worker: Worker, like: Any) -> None:
+    """Write the logits of the normalized inputs."""
+    table = worker.table
+    output = Matrix(
+        pointer_like(load_int(table, Field.OUTPUT_AT), like),
+        load_int(table, Field.OUTPUT_PACKING_AT),
+        load_int(table, Field.VOCABULARY),
+        load_int(table, Field.HIDDEN),
+    )
+    count, inputs = load_int(table, Field.LOGITS), pointer_like(load_int(table, Field.INPUTS_AT), like)
+    prepare(worker, output, inputs, count)
+    logits = pointer_like(load_int(table, Field.LOGITS_AT), like)
+    project(worker, Part.LOGITS, output, output.at, False, count, logits)
+
+
+@pointer_kernel
 def _step(address: int, like: Any) -> None:
     """Do a worker's share of a step."""
     table = int_pointer(address)
@@ -226,11 +243,7 @@ def _step(address: int, like: Any) -> None:
     worker = _in_layer(table, layers, load_int(table, Field.LAYERS))
     normalize_for_logits(worker, pointer_like(load_int(table, Field.LAST_NORM_AT), like))
     barrier(worker)
-    weights = pointer_like(load_int(table, Field.OUTPUT_AT), like)
-    logits = pointer_like(load_int(table, Field.LOGITS_AT), like)
-    vocabulary, hidden = load_int(table, Field.VOCABULARY), load_int(table, Field.HIDDEN)
-    count = load_int(table, Field.LOGITS)
-    project(worker, Part.LOGITS, weights, weights, False, vocabulary, hidden, count, logits)
+    _write_logits(worker, like)
     _end(table)
 
 

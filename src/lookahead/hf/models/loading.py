@@ -1,5 +1,6 @@
 """Loading a model by name: `embedded`, a GGUF file, a folder or a hub id; encoding a prompt for it."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,19 +10,26 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lookahead.errors import NotFoundError, UnsupportedModelError, first_line
+from lookahead.errors import ConfigError, NotFoundError, UnsupportedModelError, first_line
 from lookahead.hf.machine.devices import resolve_device
 from lookahead.hf.machine.dtypes import resolve_dtype
 from lookahead.hf.models.embedded import load_embedded, load_embedded_tokenizer
 from lookahead.hf.models.gguf import load_gguf, load_gguf_tokenizer, quiet_transformers
+from lookahead.hf.models.packed import load_packed
 
 EMBEDDED = "embedded"
+
+logger = logging.getLogger("lookahead")
 
 Read = TypeVar("Read")
 
 
 def load_model(
-    name: str | None = None, dtype: torch.dtype | str = torch.bfloat16, device: str | None = None
+    name: str | None = None,
+    dtype: torch.dtype | str = torch.bfloat16,
+    device: str | None = None,
+    *,
+    packed: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model, in eval mode, and its tokenizer.
 
@@ -29,17 +37,26 @@ def load_model(
         name: None or `"embedded"`; a path to a `.gguf` file; a folder written by `save_pretrained`; a hub id.
         dtype: A torch dtype or its name.
         device: The target device; None takes the first CUDA device, or the CPU if there is none.
+        packed: Leave the weights of a GGUF file in its blocks, mapped, for the compiled CPU decoder: the same
+            text as without, in a fraction of the memory. The model's own `forward` is slow.
 
     Raises:
-        ConfigError: The dtype or the device is not allowed.
+        ConfigError: The dtype or the device is not allowed, or `packed` is asked of what is no GGUF file.
         NotFoundError: The name leads to no model.
         MissingDependencyError: Reading it needs a package that is not installed.
-        UnsupportedModelError: It is not a decoder-only language model, or has no tokenizer.
+        UnsupportedModelError: It is not a decoder-only language model, or has no tokenizer; or its weights
+            cannot stay packed.
     """
     torch_dtype = resolve_dtype(dtype)
-    target = resolve_device(device)
+    target = resolve_device("cpu" if packed and device is None else device)
+    if packed:
+        _check_packed(name, target)
     if name is None or name == EMBEDDED:
-        model, tokenizer = load_embedded(torch_dtype)
+        model, tokenizer = load_embedded(torch_dtype, packed=packed)
+    elif packed:
+        model, tokenizer = _read_gguf_file(
+            Path(name).expanduser(), lambda path: load_packed(path, torch_dtype)
+        )
     elif name.lower().endswith(".gguf"):
         model, tokenizer = _read_gguf_file(Path(name).expanduser(), lambda path: load_gguf(path, torch_dtype))
     else:
@@ -47,6 +64,36 @@ def load_model(
     _set_pad_token(model, tokenizer)
     model.to(target)  # type: ignore[arg-type]  # the library's wrapper hides the argument's type
     return model, tokenizer
+
+
+def load_packed_if_possible(
+    name: str | None, dtype: torch.dtype | str, device: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model with packed weights if it is in a GGUF file that can be read so, on the CPU; else without.
+
+    It raises what `load_model` raises.
+    """
+    if is_gguf(name) and resolve_device(device).type == "cpu":
+        try:
+            return load_model(name, dtype, "cpu", packed=True)
+        except UnsupportedModelError as error:
+            logger.warning("the weights are unpacked when they are loaded: %s", error)
+    return load_model(name, dtype, device)
+
+
+def is_gguf(name: str | None) -> bool:
+    """Return whether a model's name leads to a GGUF file, the embedded model's included."""
+    return name is None or name == EMBEDDED or name.lower().endswith(".gguf")
+
+
+def _check_packed(name: str | None, device: torch.device) -> None:
+    """Refuse to keep weights packed that are in no GGUF file, or on another device than the CPU."""
+    if not is_gguf(name):
+        message = f"packed=True is not allowed for {name!r}: only weights of a .gguf file, or 'embedded', are"
+        raise ConfigError(message)
+    if device.type != "cpu":
+        message = f"packed=True is not allowed on {device}: the CPU decoder alone reads packed weights"
+        raise ConfigError(message)
 
 
 def load_tokenizer(name: str | None = None) -> PreTrainedTokenizerBase:
@@ -104,6 +151,8 @@ def _read_gguf_file(path: Path, read: Callable[[Path], Read]) -> Read:
         raise NotFoundError(message)
     try:
         return read(path)
+    except UnsupportedModelError:
+        raise
     except (ValueError, NotImplementedError, KeyError, IndexError) as error:
         message = f"{path} cannot be read as a GGUF model: {first_line(error)}"
         raise UnsupportedModelError(message) from error

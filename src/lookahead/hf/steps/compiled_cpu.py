@@ -1,7 +1,7 @@
 """Prompts and steps by the compiled CPU decoder, which reads the weights in the model's parameters.
 
 The model is not changed. Its own code runs every forward pass of a model that is modified in any way: an
-adapter, a hook, replaced code, packed weights, another device.
+adapter, a hook, replaced code, weights packed by others, another device.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from lookahead.hf.cache.arena_cache import ArenaCache
 from lookahead.hf.compat.fingerprint.known_models import decoder_layers, unknown_reason
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.modifications import modifications
+from lookahead.hf.models.packed_modules import matrix_of, outputs_of
 from lookahead.hf.steps.runner import StepBatch, StepLogits
 
 
@@ -119,9 +120,9 @@ def _weights_of(model: PreTrainedModel, layout: AttentionLayout | None) -> Decod
     return DecoderWeights(
         layers,
         last_norm=untyped.model.norm.weight.detach(),
-        output=untyped.lm_head.weight.detach(),
-        heads=attention.q_proj.weight.shape[0] // attention.head_dim,
-        key_heads=attention.k_proj.weight.shape[0] // attention.head_dim,
+        output=matrix_of(untyped.lm_head),
+        heads=outputs_of(attention.q_proj) // attention.head_dim,
+        key_heads=outputs_of(attention.k_proj) // attention.head_dim,
         width=attention.head_dim,
         epsilon=untyped.model.norm.variance_epsilon,
         scale=attention.scaling,
@@ -134,12 +135,12 @@ def _layer_weights(layer: Any, window: int | None) -> LayerWeights:
     norms = (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
     return LayerWeights(
         norm=layer.input_layernorm.weight.detach(),
-        projections=[linear.weight.detach() for linear in projections],
-        out=attention.o_proj.weight.detach(),
+        projections=[matrix_of(linear) for linear in projections],
+        out=matrix_of(attention.o_proj),
         inner_norm=layer.post_attention_layernorm.weight.detach(),
-        gate=units.gate_proj.weight.detach(),
-        up=units.up_proj.weight.detach(),
-        down=units.down_proj.weight.detach(),
+        gate=matrix_of(units.gate_proj),
+        up=matrix_of(units.up_proj),
+        down=matrix_of(units.down_proj),
         biases=[None if linear.bias is None else linear.bias.detach() for linear in projections],
         head_norms=[None if norm is None else norm.weight.detach() for norm in norms],
         window=window,

@@ -67,12 +67,14 @@ def tile_configuration() -> np.ndarray:
     return configuration
 
 
-def _void_call(builder: ir.IRBuilder, name: str, *arguments: Any) -> None:
+def tile_call(builder: ir.IRBuilder, name: str, *arguments: Any) -> None:
+    """Build an instruction on tile registers; nothing where the processor has none."""
     if has_tile_instructions():
         intrinsic_call(builder, f"llvm.x86.{name}", ir.VoidType(), list(arguments))
 
 
-def _register(number: int) -> ir.Constant:
+def tile_register(number: int) -> ir.Constant:
+    """Return the operand that names a register."""
     return ir.Constant(ir.IntType(8), number)
 
 
@@ -82,7 +84,7 @@ def begin_tiles(_typing: Any, address: types.Integer) -> Any:
 
     def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
         pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-        _void_call(builder, "ldtilecfg", pointer)
+        tile_call(builder, "ldtilecfg", pointer)
         return context.get_dummy_value()
 
     return types.void(types.int64), generated
@@ -93,13 +95,13 @@ def end_tiles(_typing: Any) -> Any:
     """Give this thread's tile registers back."""
 
     def generated(context: Any, builder: ir.IRBuilder, _signature: Any, _arguments: Any) -> Any:
-        _void_call(builder, "tilerelease")
+        tile_call(builder, "tilerelease")
         return context.get_dummy_value()
 
     return types.void(), generated
 
 
-class _Matrix(NamedTuple):
+class TileMatrix(NamedTuple):
     """A matrix in memory: a pointer, the elements between two rows, and the bytes of an element."""
 
     pointer: Any
@@ -108,23 +110,23 @@ class _Matrix(NamedTuple):
 
     def load(self, builder: ir.IRBuilder, register: int, index: Any) -> int:
         """Load a register from the rows that begin at an element; return the register."""
-        _void_call(builder, "tileloadd64", *self._operands(builder, register, index))
+        tile_call(builder, "tileloadd64", *self._operands(builder, register, index))
         return register
 
     def store(self, builder: ir.IRBuilder, register: int, index: Any) -> None:
         """Store a register to the rows that begin at an element."""
-        _void_call(builder, "tilestored64", *self._operands(builder, register, index))
+        tile_call(builder, "tilestored64", *self._operands(builder, register, index))
 
     def _operands(self, builder: ir.IRBuilder, register: int, index: Any) -> tuple[Any, Any, Any]:
         place = builder.bitcast(builder.gep(self.pointer, [index]), ir.IntType(8).as_pointer())
-        return _register(register), place, builder.mul(self.stride, INT64(self.element_bytes))
+        return tile_register(register), place, builder.mul(self.stride, INT64(self.element_bytes))
 
 
 def _add_products(
     builder: ir.IRBuilder,
     index: Any,
-    given: tuple[_Matrix, int],
-    panel: tuple[_Matrix, Any, int],
+    given: tuple[TileMatrix, int],
+    panel: tuple[TileMatrix, Any, int],
 ) -> None:
     """Add the products of 32 numbers of the width to the sums.
 
@@ -147,14 +149,25 @@ def _add_products(
         weights = load_weights(0)
         for tile in range(tiles):
             operands = (tile, load_inputs(tile), weights)
-            _void_call(builder, "tdpbf16ps", *map(_register, operands))
+            tile_call(builder, "tdpbf16ps", *map(tile_register, operands))
         return
     inputs = [load_inputs(tile) for tile in range(tiles)]
     for unit in range(units):
         weights = load_weights(unit)
         for tile, register in enumerate(inputs):
             operands = (unit * tiles + tile, register, weights)
-            _void_call(builder, "tdpbf16ps", *map(_register, operands))
+            tile_call(builder, "tdpbf16ps", *map(tile_register, operands))
+
+
+def _begin_sums(builder: ir.IRBuilder, sums: TileMatrix, places: list[Any], is_added: Any) -> None:
+    """Load the registers of the sums if these are added to, or else set them to 0."""
+    with builder.if_else(is_added) as (then, otherwise):
+        with then:
+            for number, place in enumerate(places):
+                sums.load(builder, number, place)
+        with otherwise:
+            for number in range(len(places)):
+                tile_call(builder, "tilezero", tile_register(number))
 
 
 def _multiplier_maker(tiles: int, units: int) -> Any:
@@ -182,22 +195,16 @@ def _multiplier_maker(tiles: int, units: int) -> Any:
         def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
             given, stride, words, of_pair, of_unit, size, target, of_out, is_added = arguments
             inputs, weights, sums = (
-                _Matrix(given, stride, 2),
-                _Matrix(words, of_pair, 4),
-                _Matrix(target, of_out, 4),
+                TileMatrix(given, stride, 2),
+                TileMatrix(words, of_pair, 4),
+                TileMatrix(target, of_out, 4),
             )
             places = [
                 builder.add(builder.mul(of_out, INT64(ROWS * tile)), INT64(ROWS * unit))
                 for unit in range(units)
                 for tile in range(tiles)
             ]
-            with builder.if_else(is_added) as (then, otherwise):
-                with then:
-                    for number, place in enumerate(places):
-                        sums.load(builder, number, place)
-                with otherwise:
-                    for number in range(len(places)):
-                        _void_call(builder, "tilezero", _register(number))
+            _begin_sums(builder, sums, places, is_added)
 
             def body(index: Any, _: list[Any]) -> list[Any]:
                 _add_products(builder, index, (inputs, tiles), (weights, of_unit, units))

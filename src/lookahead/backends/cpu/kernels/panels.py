@@ -69,6 +69,27 @@ def pack_weights(
     return types.void(weights, whole, whole, packed, whole), generated
 
 
+@compiled
+def transpose_sums(
+    _typing: Any,
+    sums: types.CPointer,
+    sums_stride: types.Integer,
+    out: types.CPointer,
+    out_stride: types.Integer,
+) -> Any:
+    """Write float32 out[column · out_stride + row] of sixteen rows and columns of sums."""
+
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, arguments: Any) -> Any:
+        given, stride, target, target_stride = arguments
+        places = [builder.mul(stride, INT64(row)) for row in range(LANES)]
+        rows = [vectors.load(builder, given, place, INTS) for place in places]
+        for column, vector in enumerate(vectors.transposed(builder, rows)):
+            vectors.store(builder, vector, target, builder.mul(target_stride, INT64(column)))
+        return context.get_dummy_value()
+
+    return types.void(sums, types.int64, out, types.int64), generated
+
+
 def _multiplier_maker(rows: int, units: int) -> Any:
     """Return a function that multiplies rows of inputs with the panels of units."""
 

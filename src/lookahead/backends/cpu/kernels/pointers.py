@@ -188,6 +188,19 @@ def call_int(_typing: Any, address: types.Integer) -> Any:
 
 
 @compiled
+def call_with(_typing: Any, address: types.Integer, arguments: types.CPointer) -> Any:
+    """Call a C function that takes an address and returns nothing."""
+
+    def generated(context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> Any:
+        function = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+        given = builder.bitcast(values[1], ir.IntType(8).as_pointer())
+        builder.call(builder.inttoptr(values[0], function.as_pointer()), [given])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, arguments), generated
+
+
+@compiled
 def pause(_typing: Any) -> Any:
     """Tell the core that this thread waits for another one, where the processor has an instruction for it."""
 

@@ -11,24 +11,29 @@ Where 16 does not divide the outputs, the last unit overlaps the one before it; 
 many rows the width is divided into blocks, so that packed weights stay in the first cache. Neither changes a
 sum's order.
 
-The same argument names are used everywhere: `weights` points to [outputs, width], `inputs` to [rows, width]
-of the same type, `scratch` to float32 [rows, CHUNK] of each thread, `packed` to its words [packed_size].
-Inputs and scratch have room for more rows, which are multiplied as well: see `rows_with_room`.
+The same argument names are used everywhere: `matrix` is a `Matrix`, `inputs` points to [rows, width] of the
+same type, `scratch` to float32 [rows, CHUNK] of each thread, `space` is the thread's `Space`. Inputs and
+scratch have room for more rows, which are multiplied as well: see `rows_with_room`.
 """
 
 from typing import Any
 
 from lookahead.backends.cpu.kernels import amx, panels
+from lookahead.backends.cpu.kernels.gguf.tiled_products import dot_tiles, packs_inputs, unpack_panel
+from lookahead.backends.cpu.kernels.gguf.unpacking import UNPACKING_FIELDS
+from lookahead.backends.cpu.kernels.matrix import (
+    CHUNK,
+    MAX_PACKED_INPUTS,
+    STEP,
+    UNIT,
+    Matrix,
+    PackingField,
+    Space,
+)
 from lookahead.backends.cpu.kernels.panels import FEW, MANY, pack_weights
-from lookahead.backends.cpu.kernels.pointers import is_bfloat16, offset
+from lookahead.backends.cpu.kernels.pointers import address_of, int_pointer, is_bfloat16, load_int, offset
 from lookahead.jit import pointer_kernel
 
-UNIT = 16
-"""Outputs that are computed at once; every matrix has at least as many."""
-CHUNK = 64
-"""Outputs that a thread's scratch holds until they are rounded and written."""
-_STEP = 32
-"""Divides the width of every matrix."""
 _FEW_ROWS = 16
 """With so few rows, reading weights takes longer than multiplying them, and whole rows are read best."""
 _MAX_WORDS_IN_TILES, _MAX_WORDS_IN_VECTORS = 320, 192
@@ -53,34 +58,52 @@ def rows_with_room(rows: int) -> int:
     return (rows + amx.ROWS) // amx.ROWS * amx.ROWS
 
 
+@pointer_kernel
 def packed_size(width: int) -> int:
     """Return how many words the panels of two units take at most."""
     return 2 * UNIT * width
 
 
 @pointer_kernel
+def space_size(width: int) -> int:
+    """Return how many words a worker's `Space` takes, for matrices of at most this width."""
+    inputs, sums = MAX_PACKED_INPUTS * width // 2, UNIT * MAX_PACKED_INPUTS
+    return packed_size(width) + width + inputs + sums + 2 * UNPACKING_FIELDS
+
+
+@pointer_kernel
+def space_at(words: Any, width: int) -> Space:
+    """Return a worker's memory that begins at a pointer to float32 [space_size(width)]."""
+    scales = offset(words, packed_size(width))
+    inputs = offset(scales, width)
+    sums = offset(inputs, MAX_PACKED_INPUTS * width // 2)
+    arguments = int_pointer(address_of(offset(sums, UNIT * MAX_PACKED_INPUTS)))
+    return Space(words, scales, inputs, sums, arguments)
+
+
+@pointer_kernel
 def dot_chunk(
-    weights: Any,
-    outputs: int,
-    width: int,
+    matrix: Matrix,
     first: int,
     last: int,
     inputs: Any,
     rows: int,
     scratch: Any,
-    packed: Any,
+    space: Space,
     uses_tiles: bool,
 ) -> tuple[int, int]:
     """Compute units `first` up to `last` of a matrix, at most a chunk of them.
 
+    `pack_inputs` has been called for the inputs.
+
     Returns:
         The first output in scratch, and the number of outputs there.
     """
+    if packs_inputs(matrix, rows, uses_tiles):
+        return dot_tiles(matrix, first, last, rows, scratch, space)
+    outputs, width = matrix.outputs, matrix.width
     start = min(first * UNIT, outputs - UNIT)
-    words = width // 2 if is_bfloat16(weights) else width
-    most = _MAX_WORDS_IN_TILES if uses_tiles else _MAX_WORDS_IN_VECTORS
-    blocks = 1 if rows <= _FEW_ROWS else (words + most - 1) // most
-    block, begin = (width // _STEP + blocks - 1) // blocks * _STEP, 0
+    block, begin = _block_of_width(matrix, rows, uses_tiles), 0
     while begin < width:
         size = min(block, width - begin)
         unit = first
@@ -88,37 +111,54 @@ def dot_chunk(
             output = unit * UNIT
             units = 2 if unit + 2 <= last and output + 2 * UNIT <= outputs else 1
             if output + UNIT <= outputs:
-                at = offset(weights, output * width + begin)
                 given, place = offset(inputs, begin), offset(scratch, output - start)
-                _multiply_units(at, width, size, units, given, rows, place, packed, begin > 0, uses_tiles)
+                _multiply_units(
+                    matrix, output, begin, size, units, given, rows, place, space, begin > 0, uses_tiles
+                )
             elif begin + size == width:  # overlaps the unit before, whose sums are complete by now
                 output = outputs - UNIT
-                at, place = offset(weights, output * width), offset(scratch, output - start)
-                _multiply_units(at, width, width, 1, inputs, rows, place, packed, False, uses_tiles)
+                place = offset(scratch, output - start)
+                _multiply_units(matrix, output, 0, width, 1, inputs, rows, place, space, False, uses_tiles)
             unit += units
         begin += block
     return start, min(last * UNIT, outputs) - start
 
 
 @pointer_kernel
+def _block_of_width(matrix: Matrix, rows: int, uses_tiles: bool) -> int:
+    """Return how many numbers of the width are multiplied at once."""
+    words = matrix.width // 2 if is_bfloat16(matrix.at) else matrix.width
+    most = _MAX_WORDS_IN_TILES if uses_tiles else _MAX_WORDS_IN_VECTORS
+    blocks = 1 if rows <= _FEW_ROWS else (words + most - 1) // most
+    step = STEP if matrix.packing == 0 else load_int(int_pointer(matrix.packing), PackingField.BLOCK)
+    return (matrix.width // step + blocks - 1) // blocks * step
+
+
+@pointer_kernel
 def _multiply_units(
-    weights: Any,
-    width: int,
+    matrix: Matrix,
+    output: int,
+    begin: int,
     size: int,
     units: int,
     inputs: Any,
     rows: int,
     out: Any,
-    packed: Any,
+    space: Space,
     adds: bool,
     uses_tiles: bool,
 ) -> None:
     """Write out[row · CHUNK + output], the products of one or two units over `size` numbers of the width."""
-    of_unit = UNIT * size // 2 if is_bfloat16(weights) else UNIT * size
+    width = matrix.width
+    of_unit = UNIT * size // 2 if is_bfloat16(matrix.at) else UNIT * size
     for unit in range(units):
-        at, place = offset(weights, unit * UNIT * width), offset(packed, unit * of_unit)
-        pack_weights(at, width, size, place, units * UNIT * width)
-    row = 0
+        first, place = output + unit * UNIT, offset(space.packed, unit * of_unit)
+        if matrix.packing == 0:
+            at = offset(matrix.at, first * width + begin)
+            pack_weights(at, width, size, place, units * UNIT * width)
+        else:
+            unpack_panel(matrix, first, begin, size, place, space)
+    packed, row = space.packed, 0
     while row < rows:
         these, place = offset(inputs, row * width), offset(out, row * CHUNK)
         if amx.HAS_TILES and uses_tiles:

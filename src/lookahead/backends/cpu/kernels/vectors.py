@@ -266,6 +266,19 @@ def store_rounded(
     store(builder, shorts, builder.bitcast(pointer, ir.IntType(16).as_pointer()), index)
 
 
+def bfloat16_words(builder: ir.IRBuilder, low: Any, high: Any) -> Any:
+    """Return two vectors of floats, rounded to bfloat16, as one vector of words: two numbers in each.
+
+    Processors with AVX512-BF16 round in one instruction, to the same bits but for numbers below the smallest
+    normal float, which become 0: only for numbers that are none of these.
+    """
+    if multiplies_pairs():
+        pairs = intrinsic_call(builder, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", _PAIRS, [high, low])
+        return builder.bitcast(pairs, INTS)
+    shorts = [builder.trunc(bfloat16_bits(builder, half), SHORTS) for half in (low, high)]
+    return builder.bitcast(builder.shuffle_vector(*shorts, ints(list(range(2 * LANES)))), INTS)
+
+
 def _of_quarters(first: tuple[int, ...], second: tuple[int, ...]) -> list[int]:
     """Return lanes in whole quarters of two vectors, a shuffle that processors do in one instruction."""
     quarters = (*first, *(quarter + 4 for quarter in second))

@@ -16,6 +16,7 @@ from lookahead.hf.compat.config import text_config
 from lookahead.hf.compat.fingerprint.known_code import KNOWN_CODE, RELEASES
 from lookahead.hf.compat.fingerprint.library_code import innermost, known_digest
 from lookahead.hf.compat.fingerprint.places import replaced_code
+from lookahead.hf.models.packed_modules import PackedEmbedding, PackedLinear, outputs_of
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 """Families whose layers the decoder implements. To add one, add its name and run `scripts/known_code.py`."""
@@ -62,9 +63,9 @@ def _unknown_module(model: PreTrainedModel, family: str) -> str:
     for name, module in model.named_modules():
         last = name.rpartition(".")[2]
         if last in _LINEAR:
-            is_known = type(module) is nn.Linear
+            is_known = type(module) in (nn.Linear, PackedLinear)
         elif last in ("embed_tokens", "layers"):
-            is_known = type(module) in (nn.Embedding, nn.ModuleList)
+            is_known = type(module) in (nn.Embedding, PackedEmbedding, nn.ModuleList)
         elif last == "act_fn":
             is_known = type(module) in _ACTIVATIONS
         else:
@@ -130,7 +131,7 @@ def _unknown_numbers(model: PreTrainedModel) -> str:
     untyped: Any = model
     attentions = [layer.self_attn for layer in decoder_layers(model)]
     norms = [module for module in model.modules() if hasattr(module, "variance_epsilon")]
-    groups = attentions[0].q_proj.weight.shape[0] // max(1, attentions[0].k_proj.weight.shape[0])
+    groups = outputs_of(attentions[0].q_proj) // max(1, outputs_of(attentions[0].k_proj))
     numbers = {
         "scaling": [attention.scaling for attention in attentions],
         "head_dim": [attention.head_dim for attention in attentions],
