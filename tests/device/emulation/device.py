@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 import lookahead
-from device.emulation.tensors import DeviceTensor, tensors_in, unwrapped
+from device.emulation.tensors import DeviceTensor, data_of, mapped, tensors_in
 
 aten: Any = torch.ops.aten
 _PACKAGE = str(Path(lookahead.__file__).parent) + "/"
@@ -285,7 +284,7 @@ class EmulatedDevice:
         on_host = {name: value for name, value in kwargs.items() if name != "pin_memory"}
         if on_host.get("device") is not None:
             on_host["device"] = torch.device("cpu")
-        args, on_host = tree_map(unwrapped, args), tree_map(unwrapped, on_host)
+        args, on_host = mapped(data_of, args), mapped(data_of, on_host)
         schema = function._schema
         is_view = function in _VIEWS_WITHOUT_ALIAS or (
             not schema.is_mutable and any(result.alias_info is not None for result in schema.returns)
@@ -304,10 +303,7 @@ class EmulatedDevice:
                     self.recording.created[result.untyped_storage().data_ptr()] = result
             self.recording.operations.append(Operation(function, args, on_host, results, schema.is_mutable))
         known = {id(tensor.held): tensor for tensor in here}
-        return tree_map(
-            lambda value: known.get(id(value), DeviceTensor(value)) if isinstance(value, Tensor) else value,
-            found,
-        )
+        return mapped(lambda tensor: known[id(tensor)] if id(tensor) in known else DeviceTensor(tensor), found)
 
     def _remember(self, schema: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Note what the memory holds that a captured operation is about to write to."""

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 CUDA = torch.device("cuda:0")
 
@@ -67,14 +66,31 @@ _ANSWERS: dict[Any, Callable[[DeviceTensor], Any]] = {
 }
 
 
-def unwrapped(value: Any) -> Any:
-    """Return the data of a tensor of the device, and any other value as it is."""
-    return value.held if isinstance(value, DeviceTensor) else value
+def mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return arguments or results with another tensor in each tensor's place."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return type(value)([mapped(change, item) for item in value])
+    if isinstance(value, dict):
+        return {name: mapped(change, item) for name, item in value.items()}
+    return value
 
 
-def tensors_in(values: Any) -> list[Tensor]:
-    """Return the tensors among arguments."""
-    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+def data_of(tensor: Tensor) -> Tensor:
+    """Return the data of a tensor of the device, and any other tensor as it is."""
+    return tensor.held if isinstance(tensor, DeviceTensor) else tensor
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors among arguments or results."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return []
+    return [tensor for item in value for tensor in tensors_in(item)]
 
 
 def move_to_device(model: torch.nn.Module) -> torch.nn.Module:
