@@ -36,6 +36,12 @@ class Row:
     shift: Tensor | None = None
     types: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @cached_property
+    def counted_padding(self) -> tuple[int, bool]:
+        """Slots of padding on the left, and whether there is none elsewhere: counted once, not per step."""
+        counted = TreeRow(PADDING_TREE, 0, self.padding)
+        return counted.left_padding, counted.is_padded_left
+
     @property
     def max_position_shift(self) -> int:
         """How far the model's largest position is ahead of `position`; 0 if it is not."""
@@ -72,7 +78,7 @@ class StepBatch:
         """The rows as attention sees them."""
         lengths = self.cache.arena.lengths
         return [
-            TreeRow(tree, lengths[row.slot], row.padding)
+            TreeRow(tree, lengths[row.slot], row.padding, row.counted_padding)
             for row, tree in zip(self.rows, self.trees, strict=True)
         ]
 
@@ -139,12 +145,14 @@ class StepLogits:
     Attributes:
         logits: [R, size, V], size at least the largest tree's nodes; or R tensors [n, V] where rows differ.
         logit_rows: For each row of the batch, its row in `logits`.
-        argmax: int64 [R, size] on the device of the logits; None if it was not computed.
+        summary: int32 [R, size, columns] on the CPU, of `summarize`; None if it was not computed.
+        is_usual: Whether the step took the time that such steps usually take: it captured nothing.
     """
 
     logits: Tensor | Sequence[Tensor]
     logit_rows: Sequence[int]
-    argmax: Tensor | None = None
+    summary: Tensor | None = None
+    is_usual: bool = True
 
 
 class StepRunner(Protocol):

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lookahead.decoding.logits import TreeLogits
+from lookahead.decoding.logits_summary import summarize
 from lookahead.decoding.loop import PromptPart
 from lookahead.drafting.tree import DraftTree
 from lookahead.errors import UnsupportedModelError
@@ -210,11 +211,11 @@ class TransformersStepModel:
         with self._lock, changes, changes:
             self._switch_experts(changes)
             found = self._runners.run(batch, [row.slot for row in rows])
-        logits, argmax = found.logits, found.argmax
-        if isinstance(logits, Tensor) and logits.device.type != "cpu":
-            argmax = logits.argmax(dim=-1) if argmax is None else argmax
-            wait_for(logits)  # so that the forward pass's time is counted as its own
-        return TreeLogits(drafts, dict(zip(order, found.logit_rows, strict=True)), logits, argmax)
+        summary = found.summary
+        if summary is None and isinstance(found.logits, Tensor) and found.logits.device.type != "cpu":
+            summary = summarize(found.logits).cpu()  # waits: the forward pass's time is counted as its own
+        logit_rows = dict(zip(order, found.logit_rows, strict=True))
+        return TreeLogits(drafts, logit_rows, found.logits, summary, is_usual=found.is_usual)
 
     @torch.no_grad()
     def forward_with_parts(
@@ -379,11 +380,3 @@ def _next_parts(
             parts[row] = prompt[begins[row] : begins[row] + chunk]
             chunk -= len(parts[row])
     return parts
-
-
-def wait_for(tensor: Tensor) -> None:
-    """Wait until a tensor [≥ 1, ≥ 1, ≥ 1] is computed; on CUDA devices nothing is copied."""
-    if tensor.device.type == "cuda":
-        torch.cuda.current_stream(tensor.device).synchronize()
-    elif tensor.device.type != "cpu":
-        tensor[-1, -1, 0].item()
