@@ -43,7 +43,9 @@ def assert_same_texts(model):
     alone = prompt(0).to("cuda")
     for generation in (GREEDY, SAMPLING):
         assert_same_text(model, alone, **generation)
-        assert_same_text(model, batch, attention_mask=mask, eos_token_id=[11, 20], pad_token_id=0, **generation)
+        assert_same_text(
+            model, batch, attention_mask=mask, eos_token_id=[11, 20], pad_token_id=0, **generation
+        )
 
 
 @pytest.mark.matrix

@@ -71,9 +71,7 @@ def accept(
     return {row: Acceptance(drafts[row].path_to(here[row][0]), tokens[row], len(drafts[row])) for row in rows}
 
 
-def _argmax_at(
-    nodes: Mapping[int, int], logits: Mapping[int, Tensor], state: GenerationState
-) -> list[int]:
+def _argmax_at(nodes: Mapping[int, int], logits: Mapping[int, Tensor], state: GenerationState) -> list[int]:
     """Return the argmax at one node of each row, and note its margin."""
     summaries = [summary_of(logits, row) for row in nodes]
     known = [summary for summary in summaries if summary is not None]

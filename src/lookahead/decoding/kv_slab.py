@@ -63,8 +63,8 @@ class Slab:
 class PendingMoves:
     """Slots that the accepted paths move to, directly after their rows' texts.
 
-    They may wait for the next use of the memory, or for a step that does them first: in a CUDA graph they cost
-    no launch of their own.
+    They may wait for the next use of the memory, or for a step that does them first: in a CUDA graph they
+    cost no launch of their own.
 
     Args:
         slabs: The memory, by kind.

@@ -103,13 +103,14 @@ class EmulatedDevice:
         events: What happened since the last `clear`.
         recording: The capture under way, if there is one.
         captures: Graphs captured so far.
+        begun: Captures begun so far.
     """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.recording: Recording | None = None
         self.recorder: int | None = None  # the thread that captures
-        self.captures = 0
+        self.captures = self.begun = 0
         self.lock = RLock()
         self._pinned: dict[int, Tensor] = {}
         self._written_later: list[tuple[Tensor, Tensor]] = []
@@ -158,6 +159,7 @@ class EmulatedDevice:
     def begin(self) -> None:
         """Begin a capture."""
         self.recording, self.recorder = Recording(), _thread()
+        self.begun += 1
 
     def fail(self, message: str) -> None:
         """Spoil the capture under way as the first operation does that no graph can hold."""
@@ -171,7 +173,7 @@ class EmulatedDevice:
         """End a capture. A capture computes nothing: what it wrote is undone, what it made is spoilt."""
         found, self.recording, self.recorder = self.recording, None, None
         assert found is not None
-        with torch._C._DisableTorchDispatch():
+        with torch._C._DisableTorchDispatch(), torch.inference_mode():
             for memory, held in found.before.values():
                 memory.copy_(held)
             for operation in found.operations:
@@ -204,7 +206,8 @@ class EmulatedDevice:
             self.wait(str(function), _READS_VALUES[function])
         if function in _RANDOM:
             self.check_random()
-        return self._launch(function, args, kwargs, here, goes_to_host=goes_to_host)
+        is_transfer = function in _COPIES and bool(elsewhere)
+        return self._launch(function, args, kwargs, here, goes_to_host=goes_to_host, is_transfer=is_transfer)
 
     def _run_on_host(self, function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         pins = kwargs.get("pin_memory")
@@ -218,7 +221,13 @@ class EmulatedDevice:
         return tensor.numel() > 0 and tensor.untyped_storage().data_ptr() in self._pinned
 
     def _copy(
-        self, function: Any, args: Any, kwargs: dict[str, Any], here: list[DeviceTensor], *, goes_to_host: bool
+        self,
+        function: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        here: list[DeviceTensor],
+        *,
+        goes_to_host: bool,
     ) -> Any:
         """Note a copy between host and device; return its result if it arrives later, else None."""
         if function is aten._to_copy.default:
@@ -280,6 +289,7 @@ class EmulatedDevice:
         here: list[DeviceTensor],
         *,
         goes_to_host: bool,
+        is_transfer: bool,
     ) -> Any:
         on_host = {name: value for name, value in kwargs.items() if name != "pin_memory"}
         if on_host.get("device") is not None:
@@ -295,7 +305,7 @@ class EmulatedDevice:
         if goes_to_host:
             return found
         results = tensors_in(found)
-        if results and not is_view and not self.is_recording_here:
+        if results and not is_view and not is_transfer and not self.is_recording_here:
             self.note(Kind.LAUNCH, str(function))
         if self.is_recording_here and self.recording is not None and not is_view:
             if not schema.is_mutable:
@@ -303,7 +313,14 @@ class EmulatedDevice:
                     self.recording.created[result.untyped_storage().data_ptr()] = result
             self.recording.operations.append(Operation(function, args, on_host, results, schema.is_mutable))
         known = {id(tensor.held): tensor for tensor in here}
-        return mapped(lambda tensor: known[id(tensor)] if id(tensor) in known else DeviceTensor(tensor), found)
+        # A view of a tensor made outside inference mode is none of inference mode.
+        is_inference = torch.is_inference_mode_enabled() and not (
+            is_view and here and not here[0].is_inference()
+        )
+        with torch.inference_mode(is_inference):
+            return mapped(
+                lambda tensor: known[id(tensor)] if id(tensor) in known else DeviceTensor(tensor), found
+            )
 
     def _remember(self, schema: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Note what the memory holds that a captured operation is about to write to."""
@@ -316,7 +333,9 @@ class EmulatedDevice:
             for tensor in tensors_in(value):
                 address = tensor.untyped_storage().data_ptr()
                 if address not in recording.created and address not in recording.before:
-                    whole = tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.itemsize,), (1,), 0)
+                    whole = tensor.as_strided(
+                        (tensor.untyped_storage().nbytes() // tensor.itemsize,), (1,), 0
+                    )
                     recording.before[address] = (whole, whole.clone())
 
 
@@ -330,7 +349,8 @@ def repeated(recording: Recording) -> Callable[[], None]:
     """Return what repeats the operations of a capture, and nothing else, with the arguments they had."""
 
     def repeat() -> None:
-        with torch._C._DisableTorchDispatch():
+        # A graph knows of no modes: it may be captured in inference mode and replayed outside.
+        with torch._C._DisableTorchDispatch(), torch.inference_mode():
             for operation in recording.operations:
                 found = _computed(operation.function, operation.args, operation.kwargs)
                 if not operation.is_mutable:
@@ -348,7 +368,14 @@ class UseDevice(TorchDispatchMode):
         self._device = device
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self._device.run(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        is_inference = torch.is_inference_mode_enabled()
+        if is_inference or any(tensor.is_inference() for tensor in tensors_in(args)):
+            with self:  # operations made of others arrive here whole
+                found = func.decompose(*args, **kwargs)
+            if found is not NotImplemented:
+                return found
+        return self._device.run(func, args, kwargs)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`torch.cuda` of the emulated device: streams, events, generators, graphs, and what a failed capture leaves."""
+"""`torch.cuda` of the emulated device: streams, events, generators, graphs, what a failed capture leaves."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,7 +51,7 @@ class Event:
 
 
 class Generator:
-    """The device's generator: its numbers are those of the CPU's, its state tells whether a graph records it."""
+    """The device's generator: its numbers are the CPU's, its state tells whether a graph records it."""
 
     def __init__(self) -> None:
         self.state = [False]  # whether a graph records it
@@ -151,7 +151,10 @@ class EmulatedCuda:
         device.check_random = self._check_random
 
     def _check_random(self) -> None:
-        if self.generator.state[0] and not self.device.is_recording_here:
+        is_recorded, records = self.generator.state[0], self.device.is_recording_here
+        if records and not is_recorded:
+            self.device.fail("the graph does not know the generator")
+        if is_recorded and not records:
             message = "Offset increment outside graph capture encountered unexpectedly."
             raise RuntimeError(message)
 

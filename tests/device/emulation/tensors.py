@@ -1,7 +1,7 @@
 """Tensors that say they are on `cuda:0`; their data are on the CPU."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ class DeviceTensor(Tensor):
     held: Tensor
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> "DeviceTensor":
+    def __new__(cls, held: Tensor) -> Self:
         made = torch.Tensor._make_wrapper_subclass(
             cls,
             held.size(),

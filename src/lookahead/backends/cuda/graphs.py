@@ -64,8 +64,8 @@ class StaticStep:
         device: torch.device,
     ) -> None:
         shape, self._is_pinned = (rows, columns_for(nodes)), device.type == "cuda"
-        with torch.inference_mode(False):  # later calls may be in inference mode or not
-            self._host = self._of_host(shape, torch.int64)
+        self._host = self._of_host(shape, torch.int64)
+        with torch.inference_mode(False):
             self._packed = torch.zeros(shape, dtype=torch.int64, device=device)
         self._back: Tensor | None = None
         packed = self._packed
@@ -114,7 +114,8 @@ class StaticStep:
         return self._back
 
     def _of_host(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        return torch.zeros(*shape, dtype=dtype, device="cpu", pin_memory=self._is_pinned)
+        with torch.inference_mode(False):  # later calls may be in inference mode or not
+            return torch.zeros(*shape, dtype=dtype, device="cpu", pin_memory=self._is_pinned)
 
 
 class StepMemory:

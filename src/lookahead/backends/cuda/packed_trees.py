@@ -86,7 +86,7 @@ class PackedTrees:
 
         Padding is on the left only; a tree that is smaller than others is padded with copies of node 0.
         """
-        length, padding = self._scalars.split(1, dim=1)  # [B, 1]
+        length, padding = self._scalars[:, :1], self._scalars[:, 1:]
         slot = torch.arange(slots, device=self.packed.device)[None]
         node = (slot - length).clamp(0, self.size - 1)  # [B, slots]
         is_tree = (slot >= length) & (slot < length + self.size)
@@ -131,9 +131,9 @@ def pack(
         of_row[3, :nodes] = _ancestor_bits(row.tree)
         scalars[:_SCALARS] = row.length, row.left_padding
     rest[:, _SCALARS:] = 0
-    for index, of_row in (moves or {}).items():
+    for index, pairs_of_row in (moves or {}).items():
         pairs = rest[index, _SCALARS:].reshape(2, MAX_MOVES)  # a view
-        pairs[:, : len(of_row)] = np.array(of_row, np.int64).T
+        pairs[:, : len(pairs_of_row)] = np.array(pairs_of_row, np.int64).T
 
 
 def _ancestor_bits(tree: DraftTree) -> Int64Array:

@@ -31,17 +31,23 @@ class WaitError(RuntimeError):
 @contextmanager
 def refuse_waits() -> Iterator[None]:
     """Raise `WaitError` where this thread's operations wait for the device."""
-    with _RefuseWaits():
+    with _RefuseWaits():  # type: ignore[no-untyped-call]
         yield
 
 
-class _RefuseWaits(TorchDispatchMode):
+class _RefuseWaits(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        if _waits(func._schema.name, args, kwargs):
+        is_inference = torch.is_inference_mode_enabled()
+        if is_inference or any(isinstance(given, Tensor) and given.is_inference() for given in args):
+            with self:  # operations made of others arrive here whole
+                found = func.decompose(*args, **kwargs)
+            if found is not NotImplemented:
+                return found
+        if _waits(func.name().partition(".")[0], args, kwargs):
             message = f"operation not permitted when stream is capturing: {func} waits for the device"
             raise WaitError(message)
         return func(*args, **kwargs)
@@ -61,5 +67,7 @@ def _waits(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
         return kwargs.get("output_size") is None
     if name in _INDEXING:
         indices = [index for index in args[1] if index is not None]
-        return any(index.dtype in (torch.bool, torch.uint8) or index.device.type == "cpu" for index in indices)
+        return any(
+            index.dtype in (torch.bool, torch.uint8) or index.device.type == "cpu" for index in indices
+        )
     return name in _WAITING

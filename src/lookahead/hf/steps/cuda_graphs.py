@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lookahead.backends.cuda.attention_choice import without_cudnn
 from lookahead.backends.cuda.capture import Capture, CudaCapture, NoCapture
 from lookahead.backends.cuda.graphs import StaticStep, StepMemory
 from lookahead.backends.cuda.packed_trees import MAX_MOVES, PackedTrees, context_slots, node_bucket
@@ -277,7 +278,7 @@ def _run_of(eager: EagerRunner, cache: BucketCache, slots: int) -> Callable[[Pac
         cache.move(*trees.moves)
         cache.write_at(trees.slots)
         changes = TemporaryChanges()
-        with changes, changes:
+        with changes, changes, without_cudnn(trees.packed.device):
             if groups_queries:
                 attend_by_grouped_queries(model, changes)
             outputs = model(

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookahead.decoding.attention.tree_mask import tree_positions
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.cache.arena_cache import ArenaCache
@@ -97,8 +96,11 @@ class StepBatch:
 
     def positions(self, size: int) -> Tensor:
         """Return the nodes' positions as the model counts them, int64 [B, size] or [axes, B, size]."""
-        pairs = zip(self.trees, self.rows, strict=True)
-        counted = torch.stack([tree_positions(tree, row.position, size) for tree, row in pairs])
+        places = np.empty((len(self.trees), size), np.int64)
+        for of_row, tree, row in zip(places, self.trees, self.rows, strict=True):
+            of_row[:] = row.position
+            of_row[: len(tree)] += tree.depths
+        counted = torch.from_numpy(places)
         shifts = [row.shift for row in self.rows if row.shift is not None]
         if not shifts:
             return counted

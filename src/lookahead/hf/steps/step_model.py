@@ -36,6 +36,9 @@ _FIRST_CAPACITY = 512
 _FIRST_CAPACITY_OF_GRAPHS = 4096
 """The same with CUDA graphs, where growing means capturing the steps again."""
 
+_MAX_TOKENS_OF_COPIED_EXPERTS = 2
+"""Up to so many tokens, copying their experts' weights reads no more than grouped products do."""
+
 
 class TransformersStepModel:
     """The forward passes and the cache of rows, which are added and removed between steps.
@@ -209,7 +212,7 @@ class TransformersStepModel:
         batch = StepBatch(rows, [drafts[row] for row in order], self.cache)
         changes = TemporaryChanges()
         with self._lock, changes, changes:
-            self._switch_experts(changes)
+            self._switch_experts(changes, batch.width * len(rows))
             found = self._runners.run(batch, [row.slot for row in rows])
         summary = found.summary
         if summary is None and isinstance(found.logits, Tensor) and found.logits.device.type != "cpu":
@@ -320,9 +323,14 @@ class TransformersStepModel:
             row.position += len(parts[name])
         return dict(zip(order, logits, strict=True))
 
-    def _switch_experts(self, changes: TemporaryChanges) -> None:
-        """Compute a step of a mixture of experts as `generate` computes it, until the changes are undone."""
-        switch_experts(self.model, changes)
+    def _switch_experts(self, changes: TemporaryChanges, tokens: int) -> None:
+        """Compute a step of a mixture of experts as `generate` computes it, until the changes are undone.
+
+        On a CUDA device that copies the weights of each token's experts. So steps of more than a few tokens
+        go on as the prompt does, by products of groups.
+        """
+        if self.model.device.type != "cuda" or tokens <= _MAX_TOKENS_OF_COPIED_EXPERTS:
+            switch_experts(self.model, changes)
 
     def _move_together(self, width: int) -> None:
         """Move rows into free row slots below them, where that saves more than it costs.
