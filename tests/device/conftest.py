@@ -1,6 +1,9 @@
 """The emulated CUDA device, and models on it."""
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +25,30 @@ def guard() -> None:
     if reason:
         pytest.skip(reason)
     install_guard()
+
+
+@pytest.fixture(scope="session")
+def interpreted_kernels() -> Iterator[None]:
+    """Our Triton kernels, run by Triton's interpreter on the CPU."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")  # which is read where a function is defined, Triton's own too
+        for name in [name for name in sys.modules if name.partition(".")[0] == "triton"]:
+            if not name.startswith("triton._C"):  # which is loaded once per process
+                patch.delitem(sys.modules, name)
+        interpreter = importlib.import_module("triton.runtime.interpreter")
+        patch_tensor = interpreter._patch_lang_tensor
+
+        def patch_tensor_for_numpy(tensor: Any, scope: Any) -> None:
+            patch_tensor(tensor, scope)
+            # numpy 2.4 turns no array of one number into an int, as Triton 3.6 asks it to
+            scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+        patch.setattr(interpreter, "_patch_lang_tensor", patch_tensor_for_numpy)
+        patch.delitem(sys.modules, "lookahead.backends.cuda.tree_kernel", raising=False)
+        importlib.import_module("lookahead.backends.cuda.tree_kernel")
+        yield
 
 
 @pytest.fixture
