@@ -14,6 +14,7 @@ from device.emulation.device import EmulatedDevice, used
 from device.emulation.guard import install_guard, why_no_emulation
 from device.emulation.tensors import move_to_device
 from helpers.tiny_models import tiny_model
+from lookahead.hf.attention import tree_kernel
 from lookahead.hf.compat import modifications
 from lookahead.hf.compat.fingerprint import places
 
@@ -62,8 +63,17 @@ def emulated(guard: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[graphs.Em
 
     monkeypatch.setattr(modifications, "is_observed", is_observed)
     monkeypatch.setattr(places, "is_observed", is_observed)
+    monkeypatch.setattr(tree_kernel, "why_no_kernel", lambda _device: "the test does without")
     with used(device):
         yield cuda
+
+
+@pytest.fixture
+def with_kernels(
+    emulated: graphs.EmulatedCuda, interpreted_kernels: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let captured steps attend by our kernels, which Triton interprets."""
+    monkeypatch.setattr(tree_kernel, "why_no_kernel", lambda _device: "")
 
 
 @pytest.fixture

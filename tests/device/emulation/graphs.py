@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -236,6 +237,7 @@ def install(patch: pytest.MonkeyPatch, device: EmulatedDevice) -> EmulatedCuda:
         "empty_cache": cuda.empty_cache,
         "is_current_stream_capturing": lambda: device.is_recording_here,
         "get_device_name": lambda *_arguments: "an emulated CUDA device",
+        "get_device_properties": lambda *_arguments: SimpleNamespace(multi_processor_count=2),
         "get_device_capability": lambda *_arguments: (9, 0),
         "get_rng_state": lambda *_arguments: cuda.generator.get_state(),
         "set_rng_state": lambda state, *_arguments: cuda.generator.set_state(state),

@@ -22,6 +22,7 @@ from lookahead.backends.cuda.graphs import StaticStep, StepMemory
 from lookahead.backends.cuda.packed_trees import MAX_MOVES, PackedTrees, context_slots, node_bucket
 from lookahead.decoding.kv_slab import Allocate
 from lookahead.errors import first_line
+from lookahead.hf.attention import tree_kernel
 from lookahead.hf.attention.grouped_query import attend_by_grouped_queries, with_repeated_rows
 from lookahead.hf.cache.bucket_cache import BucketCache, NotStaticError
 from lookahead.hf.compat.changes import TemporaryChanges
@@ -101,8 +102,16 @@ class _CapturedModel:
         self.is_given_up = False
         self.agreed: set[bool] = set()
         self.disagreements = 0
+        self.why_no_kernel: str | None = None
+        """Why the tree attention kernels do not serve it; empty if they do, None before the first step."""
         self._free: StepMemory | None = None
         self._lock = Lock()
+
+    def leave_kernel(self, problem: Exception) -> None:
+        """Attend by torch from now on; the steps are compared anew."""
+        self.why_no_kernel = f"{type(problem).__name__}: {first_line(problem)}"
+        self.agreed.clear()
+        self.disagreements = 0
 
     def borrow(self) -> StepMemory:
         """Return memory that no other call is using."""
@@ -180,7 +189,11 @@ class GraphRunner:
                     self._give_up(problem)
                 self._memory.forget_steps()
             except Exception as problem:  # noqa: BLE001  # whatever a model's code raises, the eager runner serves
-                self._give_up(problem)
+                if self._kept.why_no_kernel == "":  # the kernels, not the model, may be at fault
+                    self._memory.forget_steps()
+                    self._kept.leave_kernel(problem)
+                else:
+                    self._give_up(problem)
                 return None
         return None
 
@@ -211,13 +224,19 @@ class GraphRunner:
 
     def _step(self, padded: StepBatch, nodes: int) -> StaticStep:
         """Return the step of this shape over this cache."""
-        arena, rows = padded.cache.arena, len(padded.rows)
-        slots = min(context_slots(arena.longest_length + nodes), arena.room)
+        arena, rows, kept = padded.cache.arena, len(padded.rows), self._kept
+        if kept.why_no_kernel is None:
+            kept.why_no_kernel = tree_kernel.unsupported_reason(
+                self._eager.traits, padded.cache, groups_queries=self._eager.verification.groups_queries
+            )
+        by_kernel = kept.why_no_kernel == ""
+        # The kernels read lengths on the device; torch's attention computes all slots that it is given.
+        slots = arena.room if by_kernel else min(context_slots(arena.longest_length + nodes), arena.room)
         key = (rows, nodes, slots, arena.addresses)
         steps = self._memory.steps
         if key not in steps:
             cache = BucketCache(padded.cache, rows, slots)
-            run = _run_of(self._eager, cache, slots)
+            run = _run_of(self._eager, cache, slots, by_kernel=by_kernel)
             steps[key] = StaticStep(run, self._memory, rows, nodes, self._model.device)
         return steps[key]
 
@@ -259,7 +278,9 @@ class GraphRunner:
         warnings.warn(f"{name}'s steps are not captured in CUDA graphs: {reason}", stacklevel=2)
 
 
-def _run_of(eager: EagerRunner, cache: BucketCache, slots: int) -> Callable[[PackedTrees], Tensor]:
+def _run_of(
+    eager: EagerRunner, cache: BucketCache, slots: int, *, by_kernel: bool
+) -> Callable[[PackedTrees], Tensor]:
     """Return a model's forward pass as a function of only the packed trees."""
     groups_queries = eager.verification.groups_queries
     groups = eager.traits.query_groups if groups_queries else 1
@@ -269,7 +290,7 @@ def _run_of(eager: EagerRunner, cache: BucketCache, slots: int) -> Callable[[Pac
     def run(trees: PackedTrees) -> Tensor:
         model = reference()
         assert model is not None, "its steps are dropped with it"  # noqa: S101  # cannot happen
-        masks = {
+        masks = tree_kernel.trees_as_masks(trees, layout) if by_kernel else {
             name: with_repeated_rows(
                 trees.mask(slots, dtype, window=window, chunk=layout.chunks.get(name)), groups
             )
@@ -279,7 +300,9 @@ def _run_of(eager: EagerRunner, cache: BucketCache, slots: int) -> Callable[[Pac
         cache.write_at(trees.slots)
         changes = TemporaryChanges()
         with changes, changes, without_cudnn(trees.packed.device):
-            if groups_queries:
+            if by_kernel:
+                tree_kernel.attend_by_kernel(model, changes)
+            elif groups_queries:
                 attend_by_grouped_queries(model, changes)
             outputs = model(
                 input_ids=trees.tokens,
