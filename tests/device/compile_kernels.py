@@ -1,6 +1,6 @@
 """Compile the Triton kernels for cards that are not there: `python compile_kernels.py ARCHITECTURE...`.
 
-Prints a line of JSON for each variant: its architecture, shared memory, registers spilled, bytes of the cubin.
+Prints a line of JSON for each variant: its architecture, its shared memory, and the bytes of the cubin.
 A process of its own, because Triton decides once per process whether it interprets or compiles.
 """
 
@@ -60,7 +60,13 @@ def compiled_join(dtype, architecture):
     constants = {"NODES": 16, "GROUP": 4, "VALUE_WIDTH": 128, "VALUE_LANES": 128, "ALL_QUERIES": 64}
     constants |= {"SPLITS": 8, "HAS_SINKS": True}
     kernel = tree_kernel.join_parts
-    kinds = {"sums": "*fp32", "tops": "*fp32", "weights": "*fp32", "sinks": f"*{dtype}", "result": f"*{dtype}"}
+    kinds = {
+        "sums": "*fp32",
+        "tops": "*fp32",
+        "weights": "*fp32",
+        "sinks": f"*{dtype}",
+        "result": f"*{dtype}",
+    }
     signature = {
         name: "constexpr" if name in constants else kinds.get(name, "i32") for name in kernel.arg_names
     }

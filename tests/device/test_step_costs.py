@@ -97,3 +97,16 @@ def test_a_greedy_step_that_is_not_captured(on_device, device, steps):
         # tokens, positions, mask and moves go to the device, one summary comes back
         assert len(waits) <= 5, counted(waits)
         assert len(backs) == 1
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_captured_sampled_step_waits_twice(rows, on_device, device, steps):
+    model = on_device("llama")
+    token_ids = torch.cat([prompt(seed) for seed in range(rows)]).to("cuda")
+    found = warm_steps(model, token_ids, steps, device, SAMPLING)
+    for events in found:
+        waits = Counter(event.place for event in events if event.kind is Kind.WAIT)
+        walk = "decoding/sampling/device_walk.py sample_down"
+        assert waits.pop(_BACK) == 1
+        assert set(waits) <= {walk}, waits
+        assert waits[walk] <= rows

@@ -51,7 +51,7 @@ def oracle(query, keys, values, mask, *, scaling, softcap=None, sinks=None):
 
 @st.composite
 def cases(draw):
-    """Trees, cache and settings; few large dimensions at once, since each program of the interpreter is slow."""
+    """Trees, cache and settings; few dimensions are large at once, since the interpreter is slow."""
     rows = draw(st.sampled_from([1, 1, 2, 3, 5, 16]))
     nodes = draw(st.sampled_from([1, 2, 3, 7, 16, 24] if rows > 3 else [1, 2, 5, 8, 16, 24, 33, 64]))
     group = draw(st.sampled_from([1, 2, 3, 4, 7, 8, 16] if nodes * rows < 128 else [1, 2]))
@@ -148,7 +148,7 @@ def test_the_kernel_gives_what_float64_gives(dtype, allowed, case):
 
 
 def test_bfloat16_is_that_of_its_inputs():
-    """The interpreter computes no bfloat16, so its numbers are widened; the rounding of the inputs is shared."""
+    """The interpreter computes no bfloat16, so its numbers are rounded to it and widened."""
     case = {
         **{"rows": 2, "nodes": 16, "group": 4, "key_heads": 2, "widths": (64, 64), "window": None},
         **{"chunk": None, "softcap": None, "has_sinks": False, "is_padded": True, "splits": 4},
@@ -220,7 +220,11 @@ def test_the_kernels_compile_without_a_card(architecture):
     script = Path(__file__).with_name("compile_kernels.py")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     found = subprocess.run(
-        [sys.executable, script, str(architecture)], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, script, str(architecture)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     compiled = [json.loads(line) for line in found.stdout.splitlines()]
     assert len(compiled) == 7

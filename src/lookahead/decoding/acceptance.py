@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lookahead.decoding.logits import summary_of
+from lookahead.decoding.sampling.device_walk import can_walk, sample_down
 from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.tree import DraftTree
 
@@ -51,6 +52,8 @@ def accept(
         has no child with the chosen token, or when the callbacks of a token changed the model.
     """
     rows = state.rows
+    if can_walk(state, logits[rows[0]]):
+        return {rows[0]: _accept_samples(drafts[rows[0]], logits[rows[0]], state, are_current)}
     tokens: dict[int, list[int]] = {row: [] for row in rows}
     here = {row: [0] for row in rows}  # in a parallel draft, several nodes can have the same tokens
     while True:
@@ -69,6 +72,25 @@ def accept(
             break
         here = below
     return {row: Acceptance(drafts[row].path_to(here[row][0]), tokens[row], len(drafts[row])) for row in rows}
+
+
+def _accept_samples(
+    draft: DraftTree, logits: Tensor, state: GenerationState, are_current: Callable[[], bool]
+) -> Acceptance:
+    """Walk down the draft of one row, whose tokens the device samples."""
+    assert state.noise is not None  # noqa: S101  # then `can_walk` is False
+    noise, taken, here = state.noise, [], [0]
+    try:
+        for token in sample_down(draft, logits, state):
+            state.take(token)
+            taken.append(token)
+            below = [] if state.finished else draft.children_with_token(here, token)
+            if not below or not are_current():
+                break
+            here = below
+    finally:
+        noise.settle(len(taken))
+    return Acceptance(draft.path_to(here[0]), taken, len(draft))
 
 
 def _argmax_at(nodes: Mapping[int, int], logits: Mapping[int, Tensor], state: GenerationState) -> list[int]:

@@ -236,7 +236,10 @@ class EmulatedDevice:
                 self.wait("a copy to memory that is not pinned")
             elif not here:
                 self.note(Kind.TO_DEVICE, "to the device")
-                self.wait("a copy from memory that is not pinned")
+                if kwargs.get("non_blocking") and self._is_pinned(args[0]):
+                    self._read_later.append((args[0], args[0].clone()))
+                else:
+                    self.wait("a copy from memory that is not pinned")
             return None
         target, source = args[0], args[1]
         if isinstance(target, DeviceTensor) == isinstance(source, DeviceTensor):

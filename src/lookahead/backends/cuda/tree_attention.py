@@ -1,5 +1,6 @@
 """Tree attention by Triton kernels over a cache's whole memory: no mask, no copies, any length of context."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -14,6 +15,8 @@ _MAX_QUERIES = 64
 _MIN_QUERIES = 16
 """The least rows of a product on tensor cores."""
 _MAX_WIDTH = 256
+_WIDE = 128
+"""Heads that are wider are read in smaller blocks, which fit the processors' shared memory."""
 _PROGRAMS_PER_PROCESSOR = 2
 
 
@@ -118,40 +121,75 @@ def _tree_attention(
     splits: int,
 ) -> Tensor:
     """Launch the two kernels; see `tree_attention`."""
-    import triton  # noqa: PLC0415  # only where there is a device for it
-
-    from lookahead.backends.cuda import tree_kernel  # noqa: PLC0415
-
-    (rows, heads, nodes, key_width), key_heads, value_width = query.shape, keys.shape[1], values.shape[3]
-    assert packed.shape == (rows, columns_for(nodes)), "packed for other trees"  # noqa: S101
+    rows, nodes = packed.shape[0], query.shape[2]
+    assert packed.shape[1] == columns_for(nodes), "packed for other trees"  # noqa: S101
     assert keys.stride(3) == values.stride(3) == query.stride(3) == packed.stride(1) == 1  # noqa: S101
-    group = heads // key_heads
-    tile = min(_MAX_QUERIES, max(_MIN_QUERIES, triton.next_power_of_2(nodes * group)))
-    tiles = -(-nodes * group // tile)
-    key_lanes, value_lanes = (max(16, triton.next_power_of_2(width)) for width in (key_width, value_width))
-    parts = (rows * key_heads, splits, tiles * tile)
-    sums = torch.empty(*parts, value_lanes, dtype=torch.float32, device=query.device)
+    result = query.new_empty(rows, nodes, query.shape[1], values.shape[3])
+    shape = _Shape.of(query, keys, values, splits)
+    options = (scaling, softcap, window, chunk)
+    parts = _launch_parts(shape, query, keys, values, packed, row_table, block_table, options)
+    _launch_join(shape, keys.shape[1], parts, sinks, result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The constants of a launch; see `tree_kernel`."""
+
+    nodes: int
+    group: int
+    key_width: int
+    value_width: int
+    key_lanes: int
+    value_lanes: int
+    queries: int
+    all_queries: int
+    splits: int
+
+    @classmethod
+    def of(cls, query: Tensor, keys: Tensor, values: Tensor, splits: int) -> "_Shape":
+        nodes, group = query.shape[2], query.shape[1] // keys.shape[1]
+        tile = min(_MAX_QUERIES, max(_MIN_QUERIES, _power_of_two(nodes * group)))
+        widths = query.shape[3], values.shape[3]
+        lanes = [max(_MIN_QUERIES, _power_of_two(width)) for width in widths]
+        every = -(-nodes * group // tile) * tile
+        return cls(nodes, group, widths[0], widths[1], lanes[0], lanes[1], tile, every, splits)
+
+
+def _launch_parts(
+    shape: _Shape,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    packed: Tensor,
+    row_table: Tensor | None,
+    block_table: Tensor | None,
+    options: tuple[float, float, int, int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend to each split; return sums, the largest scores and the weights."""
+    from lookahead.backends.cuda import tree_kernel  # noqa: PLC0415  # Triton may be missing
+
+    pairs = len(packed) * keys.shape[1]
+    parts = (pairs, shape.splits, shape.all_queries)
+    sums = torch.empty(*parts, shape.value_lanes, dtype=torch.float32, device=query.device)
     tops, weights = (torch.empty(parts, dtype=torch.float32, device=query.device) for _ in range(2))
-    result = torch.empty(rows, nodes, heads, value_width, dtype=query.dtype, device=query.device)
-    is_wide = max(key_lanes, value_lanes) > 128 or query.dtype == torch.float32  # noqa: PLR2004
-    tree_kernel.attend_to_part[(splits, rows * key_heads, tiles)](
-        *(query, keys, values, packed, row_table, block_table, sums, tops, weights),
-        *(scaling, softcap, window, chunk),
+    is_wide = max(shape.key_lanes, shape.value_lanes) > _WIDE or query.dtype == torch.float32
+    _, softcap, window, chunk = options
+    tree_kernel.attend_to_part[(shape.splits, pairs, shape.all_queries // shape.queries)](
+        *(query, keys, values, packed, row_table, block_table, sums, tops, weights, *options),
         *(*query.stride()[:3], *keys.stride()[:3], *values.stride()[:3]),
-        packed.stride(0),
-        0 if block_table is None else block_table.stride(0),
-        key_heads,
-        NODES=nodes,
-        GROUP=group,
-        KEY_WIDTH=key_width,
-        VALUE_WIDTH=value_width,
-        KEY_LANES=key_lanes,
-        VALUE_LANES=value_lanes,
-        QUERIES=tile,
-        ALL_QUERIES=tiles * tile,
+        *(packed.stride(0), 0 if block_table is None else block_table.stride(0), keys.shape[1]),
+        NODES=shape.nodes,
+        GROUP=shape.group,
+        KEY_WIDTH=shape.key_width,
+        VALUE_WIDTH=shape.value_width,
+        KEY_LANES=shape.key_lanes,
+        VALUE_LANES=shape.value_lanes,
+        QUERIES=shape.queries,
+        ALL_QUERIES=shape.all_queries,
         BLOCK=32 if is_wide else 64,
         BLOCK_TOKENS=keys.shape[2],
-        SPLITS=splits,
+        SPLITS=shape.splits,
         HAS_SOFTCAP=softcap > 0,
         HAS_WINDOW=window > 0,
         HAS_CHUNK=chunk > 0,
@@ -159,23 +197,39 @@ def _tree_attention(
         HAS_BLOCK_TABLE=block_table is not None,
         num_stages=2,
     )
-    tree_kernel.join_parts[(nodes * group, rows * key_heads)](
-        *(sums, tops, weights, sinks, result),
+    return sums, tops, weights
+
+
+def _launch_join(
+    shape: _Shape,
+    key_heads: int,
+    parts: tuple[Tensor, Tensor, Tensor],
+    sinks: Tensor | None,
+    result: Tensor,
+) -> None:
+    """Add the splits up."""
+    from lookahead.backends.cuda import tree_kernel  # noqa: PLC0415
+
+    tree_kernel.join_parts[(shape.nodes * shape.group, len(result) * key_heads)](
+        *(*parts, sinks, result),
         *result.stride()[:3],
         key_heads,
-        NODES=nodes,
-        GROUP=group,
-        VALUE_WIDTH=value_width,
-        VALUE_LANES=value_lanes,
-        ALL_QUERIES=tiles * tile,
-        SPLITS=splits,
+        NODES=shape.nodes,
+        GROUP=shape.group,
+        VALUE_WIDTH=shape.value_width,
+        VALUE_LANES=shape.value_lanes,
+        ALL_QUERIES=shape.all_queries,
+        SPLITS=shape.splits,
         HAS_SINKS=sinks is not None,
     )
-    return result
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
 
 
 @_tree_attention.register_fake
-def _(query: Tensor, keys: Tensor, values: Tensor, *_others: object) -> Tensor:
+def _(query: Tensor, _keys: Tensor, values: Tensor, *_others: object) -> Tensor:
     rows, heads, nodes, _ = query.shape
     return query.new_empty(rows, nodes, heads, values.shape[3])
 

@@ -9,127 +9,93 @@ r"""The Triton kernels of tree attention: what a node sees is read on the device
 
 Lengths, padding, depths and ancestors come from the packed trees, so nothing of them is an argument. A program
 loops over the slots that hold something. So one launch serves any length of context.
+
+Triton compiles these functions; names in capitals are constants of a compiled variant.
 """
 
 import triton
 import triton.language as tl
 
-
+# One argument per line would hide the code below.
+# fmt: off
 
 
 @triton.jit
-def attend_to_part(  # noqa: ANN201, D417, PLR0915
-    queries,  # noqa: ANN001
-    keys,  # noqa: ANN001
-    values,  # noqa: ANN001
-    packed,  # noqa: ANN001
-    row_table,  # noqa: ANN001
-    block_table,  # noqa: ANN001
-    sums,  # noqa: ANN001
-    tops,  # noqa: ANN001
-    weights,  # noqa: ANN001
-    scale,  # noqa: ANN001
-    softcap,  # noqa: ANN001
-    window,  # noqa: ANN001
-    chunk,  # noqa: ANN001
-    q_row,  # noqa: ANN001
-    q_head,  # noqa: ANN001
-    q_node,  # noqa: ANN001
-    k_row,  # noqa: ANN001
-    k_head,  # noqa: ANN001
-    k_slot,  # noqa: ANN001
-    v_row,  # noqa: ANN001
-    v_head,  # noqa: ANN001
-    v_slot,  # noqa: ANN001
-    packed_row,  # noqa: ANN001
-    blocks_row,  # noqa: ANN001
-    key_heads,  # noqa: ANN001
-    NODES: tl.constexpr,  # noqa: N803
-    GROUP: tl.constexpr,  # noqa: N803
-    KEY_WIDTH: tl.constexpr,  # noqa: N803
-    VALUE_WIDTH: tl.constexpr,  # noqa: N803
-    KEY_LANES: tl.constexpr,  # noqa: N803
-    VALUE_LANES: tl.constexpr,  # noqa: N803
-    QUERIES: tl.constexpr,  # noqa: N803
-    ALL_QUERIES: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
-    BLOCK_TOKENS: tl.constexpr,  # noqa: N803
-    SPLITS: tl.constexpr,  # noqa: N803
-    HAS_SOFTCAP: tl.constexpr,  # noqa: N803
-    HAS_WINDOW: tl.constexpr,  # noqa: N803
-    HAS_CHUNK: tl.constexpr,  # noqa: N803
-    HAS_ROW_TABLE: tl.constexpr,  # noqa: N803
-    HAS_BLOCK_TABLE: tl.constexpr,  # noqa: N803
-):
-    """Attend with a tile of one key head's queries to one split of the slots; write unnormalised sums."""
-    split, pair, tile = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    row, head = pair // key_heads, pair % key_heads
-    query = tile * QUERIES + tl.arange(0, QUERIES)
-    node, member = query % NODES, query // NODES
-    is_query = query < NODES * GROUP
-    key_lane, value_lane = tl.arange(0, KEY_LANES), tl.arange(0, VALUE_LANES)
-
-    tree = packed + row * packed_row
-    length = tl.load(tree + 4 * NODES)
-    padding = tl.load(tree + 4 * NODES + 1)
-    ancestors = tl.load(tree + 3 * NODES + node)
-    place = length + tl.load(tree + 2 * NODES + node)
-    first = padding + place * 0  # the first place that each query sees
-    lowest = padding  # the first place that any query sees: that of node 0
+def first_visible(place, padding, window, chunk, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr):
+    """Return the first place that a token at a place sees: the rule of `visibility.first_visible`."""
+    first = padding + place * 0
     if HAS_WINDOW:
         first = tl.maximum(first, place - window + 1)
-        lowest = tl.maximum(lowest, length - window + 1)
     if HAS_CHUNK:
         first = tl.maximum(first, (place - padding) // chunk * chunk + padding)
-        lowest = tl.maximum(lowest, (length - padding) // chunk * chunk + padding)
+    return first
 
-    cache_row = row
-    if HAS_ROW_TABLE:
-        cache_row = tl.load(row_table + row)
-    at = row * q_row + (head * GROUP + member)[:, None] * q_head + node[:, None] * q_node + key_lane[None]
+
+@triton.jit
+def is_visible(slot, length, first, ancestors, tree, NODES: tl.constexpr):
+    """Return which slots of a block each query sees, [queries, block]."""
+    other = tl.minimum(tl.maximum(slot - length, 0), NODES - 1)  # the node in a slot of the tree
+    is_tree = (slot >= length) & (slot < length + NODES)
+    place = tl.where(is_tree, length + tl.load(tree + 2 * NODES + other), slot)
+    is_ancestor = ((ancestors[:, None] >> other[None]) & 1) == 1
+    seen = tl.where(is_tree[None], is_ancestor, (slot < length)[None])
+    return seen & (place[None] >= first[:, None])
+
+
+@triton.jit
+def attend_to_part(
+    queries, keys, values, packed, row_table, block_table, sums, tops, weights, scale, softcap, window, chunk,
+    q_row, q_head, q_node, k_row, k_head, k_slot, v_row, v_head, v_slot, packed_row, blocks_row, key_heads,
+    NODES: tl.constexpr, GROUP: tl.constexpr, KEY_WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
+    KEY_LANES: tl.constexpr, VALUE_LANES: tl.constexpr, QUERIES: tl.constexpr, ALL_QUERIES: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_TOKENS: tl.constexpr, SPLITS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+    HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr, HAS_ROW_TABLE: tl.constexpr, HAS_BLOCK_TABLE: tl.constexpr,
+):
+    """Attend with a tile of one key head's queries to one split of the slots; write unnormalised sums."""
+    split, pair = tl.program_id(0), tl.program_id(1)
+    query = tl.program_id(2) * QUERIES + tl.arange(0, QUERIES)
+    row, head, node = pair // key_heads, pair % key_heads, query % NODES
+    is_query, key_lane, value_lane = query < NODES * GROUP, tl.arange(0, KEY_LANES), tl.arange(0, VALUE_LANES)
+    tree = packed + row * packed_row
+    length, padding = tl.load(tree + 4 * NODES), tl.load(tree + 4 * NODES + 1)
+    ancestors = tl.load(tree + 3 * NODES + node)
+    place = length + tl.load(tree + 2 * NODES + node)
+    first = first_visible(place, padding, window, chunk, HAS_WINDOW, HAS_CHUNK)
+    lowest = first_visible(length, padding, window, chunk, HAS_WINDOW, HAS_CHUNK)  # of node 0, and of all
+
+    at = row * q_row + (head * GROUP + query // NODES)[:, None] * q_head + node[:, None] * q_node
     is_element = is_query[:, None] & (key_lane < KEY_WIDTH)[None]
-    q = tl.load(queries + at, mask=is_element, other=0.0)
-    top = tl.full([QUERIES], -1e30, tl.float32)
-    weight = tl.zeros([QUERIES], tl.float32)
+    q = tl.load(queries + at + key_lane[None], mask=is_element, other=0.0)
+    top, weight = tl.full([QUERIES], -1e30, tl.float32), tl.zeros([QUERIES], tl.float32)
     total = tl.zeros([QUERIES, VALUE_LANES], tl.float32)
-
     end = length + NODES
-    begin_block = lowest // BLOCK
-    each = ((end + BLOCK - 1) // BLOCK - begin_block + SPLITS - 1) // SPLITS
-    begin = begin_block + split * each
-    for block in range(begin, tl.minimum(begin + each, (end + BLOCK - 1) // BLOCK)):
+    each = (tl.cdiv(end, BLOCK) - lowest // BLOCK + SPLITS - 1) // SPLITS
+    begin = lowest // BLOCK + split * each
+    for block in range(begin, tl.minimum(begin + each, tl.cdiv(end, BLOCK))):
         slot = block * BLOCK + tl.arange(0, BLOCK)
-        is_held = slot < end
-        other = tl.minimum(tl.maximum(slot - length, 0), NODES - 1)  # the node in a slot of the tree
-        is_tree = (slot >= length) & is_held
-        other_place = tl.where(is_tree, length + tl.load(tree + 2 * NODES + other), slot)
-        is_ancestor = ((ancestors[:, None] >> other[None]) & 1) == 1
-        seen = tl.where(is_tree[None], is_ancestor, (slot < length)[None])
-        seen = seen & (other_place[None] >= first[:, None]) & is_query[:, None]
-
-        source_row, source_slot = cache_row + slot * 0, slot
+        seen = is_visible(slot, length, first, ancestors, tree, NODES) & is_query[:, None]
+        # As wide as `slot`: caches have more than 2^31 elements.
+        source_row, source_slot = row + slot * 0, slot
+        if HAS_ROW_TABLE:
+            source_row = tl.load(row_table + row) + slot * 0
         if HAS_BLOCK_TABLE:
-            source_row = tl.load(block_table + row * blocks_row + slot // BLOCK_TOKENS, mask=is_held, other=0)
-            source_slot = slot % BLOCK_TOKENS
-        k_at = source_row * k_row + head * k_head + source_slot * k_slot
-        is_key = is_held[:, None] & (key_lane < KEY_WIDTH)[None]
-        k = tl.load(keys + k_at[:, None] + key_lane[None], mask=is_key, other=0.0)
+            entry = block_table + row * blocks_row + slot // BLOCK_TOKENS
+            source_row, source_slot = tl.load(entry, mask=slot < end, other=0), slot % BLOCK_TOKENS
+        k_at = (source_row * k_row + head * k_head + source_slot * k_slot)[:, None] + key_lane[None]
+        k = tl.load(keys + k_at, mask=(slot < end)[:, None] & (key_lane < KEY_WIDTH)[None], other=0.0)
         score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        if HAS_SOFTCAP:
-            half = score / softcap
-            score = softcap * (1.0 - 2.0 / (tl.exp(2.0 * half) + 1.0))
+        if HAS_SOFTCAP:  # the tanh of score ÷ softcap
+            score = softcap * (1.0 - 2.0 / (tl.exp(2.0 * score / softcap) + 1.0))
         score = tl.where(seen, score, -1e30)
         new_top = tl.maximum(top, tl.max(score, 1))
         share = tl.where(seen, tl.exp(score - new_top[:, None]), 0.0)
-        factor = tl.exp(top - new_top)
-        weight = weight * factor + tl.sum(share, 1)
+        weight = weight * tl.exp(top - new_top) + tl.sum(share, 1)
         # What no query sees is not read: it may be NaN, and 0 times NaN is NaN.
         is_value = (tl.max(seen.to(tl.int32), 0) > 0)[:, None] & (value_lane < VALUE_WIDTH)[None]
-        v_at = source_row * v_row + head * v_head + source_slot * v_slot
-        v = tl.load(values + v_at[:, None] + value_lane[None], mask=is_value, other=0.0)
-        total = total * factor[:, None] + tl.dot(share.to(v.dtype), v, input_precision="ieee")
+        v_at = (source_row * v_row + head * v_head + source_slot * v_slot)[:, None] + value_lane[None]
+        v = tl.load(values + v_at, mask=is_value, other=0.0)
+        total = total * tl.exp(top - new_top)[:, None] + tl.dot(share.to(v.dtype), v, input_precision="ieee")
         top = new_top
-
     out = (pair * SPLITS + split) * ALL_QUERIES + query
     tl.store(tops + out, top)
     tl.store(weights + out, weight)
@@ -137,23 +103,10 @@ def attend_to_part(  # noqa: ANN201, D417, PLR0915
 
 
 @triton.jit
-def join_parts(  # noqa: ANN201, D417
-    sums,  # noqa: ANN001
-    tops,  # noqa: ANN001
-    weights,  # noqa: ANN001
-    sinks,  # noqa: ANN001
-    result,  # noqa: ANN001
-    o_row,  # noqa: ANN001
-    o_node,  # noqa: ANN001
-    o_head,  # noqa: ANN001
-    key_heads,  # noqa: ANN001
-    NODES: tl.constexpr,  # noqa: N803
-    GROUP: tl.constexpr,  # noqa: N803
-    VALUE_WIDTH: tl.constexpr,  # noqa: N803
-    VALUE_LANES: tl.constexpr,  # noqa: N803
-    ALL_QUERIES: tl.constexpr,  # noqa: N803
-    SPLITS: tl.constexpr,  # noqa: N803
-    HAS_SINKS: tl.constexpr,  # noqa: N803
+def join_parts(
+    sums, tops, weights, sinks, result, o_row, o_node, o_head, key_heads,
+    NODES: tl.constexpr, GROUP: tl.constexpr, VALUE_WIDTH: tl.constexpr, VALUE_LANES: tl.constexpr,
+    ALL_QUERIES: tl.constexpr, SPLITS: tl.constexpr, HAS_SINKS: tl.constexpr,
 ):
     """Add up the splits of one query, and divide by the weights, to which a sink adds its own."""
     query, pair = tl.program_id(0), tl.program_id(1)

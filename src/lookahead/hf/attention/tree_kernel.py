@@ -1,4 +1,4 @@
-"""The attention of captured steps by our Triton kernels, for every model that looks its attention up by name."""
+"""The attention of captured steps by our Triton kernels, for models that look their attention up by name."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +45,7 @@ def unsupported_reason(traits: ModelTraits, cache: ArenaCache, *, groups_queries
 
 
 def attend_by_kernel(model: PreTrainedModel, changes: TemporaryChanges) -> None:
-    """Let a model's layers attend by the kernels until the changes are undone; its masks are `trees_as_masks`."""
+    """Let a model's layers attend by the kernels until the changes are undone, with `trees_as_masks`."""
     attend_by(model, "tree_kernel", _forward, changes)
 
 

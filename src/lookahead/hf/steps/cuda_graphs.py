@@ -290,12 +290,16 @@ def _run_of(
     def run(trees: PackedTrees) -> Tensor:
         model = reference()
         assert model is not None, "its steps are dropped with it"  # noqa: S101  # cannot happen
-        masks = tree_kernel.trees_as_masks(trees, layout) if by_kernel else {
-            name: with_repeated_rows(
-                trees.mask(slots, dtype, window=window, chunk=layout.chunks.get(name)), groups
-            )
-            for name, window in layout.windows.items()
-        }
+        masks = (
+            tree_kernel.trees_as_masks(trees, layout)
+            if by_kernel
+            else {
+                name: with_repeated_rows(
+                    trees.mask(slots, dtype, window=window, chunk=layout.chunks.get(name)), groups
+                )
+                for name, window in layout.windows.items()
+            }
+        )
         cache.move(*trees.moves)
         cache.write_at(trees.slots)
         changes = TemporaryChanges()
