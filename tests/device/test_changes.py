@@ -1,6 +1,7 @@
 """What changes between calls and steps on the emulated device: adapters, modes, memory, rows."""
 
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,10 @@ from device.emulation.tensors import move_to_device
 from helpers.model_changes import ADAPTER_CHANGES, with_adapters
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
+from lookahead.backends.cuda.attention_choice import without_cudnn
+from lookahead.drafting.tree import DraftTree
+from lookahead.hf.steps.cuda_graphs import GraphRunner
+from lookahead.hf.steps.runner import Row, StepBatch
 
 GREEDY = {"max_new_tokens": 40, "do_sample": False}
 
@@ -132,3 +137,50 @@ def test_experts_are_copied_for_a_few_tokens_only(family, on_device, device, mon
     lookahead.generate(model, token_ids, **GREEDY)
     assert device.captures
     assert all(count <= 2 for count in tokens)
+
+
+def test_attention_of_one_node_repeats_no_keys(monkeypatch):
+    from lookahead.hf.attention import grouped_query
+
+    monkeypatch.setattr(grouped_query, "sdpa_attention_forward", lambda *_, **__: pytest.fail("not grouped"))
+    query, keys, values = torch.randn(2, 4, 1, 8), torch.randn(2, 2, 6, 8), torch.randn(2, 2, 6, 8)
+    mask = torch.zeros(2, 1, 1, 6).masked_fill_(torch.rand(2, 1, 1, 6) < 0.3, torch.finfo(torch.float32).min)
+    found, _ = grouped_query._forward(torch.nn.Module(), query, keys, values, mask)
+    repeated = (part.repeat_interleave(2, 1) for part in (keys, values))
+    expected = torch.nn.functional.scaled_dot_product_attention(query, *repeated, attn_mask=mask)
+    torch.testing.assert_close(found, expected.transpose(1, 2))
+
+
+def test_a_rows_padding_is_counted_once(monkeypatch):
+    own, counted = torch.Tensor.cumsum, []
+    monkeypatch.setattr(torch.Tensor, "cumsum", lambda *given: counted.append(1) or own(*given))
+    row = Row(0, padding=torch.tensor([0, 0, 1, 1]))
+    cache = SimpleNamespace(arena=SimpleNamespace(lengths=[6]))
+    for _ in range(5):
+        batch = StepBatch([row], [DraftTree.root_only(3)], cache)
+        assert batch.is_padded_left
+        assert batch.tree_rows[0].left_padding == 2
+    assert len(counted) <= 2
+
+
+def test_cudnn_is_kept_out_of_our_attention_only_while_it_runs():
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    with without_cudnn(torch.device("cpu")):
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+    with without_cudnn(torch.device("cuda")):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize("has_experts", [True, False])
+def test_one_route_of_experts_is_no_disagreement(has_experts):
+    expected = torch.randn(1, 16, 50)
+    logits = expected.clone()
+    logits[0, 3] += 1.0  # one of 16 nodes
+    kept = SimpleNamespace(agreed=set(), disagreements=0)
+    runner = SimpleNamespace(
+        _eager=SimpleNamespace(traits=SimpleNamespace(has_experts=has_experts)), _kept=kept
+    )
+    batch = SimpleNamespace(trees=[DraftTree.chain(list(range(16)))])
+    assert GraphRunner._agrees(runner, logits, expected, batch, True) is has_experts
+    assert kept.agreed == ({True} if has_experts else set())
