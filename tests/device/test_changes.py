@@ -12,6 +12,7 @@ from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cuda.attention_choice import without_cudnn
 from lookahead.drafting.tree import DraftTree
+from lookahead.hf.cache.bucket_cache import NotStaticError
 from lookahead.hf.steps.cuda_graphs import GraphRunner
 from lookahead.hf.steps.runner import Row, StepBatch
 
@@ -182,5 +183,17 @@ def test_one_route_of_experts_is_no_disagreement(has_experts):
         _eager=SimpleNamespace(traits=SimpleNamespace(has_experts=has_experts)), _kept=kept
     )
     batch = SimpleNamespace(trees=[DraftTree.chain(list(range(16)))])
-    assert GraphRunner._agrees(runner, logits, expected, batch, True) is has_experts
-    assert kept.agreed == ({True} if has_experts else set())
+    assert GraphRunner._agrees(runner, logits, expected, batch, (True, 16)) is has_experts
+    assert kept.agreed == ({(True, 16)} if has_experts else set())
+
+
+def test_captured_steps_that_are_never_faster_are_left():
+    kept = SimpleNamespace(speedups=[])
+    runner = SimpleNamespace(_kept=kept, _model=SimpleNamespace(device=torch.device("cuda")))
+    for _ in range(2):
+        GraphRunner._compare_times(runner, 0.01, 0.02)
+    with pytest.raises(NotStaticError, match="2 times as long"):
+        GraphRunner._compare_times(runner, 0.01, 0.02)
+    kept.speedups = [3.0]
+    for _ in range(5):
+        GraphRunner._compare_times(runner, 0.01, 0.02)

@@ -11,7 +11,11 @@ PARTS = ["environment", "steps", "generate", "kernel", "failed_capture"]
 
 @pytest.mark.usefixtures("with_kernels")
 def test_each_part_runs_and_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(first_gpu_run, "seconds", lambda work, repeats=1: work() and 0.0 or 0.001)
+    def once(work, _repeats=1):
+        work()
+        return 0.001
+
+    monkeypatch.setattr(first_gpu_run, "seconds", once)
     first = first_gpu_run.FirstRun(is_tiny=True)
     path = tmp_path / "gpu.json"
     found = first_gpu_run.run({name: getattr(first, name) for name in PARTS}, path, minutes=8)

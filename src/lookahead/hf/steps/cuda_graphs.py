@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from threading import Lock
+from time import perf_counter
 from weakref import WeakKeyDictionary
 
 import torch
@@ -40,6 +41,8 @@ _RELATIVE_FLOOR = 1e-4
 The probe allows the same between a chain and single steps.
 """
 _MAX_DISAGREEMENTS = 3
+_MIN_REPLAYS = 3
+"""Replays that are timed before captured steps are left because none of them was faster."""
 _SHARE_OF_NODES = 0.9
 """Share of the nodes of a mixture of experts that must agree: rounding may choose another expert for one."""
 
@@ -100,7 +103,10 @@ class _CapturedModel:
         self.key = key
         self._new_capture = new_capture
         self.is_given_up = False
-        self.agreed: set[bool] = set()
+        self.agreed: set[tuple[bool, int]] = set()
+        """The checks that were passed: whether of a replay, and of how many nodes, 0 for any."""
+        self.speedups: list[float] = []
+        """Of the replays that were checked: seconds of the model's own code ÷ seconds of the replay."""
         self.disagreements = 0
         self.why_no_kernel: str | None = None
         """Why the tree attention kernels do not serve it; empty if they do, None before the first step."""
@@ -204,9 +210,13 @@ class GraphRunner:
         arena.count_appended(nodes)
         step = self._step(padded, nodes)
         is_replay, expected = step.is_repeated, None
-        if is_replay not in self._kept.agreed:
+        # The kernels are compiled for each number of nodes; of torch's attention one check serves for all.
+        check = (is_replay, nodes if self._kept.why_no_kernel == "" else 0)
+        begin = perf_counter()
+        if check not in self._kept.agreed:
             arena.set_active_rows([row.slot for row in batch.rows])
             expected = self._eager.forward(batch, batch.width)
+            wait_for(expected)
             arena.set_active_rows([row.slot for row in padded.rows])
             arena.count_appended(nodes)
         moves = {}
@@ -214,13 +224,31 @@ class GraphRunner:
             moves = arena.moves.take(len(padded.rows), MAX_MOVES)
         else:  # a step that is captured runs more than once
             arena.moves.apply()
+        between = perf_counter()
         tokens, positions = padded.tokens(nodes), padded.positions(nodes)
         verified = step(self._memory.capture, tokens, positions, padded.tree_rows, moves)
         slots = [row.slot for row in batch.rows]
-        if expected is not None and not self._agrees(verified.logits[slots], expected, batch, is_replay):
-            return None
-        is_usual = is_replay and expected is None
-        return StepLogits(verified.logits, slots, step.copied_back(verified), is_usual)
+        result = StepLogits(
+            verified.logits, slots, step.copied_back(verified), is_replay and expected is None
+        )
+        if expected is not None:
+            if is_replay:
+                self._compare_times(between - begin, perf_counter() - between)
+            if not self._agrees(verified.logits[slots], expected, batch, check):
+                return None
+        return result
+
+    def _compare_times(self, eager_s: float, captured_s: float) -> None:
+        """Note how much faster a replay is than the model's own code.
+
+        Raises:
+            NotStaticError: None of the first replays was faster.
+        """
+        speedups = self._kept.speedups
+        speedups.append(eager_s / captured_s)
+        if self._model.device.type == "cuda" and len(speedups) >= _MIN_REPLAYS and max(speedups) < 1.0:
+            message = f"replays take {1 / max(speedups):.2g} times as long as its own code"
+            raise NotStaticError(message)
 
     def _step(self, padded: StepBatch, nodes: int) -> StaticStep:
         """Return the step of this shape over this cache."""
@@ -240,7 +268,7 @@ class GraphRunner:
             steps[key] = StaticStep(run, self._memory, rows, nodes, self._model.device)
         return steps[key]
 
-    def _agrees(self, logits: Tensor, expected: Tensor, batch: StepBatch, is_replay: bool) -> bool:
+    def _agrees(self, logits: Tensor, expected: Tensor, batch: StepBatch, check: tuple[bool, int]) -> bool:
         """Return, and record, whether a step's logits agree with those of the eager runner at most nodes.
 
         In half precision, rounding may choose other experts for some nodes. A few disagreements are allowed.
@@ -258,7 +286,7 @@ class GraphRunner:
         allowed = max(_RELATIVE_FLOOR, _ROUNDING_FACTOR * torch.finfo(logits.dtype).eps) * spread
         share = float((errors <= allowed).float().mean())
         if share >= (_SHARE_OF_NODES if self._eager.traits.has_experts else 1.0):
-            self._kept.agreed.add(is_replay)
+            self._kept.agreed.add(check)
             return True
         self._kept.disagreements += 1
         if self._kept.disagreements >= _MAX_DISAGREEMENTS:
@@ -276,6 +304,12 @@ class GraphRunner:
             reason = f"{type(problem).__name__}: {reason}"
         name = type(self._model).__name__
         warnings.warn(f"{name}'s steps are not captured in CUDA graphs: {reason}", stacklevel=2)
+
+
+def wait_for(tensor: Tensor) -> None:
+    """Wait until a tensor is computed."""
+    if tensor.device.type == "cuda":
+        torch.cuda.current_stream(tensor.device).synchronize()
 
 
 def _run_of(
