@@ -14,7 +14,7 @@ EXPORTED_MODEL := build/embedded
 ROWS ?= ../shared/data/spec_bench_dev.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test tests test-quick test-oldest test-ray ray-tests test-vllm vllm-environment vllm-tests fuzz soak verify verify-tests lint format bench figures clean
+.PHONY: help setup demo serve test tests test-quick test-oldest test-device device-tests test-ray ray-tests test-vllm vllm-environment vllm-tests fuzz soak verify verify-tests lint format bench figures clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,12 @@ test-quick: $(INSTALLED)  ## the tests that need no model
 
 test-oldest:  ## the tests with the oldest transformers that is supported, in an environment of their own
 	$(MAKE) tests VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
+test-device:  ## all tests on the emulated CUDA device, with Triton's interpreter, in an environment of their own
+	$(MAKE) device-tests VENV=.venv-device EXTRAS=dev,device-tests
+
+device-tests: $(INSTALLED)
+	OMP_NUM_THREADS=1 LOOKAHEAD_WHOLE=1 $(BIN)/python -m pytest -n 2 tests/device tests/backends/cuda
 
 test-ray:  ## the tests with Ray on this machine, in an environment of their own
 	$(MAKE) ray-tests VENV=.venv-ray EXTRAS=dev,ray
@@ -109,4 +115,4 @@ figures: $(INSTALLED)  ## write the figures and pictures of README and docs from
 	$(BIN)/python -m research.figures.documents .
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .venv-oldest .venv-ray .venv-vllm-* build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest .venv-device .venv-ray .venv-vllm-* build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ import torch
 
 from lookahead.decoding.acceptance import accept
 from lookahead.decoding.logits import TreeLogits
+from lookahead.decoding.logits_summary import summarize
 from lookahead.decoding.sampling.choice import argmax
 from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.tree import DraftTree
@@ -70,7 +71,7 @@ def test_where_the_likeliest_tokens_are_known_the_logits_are_not_looked_at():
         ends=(),
     )
     logits = logits_saying([C, F, F, E, F, A])
-    known = TreeLogits({0: TREE}, {0: 0}, torch.full((1, 8, 6), torch.nan), logits.argmax(-1)[None])
+    known = TreeLogits({0: TREE}, {0: 0}, torch.full((1, 8, 6), torch.nan), summarize(logits)[None])
     assert known[0].shape == (6, 6)
     assert accept({0: TREE}, known, answer_of_known) == accept({0: TREE}, {0: logits}, answer)
     assert answer_of_known.finished

@@ -8,7 +8,7 @@ import torch
 
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.backends.cuda.graphs import CudaCapture
+from lookahead.backends.cuda.capture import CudaCapture
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
 from lookahead.hf.steps.cuda_graphs import CapturedModels

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lookahead.decoding.logits import argmax_of
+from lookahead.decoding.logits import summary_of
+from lookahead.decoding.sampling.device_walk import can_walk, sample_down
 from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.tree import DraftTree
 
@@ -51,14 +52,15 @@ def accept(
         has no child with the chosen token, or when the callbacks of a token changed the model.
     """
     rows = state.rows
-    argmax = argmax_of(logits) if state.needs_only_argmax else None
+    if can_walk(state, logits[rows[0]]):
+        return {rows[0]: _accept_samples(drafts[rows[0]], logits[rows[0]], state, are_current)}
     tokens: dict[int, list[int]] = {row: [] for row in rows}
     here = {row: [0] for row in rows}  # in a parallel draft, several nodes can have the same tokens
     while True:
         padded = state.padded_rows
         at = {row: here[row][0] for row in rows}
         if state.needs_only_argmax:
-            chosen = state.emit_argmax(_argmax_at(at, logits, argmax, state))
+            chosen = state.emit_argmax(_argmax_at(at, logits, state))
         else:
             chosen = state.emit(_logits_at(at, logits))
         below: dict[int, list[int]] = {}
@@ -72,21 +74,40 @@ def accept(
     return {row: Acceptance(drafts[row].path_to(here[row][0]), tokens[row], len(drafts[row])) for row in rows}
 
 
-def _argmax_at(
-    nodes: Mapping[int, int],
-    logits: Mapping[int, Tensor],
-    argmax: Mapping[int, list[int]] | None,
-    state: GenerationState,
-) -> list[int]:
+def _accept_samples(
+    draft: DraftTree, logits: Tensor, state: GenerationState, are_current: Callable[[], bool]
+) -> Acceptance:
+    """Walk down the draft of one row, whose tokens the device samples."""
+    assert state.noise is not None  # noqa: S101  # then `can_walk` is False
+    noise, taken, here = state.noise, [], [0]
+    try:
+        for token in sample_down(draft, logits, state):
+            state.take(token)
+            taken.append(token)
+            below = [] if state.finished else draft.children_with_token(here, token)
+            if not below or not are_current():
+                break
+            here = below
+    finally:
+        noise.settle(len(taken))
+    return Acceptance(draft.path_to(here[0]), taken, len(draft))
+
+
+def _argmax_at(nodes: Mapping[int, int], logits: Mapping[int, Tensor], state: GenerationState) -> list[int]:
     """Return the argmax at one node of each row, and note its margin."""
+    summaries = [summary_of(logits, row) for row in nodes]
+    known = [summary for summary in summaries if summary is not None]
+    if len(known) == len(summaries):
+        for row, summary in zip(nodes, known, strict=True):
+            if row not in state.padded_rows:
+                state.margin.include(summary.margin(nodes[row]))
+        return [summary.argmax(node) for summary, node in zip(known, nodes.values(), strict=True)]
     scores = _logits_at(nodes, logits)
     left_out = [index for index, row in enumerate(nodes) if row in state.padded_rows]
-    if argmax is None and scores.device.type == "cpu":
+    if scores.device.type == "cpu":
         return state.margin.argmax_and_note(scores, left_out)
     state.margin.note(scores, left_out)
-    if argmax is None:
-        return [int(token) for token in scores.float().argmax(dim=-1).tolist()]
-    return [argmax[row][node] for row, node in nodes.items()]
+    return [int(token) for token in scores.float().argmax(dim=-1).tolist()]
 
 
 def _logits_at(nodes: Mapping[int, int], logits: Mapping[int, Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lookahead.decoding.kv_slab import Allocate, Slab, uninitialised, zeros
+from lookahead.decoding.kv_slab import Allocate, PendingMoves, Slab, uninitialised, zeros
 
 GROWTH_SLOTS = 512
 """When a row outgrows the arena, the arena is copied to one whose capacity is the next multiple of this.
@@ -51,6 +51,8 @@ class KVArena:
     allocate: Allocate | None = None
     lengths: list[int] = field(init=False)
     """Slots of each row that hold kept tokens."""
+    moves: PendingMoves = field(init=False)
+    """Kept paths that have not moved yet."""
     _free: list[int] = field(init=False)
     _written_ends: list[int] = field(init=False)  # slots of each row that were ever written
     _active: list[int] = field(default_factory=list, init=False)
@@ -62,6 +64,7 @@ class KVArena:
     def __post_init__(self) -> None:
         self.lengths, self._written_ends = [0] * self.max_rows, [0] * self.max_rows
         self._free = list(range(self.max_rows))
+        self.moves = PendingMoves(self._slabs)
 
     def add_row(self) -> int:
         """Take the lowest free row slot and return it.
@@ -85,6 +88,7 @@ class KVArena:
         if row in self._free:
             message = f"row slot {row} is free; {self.max_rows - len(self._free)} others are taken"
             raise ValueError(message)
+        self.moves.apply()
         self.lengths[row] = 0
         self._erase_after_text(row)
         self._active = [active for active in self._active if active != row]
@@ -92,6 +96,7 @@ class KVArena:
 
     def move_row(self, row: int, target: int) -> None:
         """Move a row to a free row slot, and give its own back."""
+        self.moves.apply()
         self._free.remove(target)
         heapq.heapify(self._free)
         length = self.lengths[row]
@@ -141,6 +146,7 @@ class KVArena:
             Keys [B, heads, length, key width] and values [B, heads, length, value width], up to the end of
             the longest row: views where the rows are neighbours, else copies.
         """
+        self.moves.apply()
         size, before = keys.shape[2], self._appended.get(layer, 0)
         self._reserve(before + size)
         slab, layer_index = self._find_slab(layer, keys, values)
@@ -161,6 +167,7 @@ class KVArena:
 
     def pad(self, paddings: Mapping[int, int]) -> None:
         """Append padding to rows, by row slot: slots that hold zeros in all layers."""
+        self.moves.apply()
         self.set_active_rows(list(paddings))
         self._reserve(max(paddings.values(), default=0))
         for row, slots in paddings.items():
@@ -189,6 +196,7 @@ class KVArena:
         (slab,) = self._slabs.values()
         if any(self._slab_of_layer[layer] != (slab, layer) for layer in range(self.layer_count)):
             return None
+        self.moves.apply()
         self._reserve(tokens, by_row)
         self._appended = dict.fromkeys(self._slab_of_layer, tokens)
         # If memory ran out in between, only the keys have grown: both must have one layout here.
@@ -220,6 +228,7 @@ class KVArena:
 
     def view(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return the keys and values that the active rows hold in a layer, [B, heads, length, width]."""
+        self.moves.apply()
         self._reserve(0)
         keys, values = self.memory(layer)
         end = self.length(layer)
@@ -240,18 +249,14 @@ class KVArena:
                 keep nothing. Where the path is empty, all memory after the row's text is set to zero: the
                 step is taken back, and what it wrote may be NaN.
         """
-        moves: list[tuple[int, int, int]] = []
+        self.moves.apply()
         for row, path in paths.items():
-            length = self.lengths[row]
-            out_of_place = [(index, node) for index, node in enumerate(path) if node != index]
-            moves += [(row, length + node, length + index) for index, node in out_of_place]
+            self.moves.add(row, self.lengths[row], path)
             self.lengths[row] += len(path)
             if not path:
                 self._erase_after_text(row)
-        if moves:
-            rows, sources, targets = torch.tensor(moves, device="cpu").T
-            for slab in self._slabs.values():
-                slab.move(rows, sources, targets)
+        if not self.moves.are_deferred:
+            self.moves.apply()
         self._appended.clear()
 
     def _erase_after_text(self, row: int) -> None:
@@ -265,10 +270,12 @@ class KVArena:
 
     def copy_text(self, row: int, begin: int, end: int) -> list[Tensor]:
         """Return copies of a row's slots: for each tensor of keys or values [layers, heads, slots, width]."""
+        self.moves.apply()
         return [part[:, row, :, begin:end].clone() for part in self._parts]
 
     def append_text(self, row: int, copies: Sequence[list[Tensor]]) -> None:
         """Append what `copy_text` returned, one after the other, to a row."""
+        self.moves.apply()
         tokens = sum(copy[0].shape[2] for copy in copies)
         self.set_active_rows([row])
         self._reserve(tokens)
@@ -368,6 +375,7 @@ class KVArena:
         if needed > capacity or not has_rows:
             if needed > capacity:
                 capacity = grown_capacity(needed, self.max_slots)
+            self.moves.apply()
             held = max(self.lengths) + max(self._appended.values(), default=0)
             for slab in self._slabs.values():
                 slab.resize(self._used_rows, capacity, held)

@@ -1,7 +1,7 @@
 """The memory of layers of one shape, of which `KVArena` manages the rows and slots."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,12 +48,76 @@ class Slab:
             setattr(self, name, new)
 
     def move(self, rows: Tensor, sources: Tensor, targets: Tensor) -> None:
-        """Copy, in each layer, slots `sources` of `rows` to slots `targets`; all are int64 [m]."""
-        device = self.keys.device
-        rows, sources, targets = (index.to(device, non_blocking=True) for index in (rows, sources, targets))
+        """Copy, in each layer, slots `sources` of `rows` to slots `targets`.
+
+        Args:
+            rows: int64 [m] or [B, 1], on the device of the memory, as are the others.
+            sources: int64 [m] or [B, m].
+            targets: Likewise.
+        """
         for tensor in (self.keys, self.values):
             used = tensor[: self.layers].transpose(2, 3)  # [layers, rows, capacity, heads, width]
             used[:, rows, targets] = used[:, rows, sources]
+
+
+class PendingMoves:
+    """Slots that the accepted paths move to, directly after their rows' texts.
+
+    They may wait for the next use of the memory, or for a step that does them first: in a CUDA graph they
+    cost no launch of their own.
+
+    Args:
+        slabs: The memory, by kind.
+
+    Attributes:
+        are_deferred: Whether they wait.
+    """
+
+    def __init__(self, slabs: Mapping[tuple[object, ...], Slab]) -> None:
+        self._slabs = slabs
+        self._moves: list[tuple[int, int, int]] = []
+        self.are_deferred = False
+
+    def add(self, row: int, length: int, path: Sequence[int]) -> None:
+        """Note that the nodes of a path move behind a row's text, of so many slots."""
+        moved = [(row, length + node, length + index) for index, node in enumerate(path) if node != index]
+        self._moves += moved
+
+    def apply(self) -> None:
+        """Do the moves now."""
+        if not self._moves:
+            return
+        moves, self._moves = torch.tensor(self._moves, device="cpu").T.contiguous(), []
+        of_device: dict[torch.device, Tensor] = {}
+        for slab in self._slabs.values():
+            device = slab.keys.device
+            if device not in of_device:
+                of_device[device] = moves.to(device, non_blocking=True)  # one copy for all
+            slab.move(*of_device[device])
+
+    def take(self, rows: int, limit: int) -> dict[int, list[tuple[int, int]]]:
+        """Return the moves for the caller to do; where it cannot do them all, they are done here.
+
+        Args:
+            rows: The caller does those of the row slots below.
+            limit: Of each row slot it does so many at most.
+
+        Returns:
+            Sources and targets by row slot.
+        """
+        found: dict[int, list[tuple[int, int]]] = {}
+        for row, source, target in self._moves:
+            found.setdefault(row, []).append((source, target))
+        if any(row >= rows or len(of_row) > limit for row, of_row in found.items()):
+            self.apply()
+            return {}
+        self._moves = []
+        return found
+
+    def move(self, rows: Tensor, sources: Tensor, targets: Tensor) -> None:
+        """Copy slots of rows in all layers; the arguments are those of `Slab.move`."""
+        for slab in self._slabs.values():
+            slab.move(rows, sources, targets)
 
 
 def zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:

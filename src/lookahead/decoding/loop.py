@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from lookahead.decoding.acceptance import Acceptance, accept
+from lookahead.decoding.logits import rows_with_nan, successors_of, took_usual_time
 from lookahead.decoding.sampling.state import GenerationState, foreseen, padding_drafts
 from lookahead.decoding.sampling.topk import topk_successors
 from lookahead.drafting.arrays import Int32Array
@@ -201,7 +201,9 @@ def step(
     if drafts:
         stats.count_forward(nodes=sizes, tokens=tokens)
     if drafts and not parts:  # beside prompts, a step's time says nothing of drafts
-        drafter.adapt(sizes, sum(tokens.values()), clock.lap())
+        seconds = clock.lap()
+        if took_usual_time(logits):
+            drafter.adapt(sizes, sum(tokens.values()), seconds)
     return accepted
 
 
@@ -220,7 +222,7 @@ def _learn(
     if not drafter.recycles:
         return
     for row, draft in drafts.items():
-        drafter.recycle(row, draft, accepted[row].path, topk_successors(logits[row]))
+        drafter.recycle(row, draft, accepted[row].path, successors_of(logits, row))
     for row, part in parts.items():
         if part.state is not None and part.max_logits > 0:
             drafter.recycle_prompt(row, topk_successors(logits[row]))
@@ -336,26 +338,15 @@ def _verify(
         logits = model.forward_with_parts(drafts, parts)
     else:
         logits = model.forward(drafts)
-    nan_rows = _nan_rows(drafts, logits)
+    nan_rows = rows_with_nan((row for row, draft in drafts.items() if len(draft) > 1), logits)
     if nan_rows:
         of_parts = {row: logits[row] for row in parts}
         model.keep({row: [] for row in drafts})
         drafts = {row: draft.first(1) for row, draft in drafts.items()}
         logits = {**model.forward(drafts), **of_parts}
         for state in states:
-            roots = [logits[row][0] for row in nan_rows.intersection(state.rows)]
-            state.is_drafted &= not any(bool(root.amax().isnan()) for root in roots)
+            state.is_drafted &= not rows_with_nan(nan_rows.intersection(state.rows), logits)
     return drafts, logits
-
-
-def _nan_rows(drafts: Mapping[int, DraftTree], logits: Mapping[int, Tensor]) -> set[int]:
-    """Return the rows with more than one node whose first node has a NaN among its logits."""
-    rows = [row for row, draft in drafts.items() if len(draft) > 1]
-    if not rows:
-        return set()
-    roots = torch.stack([logits[row][0] for row in rows])
-    is_nan: list[bool] = roots.amax(dim=-1).isnan().tolist()
-    return {row for row, found in zip(rows, is_nan, strict=True) if found}
 
 
 def _accept_all(

@@ -1,15 +1,18 @@
 """Steps in static buffers: what is computed on the device out of a few integers is what the CPU computes."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
-from lookahead.backends.cuda.graphs import (
+from lookahead.backends.cuda.capture import NoCapture
+from lookahead.backends.cuda.graphs import StaticStep, StepMemory
+from lookahead.backends.cuda.packed_trees import (
+    MAX_MOVES,
     NODE_BUCKETS,
-    NoCapture,
     PackedTrees,
-    StaticStep,
-    StepMemory,
+    columns_for,
     context_slots,
     node_bucket,
     pack,
@@ -32,10 +35,10 @@ ROWS = [
 ]
 
 
-def packed_rows(rows=ROWS, nodes=8):
-    packed = torch.full((len(rows), 4 * nodes + 2), -7)
+def packed_rows(rows=ROWS, nodes=8, moves=None):
+    packed = torch.full((len(rows), columns_for(nodes)), -7)
     tokens = torch.arange(len(rows) * nodes).view(len(rows), nodes)
-    pack(packed, tokens, tokens + 100, rows)
+    pack(packed, tokens, tokens + 100, rows, moves)
     return PackedTrees(packed)
 
 
@@ -45,6 +48,14 @@ def test_what_is_packed_is_read_again():
     assert trees.tokens.flatten().tolist() == list(range(24))
     assert trees.positions.flatten().tolist() == list(range(100, 124))
     assert trees.slots.tolist() == [list(range(row.length, row.length + 8)) for row in ROWS]
+
+
+def test_moves_that_are_not_given_leave_slot_0_where_it_is():
+    sources, targets = packed_rows(moves={1: [(11, 9), (12, 10)]}).moves
+    assert sources.shape == targets.shape == (3, MAX_MOVES)
+    assert (sources[1, :2].tolist(), targets[1, :2].tolist()) == ([11, 12], [9, 10])
+    assert sources.sum() == 23
+    assert targets.sum() == 19
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -80,18 +91,19 @@ def test_a_step_is_done_as_it_is_first_and_then_captured():
 
     def run(trees):
         runs.append(trees.packed)
-        return trees.tokens * 2, trees.tokens
+        return torch.nn.functional.one_hot(trees.tokens, 10).float()
 
     def capture(step):
         captured.append(step)
         return NoCapture()(step)
 
-    step = StaticStep(run, 1, 2, torch.device("cpu"))
+    step = StaticStep(run, StepMemory(NoCapture()), 1, 2, torch.device("cpu"))
     rows = [TreeRow(DraftTree.chain([5, 6]), 3)]
     for use in range(3):
         assert step.is_repeated is (use > 1)
-        doubled, _ = step(capture, torch.tensor([[use, 6]]), torch.tensor([[3, 4]]), rows)
-        assert doubled.tolist() == [[2 * use, 12]]
+        verified = step(capture, torch.tensor([[use, 6]]), torch.tensor([[3, 4]]), rows)
+        assert verified.logits.argmax(-1).tolist() == [[use, 6]]
+        assert step.copied_back(verified)[0, :, 0].tolist() == [use, 6]
         assert len(captured) == min(use, 1)
     assert len({packed.data_ptr() for packed in runs}) == 1  # one buffer, or a graph would read old tokens
 
@@ -117,6 +129,28 @@ def test_steps_of_memory_that_does_not_fit_are_forgotten(shape):
     memory.begin()
     assert memory.allocate(shape, like).shape[3] >= shape[3]
     assert not memory.steps
+
+
+def test_old_memory_is_let_go_before_more_is_allocated(monkeypatch):
+    memory, like = StepMemory(NoCapture()), torch.ones(1)
+    old = [weakref.ref(memory.allocate((2, 1, 2, 300, 4), like)) for _ in ("keys", "values")]
+    memory.begin()
+    own, held = torch.zeros, []
+
+    def allocated(*arguments, **given):
+        held.append([tensor() is not None for tensor in old])
+        return own(*arguments, **given)
+
+    monkeypatch.setattr(torch, "zeros", allocated)
+    memory.allocate((2, 1, 2, 600, 4), like)
+    assert held == [[False, False]]
+
+
+def test_all_steps_share_one_tensor_of_logits():
+    memory = StepMemory(NoCapture())
+    large, small = memory.logits_like(torch.ones(1, 4, 9)), memory.logits_like(torch.ones(1, 2, 9))
+    assert small.data_ptr() == large.data_ptr()
+    assert small.shape == (1, 2, 9)
 
 
 def test_outgrown_memory_is_let_go():

@@ -12,7 +12,7 @@ from helpers.random_trees import random_tree
 from lookahead.backends.cpu.kernels.attention.blocks import BLOCK
 from lookahead.backends.cpu.layer_attention import attend_in_layer, team_for
 from lookahead.backends.cpu.tables import TreeTables
-from lookahead.backends.cuda.graphs import PackedTrees, pack
+from lookahead.backends.cuda.packed_trees import PackedTrees, columns_for, pack
 from lookahead.decoding.attention.branch_order import BranchOrderPlaces
 from lookahead.decoding.attention.tree_mask import tree_mask
 from lookahead.decoding.attention.visibility import TreeRow
@@ -74,7 +74,7 @@ def by_tree_mask(batch):
 
 
 def by_packed_trees(batch):
-    packed = torch.full((len(batch.rows), 4 * batch.size + 2), -7)
+    packed = torch.full((len(batch.rows), columns_for(batch.size)), -7)
     anything = torch.zeros(len(batch.rows), batch.size, dtype=torch.int64)
     pack(packed, anything, anything, batch.rows)
     return of_mask(PackedTrees(packed).mask(batch.slots + SPARE_SLOTS, torch.float32, **batch.past), batch)

@@ -9,7 +9,7 @@ import torch
 from helpers.interrupts import Interrupt
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.backends.cuda.graphs import NoCapture
+from lookahead.backends.cuda.capture import NoCapture
 from lookahead.hf.compat.fingerprint.watch import Fingerprint
 from lookahead.hf.steps import cuda_graphs
 

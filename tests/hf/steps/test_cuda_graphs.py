@@ -17,7 +17,9 @@ from helpers.model_changes import (
 from helpers.tiny_models import prompt, tiny_model
 from helpers.tiny_vision_models import tiny_vision_model
 from lookahead import Lookahead, LookaheadConfig
-from lookahead.backends.cuda.graphs import NoCapture, StaticStep, StepMemory
+from lookahead.backends.cuda.capture import NoCapture
+from lookahead.backends.cuda.graphs import StaticStep, StepMemory
+from lookahead.backends.cuda.packed_trees import PackedTrees
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps import cuda_graphs
@@ -144,11 +146,12 @@ def test_a_model_that_was_captured_is_not_kept_alive(capture):
 
 
 def test_where_capturing_fails_the_models_own_forward_serves(monkeypatch):
-    def fails(_step):
-        message = "operation not permitted when stream is capturing"
-        raise RuntimeError(message)
+    class Fails(NoCapture):
+        def __call__(self, _step):
+            message = "operation not permitted when stream is capturing"
+            raise RuntimeError(message)
 
-    monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_: fails)
+    monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_: Fails())
     model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
     with pytest.warns(UserWarning, match=r"not captured.*RuntimeError: operation not permitted"):
         assert_same_text(model, lookahead, prompt(0), **GREEDY)
@@ -159,8 +162,8 @@ def test_where_capturing_fails_the_models_own_forward_serves(monkeypatch):
 
 @pytest.mark.usefixtures("capture")
 def test_a_step_that_disagrees_with_the_models_own_forward_is_not_used(monkeypatch):
-    own = cuda_graphs.PackedTrees.mask
-    monkeypatch.setattr(cuda_graphs.PackedTrees, "mask", lambda *given, **more: own(*given, **more) * 0)
+    own = PackedTrees.mask
+    monkeypatch.setattr(PackedTrees, "mask", lambda *given, **more: own(*given, **more) * 0)
     model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
     with pytest.warns(UserWarning, match="not captured.*logits differ"):
         assert_same_text(model, lookahead, prompt(0), **GREEDY)

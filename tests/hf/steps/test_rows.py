@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache
 
 from helpers.tiny_models import prompt, tiny_model
+from lookahead.backends.cuda.capture import NoCapture
 from lookahead.decoding.loop import emit_first_tokens, step
 from lookahead.decoding.sampling.choice import Sampler, argmax
 from lookahead.decoding.sampling.state import GenerationState
@@ -125,7 +126,7 @@ def test_every_text_is_that_of_generate(family, way, sampling, monkeypatch):
     if way == "compiled" and unsupported_reason(model):
         pytest.skip(f"no compiled decoder here: {unsupported_reason(model)}")
     if way == "graphs":
-        monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_: cuda_graphs.NoCapture())
+        monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_: NoCapture())
         graphs = cuda_graphs.CapturedModels()
     prompts = [prompt(seed)[0, : 3 + 2 * (seed % 5)].tolist() for seed in range(REQUESTS)]
     prompts[-1] = prompts[0]  # asked again: accepted almost whole, unless it is sampled otherwise

@@ -30,20 +30,26 @@ class TreeRow:
         tree: The row's draft, n nodes.
         length: Slots of the cache that hold the row's text, padding included.
         padding: Mask of the first slots, int [m]: 0 for padding; None where there is none.
+        counted_padding: `left_padding` and `is_padded_left`, if they were counted before.
     """
 
     tree: DraftTree
     length: int
     padding: Tensor | None = None
+    counted_padding: tuple[int, bool] | None = None
 
     @property
     def left_padding(self) -> int:
         """Slots before the row's first token; padding elsewhere does not count."""
+        if self.counted_padding is not None:
+            return self.counted_padding[0]
         return 0 if self.padding is None else int((self.padding.cumsum(0) == 0).sum())
 
     @property
     def is_padded_left(self) -> bool:
         """Whether all padding is on the left."""
+        if self.counted_padding is not None:
+            return self.counted_padding[1]
         return self.padding is None or bool(self.padding[self.left_padding :].all())
 
 

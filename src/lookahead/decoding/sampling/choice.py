@@ -1,6 +1,7 @@
 """Choosing tokens from processed scores: the argmax, or a sample drawn exactly as `generate` draws it."""
 
 from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +14,20 @@ _WAITING = 3
 
 TokenChoice = Callable[[Tensor], Tensor]
 """Maps processed scores [B, V] to the chosen tokens, int64 [B]."""
+
+
+INVALID_PROBABILITIES = "probability tensor contains either `inf`, `nan` or element < 0"
+"""What `multinomial` says of them."""
+
+
+class NoiseDraws(Protocol):
+    """The sampling noise of one row's next steps: the token is the argmax of probability ÷ noise."""
+
+    def draw(self, probabilities: Tensor) -> Tensor:
+        """Return the next step's noise, of the shape of its probabilities, [1, V]."""
+
+    def settle(self, taken: int) -> None:
+        """Give back what was drawn since the last call, but for the first `taken` steps."""
 
 
 def argmax(scores: Tensor) -> Tensor:
@@ -43,6 +58,36 @@ class Sampler:
         return None if self._ahead is None else self._ahead.of_row(row)
 
 
+class DefaultNoise:
+    """The noise of a single row, from the default generator of its device."""
+
+    def __init__(self) -> None:
+        self._states: list[Tensor] = []
+        self._generator: Any = None
+
+    def draw(self, probabilities: Tensor) -> Tensor:
+        """Return the noise that `multinomial` would draw for these probabilities, [1, V]."""
+        if not self._states:
+            self._generator = _default_generator(probabilities.device)
+            self._states.append(self._generator.get_state())
+        noise = torch.empty_like(probabilities).exponential_(1)
+        self._states.append(self._generator.get_state())  # on the host: nothing is waited for
+        return noise
+
+    def settle(self, taken: int) -> None:
+        """Let the generator go on after the noise of the first `taken` steps."""
+        if self._states:
+            self._generator.set_state(self._states[taken])
+        self._states = []
+
+
+def _default_generator(device: torch.device) -> Any:
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
+    return torch.default_generator
+
+
 class StepNoise:
     """The sampling noise of rows that do not advance in lockstep.
 
@@ -65,6 +110,9 @@ class StepNoise:
         self._steps_drawn = 0
         self._steps_taken = [0] * rows
         self._waiting: dict[tuple[int, int], Tensor] = {}
+        self._steps_used = 0  # by any row, not to be given back
+        self._states: dict[int, Tensor] = {}  # of the generator before each step that may be given back
+        self._generator: Any = None
 
     def choice_of_row(self, row: int) -> TokenChoice:
         """Return a choice that samples the tokens of one row from scores [1, V]."""
@@ -72,7 +120,9 @@ class StepNoise:
         def sample_of_row(scores: Tensor) -> Tensor:
             probabilities = scores.softmax(dim=-1)
             _check_probabilities(probabilities)
-            return (probabilities / self._next_noise(row, probabilities)).argmax(dim=-1)
+            noise = self.next_noise(row, probabilities)
+            self._steps_used = max(self._steps_used, self._steps_taken[row])
+            return (probabilities / noise).argmax(dim=-1)
 
         return sample_of_row
 
@@ -82,18 +132,25 @@ class StepNoise:
             return None
         return self._ahead.of_row(row, drawn_before=self._steps_drawn - self._steps_taken[row])
 
+    def noise_of_row(self, row: int) -> NoiseDraws:
+        """Return the noise of one row's steps, which may be given back."""
+        return _RowNoise(self, row)
+
     def remove(self, row: int) -> None:
         """Keep no more noise for a row whose answer is finished."""
         self._steps_taken[row] = -1
         self._waiting = {key: noise for key, noise in self._waiting.items() if key[0] != row}
 
-    def _next_noise(self, row: int, probabilities: Tensor) -> Tensor:
+    def next_noise(self, row: int, probabilities: Tensor) -> Tensor:
         """Return the noise [1, V] of a row's next step; the first row at a step draws it for all rows."""
         step = self._steps_taken[row]
         self._steps_taken[row] += 1
         if step == self._steps_drawn:
             if self._ahead is None:
                 self._ahead = noise_ahead(probabilities, rows=self._rows, slots=_WAITING + LEVELS)
+            if self._generator is None:
+                self._generator = _default_generator(probabilities.device)
+            self._states[step] = self._generator.get_state()
             noise = probabilities.new_empty(self._rows, probabilities.shape[1]).exponential_(1)
             self._steps_drawn += 1
             self._waiting.update(
@@ -101,6 +158,27 @@ class StepNoise:
             )
             return noise[row : row + 1]
         return self._waiting.pop((row, step))
+
+    def give_back(self, row: int, first: int, drawn: list[Tensor], taken: int) -> None:
+        """Take back the noise of a row's steps from `first` on, but for the first `taken` of them.
+
+        What no row has taken is drawn again, so that torch's random state is that of the steps taken.
+        """
+        self._steps_used = max(self._steps_used, first + taken)
+        if self._steps_taken[row] >= 0:  # else the answer is finished
+            self._steps_taken[row] = first + taken
+            self._waiting.update(
+                {(row, step): noise for step, noise in list(enumerate(drawn, start=first))[taken:]}
+            )
+        if self._steps_used < self._steps_drawn:
+            self._generator.set_state(self._states[self._steps_used])
+            self._waiting = {key: noise for key, noise in self._waiting.items() if key[1] < self._steps_used}
+            self._steps_drawn = self._steps_used
+        self._states = {}
+
+    def steps_of(self, row: int) -> int:
+        """Return how many steps' noise a row has taken."""
+        return self._steps_taken[row]
 
     def _rows_before(self, step: int, *, but: int) -> Iterable[int]:
         """Return the rows that have not taken this step's noise yet and will."""
@@ -122,12 +200,39 @@ def noise_ahead(
     return NoiseAhead(followed, rows=rows, vocabulary_size=probabilities.shape[1], slots=slots)
 
 
+class _RowNoise:
+    """One row's part of the noise of several rows."""
+
+    def __init__(self, noise: StepNoise, row: int) -> None:
+        self._noise = noise
+        self._row = row
+        self._drawn: list[Tensor] = []
+        self._first = 0
+
+    def draw(self, probabilities: Tensor) -> Tensor:
+        """Return the next step's noise, [1, V]."""
+        if not self._drawn:
+            self._first = self._noise.steps_of(self._row)
+        self._drawn.append(self._noise.next_noise(self._row, probabilities))
+        return self._drawn[-1]
+
+    def settle(self, taken: int) -> None:
+        """Give back what was drawn since the last call, but for the first `taken` steps."""
+        drawn, self._drawn = self._drawn, []
+        if drawn:
+            self._noise.give_back(self._row, self._first, drawn, taken)
+
+
+def are_valid(probabilities: Tensor) -> Tensor:
+    """Return whether `multinomial` would take the probabilities: bool []."""
+    return ((probabilities >= 0) & (probabilities < torch.inf)).all()
+
+
 def _check_probabilities(probabilities: Tensor) -> None:
     """Check probabilities as `multinomial` does, with its message.
 
     Raises:
         RuntimeError: A probability is infinite, NaN or negative.
     """
-    if not bool(((probabilities >= 0) & (probabilities < torch.inf)).all()):
-        message = "probability tensor contains either `inf`, `nan` or element < 0"
-        raise RuntimeError(message)
+    if not bool(are_valid(probabilities)):
+        raise RuntimeError(INVALID_PROBABILITIES)

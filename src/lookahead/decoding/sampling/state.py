@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lookahead.decoding.sampling.choice import TokenChoice, argmax
+from lookahead.decoding.sampling.choice import NoiseDraws, TokenChoice, argmax
 from lookahead.decoding.sampling.margins import SmallestMargin
 from lookahead.drafting.noise import Noise
 from lookahead.drafting.tree import DraftTree
@@ -39,6 +39,8 @@ class GenerationState:
         keep_logits: Collect the raw logits of each step.
         ends: The tokens that end an answer, if only they and the length end it, the choice is the argmax of
             the raw logits, and no callback reads the scores: then `emit_argmax` may be used. Else None.
+        sampled_ends: The same tokens, if the choice is a sample, and the processors wait for no device.
+        noise: Draws what `choose` would draw, for samples that are chosen on a device.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class GenerationState:
         keep_scores: bool = False,
         keep_logits: bool = False,
         ends: Collection[int] | None = None,
+        sampled_ends: Collection[int] | None = None,
+        noise: NoiseDraws | None = None,
     ) -> None:
         self.rows = tuple(range(len(prompt_ids))) if rows is None else rows
         self._length = prompt_ids.shape[1]
@@ -73,6 +77,8 @@ class GenerationState:
         self._publish = publish
         self._publish_first = publish_first
         self._ends = ends
+        self._sampled_ends = sampled_ends
+        self._noise = noise
         self._ids = _with_room(prompt_ids, self._length + 256)
         self._unwritten: list[list[int]] = []  # tokens of the last steps that are not in `_ids` yet
         self._is_finished_row = [False] * len(prompt_ids)
@@ -99,7 +105,7 @@ class GenerationState:
 
     def end_by(self, criterion: StoppingCriterion) -> None:
         """End the answer also where one more stopping criterion says so."""
-        before, self._ends = self._is_finished, None
+        before, self._ends, self._sampled_ends = self._is_finished, None, None
 
         def is_finished(token_ids: Tensor, scores: tuple[Tensor, ...] | None) -> Tensor:
             return before(token_ids, scores) | criterion(token_ids, scores)
@@ -148,6 +154,34 @@ class GenerationState:
         if self._publish is not None and not self._publish_first:
             self._publish(torch.tensor(chosen, device="cpu"))
         return chosen
+
+    @property
+    def noise(self) -> NoiseDraws | None:
+        """The noise of samples that are chosen on a device; None if they are chosen by `emit`."""
+        return None if self._sampled_ends is None else self._noise
+
+    def processed(self, logits: Tensor) -> Tensor:
+        """Return the processed scores [B, V] of raw logits, after the tokens so far."""
+        return self._process(
+            self.token_ids, logits.to(copy=True, dtype=torch.float32, device=self._ids.device)
+        )
+
+    def write(self, tokens: Tensor) -> None:
+        """Write the next tokens [B], which `take` takes or `forget_after` forgets."""
+        self._append(tokens[:, None])
+
+    def forget_after(self, length: int) -> None:
+        """Forget tokens that were written and not taken."""
+        self._length = length
+
+    def take(self, token: int) -> None:
+        """Emit a token of a single row that `write` wrote, as `emit` does."""
+        self._length += 1
+        if self._publish is not None and self._publish_first:
+            self._publish(torch.tensor([token], device="cpu"))
+        self._mark_finished([token in (self._sampled_ends or ()) or self.remaining <= 0])
+        if self._publish is not None and not self._publish_first:
+            self._publish(torch.tensor([token], device="cpu"))
 
     @property
     def needs_only_argmax(self) -> bool:

@@ -45,7 +45,7 @@ def _forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    is_tree = query.shape[2] > 1 and attention_mask is not None and attention_mask.shape[1] == 1
+    is_tree = attention_mask is not None and attention_mask.shape[1] == 1
     is_other = any(kwargs.get(name) is not None for name in _UNSUPPORTED_ARGUMENTS)
     if attention_mask is None or not is_tree or dropout or is_other:
         attended, _ = sdpa_attention_forward(

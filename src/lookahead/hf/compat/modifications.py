@@ -63,9 +63,15 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
     return list(found.values())
 
 
-def rope_state(module: Any) -> tuple[dict[str, torch.Tensor | None], dict[str, Any]]:
-    """Return copies of a rotary embedding's buffers and scalars, which dynamic RoPE types change."""
-    buffers = {name: None if buffer is None else buffer.clone() for name, buffer in module._buffers.items()}
+RopeState = tuple[dict[str, tuple[Any, Any]], dict[str, Any]]
+"""A rotary embedding's buffers with copies of their contents, and its scalars."""
+
+
+def rope_state(module: Any) -> RopeState:
+    """Return a rotary embedding's buffers and scalars, which dynamic RoPE types change."""
+    buffers = {
+        name: (buffer, None if buffer is None else buffer.clone()) for name, buffer in module._buffers.items()
+    }
     attributes = {
         name: value.clone() if isinstance(value, torch.Tensor) else value
         for name, value in vars(module).items()
@@ -74,10 +80,16 @@ def rope_state(module: Any) -> tuple[dict[str, torch.Tensor | None], dict[str, A
     return buffers, attributes
 
 
-def restore_rope_state(module: Any, state: tuple[dict[str, torch.Tensor | None], dict[str, Any]]) -> None:
-    """Restore what `rope_state` returned."""
+def restore_rope_state(module: Any, state: RopeState) -> None:
+    """Restore what `rope_state` returned: the same tensors, with what they held.
+
+    The copies do not take their place: in inference mode they are tensors that no training may use.
+    """
     buffers, attributes = state
-    module._buffers.update(buffers)
+    for name, (buffer, held) in buffers.items():
+        if buffer is not None and not torch.equal(buffer, held):
+            buffer.copy_(held)
+        module._buffers[name] = buffer
     vars(module).update(attributes)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.generation import logits_process, stopping_criteria
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from lookahead.decoding.sampling.choice import Sampler, StepNoise, TokenChoice, argmax
+from lookahead.decoding.sampling.choice import DefaultNoise, Sampler, StepNoise, TokenChoice, argmax
 from lookahead.decoding.sampling.state import GenerationState, padded_together
 from lookahead.drafting.noise import Noise
 from lookahead.hf.compat.call import GenerateCall
@@ -42,6 +42,16 @@ _ROW_BY_ROW_PROCESSORS = frozenset(
     }
 )
 """Transformers' processors that are stateless and treat each row independently."""
+
+_PROCESSORS_THAT_WAIT = frozenset(
+    {
+        logits_process.EtaLogitsWarper,
+        logits_process.NoRepeatNGramLogitsProcessor,
+        logits_process.SequenceBiasLogitsProcessor,
+        logits_process.NoBadWordsLogitsProcessor,
+    }
+)
+"""Those of them that read values from the device."""
 
 _MAX_NOISE_BYTES = 2**28
 """Limit on the noise drawn for rows that are behind; it bounds how far other rows may be ahead."""
@@ -83,7 +93,9 @@ def row_groups_for(generate_call: GenerateCall, *, lockstep: bool = False) -> li
     if rows == 1 or lockstep or sees_all_rows:
         sampler = Sampler() if samples else None
         foresee = None if sampler is None else sampler.foresee
-        return [GenerationState(input_ids, choose=sampler or argmax, foresee=foresee, **common)]
+        noise_of_one = DefaultNoise() if samples and rows == 1 else None
+        choose = sampler or argmax
+        return [GenerationState(input_ids, choose=choose, foresee=foresee, noise=noise_of_one, **common)]
     noise = StepNoise(rows)
     bytes_per_step = 4 * rows * text_config(generate_call.model).vocab_size
     return [
@@ -92,6 +104,7 @@ def row_groups_for(generate_call: GenerateCall, *, lockstep: bool = False) -> li
             rows=(row,),
             choose=noise.choice_of_row(row) if samples else argmax,
             foresee=partial(_foresee, noise, row) if samples else None,
+            noise=noise.noise_of_row(row) if samples else None,
             max_lead_tokens=max(1, _MAX_NOISE_BYTES // bytes_per_step) if samples else None,
             on_finish=partial(noise.remove, row),
             **{**common, "process": _of_row(processors, row)},
@@ -133,6 +146,7 @@ def _settings_of(generate_call: GenerateCall) -> dict[str, Any]:
         "keep_scores": returns_dict and generation_config.output_scores,
         "keep_logits": returns_dict and generation_config.output_logits,
         "ends": _ends_of_greedy(processors, criteria, generation_config),
+        "sampled_ends": _ends_of_samples(processors, criteria, generation_config),
     }
 
 
@@ -157,13 +171,32 @@ def _ends_of_greedy(processors: Any, criteria: Any, generation_config: Any) -> f
 
     None with sampling, processors, scores to keep, or other criteria.
     """
+    if generation_config.do_sample or len(processors) > 0:
+        return None
+    return _known_ends(criteria, generation_config)
+
+
+def _ends_of_samples(processors: Any, criteria: Any, generation_config: Any) -> frozenset[int] | None:
+    """Return the tokens that end an answer, if samples may be chosen on a device, several before one is read.
+
+    None without sampling, or with scores to keep, other criteria, or processors that are not known to be
+    without a state and to wait for nothing.
+    """
+    known = _ROW_BY_ROW_PROCESSORS - _PROCESSORS_THAT_WAIT
+    if not generation_config.do_sample or not _treat_rows_alone(processors, known):
+        return None
+    return _known_ends(criteria, generation_config)
+
+
+def _known_ends(criteria: Any, generation_config: Any) -> frozenset[int] | None:
+    """Return the tokens that end an answer; None with scores to keep or other criteria than the length."""
     keeps = generation_config.return_dict_in_generate and (
         generation_config.output_scores or generation_config.output_logits
     )
     lengths = [criterion for criterion in criteria if type(criterion) is stopping_criteria.MaxLengthCriteria]
     ends = [criterion for criterion in criteria if type(criterion) is stopping_criteria.EosTokenCriteria]
     are_known = len(lengths) <= 1 and len(lengths) + len(ends) == len(criteria)
-    if generation_config.do_sample or len(processors) > 0 or keeps or not are_known:
+    if keeps or not are_known:
         return None
     return frozenset(token for criterion in ends for token in criterion.eos_token_id.flatten().tolist())
 

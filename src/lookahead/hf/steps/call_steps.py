@@ -112,7 +112,8 @@ class CallStepModel(TransformersStepModel):
         if logits is None:
             arena.set_active_rows(slots)
             logits = self._read_by_model(slots)
-        switch_experts(self.model, self._changes)
+        if self.model.device.type != "cuda":
+            switch_experts(self.model, self._changes)
         return logits
 
     def _read_by_runners(self, slots: Sequence[int]) -> Tensor | None:
@@ -191,8 +192,10 @@ class CallStepModel(TransformersStepModel):
         self._changes.undo()
         super().close()
 
-    def _switch_experts(self, changes: TemporaryChanges) -> None:
-        """Do nothing: they are switched from the prompts to the end of the call."""
+    def _switch_experts(self, changes: TemporaryChanges, tokens: int) -> None:
+        """Do nothing but on CUDA devices: they are switched from the prompts to the end of the call."""
+        if self.model.device.type == "cuda":
+            super()._switch_experts(changes, tokens)
 
     def returned_cache(self) -> object:
         """Return the cache as `generate` would: the given one, brought up to date."""

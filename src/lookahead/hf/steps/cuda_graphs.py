@@ -7,36 +7,27 @@ The model is not changed: a graph records the kernels of its own forward pass. I
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from itertools import chain
 from threading import Lock
-from typing import Any, NoReturn
+from time import perf_counter
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
 
-from lookahead.backends.cuda.graphs import (
-    Capture,
-    CudaCapture,
-    NoCapture,
-    PackedTrees,
-    StaticStep,
-    StepMemory,
-    Verified,
-    context_slots,
-    node_bucket,
-)
+from lookahead.backends.cuda.attention_choice import without_cudnn
+from lookahead.backends.cuda.capture import Capture, CudaCapture, NoCapture
+from lookahead.backends.cuda.graphs import StaticStep, StepMemory
+from lookahead.backends.cuda.packed_trees import MAX_MOVES, PackedTrees, context_slots, node_bucket
 from lookahead.decoding.kv_slab import Allocate
 from lookahead.errors import first_line
+from lookahead.hf.attention import tree_kernel
 from lookahead.hf.attention.grouped_query import attend_by_grouped_queries, with_repeated_rows
-from lookahead.hf.cache.arena_cache import ArenaCache, ArenaLayer
+from lookahead.hf.cache.bucket_cache import BucketCache, NotStaticError
 from lookahead.hf.compat.changes import TemporaryChanges
 from lookahead.hf.compat.fingerprint.watch import Fingerprint
-from lookahead.hf.compat.layout import empty_layer
 from lookahead.hf.compat.modifications import modifications
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps.eager import EagerRunner
@@ -50,15 +41,15 @@ _RELATIVE_FLOOR = 1e-4
 The probe allows the same between a chain and single steps.
 """
 _MAX_DISAGREEMENTS = 3
+_MIN_REPLAYS = 3
+"""Replays that are timed before captured steps are left because none of them was faster."""
+_SHARE_OF_NODES = 0.9
+"""Share of the nodes of a mixture of experts that must agree: rounding may choose another expert for one."""
 
 
-class _NotStaticError(Exception):
-    """A step depends on something that changes from step to step; the message names it."""
-
-
-def capture_for(device: torch.device, lock: AbstractContextManager[Any]) -> Capture | None:
-    """Return what captures steps on a device, one at a time under a lock; None if no graphs exist there."""
-    return CudaCapture(device, lock) if device.type == "cuda" else None
+def capture_for(device: torch.device) -> Capture | None:
+    """Return what captures steps on a device; None if no graphs exist there."""
+    return CudaCapture(device) if device.type == "cuda" else None
 
 
 def unsupported_reason(model: PreTrainedModel, traits: ModelTraits) -> str:
@@ -90,15 +81,13 @@ class CapturedModels:
         is_served_otherwise = verification.is_compiled or verification.fixed_width is not None
         if verification.mode is not VerificationMode.TREE or is_served_otherwise or eager.traits.bias:
             return None
-        if capture_for(model.device, self._lock) is None or unsupported_reason(model, eager.traits):
+        if capture_for(model.device) is None or unsupported_reason(model, eager.traits):
             return None
         with self._lock:
             found = self._models.get(model)
             key = _key_of(eager)
             if found is None or found.key != key:
-                found = self._models[model] = _CapturedModel(
-                    key, partial(capture_for, model.device, self._lock)
-                )
+                found = self._models[model] = _CapturedModel(key, partial(capture_for, model.device))
         return None if found.is_given_up else GraphRunner(eager, found)
 
 
@@ -114,10 +103,21 @@ class _CapturedModel:
         self.key = key
         self._new_capture = new_capture
         self.is_given_up = False
-        self.agreed: set[bool] = set()
+        self.agreed: set[tuple[bool, int]] = set()
+        """The checks that were passed: whether of a replay, and of how many nodes, 0 for any."""
+        self.speedups: list[float] = []
+        """Of the replays that were checked: seconds of the model's own code ÷ seconds of the replay."""
         self.disagreements = 0
+        self.why_no_kernel: str | None = None
+        """Why the tree attention kernels do not serve it; empty if they do, None before the first step."""
         self._free: StepMemory | None = None
         self._lock = Lock()
+
+    def leave_kernel(self, problem: Exception) -> None:
+        """Attend by torch from now on; the steps are compared anew."""
+        self.why_no_kernel = f"{type(problem).__name__}: {first_line(problem)}"
+        self.agreed.clear()
+        self.disagreements = 0
 
     def borrow(self) -> StepMemory:
         """Return memory that no other call is using."""
@@ -169,18 +169,14 @@ class GraphRunner:
         if any(row.shift is not None and row.shift.ndim for row in batch.rows):  # positions of several axes
             return None
         arena = batch.cache.arena
+        arena.moves.are_deferred = True
         slots = [row.slot for row in batch.rows]
         padded = batch.over_slots(min(arena.max_rows, 1 << max(slots).bit_length()))
-        try:
-            verified = self._verified(batch, padded, nodes)
-        except Exception as problem:  # noqa: BLE001  # whatever a model's code raises, the eager runner serves
-            self._give_up(problem)
-            verified = None
-        if verified is None:
+        found = self._tried(batch, padded, nodes)
+        if found is None:
+            arena.moves.are_deferred = not self._kept.is_given_up
             arena.set_active_rows(slots)
-            return None
-        logits, argmax = verified
-        return StepLogits(logits, slots, argmax)
+        return found
 
     def read(self, batch: StepBatch, logits_of: Sequence[int]) -> None:  # the protocol's
         """Return None: no two parts of prompts need to have one shape, so none is captured."""
@@ -189,44 +185,96 @@ class GraphRunner:
         """Return the memory for the next call."""
         self._kept.give_back(self._memory)
 
-    def _verified(self, batch: StepBatch, padded: StepBatch, nodes: int) -> Verified | None:
-        """Return logits and argmax of the padded batch; None if they disagree with the eager runner's."""
+    def _tried(self, batch: StepBatch, padded: StepBatch, nodes: int) -> StepLogits | None:
+        """Return the result of the padded batch; None where the eager runner must serve."""
+        for has_room in (False, True):
+            try:
+                return self._verified(batch, padded, nodes)
+            except torch.OutOfMemoryError as problem:
+                if has_room:
+                    self._give_up(problem)
+                self._memory.forget_steps()
+            except Exception as problem:  # noqa: BLE001  # whatever a model's code raises, the eager runner serves
+                if self._kept.why_no_kernel == "":  # the kernels, not the model, may be at fault
+                    self._memory.forget_steps()
+                    self._kept.leave_kernel(problem)
+                else:
+                    self._give_up(problem)
+                return None
+        return None
+
+    def _verified(self, batch: StepBatch, padded: StepBatch, nodes: int) -> StepLogits | None:
+        """Return the result of the padded batch; None if it disagrees with the eager runner's."""
         arena = batch.cache.arena
+        arena.set_active_rows([row.slot for row in padded.rows])
         arena.count_appended(nodes)
         step = self._step(padded, nodes)
-        is_repeated = step.is_repeated
-        expected = None
-        if is_repeated not in self._kept.agreed:
+        is_replay, expected = step.is_repeated, None
+        # The kernels are compiled for each number of nodes; of torch's attention one check serves for all.
+        check = (is_replay, nodes if self._kept.why_no_kernel == "" else 0)
+        begin = perf_counter()
+        if check not in self._kept.agreed:
             arena.set_active_rows([row.slot for row in batch.rows])
             expected = self._eager.forward(batch, batch.width)
+            wait_for(expected)
             arena.set_active_rows([row.slot for row in padded.rows])
             arena.count_appended(nodes)
+        moves = {}
+        if is_replay:
+            moves = arena.moves.take(len(padded.rows), MAX_MOVES)
+        else:  # a step that is captured runs more than once
+            arena.moves.apply()
+        between = perf_counter()
         tokens, positions = padded.tokens(nodes), padded.positions(nodes)
-        verified = step(self._memory.capture, tokens, positions, padded.tree_rows)
-        if expected is None:
-            return verified
-        actual = verified[0][[row.slot for row in batch.rows]]
-        return verified if self._agrees(actual, expected, batch, is_repeated=is_repeated) else None
+        verified = step(self._memory.capture, tokens, positions, padded.tree_rows, moves)
+        slots = [row.slot for row in batch.rows]
+        result = StepLogits(
+            verified.logits, slots, step.copied_back(verified), is_replay and expected is None
+        )
+        if expected is not None:
+            if is_replay:
+                self._compare_times(between - begin, perf_counter() - between)
+            if not self._agrees(verified.logits[slots], expected, batch, check):
+                return None
+        return result
+
+    def _compare_times(self, eager_s: float, captured_s: float) -> None:
+        """Note how much faster a replay is than the model's own code.
+
+        Raises:
+            NotStaticError: None of the first replays was faster.
+        """
+        speedups = self._kept.speedups
+        speedups.append(eager_s / captured_s)
+        if self._model.device.type == "cuda" and len(speedups) >= _MIN_REPLAYS and max(speedups) < 1.0:
+            message = f"replays take {1 / max(speedups):.2g} times as long as its own code"
+            raise NotStaticError(message)
 
     def _step(self, padded: StepBatch, nodes: int) -> StaticStep:
         """Return the step of this shape over this cache."""
-        arena, rows = padded.cache.arena, len(padded.rows)
-        slots = min(context_slots(arena.longest_length + nodes), arena.room)
+        arena, rows, kept = padded.cache.arena, len(padded.rows), self._kept
+        if kept.why_no_kernel is None:
+            kept.why_no_kernel = tree_kernel.unsupported_reason(
+                self._eager.traits, padded.cache, groups_queries=self._eager.verification.groups_queries
+            )
+        by_kernel = kept.why_no_kernel == ""
+        # The kernels read lengths on the device; torch's attention computes all slots that it is given.
+        slots = arena.room if by_kernel else min(context_slots(arena.longest_length + nodes), arena.room)
         key = (rows, nodes, slots, arena.addresses)
         steps = self._memory.steps
         if key not in steps:
-            cache = _BucketCache(padded.cache, rows, slots)
-            run = _run_of(self._eager, cache, slots)
-            steps[key] = StaticStep(run, rows, nodes, self._model.device)
+            cache = BucketCache(padded.cache, rows, slots)
+            run = _run_of(self._eager, cache, slots, by_kernel=by_kernel)
+            steps[key] = StaticStep(run, self._memory, rows, nodes, self._model.device)
         return steps[key]
 
-    def _agrees(self, logits: Tensor, expected: Tensor, batch: StepBatch, *, is_repeated: bool) -> bool:
-        """Return, and record, whether a step's logits agree with those of the eager runner.
+    def _agrees(self, logits: Tensor, expected: Tensor, batch: StepBatch, check: tuple[bool, int]) -> bool:
+        """Return, and record, whether a step's logits agree with those of the eager runner at most nodes.
 
-        A few disagreements are allowed: in half precision, rounding may choose other experts.
+        In half precision, rounding may choose other experts for some nodes. A few disagreements are allowed.
 
         Raises:
-            _NotStaticError: There were too many disagreements.
+            NotStaticError: There were too many disagreements.
         """
         nodes = [len(tree) for tree in batch.trees]
         actual, wanted = (
@@ -234,111 +282,65 @@ class GraphRunner:
             for part in (logits, expected)
         )
         spread = float(wanted[wanted.isfinite()].std())
-        worst = float((actual - wanted).abs().where(actual != wanted, 0.0).max())
+        errors = (actual - wanted).abs().where(actual != wanted, 0.0).amax(dim=-1)
         allowed = max(_RELATIVE_FLOOR, _ROUNDING_FACTOR * torch.finfo(logits.dtype).eps) * spread
-        if worst <= allowed:
-            self._kept.agreed.add(is_repeated)
+        share = float((errors <= allowed).float().mean())
+        if share >= (_SHARE_OF_NODES if self._eager.traits.has_experts else 1.0):
+            self._kept.agreed.add(check)
             return True
         self._kept.disagreements += 1
         if self._kept.disagreements >= _MAX_DISAGREEMENTS:
+            worst = float(errors.max())
             message = f"logits differ from its own code's by {worst:.3g}, more than rounding ({allowed:.3g})"
-            raise _NotStaticError(message)
+            raise NotStaticError(message)
         return False
 
     def _give_up(self, problem: Exception) -> None:
         """Stop capturing this model's steps, with a warning that says why."""
         self._kept.is_given_up = True
-        self._memory.steps.clear()
+        self._memory.forget_steps()
         reason = first_line(problem)
-        if not isinstance(problem, _NotStaticError):
+        if not isinstance(problem, NotStaticError):
             reason = f"{type(problem).__name__}: {reason}"
         name = type(self._model).__name__
         warnings.warn(f"{name}'s steps are not captured in CUDA graphs: {reason}", stacklevel=2)
 
 
-class _BucketLayer(DynamicLayer):
-    """A layer that writes to the slots in a tensor on the device, and returns a fixed number of slots.
-
-    Args:
-        keys: [B, heads, slots, width], a part of an arena.
-        values: [B, heads, slots, value width].
-        is_sliding: Whether the layer has a window.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, *, is_sliding: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.keys, self.values = self._memory = keys, values
-        self.dtype, self.device = keys.dtype, keys.device
-        self.is_sliding = is_sliding
-        self.is_initialized = True
-        self.slots = torch.empty(0, 0, dtype=torch.int64, device=keys.device)
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Write keys and values [B, heads, n, width]; return all slots, some of which the mask hides."""
-        rows = torch.arange(len(key_states), device=key_states.device)[:, None]
-        for memory, states in zip(self._memory, (key_states, value_states), strict=True):
-            memory.transpose(1, 2)[rows, self.slots] = states.transpose(1, 2)
-        return self._memory
-
-    def get_mask_sizes(self, query_length: int) -> NoReturn:  # noqa: ARG002  # transformers' signature
-        """Raise: the graph would record the answer as a constant."""
-        message = "its mask depends on the cache's length, which changes from step to step"
-        raise _NotStaticError(message)
-
-    def get_seq_length(self) -> NoReturn:
-        """Raise: the graph would record the answer as a constant."""
-        message = "it reads the cache's length, which changes from step to step"
-        raise _NotStaticError(message)
+def wait_for(tensor: Tensor) -> None:
+    """Wait until a tensor is computed."""
+    if tensor.device.type == "cuda":
+        torch.cuda.current_stream(tensor.device).synchronize()
 
 
-class _BucketCache(Cache):
-    """An arena's cache as a captured step sees it.
-
-    Args:
-        cache: The cache whose arena holds the tokens.
-        rows: B.
-        slots: How many slots of each row are attended to.
-    """
-
-    def __init__(self, cache: ArenaCache, rows: int, slots: int) -> None:
-        layers: list[Any] = []
-        for index, layer in enumerate(cache.layers):
-            if isinstance(layer, ArenaLayer):
-                keys, values = (part[:rows, :, :slots] for part in cache.arena.memory(index))
-                layers.append(_BucketLayer(keys, values, is_sliding=layer.is_sliding))
-            else:
-                layers.append(empty_layer())
-        super().__init__(layers=layers)
-
-    def write_at(self, slots: Tensor) -> None:
-        """Set the slots of the next tokens, int64 [rows, n]."""
-        for layer in self.layers:
-            if isinstance(layer, _BucketLayer):
-                layer.slots = slots
-
-
-def _run_of(eager: EagerRunner, cache: _BucketCache, slots: int) -> Callable[[PackedTrees], Verified]:
+def _run_of(
+    eager: EagerRunner, cache: BucketCache, slots: int, *, by_kernel: bool
+) -> Callable[[PackedTrees], Tensor]:
     """Return a model's forward pass as a function of only the packed trees."""
     groups_queries = eager.verification.groups_queries
     groups = eager.traits.query_groups if groups_queries else 1
     layout, dtype = eager.layout, eager.traits.dtype
     reference = weakref.ref(eager.model)  # captured steps must not keep the model alive
 
-    def run(trees: PackedTrees) -> Verified:
+    def run(trees: PackedTrees) -> Tensor:
         model = reference()
         assert model is not None, "its steps are dropped with it"  # noqa: S101  # cannot happen
-        masks = {
-            name: with_repeated_rows(
-                trees.mask(slots, dtype, window=window, chunk=layout.chunks.get(name)), groups
-            )
-            for name, window in layout.windows.items()
-        }
+        masks = (
+            tree_kernel.trees_as_masks(trees, layout)
+            if by_kernel
+            else {
+                name: with_repeated_rows(
+                    trees.mask(slots, dtype, window=window, chunk=layout.chunks.get(name)), groups
+                )
+                for name, window in layout.windows.items()
+            }
+        )
+        cache.move(*trees.moves)
         cache.write_at(trees.slots)
         changes = TemporaryChanges()
-        with changes, changes:
-            if groups_queries:
+        with changes, changes, without_cudnn(trees.packed.device):
+            if by_kernel:
+                tree_kernel.attend_by_kernel(model, changes)
+            elif groups_queries:
                 attend_by_grouped_queries(model, changes)
             outputs = model(
                 input_ids=trees.tokens,
@@ -349,7 +351,7 @@ def _run_of(eager: EagerRunner, cache: _BucketCache, slots: int) -> Callable[[Pa
                 return_dict=True,
             )
         logits: Tensor = outputs.logits
-        return logits, logits.argmax(dim=-1)
+        return logits
 
     return run
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lookahead.backends.cuda.attention_choice import without_cudnn
 from lookahead.decoding.attention.tree_mask import tree_mask
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.hf.attention.grouped_query import attend_by_grouped_queries, with_repeated_rows
@@ -72,7 +73,8 @@ class EagerRunner:
                 padding = None if row.padding is None else row.padding[None]
                 self.traits.bias.set_for(row.tree, row.length, padding, changes)
                 self.switch_attention(changes)
-            logits: Tensor = self.model(input_ids=batch.tokens(size).to(device), **inputs).logits
+            with without_cudnn(device):
+                logits: Tensor = self.model(input_ids=batch.tokens(size).to(device), **inputs).logits
         return logits if max_logits is None else logits[:, -max_logits:]
 
     def switch_attention(self, changes: TemporaryChanges) -> None:

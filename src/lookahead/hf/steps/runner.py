@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookahead.decoding.attention.tree_mask import tree_positions
 from lookahead.decoding.attention.visibility import TreeRow
 from lookahead.drafting.tree import DraftTree
 from lookahead.hf.cache.arena_cache import ArenaCache
@@ -35,6 +34,12 @@ class Row:
     padding: Tensor | None = None
     shift: Tensor | None = None
     types: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def counted_padding(self) -> tuple[int, bool]:
+        """Slots of padding on the left, and whether there is none elsewhere: counted once, not per step."""
+        counted = TreeRow(PADDING_TREE, 0, self.padding)
+        return counted.left_padding, counted.is_padded_left
 
     @property
     def max_position_shift(self) -> int:
@@ -72,7 +77,7 @@ class StepBatch:
         """The rows as attention sees them."""
         lengths = self.cache.arena.lengths
         return [
-            TreeRow(tree, lengths[row.slot], row.padding)
+            TreeRow(tree, lengths[row.slot], row.padding, row.counted_padding)
             for row, tree in zip(self.rows, self.trees, strict=True)
         ]
 
@@ -91,8 +96,11 @@ class StepBatch:
 
     def positions(self, size: int) -> Tensor:
         """Return the nodes' positions as the model counts them, int64 [B, size] or [axes, B, size]."""
-        pairs = zip(self.trees, self.rows, strict=True)
-        counted = torch.stack([tree_positions(tree, row.position, size) for tree, row in pairs])
+        places = np.empty((len(self.trees), size), np.int64)
+        for of_row, tree, row in zip(places, self.trees, self.rows, strict=True):
+            of_row[:] = row.position
+            of_row[: len(tree)] += tree.depths
+        counted = torch.from_numpy(places)
         shifts = [row.shift for row in self.rows if row.shift is not None]
         if not shifts:
             return counted
@@ -139,12 +147,14 @@ class StepLogits:
     Attributes:
         logits: [R, size, V], size at least the largest tree's nodes; or R tensors [n, V] where rows differ.
         logit_rows: For each row of the batch, its row in `logits`.
-        argmax: int64 [R, size] on the device of the logits; None if it was not computed.
+        summary: int32 [R, size, columns] on the CPU, of `summarize`; None if it was not computed.
+        is_usual: Whether the step took the time that such steps usually take: it captured nothing.
     """
 
     logits: Tensor | Sequence[Tensor]
     logit_rows: Sequence[int]
-    argmax: Tensor | None = None
+    summary: Tensor | None = None
+    is_usual: bool = True
 
 
 class StepRunner(Protocol):

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lookahead.decoding.logits import TreeLogits
+from lookahead.decoding.logits_summary import summarize
 from lookahead.decoding.loop import PromptPart
 from lookahead.drafting.tree import DraftTree
 from lookahead.errors import UnsupportedModelError
@@ -34,6 +35,9 @@ _FIRST_CAPACITY = 512
 """Initial slots per row besides the prompt; the arena grows when they are full."""
 _FIRST_CAPACITY_OF_GRAPHS = 4096
 """The same with CUDA graphs, where growing means capturing the steps again."""
+
+_MAX_TOKENS_OF_COPIED_EXPERTS = 2
+"""Up to so many tokens, copying their experts' weights reads no more than grouped products do."""
 
 
 class TransformersStepModel:
@@ -208,13 +212,13 @@ class TransformersStepModel:
         batch = StepBatch(rows, [drafts[row] for row in order], self.cache)
         changes = TemporaryChanges()
         with self._lock, changes, changes:
-            self._switch_experts(changes)
+            self._switch_experts(changes, batch.width * len(rows))
             found = self._runners.run(batch, [row.slot for row in rows])
-        logits, argmax = found.logits, found.argmax
-        if isinstance(logits, Tensor) and logits.device.type != "cpu":
-            argmax = logits.argmax(dim=-1) if argmax is None else argmax
-            wait_for(logits)  # so that the forward pass's time is counted as its own
-        return TreeLogits(drafts, dict(zip(order, found.logit_rows, strict=True)), logits, argmax)
+        summary = found.summary
+        if summary is None and isinstance(found.logits, Tensor) and found.logits.device.type != "cpu":
+            summary = summarize(found.logits).cpu()  # waits: the forward pass's time is counted as its own
+        logit_rows = dict(zip(order, found.logit_rows, strict=True))
+        return TreeLogits(drafts, logit_rows, found.logits, summary, is_usual=found.is_usual)
 
     @torch.no_grad()
     def forward_with_parts(
@@ -319,9 +323,14 @@ class TransformersStepModel:
             row.position += len(parts[name])
         return dict(zip(order, logits, strict=True))
 
-    def _switch_experts(self, changes: TemporaryChanges) -> None:
-        """Compute a step of a mixture of experts as `generate` computes it, until the changes are undone."""
-        switch_experts(self.model, changes)
+    def _switch_experts(self, changes: TemporaryChanges, tokens: int) -> None:
+        """Compute a step of a mixture of experts as `generate` computes it, until the changes are undone.
+
+        On a CUDA device that copies the weights of each token's experts. So steps of more than a few tokens
+        go on as the prompt does, by products of groups.
+        """
+        if self.model.device.type != "cuda" or tokens <= _MAX_TOKENS_OF_COPIED_EXPERTS:
+            switch_experts(self.model, changes)
 
     def _move_together(self, width: int) -> None:
         """Move rows into free row slots below them, where that saves more than it costs.
@@ -379,11 +388,3 @@ def _next_parts(
             parts[row] = prompt[begins[row] : begins[row] + chunk]
             chunk -= len(parts[row])
     return parts
-
-
-def wait_for(tensor: Tensor) -> None:
-    """Wait until a tensor [≥ 1, ≥ 1, ≥ 1] is computed; on CUDA devices nothing is copied."""
-    if tensor.device.type == "cuda":
-        torch.cuda.current_stream(tensor.device).synchronize()
-    elif tensor.device.type != "cpu":
-        tensor[-1, -1, 0].item()
