@@ -37,6 +37,9 @@ _SOURCES = {
     NOT_DRAFTED: TokenSource.PLAIN,
 }
 
+_TRIAL_ROW = -1
+"""No request has this number."""
+
 
 class RowRunner:
     """The rows of an engine's requests, their keys and values, and their drafts.
@@ -97,6 +100,7 @@ class RowRunner:
         self._prefixes: PrefixCache[list[Tensor]] = PrefixCache()
         self._max_prefix_tokens = 0
         self.stats = GenerationStats()
+        self._read_one_token()
         self.max_cached_tokens = settings.cache_bytes // self._step_model.cache.arena.bytes_per_token
 
     def prepare(self, request: Request) -> RequestState:
@@ -242,3 +246,9 @@ class RowRunner:
             lambda begin: self._step_model.copy_text(row, begin, begin + BLOCK_TOKENS),
         )
         self._prefixes.shrink(self._max_prefix_tokens)
+
+    @torch.no_grad()
+    def _read_one_token(self) -> None:
+        """Read a text of one token and forget it: then the arena knows how large keys and values are."""
+        self._step_model.add(_TRIAL_ROW, [0])
+        self._step_model.remove(_TRIAL_ROW)
