@@ -219,7 +219,7 @@ _ABLATED = (
     *("log without earlier answers", "log without answers", "log without recycling"),
 )
 _CAPACITIES = (
-    *("log, 32 KiB", "log, 128 KiB", "log, 512 KiB", "log, 2048 KiB", "log, 8192 KiB"),
+    *("log, 128 KiB", "log, 512 KiB", "log, 2048 KiB", "log, 8192 KiB"),
     *("trie, 512 KiB", "trie, 2048 KiB", "trie, 8192 KiB"),
 )
 _LIVE_MODES = (

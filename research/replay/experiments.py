@@ -24,7 +24,7 @@ WINDOW = 40
 _DRAFT_TOKENS = 16
 _LENGTHS = (4, 8, 16, 32, 64)
 _DEPTHS = (2, 4, 8, 16, 32)
-_CAPACITIES = tuple(2**power for power in (15, 16, 17, 18, 19, 20, 21, 22, 23))
+_CAPACITIES = tuple(2**power for power in (16, 17, 18, 19, 20, 21, 22, 23))
 _PRUNED_NODES = 20_000
 
 

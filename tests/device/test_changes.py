@@ -104,7 +104,6 @@ def test_the_auto_budget_measures_replays_and_learns_from_nothing_else(on_device
     lookahead = Lookahead(LookaheadConfig())
     expected = model.generate(token_ids, **GREEDY).tolist()
     assert lookahead.generate(model, token_ids, **GREEDY).tolist() == expected
-    assert lookahead.stats.measure_s > 0
     assert not all(usual)
     assert adapted
     assert all(adapted)

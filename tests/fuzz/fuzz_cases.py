@@ -140,7 +140,7 @@ def _config(random: Random, rows: int) -> dict[str, Any]:
         "recycle_prompt_tokens": random.choice([1, 1, 1, 4, 100]),
     }
     if random.random() < 0.2:
-        config["max_bytes"] = 2**15
+        config["max_bytes"] = 2**16
     return config
 
 

@@ -238,14 +238,14 @@ def test_callbacks_are_given_tokens_in_one_piece():
 def test_rows_are_ahead_of_others_no_further_than_there_is_room_for_noise(monkeypatch):
     monkeypatch.setattr("lookahead.hf.generate.row_groups._MAX_NOISE_BYTES", 4 * 4 * 64 * 3)  # of three steps
     waiting = []
-    taken = StepNoise._next_noise
+    taken = StepNoise.next_noise
 
     def watched(self, *args):
         noise = taken(self, *args)
         waiting.append(len({step for _, step in self._waiting}))
         return noise
 
-    monkeypatch.setattr(StepNoise, "_next_noise", watched)
+    monkeypatch.setattr(StepNoise, "next_noise", watched)
     model = tiny_model("llama")
     token_ids, mask = padded_batch()
     lookahead = Lookahead(LookaheadConfig(decoding_length=64))
