@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("gguf")
 
 from helpers.fused_steps import fused_steps
+from helpers.samples import IS_WHOLE
 from helpers.tiny_gguf import TOKENS, WIDTH, write_tiny_gguf
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cpu.kernels.gguf.formats import Packing
@@ -196,7 +197,9 @@ def test_packed_if_possible(llama, folder, caplog):
     assert len(TOKENS) == 98
 
 
+@pytest.mark.matrix
 @pytest.mark.model
+@pytest.mark.skipif(not IS_WHOLE, reason="its tokenizer takes half a minute to convert: make verify")
 def test_the_embedded_model_packed(embedded_bfloat16):
     plain, tokenizer = embedded_bfloat16
     model, _ = load_model("embedded", "bfloat16", "cpu", packed=True)
