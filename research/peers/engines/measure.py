@@ -1,21 +1,18 @@
 """Measuring settings in turns: each prompt goes to all of them before the next one does."""
 
 import json
-import os
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from lookahead.errors import NotFoundError
+from research.json_process import JsonProcess
 
 _ROOT = Path(__file__).parents[3]
 _WORKERS = "research.peers.engines.workers"
 
 
-class Worker:
+class Worker(JsonProcess):
     """A process that answers prompts.
 
     Args:
@@ -32,38 +29,14 @@ class Worker:
     """
 
     def __init__(self, python: Path, program: str, job: Mapping[str, Any], log: Path) -> None:
-        self._log = log.open("a")
-        threads = str(job["threads"])
-        self._process = subprocess.Popen(  # noqa: S603
+        super().__init__(
             [str(python), "-m", f"{_WORKERS}.with_{program}", json.dumps(dict(job))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            cwd=_ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": threads, "VLLM_CPU_KVCACHE_SPACE": "2"},
+            name="a worker",
+            log=log,
+            variables={"OMP_NUM_THREADS": str(job["threads"]), "VLLM_CPU_KVCACHE_SPACE": "2"},
+            folder=_ROOT,
         )
-        try:
-            self.load_s: float = self._answer()["load_s"]
-        except NotFoundError:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the process."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None  # noqa: S101  it is a pipe
-            pipe.close()
-        self._process.wait()
-        self._log.close()
+        self.load_s: float = self.ready["load_s"]
 
     def answer(self, prompt_ids: Sequence[int], max_new_tokens: int) -> dict[str, Any]:
         """Return what `answered` returns in the worker.
@@ -71,20 +44,7 @@ class Worker:
         Raises:
             NotFoundError: It has ended.
         """
-        job = {"prompt_ids": list(prompt_ids), "max_new_tokens": max_new_tokens}
-        assert self._process.stdin is not None  # noqa: S101  it is a pipe
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None  # noqa: S101  it is a pipe
-        line = self._process.stdout.readline()
-        if not line:
-            message = f"a worker has ended; {self._log.name} says why"
-            raise NotFoundError(message)
-        found: dict[str, Any] = json.loads(line)
-        return found
+        return self.ask({"prompt_ids": list(prompt_ids), "max_new_tokens": max_new_tokens})
 
 
 def measured(
