@@ -28,7 +28,7 @@ Moves = Mapping[int, Sequence[tuple[int, int]]]
 
 
 def node_bucket(nodes: int) -> int | None:
-    """Return the nodes of the step that is captured for so many; None where there is none so large."""
+    """Return the smallest captured size with room for this many nodes; None if every size is too small."""
     return next((bucket for bucket in NODE_BUCKETS if bucket >= nodes), None)
 
 

@@ -44,7 +44,7 @@ class ReplayedNoise:
 
 
 def replayed_noise(trace: Trace, known: KnownNoise) -> ReplayedNoise | None:
-    """Return the noise that a drafter knows of a trace; None if there is none."""
+    """Return the noise that a drafter may know; None for greedy answers, and where it may know nothing."""
     if trace.seed is None or trace.vocabulary_size is None or known is KnownNoise.NONE:
         return None
     return ReplayedNoise(trace.seed + (known is KnownNoise.OTHER), trace.vocabulary_size)

@@ -148,9 +148,6 @@ class StepNoise:
         if step == self._steps_drawn:
             if self._ahead is None:
                 self._ahead = noise_ahead(probabilities, rows=self._rows, slots=_WAITING + LEVELS)
-            if self._generator is None:
-                self._generator = _default_generator(probabilities.device)
-            self._states[step] = self._generator.get_state()
             noise = probabilities.new_empty(self._rows, probabilities.shape[1]).exponential_(1)
             self._steps_drawn += 1
             self._waiting.update(
@@ -158,6 +155,13 @@ class StepNoise:
             )
             return noise[row : row + 1]
         return self._waiting.pop((row, step))
+
+    def next_noise_on_trial(self, row: int, probabilities: Tensor) -> Tensor:
+        """Return the noise as `next_noise` does; it may be given back."""
+        if self._steps_taken[row] == self._steps_drawn:
+            self._generator = _default_generator(probabilities.device)
+            self._states[self._steps_drawn] = self._generator.get_state()
+        return self.next_noise(row, probabilities)
 
     def give_back(self, row: int, first: int, drawn: list[Tensor], taken: int) -> None:
         """Take back the noise of a row's steps from `first` on, but for the first `taken` of them.
@@ -213,7 +217,7 @@ class _RowNoise:
         """Return the next step's noise, [1, V]."""
         if not self._drawn:
             self._first = self._noise.steps_of(self._row)
-        self._drawn.append(self._noise.next_noise(self._row, probabilities))
+        self._drawn.append(self._noise.next_noise_on_trial(self._row, probabilities))
         return self._drawn[-1]
 
     def settle(self, taken: int) -> None:

@@ -19,7 +19,7 @@ from lookahead.drafting.noise import (
 LEVELS = 3
 """How many draws ahead are known: further ones are rarely reached."""
 _MAX_MISSES = 16
-"""After so many surprises in a row somebody else draws from the generator: it is no longer followed."""
+"""After this many surprises in a row, other code draws from the generator: it is no longer followed."""
 _LEFT, _NEXT, _STATE = slice(8, 12), slice(16, 24), slice(24, 24 + 8 * WORDS)
 """Bytes of torch's state: words left until the next twist, the next word's place, and the words."""
 
@@ -29,7 +29,7 @@ class NoiseAhead:
 
     A copy of the generator's state runs ahead by `LEVELS` draws. At each look, the generator is found at one
     of the states that the copy went through: so many draws have been made since. Where it is found elsewhere,
-    because somebody seeded it or drew something else, the copy begins anew from there. So a wrong guess costs
+    because other code seeded it or drew from it, the copy begins anew from there. So a wrong guess costs
     acceptance, never the text.
 
         draws       3         4         5         6          the generator is found at 5: draws 3 and 4 were

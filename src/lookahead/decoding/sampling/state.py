@@ -176,12 +176,7 @@ class GenerationState:
 
     def take(self, token: int) -> None:
         """Emit a token of a single row that `write` wrote, as `emit` does."""
-        self._length += 1
-        if self._publish is not None and self._publish_first:
-            self._publish(torch.tensor([token], device="cpu"))
-        self._mark_finished([token in (self._sampled_ends or ()) or self.remaining <= 0])
-        if self._publish is not None and not self._publish_first:
-            self._publish(torch.tensor([token], device="cpu"))
+        self._end_step([token], self._sampled_ends or ())
 
     @property
     def needs_only_argmax(self) -> bool:
@@ -190,19 +185,23 @@ class GenerationState:
 
     def emit_argmax(self, argmax: Sequence[int]) -> list[int]:
         """Emit each row's argmax as `emit` does, but without a tensor on the device."""
-        ends, pad = self._ends or (), self.pad_token_id
+        pad = self.pad_token_id
         chosen = list(argmax)
         if pad is not None:
             pairs = zip(chosen, self._is_finished_row, strict=True)
             chosen = [pad if is_finished else token for token, is_finished in pairs]
         self._unwritten.append(chosen)
+        self._end_step(chosen, self._ends or ())
+        return chosen
+
+    def _end_step(self, chosen: list[int], ends: Collection[int]) -> None:
+        """Count, publish and check a token of each row, where only some tokens and the length end it."""
         self._length += 1
         if self._publish is not None and self._publish_first:
             self._publish(torch.tensor(chosen, device="cpu"))
         self._mark_finished([token in ends or self.remaining <= 0 for token in chosen])
         if self._publish is not None and not self._publish_first:
             self._publish(torch.tensor(chosen, device="cpu"))
-        return chosen
 
     def _mark_finished(self, ended: Sequence[object]) -> None:
         """Mark the rows that ended with their last token."""

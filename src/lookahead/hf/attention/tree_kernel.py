@@ -50,7 +50,7 @@ def attend_by_kernel(model: PreTrainedModel, changes: TemporaryChanges) -> None:
 
 
 def trees_as_masks(trees: PackedTrees, layout: AttentionLayout) -> dict[str, Tensor]:
-    """Return for each type of layers what stands in for its mask: the packed trees, as an attribute.
+    """Return a mask for each type of layers that carries the packed trees as an attribute.
 
     The tensor itself has two columns, which fit no cache: a layer that used it as a mask would raise.
     """

@@ -31,13 +31,6 @@ def resolve_device(device: str | None) -> torch.device:
     return resolved
 
 
-def device_name(device: torch.device) -> str:
-    """Return the name of a device's processor, or the device type if it is unknown."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return cpu_model() if device.type == "cpu" else device.type
-
-
 def cpu_model() -> str:
     """Return the name of the CPU."""
     try:

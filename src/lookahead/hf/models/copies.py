@@ -27,7 +27,7 @@ Read = TypeVar("Read")
 
 
 def load_copy(folder: Path | None, read: Callable[[Path], Read]) -> Read | None:
-    """Return what `read` makes of a copy's folder; None if there is none that can be read.
+    """Read a copy's folder with `read`; return None if the copy is missing or damaged.
 
     An error that has nothing to do with the copy, such as no memory left, is the caller's.
     """

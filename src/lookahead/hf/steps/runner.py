@@ -37,7 +37,7 @@ class Row:
 
     @cached_property
     def counted_padding(self) -> tuple[int, bool]:
-        """Slots of padding on the left, and whether there is none elsewhere: counted once, not per step."""
+        """Slots of padding on the left, and whether all padding is there. Counted once, not in each step."""
         counted = TreeRow(PADDING_TREE, 0, self.padding)
         return counted.left_padding, counted.is_padded_left
 
