@@ -1,5 +1,7 @@
 """What all tests share: repeatable examples, one thread, step times of their own, the embedded model."""
 
+from itertools import count
+
 import pytest
 import torch
 from hypothesis import settings
@@ -68,6 +70,14 @@ def own_cache_folder(tmp_path_factory):
         (folder / "lookahead" / "embedded").symlink_to(users / "embedded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def equal_step_times():
+    """Let every step seem to take one second, so that the automatic size does not depend on the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lookahead.decoding.loop.perf_counter", count().__next__)
         yield
 
 
