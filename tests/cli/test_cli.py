@@ -90,7 +90,7 @@ def test_compile_compiles_every_kernel():
     # The session's kernels are compiled by `make setup`: this run only loads them from the cache.
     program = "from lookahead.cli import main\nmain(['compile'])"
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
-    assert finished.stdout == "all kernels are compiled\n"
+    assert finished.stdout.endswith("all kernels are compiled\n")
 
 
 def test_the_help_of_bench_names_every_method(monkeypatch):

@@ -24,6 +24,7 @@ from lookahead.drafting.log.calibration import (
     AGES,
     BIASES,
     HINT_BIASES,
+    INITIAL_SQUARES,
     LEARNING_RATE,
     LUCK_SLOPES,
     LUCKY_PLACE,
@@ -33,11 +34,15 @@ from lookahead.drafting.log.calibration import (
     NONE_BIAS,
     NONE_SLOPE,
     NOT_ALTERNATIVE,
+    PAIR_WEIGHTS,
     RANKS,
     SLOPES,
     SOURCES,
+    TOKEN_WEIGHTS,
     UNRANKED,
     initial_weights,
+    pair_column,
+    token_column,
 )
 from lookahead.drafting.log.draft_tree import FEW_MATCHES, MIN_CHILD_RATIO, MIN_REMATCH_PROBABILITY
 from lookahead.drafting.log.matches import (
@@ -199,8 +204,9 @@ class Candidate:
 
 @dataclass
 class Prediction:
-    """A node's candidates, its groups as (counts of the hit rate, tokens), and the evidence of none."""
+    """Node's token, candidates, groups as (counts of the hit rate, tokens), and the evidence of none."""
 
+    after: int = -1
     candidates: list[Candidate] = field(default_factory=list)
     groups: list[tuple[list[float], list[int]]] = field(default_factory=list)
     rest: float = 0.0
@@ -209,7 +215,7 @@ class Prediction:
 class CalibrationState:
     """Hit rates as counts, weights as pairs of a value and the sum of its squared gradients, token counts."""
 
-    def __init__(self):
+    def __init__(self, has_token_weights=False):
         self.hit_rates = initial_hit_rates().reshape(2, LENGTHS, VARIETIES, CROWDS, 2).tolist()
         pairs = initial_weights().T
         self.none_bias, self.none_slope = pairs[NONE_BIAS].tolist(), pairs[NONE_SLOPE].tolist()
@@ -224,6 +230,7 @@ class CalibrationState:
             hints[places + 2 * RANK_BUCKETS :],
         )
         self.luck_slopes = pairs[LUCK_SLOPES:].tolist()
+        self.token_weights: dict[int, list[float]] | None = {} if has_token_weights else None  # by column
         self.counts: list[list[int]] = []  # [token, count], the highest count first
 
     def bias(self, feature):
@@ -233,6 +240,13 @@ class CalibrationState:
     def hint_bias(self, hint):
         which, bucket, is_known, is_root = hint
         return self.hint_biases[which][bucket][is_known][is_root]
+
+    def token_biases(self, after, token):
+        """Of the token by itself and behind `after`."""
+        if self.token_weights is None:
+            return []
+        columns = int(token_column(token)), int(pair_column(after, token))
+        return [self.token_weights.setdefault(column, [0.0, INITIAL_SQUARES]) for column in columns]
 
     def count(self, token):
         place = next((i for i, (counted, _) in enumerate(self.counts) if counted == token), None)
@@ -261,6 +275,7 @@ class CalibrationState:
                 self.slopes[candidate.feature[0]][0] * candidate.evidence + self.bias(candidate.feature)[0],
             )
             + self.luck_slopes[candidate.feature[0]][0] * (candidate.luck or 0.0)
+            + sum(value for value, _ in self.token_biases(prediction.after, candidate.token))
             for candidate in prediction.candidates
         ]
         highest = max([none, *scores])
@@ -282,6 +297,8 @@ class CalibrationState:
                 move(self.hint_bias(hint), error)
             if candidate.luck is not None:
                 move(self.luck_slopes[candidate.feature[0]], error * candidate.luck)
+            for weight in self.token_biases(prediction.after, candidate.token):
+                move(weight, error)
         if prediction.candidates:
             move(self.none_slope, (missed - rest) * prediction.rest)
             move(self.none_bias, missed - rest)
@@ -337,10 +354,14 @@ class Request:
 
 class NaiveLog:
     def __init__(self, *, max_bytes, remember_prompts=False):
-        self.max_calibrations = max(1, min(1024, max_bytes // 2**20))
+        self.max_counts = max(1, min(1024, max_bytes // 2**20))
+        self.max_calibrations = min(self.max_counts, max(1, max_bytes // 2**23))
+        self.has_token_weights = max_bytes >= 2**23
         self.calibrations: dict[int, CalibrationState] = {}  # the last one used is the last one
-        arrays = (initial_hit_rates(), initial_weights(), new_counts())
-        learned = self.max_calibrations * sum(array.nbytes for array in arrays)
+        self.counts: dict[int, list[list[int]]] = {}  # in the same order
+        weights = initial_weights().nbytes + self.has_token_weights * 16 * (TOKEN_WEIGHTS + PAIR_WEIGHTS)
+        learned = self.max_calibrations * (initial_hit_rates().nbytes + weights)
+        learned += self.max_counts * new_counts().nbytes
         _, self.own_budget, self.max_shared, max_buckets = divided(max_bytes, learned_bytes=learned)
         self.shared = Log(min(token_log._FIRST_RING, self.max_shared))
         self.successors = Successors(min(token_log._FIRST_TABLE, max_buckets), max_buckets)
@@ -366,10 +387,13 @@ class NaiveLog:
 
     def calibration(self, owner):
         """That of a namespace, which becomes the last one used."""
-        calibration = self.calibrations.pop(owner, None) or CalibrationState()
+        calibration = self.calibrations.pop(owner, None) or CalibrationState(self.has_token_weights)
         self.calibrations[owner] = calibration
+        calibration.counts = self.counts[owner] = self.counts.pop(owner, calibration.counts)
         if len(self.calibrations) > self.max_calibrations:
             del self.calibrations[next(iter(self.calibrations))]
+        if len(self.counts) > self.max_counts:
+            del self.counts[next(iter(self.counts))]
         return calibration
 
     def insert(self, name, tokens, origin):
@@ -440,6 +464,7 @@ class NaiveLog:
     def forget_namespace(self, namespace):
         owner = self.owners.get(namespace)
         self.calibrations.pop(owner, None)
+        self.counts.pop(owner, None)
         for cell in self.shared.cells:
             if cell.owner == owner:
                 cell.token, cell.owner = GAP, NO_OWNER
@@ -484,8 +509,8 @@ class NaiveLog:
         ]
         return sorted(matches, key=lambda match: match.rank)
 
-    def predict(self, request, matches, depth, probability, successors, alternatives, noise):
-        prediction = Prediction()
+    def predict(self, request, after, matches, depth, probability, successors, alternatives, noise):
+        prediction = Prediction(after)
         left = 1.0
         known: set[int] = set()
         for (length, source), ranked in groupby(matches, key=lambda match: match.rank):
@@ -565,6 +590,7 @@ class NaiveLog:
                     alternatives = rows[nodes[node][1]] if node else request.alternatives
                     prediction = self.predict(
                         request,
+                        token,
                         lists[node],
                         depth,
                         probability,

@@ -12,6 +12,7 @@ from lookahead.drafting.growth.ranks import RANK_BUCKETS
 from lookahead.drafting.growth.runner_ups import ALTERNATIVES
 from lookahead.drafting.log.calibration import (
     AGES,
+    ALL_COLUMNS,
     ALTERNATIVE,
     BIASES,
     COLUMNS,
@@ -31,14 +32,19 @@ from lookahead.drafting.log.calibration import (
     RUNNER_UP,
     SOURCES,
     SQUARES,
+    TOKEN_WEIGHTS,
     UNRANKED,
     VALUE,
+    Calibrations,
     feature_index,
     hint_feature,
     initial_weights,
+    pair_column,
     softmax_with_none,
     source_of_feature,
+    token_column,
     update_weights,
+    with_token_weights,
 )
 from lookahead.drafting.log.successors import SUCCESSORS
 
@@ -50,18 +56,24 @@ def different_hints(count):
     return np.array(numbers, np.int32).reshape(-1, HINTS)
 
 
+AFTER = 5
+"""The token that the candidates come behind."""
+
+
 def without_noise(hints):
     """These hints where nothing is known of the noise."""
     hints[:, LUCKY_PLACE] = NO_HINT
     return hints
 
 
-def weighed(features, evidence, none, weights, hints=None, luck=None):
+def weighed(features, evidence, none, weights, hints=None, luck=None, tokens=None):
     probabilities = np.empty(len(features))
     hints = without_noise(different_hints(len(features))) if hints is None else hints.astype(np.int32)
     luck = np.zeros(len(features)) if luck is None else luck
     evidence = np.array(evidence, np.float64)
-    softmax_with_none(np.array(features, np.int32), hints, evidence, luck, none, weights, probabilities)
+    tokens = np.arange(len(features), dtype=np.int32) if tokens is None else tokens
+    features = np.array(features, np.int32)
+    softmax_with_none(AFTER, tokens, features, hints, evidence, luck, none, weights, probabilities)
     return probabilities
 
 
@@ -162,7 +174,7 @@ def learn_often(tokens, features, evidence, none, coming):
     luck = np.zeros(len(features))
     for token in coming:
         probabilities = weighed(features, evidence, none, weights)
-        update_weights(tokens, features, hints, evidence, luck, none, probabilities, weights, token)
+        update_weights(AFTER, tokens, features, hints, evidence, luck, none, probabilities, weights, token)
     return weighed(features, evidence, none, weights), weights
 
 
@@ -226,6 +238,50 @@ def test_where_the_noise_is_known_the_weights_learn_how_much_it_says():
         luck, came = -np.log(noise), int(tokens[np.argmax(p / noise)])
         probabilities = weighed(features, np.log(p), math.log(1e-3), weights, hints, luck)
         hits.append(tokens[np.argmax(probabilities)] == came)
-        update_weights(tokens, features, hints, np.log(p), luck, math.log(1e-3), probabilities, weights, came)
+        arrays = (tokens, features, hints, np.log(p), luck)
+        update_weights(AFTER, *arrays, math.log(1e-3), probabilities, weights, came)
     assert np.mean(hits[-1000:]) > 0.95  # without the noise, 0.7
     assert weights[VALUE, LUCK_SLOPES + SHARED] > 1.0  # it decides all
+
+
+def test_token_weights_learn_which_of_two_alike_candidates_comes_after_which_token():
+    """Behind 3 always 7, behind 4 always 8, and the sources say the same of both."""
+    random, weights = np.random.default_rng(5), with_token_weights(initial_weights())
+    tokens, features = np.array([7, 8], np.int32), [feature_index(SHARED, 0, 0)] * 2
+    hints, luck, evidence = without_noise(different_hints(2)), np.zeros(2), np.log([0.4, 0.4])
+    hints[1] = hints[0]
+
+    def probabilities(after):
+        found = np.empty(2)
+        arrays = (tokens, np.array(features, np.int32), hints, evidence, luck)
+        softmax_with_none(after, *arrays, math.log(0.2), weights, found)
+        return arrays, found
+
+    for after in random.choice([3, 4], 400).tolist():
+        arrays, found = probabilities(after)
+        update_weights(after, *arrays, math.log(0.2), found, weights, after + 4)
+    assert probabilities(3)[1][0] > 0.9
+    assert probabilities(4)[1][1] > 0.9
+    moved = np.flatnonzero(weights[VALUE, COLUMNS:] != 0) + COLUMNS
+    columns = {token_column(token) for token in (7, 8)}
+    columns |= {pair_column(after, token) for after in (3, 4) for token in (7, 8)}
+    assert set(moved.tolist()) == columns
+
+
+@given(after=st.integers(0, 2**31 - 1), token=st.integers(0, 2**31 - 1))
+def test_the_columns_of_tokens_and_pairs_are_behind_all_others(after, token):
+    assert COLUMNS <= token_column(token) < COLUMNS + TOKEN_WEIGHTS
+    assert COLUMNS + TOKEN_WEIGHTS <= pair_column(after, token) < ALL_COLUMNS
+
+
+def test_the_weights_of_the_least_recently_used_namespace_leave_before_its_counts():
+    calibrations = Calibrations(2**24)  # weights for two, counts for sixteen
+    first = calibrations.of(1)
+    calibrations.of(2)
+    assert calibrations.of(1).calibration.weights is first.calibration.weights
+    calibrations.of(3)
+    assert calibrations.of(1).calibration.weights is first.calibration.weights
+    calibrations.of(3), calibrations.of(2)
+    again = calibrations.of(1)
+    assert again.calibration.weights is not first.calibration.weights
+    assert again.frequent is first.frequent

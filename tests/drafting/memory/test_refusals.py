@@ -51,8 +51,8 @@ def state_of(memory):
     rings = [store._shared, *(live.own for live in store._requests.values())]
     arrays = [array for ring in rings for array in (ring.cells, ring.heads, ring.end)]
     arrays += [*store._table]
-    kept = store._calibrations._kept.values()
-    arrays += [array for learned in kept for array in (*learned.calibration, learned.frequent)]
+    kept = store._calibrations
+    arrays += [array for state in kept._states.values() for array in state] + [*kept._counts.values()]
     live = [(name, one.readable.tolist(), one.length, one.answer) for name, one in store._requests.items()]
     known = store._namespaces
     names = [(one.name, one.owner, one.tokens, one.requests) for one in known._by_name.values()]

@@ -22,7 +22,7 @@ class Conversion:
         self.source = tmp_path / "tiny.gguf"
         self.source.write_bytes(b"weights")
         monkeypatch.setattr(embedded, "_embedded_file", lambda: self.source)
-        monkeypatch.setattr(embedded, "load_gguf", self.load)
+        monkeypatch.setattr(embedded, "load_unpacked", self.load)
         monkeypatch.setenv("XDG_CACHE_HOME", str(self.cache))
 
     def load(self, _path, dtype):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 pytest.importorskip("gguf")
 
@@ -14,8 +15,10 @@ from helpers.tiny_gguf import TOKENS, WIDTH, write_tiny_gguf
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cpu.kernels.gguf.formats import Packing
 from lookahead.errors import ConfigError, UnsupportedModelError
+from lookahead.hf.machine.dtypes import resolve_dtype
 from lookahead.hf.models import loading
 from lookahead.hf.models import packed as packed_loading
+from lookahead.hf.models.gguf import load_gguf, load_gguf_tokenizer
 from lookahead.hf.models.loading import load_model, load_packed_if_possible
 from lookahead.hf.models.packed_modules import PackedEmbedding, PackedLinear
 from lookahead.hf.steps import compiled_cpu
@@ -56,8 +59,8 @@ def llama(tmp_path):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_packed_model_is_the_dequantized_one(path, dtype):
-    packed, tokenizer = load_model(path, dtype, "cpu", packed=True)
-    plain, plain_tokenizer = load_model(path, dtype, "cpu")
+    packed, tokenizer = packed_loading.load_packed(Path(path), resolve_dtype(dtype))
+    plain, plain_tokenizer = load_gguf(Path(path), resolve_dtype(dtype))
     assert not compiled_cpu.unsupported_reason(packed)
     assert not packed.training
     assert packed.config.to_dict() == plain.config.to_dict()
@@ -73,6 +76,42 @@ def test_a_packed_model_is_the_dequantized_one(path, dtype):
     tolerance = (1e-5 if dtype == "float32" else 0.02) * float(expected.std())
     assert torch.allclose(logits, expected, rtol=0, atol=tolerance)
     assert expected.std() > 0
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
+def test_an_unpacked_model_is_the_one_that_transformers_makes(path, dtype, monkeypatch):
+    expected, its_tokenizer = load_gguf(Path(path), resolve_dtype(dtype))
+    monkeypatch.setattr(packed_loading, "load_gguf", None)  # read here, not converted
+    model, tokenizer = packed_loading.load_unpacked(Path(path), resolve_dtype(dtype))
+    assert not model.training
+    assert model.config.to_dict() == expected.config.to_dict()
+    assert model.generation_config.to_dict() == expected.generation_config.to_dict()
+    mine, its = model.state_dict(), expected.state_dict()
+    assert list(mine) == list(its)
+    for name, numbers in its.items():
+        assert mine[name].dtype == numbers.dtype, name
+        assert torch.equal(mine[name], numbers), name
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == model.config.tie_word_embeddings
+    assert type(tokenizer) is type(its_tokenizer)
+    assert tokenizer.backend_tokenizer.to_str() == its_tokenizer.backend_tokenizer.to_str()
+    assert tokenizer.special_tokens_map == its_tokenizer.special_tokens_map
+
+
+def test_the_tokenizer_is_the_one_that_transformers_reads_in_the_whole_file(path):
+    source = {"gguf_file": Path(path).name, "local_files_only": True}
+    expected = AutoTokenizer.from_pretrained(str(Path(path).parent), **source)
+    tokenizer = load_gguf_tokenizer(Path(path))
+    assert type(tokenizer) is type(expected)
+    assert tokenizer.backend_tokenizer.to_str() == expected.backend_tokenizer.to_str()
+    assert tokenizer.init_kwargs == expected.init_kwargs
+
+
+def test_a_file_that_only_transformers_reads_is_converted_by_it(llama, monkeypatch):
+    monkeypatch.setattr(packed_loading, "READ_BY_US", ())
+    model, _ = load_model(llama, "float32", "cpu")
+    expected, _ = load_gguf(Path(llama), torch.float32)
+    assert torch.equal(model.lm_head.weight, expected.lm_head.weight)
 
 
 @pytest.mark.parametrize("length", [1, 8, 40])
@@ -98,6 +137,14 @@ def test_the_tokenizer_is_converted_once_per_file(llama, monkeypatch):
     monkeypatch.setattr(packed_loading, "load_gguf_tokenizer", None)
     _, tokenizer = load_model(llama, "bfloat16", "cpu", packed=True)
     assert tokenizer.decode(tokenizer("thing")["input_ids"]) == "thing"
+
+
+def test_every_load_gives_the_same_tokenizer(path):
+    """Some tokenizers of transformers, Qwen2's for one, do not read what they have written as it was."""
+    first, second = (load_model(path, "bfloat16", "cpu", packed=True)[1] for _ in range(2))
+    assert type(first) is type(second)
+    assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
+    assert first.backend_tokenizer.to_str() == load_gguf_tokenizer(Path(path)).backend_tokenizer.to_str()
 
 
 def test_weights_are_mapped_and_shared_by_tied_modules(llama):

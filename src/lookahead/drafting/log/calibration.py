@@ -4,16 +4,17 @@ Each candidate has evidence, the logarithm of the share that the sources gave it
 its rank among the model's successors of the token before, and how long ago this request saw it. It has three
 further features, the hints: its place among the alternatives, and its ranks among the frequent tokens of
 answers and among the runner-ups (`growth.frequent`, `growth.runner_ups`). Where the noise of a sampled step
-is known, so is its luck, and its place among the lucky tokens is a hint as well (`drafting.noise`). A softmax
-over the candidates and "none of them" turns these into probabilities. Its weights are learned from every
+is known, so is its luck, and its place among the lucky tokens is a hint as well (`drafting.noise`). Large
+memories also weigh the token itself, and the pair of it and the node's token, by hash. A softmax over the
+candidates and "none of them" turns these into probabilities. Its weights are learned from every
 token that comes (stochastic gradient descent on the log loss with AdaGrad's step sizes), so that they stay
 calibrated while running.
 """
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,8 @@ from lookahead.drafting.log.matches import NO_OWNER, initial_hit_rates
 from lookahead.drafting.log.ring import GAP
 from lookahead.drafting.log.successors import SUCCESSORS
 from lookahead.jit import lean_kernel
+
+Kept = TypeVar("Kept")
 
 SOURCES = 5
 RANKS = SUCCESSORS + 2
@@ -54,6 +57,9 @@ LUCK_SLOPES = HINT_BIASES + HINT_FEATURES
 COLUMNS = LUCK_SLOPES + SOURCES
 """Columns of the weights: bias and slope of "none of them", a slope per source, a bias per feature, and the
 slope of each source's luck."""
+TOKEN_WEIGHTS, PAIR_WEIGHTS = 2**12, 2**14
+"""Further columns: a bias per hash of the candidate, and one per hash of it and the node's token."""
+ALL_COLUMNS = COLUMNS + TOKEN_WEIGHTS + PAIR_WEIGHTS
 
 LEARNING_RATE = 0.4
 INITIAL_SQUARES = 10.0
@@ -61,9 +67,13 @@ INITIAL_SQUARES = 10.0
 MIN_EVIDENCE = 1e-5
 """Smaller shares count as this one, before their logarithm is taken."""
 
-_BYTES_PER_CALIBRATION = 2**20
-"""One is kept for so many bytes of the memory, a few percent of it."""
-_MAX_KEPT = 1024
+_BYTES_PER_COUNTS, _MAX_KEPT = 2**20, 1024
+"""The counts of one namespace are kept for so many bytes of the memory, and of so many namespaces at most."""
+_BYTES_PER_TOKEN_WEIGHTS = 2**23
+"""So many bytes of the memory pay for the weights of one namespace, with token weights: 4% of it.
+
+A smaller memory keeps the weights of one namespace, without token weights.
+"""
 
 VALUE, SQUARES = 0, 1
 """Rows of the weights: their values, and the sums of their squared gradients."""
@@ -74,7 +84,7 @@ class CalibrationState(NamedTuple):
 
     Attributes:
         hit_rates: float64 [buckets, 2], Beta counts (trials, hits) of the groups, see `candidates`.
-        weights: float64 [2, COLUMNS], see `initial_weights`.
+        weights: float64 [2, COLUMNS], see `initial_weights`; or [2, ALL_COLUMNS], with token weights.
     """
 
     hit_rates: Float64Array
@@ -110,6 +120,13 @@ def initial_weights() -> Float64Array:
     return weights
 
 
+def with_token_weights(weights: Float64Array) -> Float64Array:
+    """Return weights [2, COLUMNS] with initial token weights behind them: [2, ALL_COLUMNS]."""
+    widened = np.zeros((2, ALL_COLUMNS))
+    widened[:, :COLUMNS], widened[SQUARES, COLUMNS:] = weights, INITIAL_SQUARES
+    return widened
+
+
 @lean_kernel
 def feature_index(source: Integer, rank: Integer, age: Integer) -> Integer:
     """Return the number of a feature."""
@@ -123,6 +140,21 @@ def hint_feature(hint: Integer, bucket: Integer, has_successors: Integer, is_roo
 
 
 @lean_kernel
+def token_column(token: Integer) -> Integer:
+    """Return the column of a token's weight."""
+    key = np.uint64(token) * np.uint64(0x9E3779B97F4A7C15)
+    return np.int64(COLUMNS) + np.int64((key >> np.uint64(40)) & np.uint64(TOKEN_WEIGHTS - 1))
+
+
+@lean_kernel
+def pair_column(after: Integer, token: Integer) -> Integer:
+    """Return the column of the weight of a token behind the token `after`."""
+    key = (np.uint64(after) * np.uint64(0xD1B54A32D192ED03)) ^ (np.uint64(token) + np.uint64(1))
+    key *= np.uint64(0x9E3779B97F4A7C15)
+    return np.int64(COLUMNS + TOKEN_WEIGHTS) + np.int64((key >> np.uint64(40)) & np.uint64(PAIR_WEIGHTS - 1))
+
+
+@lean_kernel
 def source_of_feature(feature: Integer) -> Integer:
     """Return the source of a candidate with this feature."""
     return feature // (RANKS * AGES)
@@ -130,6 +162,8 @@ def source_of_feature(feature: Integer) -> Integer:
 
 @lean_kernel
 def softmax_with_none(
+    after: Integer,
+    tokens: Int32Array,
     features: Int32Array,
     hints: Int32Array,
     evidence: Float64Array,
@@ -148,6 +182,8 @@ def softmax_with_none(
         none        ln 0.3            0.3          (the rest, 0.20)
 
     Args:
+        after: The node's token.
+        tokens: int32 [n], the candidates.
         features: int32 [n].
         hints: int32 [n, HINTS], the features of the hints.
         evidence: float64 [n], the logarithms of the shares.
@@ -167,6 +203,8 @@ def softmax_with_none(
             score += values[HINT_BIASES + hints[i, hint]]
         if hints[i, LUCKY_PLACE] != NO_HINT:
             score += values[LUCK_SLOPES + source] * luck[i] + values[HINT_BIASES + hints[i, LUCKY_PLACE]]
+        if len(values) > COLUMNS:
+            score += values[token_column(tokens[i])] + values[pair_column(after, tokens[i])]
         probabilities[i] = score
         highest = max(highest, score)
     total = math.exp(none_score - highest)
@@ -186,6 +224,7 @@ def adagrad_step(weights: Float64Array, index: Integer, gradient: float) -> None
 
 @lean_kernel
 def update_weights(
+    after: Integer,
     tokens: Int32Array,
     features: Int32Array,
     hints: Int32Array,
@@ -196,7 +235,10 @@ def update_weights(
     weights: Float64Array,
     token: Integer,
 ) -> None:
-    """Move the weights towards having predicted the `token` that came; `probabilities` as they were then."""
+    """Move the weights towards having predicted the `token` that came behind `after`.
+
+    `probabilities` are those of the prediction.
+    """
     none_probability, missed = 1.0, 1.0
     for i in range(len(tokens)):
         none_probability -= probabilities[i]
@@ -210,6 +252,9 @@ def update_weights(
         if hints[i, LUCKY_PLACE] != NO_HINT:
             adagrad_step(weights, HINT_BIASES + hints[i, LUCKY_PLACE], error)
             adagrad_step(weights, LUCK_SLOPES + source_of_feature(features[i]), error * luck[i])
+        if weights.shape[1] > COLUMNS:
+            adagrad_step(weights, token_column(tokens[i]), error)
+            adagrad_step(weights, pair_column(after, tokens[i]), error)
     error = missed - none_probability
     adagrad_step(weights, NONE_SLOPE, error * none_evidence)
     adagrad_step(weights, NONE_BIAS, error)
@@ -230,36 +275,45 @@ class Learned(NamedTuple):
 class Calibrations:
     """Keeps what is learned in each of the namespaces that were used last.
 
-    Shared by all, they would let one tenant's texts change how many tokens are drafted for another.
+    Shared by all, they would let one tenant's texts change how many tokens are drafted for another. Many
+    namespaces keep their counts, which are small, and fewer their weights, among them those of tokens.
 
     Args:
         max_bytes: The cap of the memory that they belong to.
 
     Attributes:
         initial: What is assumed about the sources before anything came.
-        max_bytes: Bytes of all that are kept at most.
+        max_bytes: Bytes of all that can be kept.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_kept = max(1, min(_MAX_KEPT, max_bytes // _BYTES_PER_CALIBRATION))
-        self._kept: OrderedDict[int, Learned] = OrderedDict()
-        self.initial = CalibrationState(initial_hit_rates(), initial_weights())
-        arrays = (*self.initial, new_counts())
-        self.max_bytes = self._max_kept * sum(array.nbytes for array in arrays)
+        has_token_weights = max_bytes >= _BYTES_PER_TOKEN_WEIGHTS
+        self._max_counts = max(1, min(_MAX_KEPT, max_bytes // _BYTES_PER_COUNTS))
+        self._max_states = min(self._max_counts, max(1, max_bytes // _BYTES_PER_TOKEN_WEIGHTS))
+        self._counts: OrderedDict[int, Int32Array] = OrderedDict()
+        self._states: OrderedDict[int, CalibrationState] = OrderedDict()
+        weights = with_token_weights(initial_weights()) if has_token_weights else initial_weights()
+        self.initial = CalibrationState(initial_hit_rates(), weights)
+        self.max_bytes = self._max_counts * new_counts().nbytes
+        self.max_bytes += self._max_states * sum(array.nbytes for array in self.initial)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept."""
+        states = sum(array.nbytes for state in self._states.values() for array in state)
+        return states + sum(counts.nbytes for counts in self._counts.values())
 
     def of(self, owner: int) -> Learned:
-        """Return what is learned in a namespace, a new one at its first use; it is the last one used."""
-        learned = self._kept.get(owner) or self._new()
-        if owner != NO_OWNER:
-            self._kept[owner] = learned
-            self._kept.move_to_end(owner)
-            while len(self._kept) > self._max_kept:
-                self._kept.popitem(last=False)
-        return learned
+        """Return what is learned in a namespace, new at its first use; it is the last one used."""
+        if owner == NO_OWNER:
+            return Learned(self._new_state(), new_counts())
+        state = _used(self._states, owner, self._new_state, self._max_states)
+        return Learned(state, _used(self._counts, owner, new_counts, self._max_counts))
 
     def known(self, owner: int) -> CalibrationState:
-        """Return the calibration of a namespace, the initial one if none is kept."""
-        return (self._kept.get(owner) or self._new()).calibration
+        """Return the calibration of a namespace, the initial one if none is kept, without token weights."""
+        hit_rates, weights = self._states.get(owner) or self.initial
+        return CalibrationState(hit_rates.copy(), weights[:, :COLUMNS].copy())
 
     def count_text(self, owner: int, tokens: Int32Array, vocabulary_size: int | None) -> None:
         """Count the tokens of a text of a namespace, as far as they are within the vocabulary."""
@@ -273,25 +327,34 @@ class Calibrations:
 
     def keep_within(self, vocabulary_size: int) -> None:
         """Forget tokens beyond a vocabulary."""
-        for learned in self._kept.values():
-            tokens, counts = learned.frequent
+        for frequent in self._counts.values():
+            tokens, counts = frequent
             is_kept = tokens < vocabulary_size
-            kept = learned.frequent[:, is_kept]
+            kept = frequent[:, is_kept]
             tokens[:], counts[:] = UNKNOWN, 0
-            learned.frequent[:, : kept.shape[1]] = kept
+            frequent[:, : kept.shape[1]] = kept
 
     def take(self, owner: int, snapshot: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Keep the calibration of a snapshot for a namespace."""
+        """Keep the calibration of a snapshot for a namespace; it begins with initial token weights."""
         if owner != NO_OWNER:
-            state = CalibrationState(
-                *(snapshot[name].astype(np.float64) for name in CalibrationState._fields)
-            )
-            self._kept[owner] = Learned(state, self.of(owner).frequent)
+            self.of(owner)
+            self._states[owner] = self._new_state()
+            self._states[owner].hit_rates[:] = snapshot["hit_rates"]
+            self._states[owner].weights[:, :COLUMNS] = snapshot["weights"]
 
     def forget(self, owners: Collection[int]) -> None:
         """Forget what was learned in namespaces."""
         for owner in owners:
-            self._kept.pop(owner, None)
+            self._states.pop(owner, None)
+            self._counts.pop(owner, None)
 
-    def _new(self) -> Learned:
-        return Learned(CalibrationState(*(array.copy() for array in self.initial)), new_counts())
+    def _new_state(self) -> CalibrationState:
+        return CalibrationState(*(array.copy() for array in self.initial))
+
+
+def _used(kept: OrderedDict[int, Kept], owner: int, new: Callable[[], Kept], max_kept: int) -> Kept:
+    """Return what is kept for an owner, new at its first use; the least recently used one may leave."""
+    found = kept[owner] = kept.pop(owner) if owner in kept else new()
+    if len(kept) > max_kept:
+        kept.popitem(last=False)
+    return found

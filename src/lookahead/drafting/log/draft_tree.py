@@ -24,10 +24,9 @@ from lookahead.drafting.log.prediction import (
     learn_at_node,
     mark_unasked,
     predict_next,
-    read_successors,
 )
 from lookahead.drafting.log.ring import GAP, TokenRing
-from lookahead.drafting.log.successors import NO_TOKEN
+from lookahead.drafting.log.successors import NO_TOKEN, read_successors
 from lookahead.drafting.log.workspace import DraftWorkspace
 from lookahead.drafting.noise import Noise
 from lookahead.jit import lean_kernel
@@ -95,6 +94,7 @@ def predict_node(
     predict_next(
         workspace.predictions,
         node,
+        workspace.tree.token_ids[node],
         own,
         workspace.matches,
         listed,
@@ -245,7 +245,7 @@ def learn_from_draft(
     for i in range(len(tokens)):
         if node >= workspace.size[0]:
             break
-        learn_at_node(workspace.predictions, node, tokens[i], state)
+        learn_at_node(workspace.predictions, node, tree.token_ids[node], tokens[i], state)
         child = node + 1
         while child < workspace.size[0] and not (
             tree.parents[child] == node and tree.token_ids[child] == tokens[i]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lookahead.drafting.arrays import Float64Array, Int32Array, Int64Array, Integer
+from lookahead.drafting.arrays import Float64Array, Int32Array, Integer
 from lookahead.drafting.growth.candidates import (
     GUESSED,
     LUCKY,
@@ -59,7 +59,6 @@ from lookahead.drafting.log.calibration import (
 from lookahead.drafting.log.matches import (
     BUCKETS_PER_SOURCE,
     NO_OWNER,
-    VOCABULARY,
     Matches,
     count_votes,
     group_bucket,
@@ -67,7 +66,7 @@ from lookahead.drafting.log.matches import (
     source_of_rank,
 )
 from lookahead.drafting.log.ring import NO_INDEX, TokenRing, newest_index
-from lookahead.drafting.log.successors import NO_TOKEN, SUCCESSORS, bucket_of, key_of
+from lookahead.drafting.log.successors import NO_TOKEN, SUCCESSORS
 from lookahead.drafting.noise import Noise, log_frequency, luck_of
 from lookahead.jit import lean_kernel
 
@@ -174,26 +173,6 @@ def token_age(own: TokenRing, token: Integer) -> int:
 
 
 @lean_kernel
-def read_successors(
-    keys: Int64Array, successors: Int32Array, readable: Int32Array, token: Integer, found: Int32Array
-) -> Integer:
-    """Write a token's successors, from the first of the `readable` owners that has an entry for it.
-
-    If none has, write the vocabulary's successors of the single token, if there are any. Return the bucket
-    that they are in, or NO_TOKEN.
-    """
-    found[0] = NO_TOKEN
-    for i in range(len(readable) + 1):
-        owner = readable[i] if i < len(readable) else VOCABULARY
-        bucket = bucket_of(keys, key_of(owner, token))
-        for rank in range(SUCCESSORS):
-            found[rank] = successors[bucket, rank]  # NO_TOKEN in an empty bucket
-        if found[0] != NO_TOKEN:
-            return np.int64(bucket)
-    return np.int64(NO_TOKEN)
-
-
-@lean_kernel
 def mark_unasked(predictions: Predictions, node: Integer) -> None:
     """Note that nothing was predicted at a node; nodes come in order."""
     nodes = predictions.nodes
@@ -207,6 +186,7 @@ def mark_unasked(predictions: Predictions, node: Integer) -> None:
 def predict_next(
     predictions: Predictions,
     node: Integer,
+    after: Integer,
     own: TokenRing,
     matches: Matches,
     listed: Int32Array,
@@ -217,7 +197,7 @@ def predict_next(
     guesses: Guesses,
     state: CalibrationState,
 ) -> None:
-    """Predict what follows a node, from the matches `listed` there and the model's successors of its token.
+    """Predict what follows a node, from the matches `listed` there and the successors of its token `after`.
 
     Where they leave something, guesses join, by the node's `probability`. They take no share, as successors
     do not: the weights know what each is worth. Nodes come in order. Without room in `predictions` nothing is
@@ -252,6 +232,8 @@ def predict_next(
     write_luck(predictions, node, depth, successors, guesses.noise)
     these = slice(begin, begin + size)
     softmax_with_none(
+        after,
+        predictions.tokens[these],
         predictions.features[these],
         predictions.hints[these],
         predictions.evidence[these],
@@ -380,13 +362,16 @@ def write_hints(predictions: Predictions, node: Integer, successors: Int32Array,
 
 
 @lean_kernel
-def learn_at_node(predictions: Predictions, node: Integer, token: Integer, state: CalibrationState) -> None:
-    """Compare the predictions at a node, if there are any, with the `token` that came."""
+def learn_at_node(
+    predictions: Predictions, node: Integer, after: Integer, token: Integer, state: CalibrationState
+) -> None:
+    """Compare the predictions at a node with token `after`, if there are any, with the `token` that came."""
     begin, end = predictions.nodes[node, CANDIDATES_BEGIN], predictions.nodes[node, CANDIDATES_END]
     if begin == end:
         return
     candidates = candidates_at(predictions, node)
     update_weights(
+        after,
         candidates.tokens,
         predictions.features[begin:end],
         predictions.hints[begin:end],

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookahead.drafting.arrays import Int32Array, Int64Array, Integer
+from lookahead.drafting.log.matches import VOCABULARY
 from lookahead.jit import kernel, lean_kernel
 
 SUCCESSORS = 8
@@ -140,3 +141,23 @@ def within_vocabulary(
 def owners_in(table: SuccessorTable) -> set[int]:
     """Return the owners that have an entry."""
     return set(np.unique(table.keys[table.keys != EMPTY] >> 31).tolist())
+
+
+@lean_kernel
+def read_successors(
+    keys: Int64Array, successors: Int32Array, readable: Int32Array, token: Integer, found: Int32Array
+) -> Integer:
+    """Write a token's successors, from the first of the `readable` owners that has an entry for it.
+
+    If none has, write the vocabulary's successors of the single token, if there are any. Return the bucket
+    that they are in, or NO_TOKEN.
+    """
+    found[0] = NO_TOKEN
+    for i in range(len(readable) + 1):
+        owner = readable[i] if i < len(readable) else VOCABULARY
+        bucket = bucket_of(keys, key_of(owner, token))
+        for rank in range(SUCCESSORS):
+            found[rank] = successors[bucket, rank]  # NO_TOKEN in an empty bucket
+        if found[0] != NO_TOKEN:
+            return np.int64(bucket)
+    return np.int64(NO_TOKEN)

@@ -254,7 +254,7 @@ class TokenLog:
             tokens, owners = self._shared.newest(self._shared.capacity)
             used = np.flatnonzero(self._table.keys != EMPTY)
             used = used[np.argsort(self._table.stamps[used], kind="stable")]
-            # That of other namespaces is not saved: it is a trace of their texts, if a faint one.
+            # That of other namespaces and token weights are not saved: they are traces of texts.
             calibration = self._calibrations.known(self._namespaces.owner_of(DEFAULT_NAMESPACE))
             named = {VOCABULARY: VOCABULARY_NAMESPACE, **{one.owner: one.name for one in self._namespaces}}
             return {
@@ -264,8 +264,8 @@ class TokenLog:
                 "owners": owners,
                 "keys": self._table.keys[used],
                 "successors": self._table.successors[used],
-                "hit_rates": calibration.hit_rates.copy(),
-                "weights": calibration.weights.copy(),
+                "hit_rates": calibration.hit_rates,
+                "weights": calibration.weights,
             }
 
     def absorb(self, snapshot: dict[str, npt.NDArray[np.generic]], *, calibration: bool) -> None:
@@ -306,7 +306,7 @@ class TokenLog:
         """Bytes of the logs, the successors, the names and the calibration state, unused room included."""
         with self._lock:
             rings = {self._shared, self._no_room, *(live.own for live in self._requests.values())}
-            fixed = self._calibrations.max_bytes + self._namespaces.nbytes
+            fixed = self._calibrations.nbytes + self._namespaces.nbytes
             return fixed + table_bytes(len(self._table.keys)) + sum(ring.nbytes for ring in rings)
 
     def __getstate__(self) -> dict[str, Any]:

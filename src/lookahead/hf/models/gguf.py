@@ -1,8 +1,13 @@
-"""Reading a GGUF file with transformers: dequantized to plain weights, without log output."""
+"""Reading a GGUF file with transformers: dequantized to plain weights, without log output.
+
+Its reader makes an object of every text of the vocabulary, several times, which takes 20 seconds and more. So
+the configuration is read from a copy of the file's header without those texts.
+"""
 
 import contextlib
 import io
 import logging
+import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,10 +15,23 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    TOKENIZER_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
-from lookahead.errors import MissingDependencyError
+from lookahead.errors import MissingDependencyError, UnsupportedModelError
+from lookahead.hf.models.gguf_file import GgufFile
+
+READ_BY_US = ("llama", "qwen2", "qwen3")
+"""Architectures of files whose configuration, tokenizer and weights need no slow conversion."""
 
 
 def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -30,6 +48,21 @@ def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrain
     return model, tokenizer
 
 
+def load_gguf_config(file: GgufFile) -> PreTrainedConfig:
+    """Return the configuration that transformers makes of a GGUF file.
+
+    Raises:
+        MissingDependencyError: `gguf` or `accelerate` is not installed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        header = Path(folder) / "header.gguf"
+        header.write_bytes(file.without_vocabulary())
+        with quiet_transformers():
+            config: PreTrainedConfig = AutoConfig.from_pretrained(**_source(header))
+    config.name_or_path = str(file.path.parent)
+    return config
+
+
 def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer in a GGUF file.
 
@@ -38,8 +71,25 @@ def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """
     source = _source(path)
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**source)
+        tokenizer: PreTrainedTokenizerBase = _tokenizer_class(path).from_pretrained(**source)
     return tokenizer
+
+
+def _tokenizer_class(path: Path) -> Any:
+    """Return the class that `AutoTokenizer` would take, or that itself where it has to read more."""
+    if (path.parent / "tokenizer_config.json").exists():  # it may name another class
+        return AutoTokenizer
+    try:
+        file = GgufFile.read(path)
+    except (UnsupportedModelError, OSError):
+        return AutoTokenizer  # it says what is wrong
+    architecture = file.metadata.get("general.architecture")
+    if architecture not in READ_BY_US:
+        return AutoTokenizer
+    config = load_gguf_config(file)
+    if config.model_type != architecture or getattr(config, "tokenizer_class", None):
+        return AutoTokenizer
+    return TOKENIZER_MAPPING.get(type(config), PreTrainedTokenizerFast)
 
 
 def _source(path: Path) -> dict[str, Any]:

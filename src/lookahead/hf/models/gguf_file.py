@@ -21,7 +21,7 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _ALIGNMENT = 32
 """Where the file names none."""
-_STRING, _ARRAY = 8, 9
+_UINT32, _STRING, _ARRAY = 4, 8, 9
 _SCALARS = {
     0: "B",
     1: "b",
@@ -36,6 +36,7 @@ _SCALARS = {
     12: "d",
 }
 """Types of metadata as `struct` knows them."""
+_VOCABULARY, _TOKENS = "tokenizer.ggml.", "tokenizer.ggml.tokens"
 _PLAIN = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
 """Types of tensors whose numbers are not in blocks."""
 
@@ -74,12 +75,14 @@ class GgufFile:
     Attributes:
         path: Of the file.
         metadata: Its values by key; of an array only its length.
+        values: The same as they stand in the file, each with its key.
         tensors: Its tensors by name.
         digest: Hexadecimal, of all before the tensors' data.
     """
 
     path: Path
     metadata: dict[str, Any]
+    values: dict[str, bytes]
     tensors: dict[str, GgufTensor]
     digest: str
 
@@ -96,6 +99,26 @@ class GgufFile:
         except (struct.error, ValueError, KeyError, IndexError) as error:
             message = f"{path} cannot be read as a GGUF file: it is cut off or damaged ({error})"
             raise UnsupportedModelError(message) from error
+
+    def without_vocabulary(self) -> bytes:
+        """Return a small GGUF file: the values but for the vocabulary's arrays, and tensors of one number.
+
+        It names the size of the vocabulary.
+        """
+        arrays = [key for key in self.values if key.startswith(_VOCABULARY) and self._is_array(key)]
+        kept = [value for key, value in self.values.items() if key not in arrays]
+        size_key = f"{self.metadata['general.architecture']}.vocab_size"
+        if size_key not in self.values and _TOKENS in self.metadata:
+            kept.append(_text(size_key) + struct.pack("<II", _UINT32, self.metadata[_TOKENS]))
+        tensors = [_text(name) + struct.pack("<IQIQ", 1, 1, 0, 0) for name in self.tensors]
+        counts = struct.pack("<IQQ", _VERSIONS[-1], len(tensors), len(kept))
+        header = _MAGIC + counts + b"".join(kept + tensors)
+        alignment = int(self.metadata.get("general.alignment", _ALIGNMENT))
+        return header + bytes(-len(header) % alignment + alignment)
+
+    def _is_array(self, key: str) -> bool:
+        (kind,) = struct.unpack_from("<I", self.values[key], len(_text(key)))
+        return bool(kind == _ARRAY)
 
     def map(self) -> Tensor:
         """Return the file's bytes, uint8, mapped: pages are read when they are used, and shared by processes.
@@ -115,6 +138,12 @@ class GgufFile:
             raise UnsupportedModelError(message)
         rows, row_size = prod(tensor.shape[:-1]), packing.row_size(tensor.shape[-1])
         return mapped[tensor.begin : tensor.begin + rows * row_size].view(rows, row_size)
+
+
+def _text(text: str) -> bytes:
+    """Return a text as it stands in a file."""
+    encoded = text.encode()
+    return struct.pack("<Q", len(encoded)) + encoded
 
 
 class _Cursor:
@@ -161,10 +190,12 @@ def _read(path: Path, content: mmap.mmap) -> GgufFile:
     if content[: len(_MAGIC)] != _MAGIC or version not in _VERSIONS:
         message = f"{path} is not a GGUF file of version 2 or 3; give one that llama.cpp reads today"
         raise UnsupportedModelError(message)
-    metadata = {}
+    metadata, raw = {}, {}
     for _ in range(values):
+        at = cursor.at
         key = cursor.text()
         metadata[key] = cursor.value(cursor.numbers("I")[0])
+        raw[key] = content[at : cursor.at]
     found = []
     for _ in range(tensors):
         name = cursor.text()
@@ -176,7 +207,7 @@ def _read(path: Path, content: mmap.mmap) -> GgufFile:
     digest = hashlib.sha256(content[: cursor.at]).hexdigest()
     infos = {name: GgufTensor(name, shape, kind, begin + at) for name, shape, kind, at in found}
     _check_size(infos, len(content))
-    return GgufFile(path, metadata, infos, digest)
+    return GgufFile(path, metadata, raw, infos, digest)
 
 
 def _check_size(tensors: dict[str, GgufTensor], size: int) -> None:

@@ -14,8 +14,8 @@ from lookahead.errors import ConfigError, NotFoundError, UnsupportedModelError, 
 from lookahead.hf.machine.devices import resolve_device
 from lookahead.hf.machine.dtypes import resolve_dtype
 from lookahead.hf.models.embedded import load_embedded, load_embedded_tokenizer
-from lookahead.hf.models.gguf import load_gguf, load_gguf_tokenizer, quiet_transformers
-from lookahead.hf.models.packed import load_packed
+from lookahead.hf.models.gguf import load_gguf_tokenizer, quiet_transformers
+from lookahead.hf.models.packed import load_packed, load_unpacked
 
 EMBEDDED = "embedded"
 
@@ -58,7 +58,9 @@ def load_model(
             Path(name).expanduser(), lambda path: load_packed(path, torch_dtype)
         )
     elif name.lower().endswith(".gguf"):
-        model, tokenizer = _read_gguf_file(Path(name).expanduser(), lambda path: load_gguf(path, torch_dtype))
+        model, tokenizer = _read_gguf_file(
+            Path(name).expanduser(), lambda path: load_unpacked(path, torch_dtype)
+        )
     else:
         model, tokenizer = _load_pretrained(name, torch_dtype)
     _set_pad_token(model, tokenizer)

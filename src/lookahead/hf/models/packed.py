@@ -1,11 +1,9 @@
-"""Loading a GGUF file with its weights as they lie: mapped, shared between processes, never converted.
+"""Loading a GGUF file with its weights as they lie, mapped and shared between processes, or unpacked.
 
-The configuration and the tokenizer are those that transformers makes of the file. That takes it some twenty
-seconds, so both are kept in the user's cache folder.
+Both have the very numbers that transformers' dequantizing gives. The configuration and the tokenizer are
+those that transformers makes of the file, in a second or two; both are kept in the user's cache folder.
 """
 
-import contextlib
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from lookahead.backends.cpu.kernels.gguf.formats import Packing
@@ -27,13 +26,18 @@ from lookahead.backends.cpu.packed import PackedMatrix
 from lookahead.errors import UnsupportedModelError
 from lookahead.hf.machine.cache_folder import user_cache_folder
 from lookahead.hf.models.copies import load_copy, store_copy
-from lookahead.hf.models.gguf import check_gguf_packages, load_gguf_tokenizer, quiet_transformers
+from lookahead.hf.models.gguf import (
+    READ_BY_US,
+    check_gguf_packages,
+    load_gguf,
+    load_gguf_config,
+    load_gguf_tokenizer,
+    quiet_transformers,
+)
 from lookahead.hf.models.gguf_file import GgufFile, GgufTensor
 from lookahead.hf.models.packed_modules import PackedEmbedding, PackedLinear
 
 _DTYPES = (torch.bfloat16, torch.float32)
-_ARCHITECTURES = ("llama", "qwen2", "qwen3")
-"""Of files whose tensors are named and laid out as below."""
 _INTERLEAVED = ("llama",)
 """Architectures in whose files the two halves of each query and key head take turns."""
 _OUTER = {
@@ -68,34 +72,53 @@ def load_packed(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTra
     if dtype not in _DTYPES:
         message = f"packed weights cannot be unpacked to {dtype}; choose bfloat16 or float32, or packed=False"
         raise UnsupportedModelError(message)
+    return _load(path, dtype, is_packed=True)
+
+
+def load_unpacked(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model, in eval mode on the CPU with ordinary weights, and its tokenizer.
+
+    Transformers converts what cannot be read here.
+
+    Raises:
+        MissingDependencyError: `gguf` or `accelerate` is not installed.
+    """
+    try:
+        return _load(path, dtype, is_packed=False)
+    except UnsupportedModelError:
+        return load_gguf(path, dtype)
+
+
+def _load(
+    path: Path, dtype: torch.dtype, *, is_packed: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     check_gguf_packages()
     file = GgufFile.read(path)
     architecture = file.metadata.get("general.architecture")
-    if architecture not in _ARCHITECTURES:
+    if architecture not in READ_BY_US:
         message = (
             f"{path.name} holds a model of architecture {architecture!r}, whose weights cannot stay packed; "
-            f"those of {', '.join(_ARCHITECTURES)} can; load it with packed=False"
+            f"those of {', '.join(READ_BY_US)} can; load it with packed=False"
         )
         raise UnsupportedModelError(message)
     config, tokenizer = _config_and_tokenizer(file)
     config.name_or_path = tokenizer.name_or_path = str(path.parent)  # as without a copy
     model = _empty_model(config, dtype)
-    _fill(model, file, dtype)
+    _fill(model, file, dtype, is_packed=is_packed)
     return model.eval(), tokenizer
 
 
 def _config_and_tokenizer(file: GgufFile) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    """Return what transformers makes of a file, from a copy if there is one."""
+    """Return what transformers makes of a file, from a copy if there is one: reading that takes less."""
     cache = user_cache_folder()
     name = f"{file.digest[:16]}-transformers-{transformers.__version__}"
     folder = None if cache is None else cache / "gguf" / name
     copied = load_copy(folder, _read_copy)
     if copied is not None:
         return copied
-    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
-        config = AutoConfig.from_pretrained(str(file.path.parent), gguf_file=file.path.name)
-    tokenizer = load_gguf_tokenizer(file.path)
-    store_copy((config, tokenizer), folder)
+    config, tokenizer = load_gguf_config(file), load_gguf_tokenizer(file.path)
+    if type(tokenizer) is PreTrainedTokenizerFast:  # others do not read what they have written as it was
+        store_copy((config, tokenizer), folder)
     return config, tokenizer
 
 
@@ -113,19 +136,24 @@ def _empty_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMode
     return model
 
 
-def _fill(model: PreTrainedModel, file: GgufFile, dtype: torch.dtype) -> None:
+def _fill(model: PreTrainedModel, file: GgufFile, dtype: torch.dtype, *, is_packed: bool) -> None:
     """Put the file's weights into a model: packed matrices as modules of ours, numbers as parameters."""
     mapped = file.map()
-    matrices = dict(_matrices(model, file, mapped, dtype))
+    matrices = dict(_matrices(model, file, mapped, dtype if dtype in _DTYPES else torch.float32))
     for name, tensor in file.tensors.items():
         if name in _IGNORED:
             continue
         place = _place_of(name)
         if place not in matrices:
             module_name, _, kind = place.rpartition(".")
-            _set_numbers(model, module_name, kind, _numbers(file, mapped, tensor, dtype))
+            numbers = _numbers(file, mapped, tensor, dtype)
+            _set_numbers(model, module_name, kind, numbers, learns=not is_packed)
     for place, matrix in matrices.items():
-        _set_packed(model, place.removesuffix(".weight"), matrix)
+        name = place.removesuffix(".weight")
+        if is_packed:
+            _set_packed(model, name, matrix)
+        else:
+            _set_numbers(model, name, "weight", matrix.numbers().to(dtype), learns=True)
     if "output.weight" not in file.tensors:
         embeddings = model.get_submodule("model.embed_tokens")
         if isinstance(embeddings, PackedEmbedding):
@@ -195,7 +223,9 @@ def _numbers(file: GgufFile, mapped: Tensor, tensor: GgufTensor, dtype: torch.dt
     return file.data(mapped, tensor).float().to(dtype)
 
 
-def _set_numbers(model: PreTrainedModel, module_name: str, kind: str, numbers: Tensor) -> None:
+def _set_numbers(
+    model: PreTrainedModel, module_name: str, kind: str, numbers: Tensor, *, learns: bool
+) -> None:
     module = model.get_submodule(module_name)
     expected = getattr(module, kind, None)
     if expected is None or expected.shape != numbers.shape:
@@ -204,7 +234,7 @@ def _set_numbers(model: PreTrainedModel, module_name: str, kind: str, numbers: T
             f"{None if expected is None else list(expected.shape)}; load it with packed=False"
         )
         raise UnsupportedModelError(message)
-    setattr(module, kind, nn.Parameter(numbers, requires_grad=False))
+    setattr(module, kind, nn.Parameter(numbers, requires_grad=learns))
 
 
 def _set_packed(model: PreTrainedModel, name: str, matrix: PackedMatrix) -> None:
