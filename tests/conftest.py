@@ -1,13 +1,12 @@
 """What all tests share: repeatable examples, one thread, step times of their own, the embedded model."""
 
-from itertools import count
-
 import pytest
 import torch
 from hypothesis import settings
 from transformers.utils import logging as transformers_logging
 
 from helpers import tiny_models
+from helpers.step_clock import EqualStepClock
 from lookahead.hf.machine.cache_folder import user_cache_folder
 from lookahead.hf.models.loading import load_model
 
@@ -75,9 +74,9 @@ def own_cache_folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="session")
 def equal_step_times():
-    """Let every step seem to take one second, so that the automatic size does not depend on the machine."""
+    """Let every step seem to take as long, so that no draft's size depends on the machine."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lookahead.decoding.loop.perf_counter", count().__next__)
+        patch.setattr("lookahead.decoding.loop.StepClock", EqualStepClock)
         yield
 
 

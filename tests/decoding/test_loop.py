@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lookahead.decoding.loop import decode, step
+from lookahead.decoding.loop import StepClock, decode, step
 from lookahead.decoding.sampling.choice import argmax
 from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.tree import DraftTree
@@ -303,6 +303,7 @@ def test_a_step_passes_finished_states_over_and_without_any_other_does_nothing()
 
 def test_seconds_are_charged_to_what_took_them(monkeypatch):
     now = [0.0]
+    monkeypatch.setattr("lookahead.decoding.loop.StepClock", StepClock)
     monkeypatch.setattr("lookahead.decoding.loop.perf_counter", lambda: now[0])
 
     def taking(method, seconds):

@@ -355,8 +355,8 @@ class Request:
 class NaiveLog:
     def __init__(self, *, max_bytes, remember_prompts=False):
         self.max_counts = max(1, min(1024, max_bytes // 2**20))
-        self.max_calibrations = min(self.max_counts, max(1, max_bytes // 2**23))
-        self.has_token_weights = max_bytes >= 2**23
+        self.has_token_weights = max_bytes >= 2**26
+        self.max_calibrations = min(1024, max_bytes // 2**22) if self.has_token_weights else self.max_counts
         self.calibrations: dict[int, CalibrationState] = {}  # the last one used is the last one
         self.counts: dict[int, list[list[int]]] = {}  # in the same order
         weights = initial_weights().nbytes + self.has_token_weights * 16 * (TOKEN_WEIGHTS + PAIR_WEIGHTS)

@@ -275,13 +275,13 @@ def test_the_columns_of_tokens_and_pairs_are_behind_all_others(after, token):
 
 
 def test_the_weights_of_the_least_recently_used_namespace_leave_before_its_counts():
-    calibrations = Calibrations(2**24)  # weights for two, counts for sixteen
+    calibrations = Calibrations(2**26)  # weights for 16, counts for 64
     first = calibrations.of(1)
-    calibrations.of(2)
+    for owner in range(2, 17):
+        calibrations.of(owner)
     assert calibrations.of(1).calibration.weights is first.calibration.weights
-    calibrations.of(3)
-    assert calibrations.of(1).calibration.weights is first.calibration.weights
-    calibrations.of(3), calibrations.of(2)
+    for owner in range(2, 18):
+        calibrations.of(owner)
     again = calibrations.of(1)
     assert again.calibration.weights is not first.calibration.weights
     assert again.frequent is first.frequent

@@ -56,7 +56,7 @@ def test_whatever_is_known_of_the_noise_text_and_generator_are_those_of_generate
 
             assert answers(generate, token_ids) == expected
             accepted[knowledge] = lookahead.stats.mean_acceptance_length
-    assert accepted[known] > 1.1 * accepted[unknown]
+    assert accepted[known] > 1.05 * accepted[unknown]
     assert accepted[another_generators] < 1.1 * accepted[unknown]
 
 

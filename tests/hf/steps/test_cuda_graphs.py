@@ -114,8 +114,8 @@ def test_an_answer_that_outgrows_its_memory(capture, uses, monkeypatch):
 
 def test_what_was_captured_serves_the_next_call(capture):
     model, lookahead = tiny_model("llama"), unfused(decoding_length=8)
-    for _ in range(3):
-        lookahead.generate(model, prompt(0), **LONG)
+    for seed in (0, 1, 2) * 3:
+        lookahead.generate(model, prompt(0, 10 + seed), **LONG)
     before = capture.captured
     for seed in range(3):
         assert_same_text(model, lookahead, prompt(0, 10 + seed), **LONG)

@@ -67,13 +67,10 @@ INITIAL_SQUARES = 10.0
 MIN_EVIDENCE = 1e-5
 """Smaller shares count as this one, before their logarithm is taken."""
 
-_BYTES_PER_COUNTS, _MAX_KEPT = 2**20, 1024
-"""The counts of one namespace are kept for so many bytes of the memory, and of so many namespaces at most."""
-_BYTES_PER_TOKEN_WEIGHTS = 2**23
-"""So many bytes of the memory pay for the weights of one namespace, with token weights: 4% of it.
-
-A smaller memory keeps the weights of one namespace, without token weights.
-"""
+_BYTES_PER_NAMESPACE, _MAX_KEPT = 2**20, 1024
+"""What is learned in one namespace is kept for so many bytes of the memory, of so many namespaces at most."""
+_MIN_BYTES_WITH_TOKEN_WEIGHTS, _BYTES_PER_TOKEN_WEIGHTS = 2**26, 2**22
+"""A memory of so many bytes has token weights. Of it, so many pay for the weights of one namespace, 8%."""
 
 VALUE, SQUARES = 0, 1
 """Rows of the weights: their values, and the sums of their squared gradients."""
@@ -276,7 +273,7 @@ class Calibrations:
     """Keeps what is learned in each of the namespaces that were used last.
 
     Shared by all, they would let one tenant's texts change how many tokens are drafted for another. Many
-    namespaces keep their counts, which are small, and fewer their weights, among them those of tokens.
+    namespaces keep their counts, which are small, and fewer their weights if tokens have weights, too.
 
     Args:
         max_bytes: The cap of the memory that they belong to.
@@ -287,9 +284,10 @@ class Calibrations:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        has_token_weights = max_bytes >= _BYTES_PER_TOKEN_WEIGHTS
-        self._max_counts = max(1, min(_MAX_KEPT, max_bytes // _BYTES_PER_COUNTS))
-        self._max_states = min(self._max_counts, max(1, max_bytes // _BYTES_PER_TOKEN_WEIGHTS))
+        has_token_weights = max_bytes >= _MIN_BYTES_WITH_TOKEN_WEIGHTS
+        self._max_counts = max(1, min(_MAX_KEPT, max_bytes // _BYTES_PER_NAMESPACE))
+        max_states = max_bytes // _BYTES_PER_TOKEN_WEIGHTS if has_token_weights else self._max_counts
+        self._max_states = min(_MAX_KEPT, max_states)
         self._counts: OrderedDict[int, Int32Array] = OrderedDict()
         self._states: OrderedDict[int, CalibrationState] = OrderedDict()
         weights = with_token_weights(initial_weights()) if has_token_weights else initial_weights()
