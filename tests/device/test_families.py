@@ -6,12 +6,13 @@
 import pytest
 import torch
 
-from helpers.samples import sampled
+from helpers.samples import IS_WHOLE, sampled
 from helpers.tiny_models import prompt
 from lookahead import Lookahead, LookaheadConfig
 
-GREEDY = {"max_new_tokens": 24, "do_sample": False}
-SAMPLING = {"max_new_tokens": 24, "do_sample": True, "temperature": 0.8, "repetition_penalty": 1.1}
+NEW_TOKENS = 24 if IS_WHOLE else 12
+GREEDY = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+SAMPLING = {"max_new_tokens": NEW_TOKENS, "do_sample": True, "temperature": 0.8, "repetition_penalty": 1.1}
 CAPTURED = [
     *("llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "gemma3n", "mixtral", "qwen3_moe", "gpt_oss"),
     *("olmo2", "deepseek_v3", "granite", "cohere2", "gpt2", "phi", "phi3", "diffllama", "smollm3", "glm4"),

@@ -22,6 +22,12 @@ def sampled(matrix: Iterable[Case], sample: Iterable[Case]) -> list[Case]:
     return matrix if IS_WHOLE else sample
 
 
+def thinned(matrix: Iterable[Case], share: int, first: int = 0) -> list[Case]:
+    """Return the whole matrix where it is asked for, or else one in so many cases, from `first` on."""
+    matrix = list(matrix)
+    return matrix if IS_WHOLE else matrix[first::share]
+
+
 def examples(count: int, share: int = 4) -> int:
     """Return how many examples a property is tried with: all, or one in so many of them."""
     return count if IS_WHOLE else -(-count // share)

@@ -19,7 +19,7 @@ QUESTIONS = [
     "Repeat: the cat sat on the mat, the cat sat on the mat.",
     "Why is the sky blue?",
 ]
-TOKENS, ROUNDS = (24, 4) if IS_WHOLE else (12, 2)
+TOKENS, ROUNDS = (24, 4) if IS_WHOLE else (10, 1)
 
 
 @pytest.fixture(scope="module")

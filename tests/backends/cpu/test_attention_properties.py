@@ -79,7 +79,7 @@ def attentions(draw, max_rows=3, kinds_of_rows=(tree_rows, chain_rows)):
 
 
 @pytest.mark.matrix
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(100, 12))
 @given(attentions())
 def test_attention_against_each_node_by_itself_in_double_precision(attention):
     attended = attention.attended().double()
@@ -91,7 +91,7 @@ def test_attention_against_each_node_by_itself_in_double_precision(attention):
 
 
 @pytest.mark.matrix
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(60, 10))
 @given(attentions())
 def test_a_layer_by_itself_has_the_same_bits(attention):
     attention = attention._replace(is_ragged=False)
@@ -101,7 +101,7 @@ def test_a_layer_by_itself_has_the_same_bits(attention):
 
 
 @pytest.mark.matrix
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(100, 12))
 @given(attentions(), st.integers(2, 5), st.integers(0, 2))
 def test_neither_the_team_nor_spare_spans_change_a_bit(attention, workers, spare_spans):
     attention = attention._replace(is_ragged=True)
@@ -109,7 +109,7 @@ def test_neither_the_team_nor_spare_spans_change_a_bit(attention, workers, spare
 
 
 @pytest.mark.matrix
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(100, 12))
 @given(attentions())
 def test_a_row_is_the_same_alone(attention):
     together = attention.attended()
@@ -125,7 +125,7 @@ def test_a_row_is_the_same_alone(attention):
 
 
 @pytest.mark.matrix
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(60, 10))
 @given(attentions(), st.randoms(use_true_random=False), st.integers(0, 3))
 def test_a_row_is_the_same_in_any_row_of_the_cache(attention, random, spare_rows):
     attention = attention._replace(is_ragged=True)
@@ -138,7 +138,7 @@ def test_a_row_is_the_same_in_any_row_of_the_cache(attention, random, spare_rows
 
 
 @pytest.mark.matrix
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(60, 10))
 @given(attentions(max_rows=1), st.integers(1, 130))
 def test_padding_on_the_left_changes_no_bit(attention, hidden):
     (row,), cache_row = attention.rows, attention.cache_rows[0]
@@ -158,7 +158,7 @@ def test_padding_on_the_left_changes_no_bit(attention, hidden):
 
 
 @pytest.mark.matrix
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(100, 12))
 @given(attentions(max_rows=1), st.randoms(use_true_random=False))
 def test_a_node_is_the_same_in_a_tree_in_a_chain_and_in_a_step_of_its_own(attention, random):
     (row,), length, tree = attention.rows, attention.rows[0].length, attention.rows[0].tree
@@ -182,7 +182,7 @@ def test_a_node_is_the_same_in_a_tree_in_a_chain_and_in_a_step_of_its_own(attent
 
 
 @pytest.mark.matrix
-@settings(max_examples=examples(80))
+@settings(max_examples=examples(80, 10))
 @given(attentions(max_rows=1, kinds_of_rows=(chain_rows,)), st.data())
 def test_a_prompt_is_the_same_in_parts_of_any_size(attention, data):
     (row,), size = attention.rows, len(attention.rows[0].tree)
@@ -196,7 +196,7 @@ def test_a_prompt_is_the_same_in_parts_of_any_size(attention, data):
 
 
 @pytest.mark.matrix
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(60, 10))
 @given(attentions(max_rows=1, kinds_of_rows=(chain_rows,)), st.data())
 def test_what_comes_later_in_a_prompt_changes_no_bit(attention, data):
     (row,), cache_row = attention.rows, attention.cache_rows[0]

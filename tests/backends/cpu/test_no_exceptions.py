@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import lookahead
+from helpers.samples import thinned
 from lookahead import jit
 from lookahead.backends.cpu import step
 from lookahead.backends.cpu.kernels.gguf import unpacking
@@ -52,7 +53,8 @@ def raising():
     return raises
 
 
-@pytest.mark.parametrize("make", SHARED_KERNELS)
+@pytest.mark.matrix
+@pytest.mark.parametrize("make", thinned(SHARED_KERNELS, 2))
 def test_no_code_of_a_team_can_raise(make):
     assert RAISING not in llvm_of(make)
 

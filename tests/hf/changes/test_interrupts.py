@@ -2,11 +2,13 @@
 
 import os
 import random
+from itertools import product
 
 import pytest
 import torch
 
 from helpers.interrupts import Interrupt
+from helpers.samples import thinned
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cuda.capture import NoCapture
@@ -47,8 +49,8 @@ def open_requests(lookahead):
     return len(lookahead.memory.store._requests)
 
 
-@pytest.mark.parametrize("attached", [False, True], ids=["by la.generate", "attached"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.matrix
+@pytest.mark.parametrize(("way", "attached"), thinned(product(WAYS, [False, True]), 3))
 def test_an_interrupt_leaves_nothing_behind(way, attached, monkeypatch):
     family, settings = WAYS[way]
     if way == "captured":

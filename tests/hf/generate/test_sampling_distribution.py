@@ -60,7 +60,7 @@ def chi_square_p_value(answers, expected_shares):
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize(("draws", "rows"), [(examples(20_000, 5), 500), (examples(2_000, 4), 1)])
+@pytest.mark.parametrize(("draws", "rows"), [(examples(20_000, 10), 500), (examples(2_000, 8), 1)])
 def test_many_draws_follow_the_models_own_distribution(model, draws, rows):
     lookahead = Lookahead(LookaheadConfig(decoding_length=8 * rows))
     answers = drawn_answers(model, lookahead, draws, rows)

@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, LlavaForConditionalGeneration
 
-from helpers.samples import sampled
+from helpers.samples import sampled, thinned
 from helpers.tiny_models import prompt, tiny_model
 from helpers.tiny_vision_models import BEYOND, VISION_MODELS, image_inputs, tiny_vision_model
 from lookahead import Lookahead, LookaheadConfig
@@ -65,7 +65,8 @@ def test_the_text_of_generate_behind_images(family, rows, generation):
     assert lookahead.last_stats.draft_tokens > 0
 
 
-@pytest.mark.parametrize("family", TREES)
+@pytest.mark.matrix
+@pytest.mark.parametrize("family", thinned(TREES, 3))
 def test_the_text_of_generate_without_images(family):
     model = installed(family)
     lookahead = Lookahead(LookaheadConfig(decoding_length=16))
@@ -77,7 +78,8 @@ def test_the_text_of_generate_without_images(family):
 
 
 @pytest.mark.filterwarnings("ignore:.*plain steps, without drafts")
-@pytest.mark.parametrize("family", VISION_MODELS)
+@pytest.mark.matrix
+@pytest.mark.parametrize("family", thinned(VISION_MODELS, 3, 1))
 def test_memory_of_one_image_does_not_change_the_text_of_another(family):
     model = installed(family)
     lookahead = Lookahead(LookaheadConfig(decoding_length=16))

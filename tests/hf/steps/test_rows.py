@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from helpers.samples import thinned
 from helpers.tiny_models import prompt, tiny_model
 from lookahead.backends.cuda.capture import NoCapture
 from lookahead.decoding.loop import emit_first_tokens, step
@@ -119,8 +120,11 @@ def served(model, step_model, prompts, *, sampling, seed):
     return [texts[row] for row in range(len(prompts))], server.stats
 
 
-@pytest.mark.parametrize("sampling", [False, True], ids=["greedy", "sampled"])
-@pytest.mark.parametrize(("family", "way"), CASES)
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("family", "way", "sampling"),
+    thinned([(*case, is_sampled) for case in CASES for is_sampled in (False, True)], 3),
+)
 def test_every_text_is_that_of_generate(family, way, sampling, monkeypatch):
     model, graphs = tiny_model(family), None
     if way == "compiled" and unsupported_reason(model):

@@ -42,7 +42,7 @@ def installed(family, dtype=torch.float32):
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("family", sampled(FAMILIES, KINDS))
+@pytest.mark.parametrize("family", sampled(FAMILIES, KINDS[1::2]))
 def test_same_text_in_every_family(family):
     model = installed(family)
     lookahead = Lookahead(LookaheadConfig(decoding_length=8))

@@ -7,7 +7,7 @@ import torch
 
 from helpers.memories import prepared
 from helpers.reproducible import DRAFTED, SAMPLING, WITH_LOGITS, answers, config
-from helpers.samples import sampled
+from helpers.samples import sampled, thinned
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cpu.layer_attention import attend_in_layer, team_for
@@ -31,10 +31,14 @@ def assert_same_bits(model, token_ids, **generation):
     return first.sequences
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("family", "dtype"),
-    [(family, torch.bfloat16) for family in FAMILIES]
-    + [(family, dtype) for family in ("llama", "gpt2", "gemma2") for dtype in DTYPES[1:]],
+    thinned(
+        [(family, torch.bfloat16) for family in FAMILIES]
+        + [(family, dtype) for family in ("llama", "gpt2", "gemma2") for dtype in DTYPES[1:]],
+        3,
+    ),
     ids=str,
 )
 def test_greedy(family, dtype):
