@@ -104,9 +104,9 @@ def test_a_captured_sampled_step_waits_twice(rows, on_device, device, steps):
     model = on_device("llama")
     token_ids = torch.cat([prompt(seed) for seed in range(rows)]).to("cuda")
     found = warm_steps(model, token_ids, steps, device, SAMPLING)
+    walk = "decoding/sampling/device_walk.py"
     for events in found:
-        waits = Counter(event.place for event in events if event.kind is Kind.WAIT)
-        walk = "decoding/sampling/device_walk.py sample_down"
-        assert waits.pop(_BACK) == 1
-        assert set(waits) <= {walk}, waits
-        assert waits[walk] <= rows
+        by_kind = {kind: Counter(event.place for event in events if event.kind is kind) for kind in Kind}
+        assert by_kind[Kind.WAIT] == {_BACK: 1, f"{walk} sample_down": 1}
+        assert by_kind[Kind.BACK] == {_BACK: 1, f"{walk} sample_down": 1}
+        assert by_kind[Kind.TO_DEVICE] == {_STEP: 1, f"{walk} _on_device": 1}
