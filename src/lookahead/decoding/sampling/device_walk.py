@@ -2,8 +2,8 @@ r"""Sampling down drafts on the device, without a wait per token or row.
 
 The tokens are drawn one after the other, each from scores of the same shape by the same operations as in
 `generate`. Only where a walk goes is computed on the device: as deep as the draft is, whether or not the
-model's own tokens leave it earlier. Then the tokens of all rows come back in one copy, and those after a draft
-was left are not taken.
+model's own tokens leave it earlier. Then the tokens of all rows come back in one copy, and those after a
+draft was left are not taken.
 
     draft     a - b - c        drawn  b x ? ?     the walk left the draft at x
                \- d            taken  b x         the noise of the other two is given back

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain
 from threading import Lock
 from time import perf_counter
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from lookahead.hf.attention.grouped_query import attend_by_grouped_queries, with
 from lookahead.hf.cache.bucket_cache import BucketCache, NotStaticError
 from lookahead.hf.compat.changes import TemporaryChanges
 from lookahead.hf.compat.fingerprint.watch import Fingerprint
-from lookahead.hf.compat.modifications import modifications
+from lookahead.hf.compat.modifications import modifications, replaces_forwards
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps.eager import EagerRunner
 from lookahead.hf.steps.runner import StepBatch, StepLogits
@@ -69,6 +69,7 @@ class CapturedModels:
 
     def __init__(self) -> None:
         self._models: WeakKeyDictionary[PreTrainedModel, _CapturedModel] = WeakKeyDictionary()
+        self._warned: WeakSet[PreTrainedModel] = WeakSet()
         self._lock = Lock()
 
     def runner_for_call(self, eager: EagerRunner) -> "GraphRunner | None":
@@ -81,7 +82,12 @@ class CapturedModels:
         is_served_otherwise = verification.is_compiled or verification.fixed_width is not None
         if verification.mode is not VerificationMode.TREE or is_served_otherwise or eager.traits.bias:
             return None
-        if capture_for(model.device) is None or unsupported_reason(model, eager.traits):
+        if capture_for(model.device) is None:
+            return None
+        reason = unsupported_reason(model, eager.traits)
+        if reason:
+            if replaces_forwards(model):  # by libraries, as a rule: the caller may not know
+                self._warn_once(model, reason)
             return None
         with self._lock:
             found = self._models.get(model)
@@ -89,6 +95,13 @@ class CapturedModels:
             if found is None or found.key != key:
                 found = self._models[model] = _CapturedModel(key, partial(capture_for, model.device))
         return None if found.is_given_up else GraphRunner(eager, found)
+
+    def _warn_once(self, model: PreTrainedModel, reason: str) -> None:
+        with self._lock:
+            is_new = model not in self._warned
+            self._warned.add(model)
+        if is_new:
+            _warn(model, reason)
 
 
 class _CapturedModel:
@@ -302,8 +315,11 @@ class GraphRunner:
         reason = first_line(problem)
         if not isinstance(problem, NotStaticError):
             reason = f"{type(problem).__name__}: {reason}"
-        name = type(self._model).__name__
-        warnings.warn(f"{name}'s steps are not captured in CUDA graphs: {reason}", stacklevel=2)
+        _warn(self._model, reason)
+
+
+def _warn(model: PreTrainedModel, reason: str) -> None:
+    warnings.warn(f"{type(model).__name__}'s steps are not captured in CUDA graphs: {reason}", stacklevel=2)
 
 
 def wait_for(tensor: Tensor) -> None:
@@ -337,7 +353,8 @@ def _run_of(
         cache.move(*trees.moves)
         cache.write_at(trees.slots)
         changes = TemporaryChanges()
-        with changes, changes, without_cudnn(trees.packed.device):
+        # One thread at a time: another one would switch the attention back in the middle of a capture.
+        with without_cudnn(trees.packed.device), changes, changes:
             if by_kernel:
                 tree_kernel.attend_by_kernel(model, changes)
             elif groups_queries:
