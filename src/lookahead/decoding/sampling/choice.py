@@ -168,8 +168,8 @@ class StepNoise:
     def give_back(self, row: int, first: int, drawn: list[Tensor], taken: int) -> None:
         """Take back the noise of a row's steps from `first` on, but for the first `taken` of them.
 
-        Once the last row on trial has given back, what no row has taken is drawn again, so that torch's random
-        state is that of the steps taken.
+        Once the last row on trial has given back, what no row has taken is drawn again, so that torch's
+        random state is that of the steps taken.
         """
         self._on_trial.discard(row)
         self._steps_used = max(self._steps_used, first + taken)
