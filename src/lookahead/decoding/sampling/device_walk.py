@@ -113,8 +113,8 @@ def _on_device(trees: Sequence[DraftTree], device: torch.device) -> list[tuple[T
     """Return each tree's tokens and parents on the device, int64 [n], by one copy that is not waited for."""
     sizes = [len(tree) for tree in trees]
     table = torch.empty(2, sum(sizes), dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
-    for tree, part in zip(trees, table.split(sizes, dim=1), strict=True):
+    for tree, part in zip(trees, table.split_with_sizes(sizes, dim=1), strict=True):
         part[0], part[1] = torch.from_numpy(tree.token_ids), torch.from_numpy(tree.parents)
         part[:, 0] = torch.tensor([-1, 0], device="cpu")  # node 0 is below no node
     moved = table.to(device, non_blocking=True)
-    return [(part[0], part[1]) for part in moved.split(sizes, dim=1)]
+    return [(part[0], part[1]) for part in moved.split_with_sizes(sizes, dim=1)]

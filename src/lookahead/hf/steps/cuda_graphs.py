@@ -65,9 +65,14 @@ def unsupported_reason(model: PreTrainedModel, traits: ModelTraits) -> str:
 
 
 class CapturedModels:
-    """The captured steps of models, kept from call to call."""
+    """The captured steps of models, kept from call to call.
 
-    def __init__(self) -> None:
+    Args:
+        new_capture: Returns what captures steps on a device, or None; `capture_for` if not given.
+    """
+
+    def __init__(self, new_capture: Callable[[torch.device], Capture | None] | None = None) -> None:
+        self._new_capture = new_capture
         self._models: WeakKeyDictionary[PreTrainedModel, _CapturedModel] = WeakKeyDictionary()
         self._warned: WeakSet[PreTrainedModel] = WeakSet()
         self._lock = Lock()
@@ -82,7 +87,8 @@ class CapturedModels:
         is_served_otherwise = verification.is_compiled or verification.fixed_width is not None
         if verification.mode is not VerificationMode.TREE or is_served_otherwise or eager.traits.bias:
             return None
-        if capture_for(model.device) is None:
+        new_capture = self._new_capture or capture_for
+        if new_capture(model.device) is None:
             return None
         reason = unsupported_reason(model, eager.traits)
         if reason:
@@ -93,7 +99,7 @@ class CapturedModels:
             found = self._models.get(model)
             key = _key_of(eager)
             if found is None or found.key != key:
-                found = self._models[model] = _CapturedModel(key, partial(capture_for, model.device))
+                found = self._models[model] = _CapturedModel(key, partial(new_capture, model.device))
         return None if found.is_given_up else GraphRunner(eager, found)
 
     def _warn_once(self, model: PreTrainedModel, reason: str) -> None:
