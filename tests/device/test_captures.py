@@ -12,14 +12,15 @@ from device.emulation.device import Kind, used
 from helpers.tiny_models import prompt, tiny_model
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cuda import capture as capturing
+from lookahead.backends.cuda import graphs
 from lookahead.backends.cuda.capture import CudaCapture
 from lookahead.backends.cuda.waits import WaitError, refuse_waits
 from lookahead.hf.attention import tree_kernel
 from lookahead.hf.cache.bucket_cache import NotStaticError
 from lookahead.hf.compat.changes import TemporaryChanges
-from lookahead.hf.steps import eager
+from lookahead.hf.steps import cuda_graphs, eager
 from lookahead.hf.support.model_profile import ModelProfiles
-from lookahead.hf.support.report import support_report
+from lookahead.hf.support.report import Backend, support_report
 
 GREEDY = {"max_new_tokens": 40, "do_sample": False}
 SAMPLING = {"max_new_tokens": 20, "do_sample": True}
@@ -291,6 +292,53 @@ def test_what_does_not_wait_is_not_refused(emulated):
     with refuse_waits():
         assert (tensor[index] + 1).shape == (2,)
         tensor[index] = tensor[index] * 2
+
+
+class Clock:
+    """A clock that goes on by what steps take."""
+
+    def __init__(self, patch, eager_s, captured_s):
+        self.now = 0.0
+        own, replay = eager.EagerRunner.forward, graphs.StaticStep.__call__
+        patch.setattr(eager.EagerRunner, "forward", lambda *given: self.after(own(*given), eager_s))
+        patch.setattr(graphs.StaticStep, "__call__", lambda *given: self.after(replay(*given), captured_s))
+        patch.setattr(cuda_graphs, "perf_counter", lambda: self.now)
+        patch.setattr(cuda_graphs, "_MIN_SPEEDUP", 1.0)
+
+    def after(self, found, seconds):
+        self.now += seconds
+        return found
+
+
+def test_replays_that_are_faster_are_kept_and_said(on_device, device, monkeypatch):
+    Clock(monkeypatch, eager_s=3.0, captured_s=1.0)
+    model, token_ids = on_device("llama"), prompt(0).to("cuda")
+    lookahead = Lookahead(LookaheadConfig(decoding_length=12))
+    for _ in range(2):
+        lookahead.generate(model, token_ids, **GREEDY)
+    assert lookahead.stats.replay_speedup == 3.0
+    assert lookahead.last_stats.captured_forwards == lookahead.last_stats.forwards
+    assert 0 < lookahead.stats.captured_forwards < lookahead.stats.forwards
+    found = support_report(model)
+    assert (found.backend, found.replay_speedup) == (Backend.CUDA_GRAPHS, 3.0)
+    assert "captured steps agree: 3.00 times as fast as its code" in str(found)
+    assert "torch's (the test does without)" in str(found)
+
+
+def test_replays_that_are_slower_are_left_after_the_first_three(on_device, device, monkeypatch):
+    Clock(monkeypatch, eager_s=1.0, captured_s=2.0)
+    model, token_ids = on_device("llama"), prompt(0).to("cuda")
+    expected = model.generate(token_ids, **GREEDY).tolist()
+    lookahead = Lookahead(LookaheadConfig(decoding_length=12))
+    with pytest.warns(UserWarning, match="not captured in CUDA graphs: replays take 2 times as long"):
+        assert lookahead.generate(model, token_ids, **GREEDY).tolist() == expected
+    assert lookahead.stats.captured_forwards == 2
+    assert lookahead.generate(model, token_ids, **GREEDY).tolist() == expected
+    assert lookahead.last_stats.captured_forwards == 0
+    found = support_report(model)
+    assert (found.backend, found.replay_speedup) == (Backend.MODEL, 0.5)
+    assert "replays take 2 times as long" in found.why_not_cuda_graphs
+    assert "captured steps were tried: 0.50 times as fast" in str(found)
 
 
 def with_a_hook_of_accelerate(model):

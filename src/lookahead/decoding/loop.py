@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from lookahead.decoding.acceptance import Acceptance, accept_all
-from lookahead.decoding.logits import rows_with_nan, successors_of, took_usual_time
+from lookahead.decoding.logits import rows_with_nan, successors_of, took_usual_time, was_captured
 from lookahead.decoding.sampling.state import GenerationState, foreseen, padding_drafts
 from lookahead.decoding.sampling.topk import topk_successors
 from lookahead.drafting.arrays import Int32Array
@@ -199,7 +199,7 @@ def step(
     sizes = {row: len(draft) for row, draft in drafts.items()}
     tokens = {row: len(accepted[row].tokens) for row in drafts}
     if drafts:
-        stats.count_forward(nodes=sizes, tokens=tokens)
+        stats.count_forward(nodes=sizes, tokens=tokens, is_captured=was_captured(logits))
     if drafts and not parts:  # beside prompts, a step's time says nothing of drafts
         seconds = clock.lap()
         if took_usual_time(logits):

@@ -34,12 +34,12 @@ def test_a_replay_notes_results_and_then_returns_them():
 
 def test_the_model_computes_nothing_in_a_step_that_is_timed(monkeypatch):
     model, forwards = tiny_model("llama"), []
-    run_of, eager, begin = cuda_graphs._run_of, EagerRunner.forward, PreparedReplays.begin
+    run_of, eager, begin = cuda_graphs.run_of, EagerRunner.forward, PreparedReplays.begin
 
     def counted(run):
         return lambda *given: forwards.append(1) or run(*given)
 
-    monkeypatch.setattr(cuda_graphs, "_run_of", lambda *given, **named: counted(run_of(*given, **named)))
+    monkeypatch.setattr(cuda_graphs, "run_of", lambda *given, **named: counted(run_of(*given, **named)))
     monkeypatch.setattr(EagerRunner, "forward", counted(eager))
     monkeypatch.setattr(
         PreparedReplays, "begin", lambda self, **given: forwards.clear() or begin(self, **given)
