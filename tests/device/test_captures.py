@@ -2,7 +2,7 @@
 
 import gc
 import threading
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from types import MethodType
 
 import pytest
@@ -15,12 +15,15 @@ from lookahead.backends.cuda import capture as capturing
 from lookahead.backends.cuda import graphs
 from lookahead.backends.cuda.capture import CudaCapture
 from lookahead.backends.cuda.waits import WaitError, refuse_waits
+from lookahead.drafting.tree import DraftTree
 from lookahead.hf.attention import tree_kernel
 from lookahead.hf.cache.bucket_cache import NotStaticError
 from lookahead.hf.compat.changes import TemporaryChanges
+from lookahead.hf.compat.layout import attention_layout, fresh_cache
 from lookahead.hf.steps import cuda_graphs, eager
 from lookahead.hf.support.model_profile import ModelProfiles
 from lookahead.hf.support.report import Backend, support_report
+from lookahead.hf.support.trial import trial_step_model
 
 GREEDY = {"max_new_tokens": 40, "do_sample": False}
 SAMPLING = {"max_new_tokens": 20, "do_sample": True}
@@ -169,17 +172,23 @@ def test_no_other_thread_switches_the_attention_in_a_captured_step(
     generation = {"max_new_tokens": 6 if kernels else 20, "do_sample": False}  # the interpreter is slow
     attention = model.model.layers[1].self_attn
     own, at_the_lock, names, others = type(attention).forward, threading.Event(), [], []
-    switch = eager.without_cudnn
+    switch, layout = eager.without_cudnn, attention_layout(model, fresh_cache(model))
 
     def reached(on):
         if threading.current_thread() in others:
             at_the_lock.set()
         return switch(on)
 
+    def eager_step():
+        with closing(trial_step_model(model, layout, prompt(0)[0].tolist(), max_nodes=8)) as steps:
+            return steps.forward({0: DraftTree.chain([3, 4, 5])})[0].tolist()
+
     def other_thread():
-        with used(device):
-            plain = Lookahead(LookaheadConfig(decoding_length=4, cuda_graphs=False))
-            others.append(plain.generate(model, token_ids, **generation).tolist())
+        with used(device), torch.no_grad():
+            try:
+                others.append(eager_step())
+            except RuntimeError as problem:
+                others.append(problem)
 
     class Looks(type(attention)):
         def forward(self, *given, **named):
@@ -192,14 +201,14 @@ def test_no_other_thread_switches_the_attention_in_a_captured_step(
             return own(self, *given, **named)
 
     attention.__class__ = Looks
-    expected = model.generate(token_ids, **generation).tolist()
+    expected, expected_logits = model.generate(token_ids, **generation).tolist(), eager_step()
     lookahead = Lookahead(LookaheadConfig(decoding_length=4))
     monkeypatch.setattr(eager, "without_cudnn", reached)
     for _ in range(2):
         assert lookahead.generate(model, token_ids, **generation).tolist() == expected
     others[0].join()
     assert names[0][0] == names[0][1] != "sdpa"
-    assert others[1] == expected
+    assert others[1] == expected_logits
 
 
 def test_a_plain_forward_pass_of_another_thread_meets_the_kernels_name():
