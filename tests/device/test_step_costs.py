@@ -50,14 +50,16 @@ def counted(events):
 def warm_steps(model, token_ids, steps, device, generation, **settings):
     """The events of the steps of a call that captures nothing, without the first and the last."""
     lookahead = Lookahead(LookaheadConfig(decoding_length=12, **settings))
-    for _ in range(3):
+    for call in range(6):  # drafts of new sizes may come up for a few calls
         torch.manual_seed(5)
         steps.clear()
         captures = device.captures
         lookahead.generate(model, token_ids, **generation)
+        if call > 1 and device.captures == captures:
+            break
     assert device.captures == captures
     assert lookahead.stats.mean_acceptance_length > 1.2
-    assert len(steps) > 4
+    assert len(steps) > 3
     return steps[1:]
 
 
