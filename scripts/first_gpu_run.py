@@ -1,6 +1,6 @@
 """The first measurements on a GPU, in order of value; at most eight minutes.
 
-    python scripts/first_gpu_run.py [--json gpu.json] [--minutes 8] [--sanitizer] [--tiny]
+    python scripts/first_gpu_run.py [--json gpu.json] [--minutes 8] [--sanitizer] [--tiny] [--only PART …]
 
 Each part writes its results to the file as soon as it is done, and a table of all comes last. A part that
 raises is recorded with its error, and the next one begins. The model has random weights, in the shape of
@@ -10,11 +10,14 @@ Llama-3-8B.
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ import torch
 import transformers
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3MoeConfig
 
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.backends.cuda.capture import CudaCapture
@@ -75,10 +78,14 @@ class FirstRun:
 
     Args:
         is_tiny: Whether shapes are tiny, to try the script.
+        in_thread: The context in which a thread uses the device.
     """
 
-    def __init__(self, *, is_tiny: bool) -> None:
+    def __init__(
+        self, *, is_tiny: bool, in_thread: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ) -> None:
         self._is_tiny = is_tiny
+        self._in_thread = in_thread
         self._model: PreTrainedModel | None = None
 
     @property
@@ -143,7 +150,7 @@ class FirstRun:
                 ) as step_model,
             ):
                 for nodes in (1, 16, 64):
-                    tree = DraftTree.chain([5] * nodes)
+                    tree, reserved = DraftTree.chain([5] * nodes), self._reserved_mb()
 
                     def step(tree: DraftTree = tree, step_model: Any = step_model) -> None:
                         step_model.forward({0: tree})
@@ -152,7 +159,11 @@ class FirstRun:
                     firsts = [seconds(step, 1) for _ in range(3)]  # eager, captured, replayed
                     found[f"{name}_{nodes}_first_ms"] = [1e3 * first for first in firsts]
                     found[f"{name}_{nodes}_ms"] = 1e3 * seconds(step)
+                    found[f"{name}_{nodes}_mb"] = self._reserved_mb() - reserved
         return found
+
+    def _reserved_mb(self) -> float:
+        return 0.0 if self._is_tiny else torch.cuda.memory_reserved() / 1e6
 
     def generate(self) -> Results:
         """Tokens per second of `generate` and of Lookahead, cold and warm; whether texts are equal."""
@@ -213,6 +224,93 @@ class FirstRun:
             found[f"{backend.name.lower()}_ms"] = firsts
         return found
 
+    def experts(self) -> Results:
+        """Microseconds of a layer of experts, weights copied for each token or products of groups."""
+        hidden = 32 if self._is_tiny else 2048
+        config = Qwen3MoeConfig(
+            hidden_size=hidden,
+            moe_intermediate_size=16 if self._is_tiny else 768,
+            num_experts=4 if self._is_tiny else 128,
+            num_experts_per_tok=2 if self._is_tiny else 8,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=64,
+        )
+        with DEVICE:
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        layer, found = model.model.layers[0].mlp, dict[str, Any]()
+        with torch.no_grad():
+            for way in ("batched_mm", "grouped_mm"):
+                model.set_experts_implementation(way)
+                for tokens in (1, 4, 16, 64):
+                    inputs = torch.zeros(1, tokens, hidden, dtype=torch.bfloat16, device=DEVICE)
+                    found[f"{way}_{tokens}_us"] = 1e6 * seconds(lambda inputs=inputs: layer(inputs))
+                try:
+                    CudaCapture(DEVICE)(lambda inputs=inputs: layer(inputs))
+                    found[f"{way}_is_captured"] = True
+                except RuntimeError as problem:
+                    found[f"{way}_is_captured"] = str(problem)[:200]
+        return found
+
+    def threads(self) -> Results:
+        """What raises while two threads capture and a third one samples; nothing should."""
+        weights, numbers = torch.ones(64, 64, device=DEVICE), torch.ones(1, 8, device=DEVICE)
+        problems, counts, is_over = list[str](), {"captures": 0, "samples": 0}, threading.Event()
+
+        def capture() -> None:
+            CudaCapture(DEVICE)(lambda: weights @ weights)()
+            counts["captures"] += 1
+
+        def sample() -> None:
+            torch.multinomial(numbers, 1)
+            counts["samples"] += 1
+
+        def repeat(work: Callable[[], None], times: int | None) -> None:
+            with self._in_thread():
+                try:
+                    while not is_over.is_set() if times is None else times > 0:
+                        work()
+                        times = None if times is None else times - 1
+                except RuntimeError as problem:
+                    problems.append(f"{work.__name__}: {problem}"[:200])
+
+        sampling = threading.Thread(target=repeat, args=(sample, None))
+        capturing = [threading.Thread(target=repeat, args=(capture, 5)) for _ in range(2)]
+        for thread in (sampling, *capturing):
+            thread.start()
+        for thread in capturing:
+            thread.join()
+        is_over.set()
+        sampling.join()
+        return {"problems": problems, **counts}
+
+    def baselines(self) -> Results:
+        """Tokens per second of `generate` as it is, and with a static cache and compiled steps."""
+        ids = torch.arange(3, 35, device=DEVICE)[None]
+        tokens, found = 16 if self._is_tiny else 128, dict[str, Any]()
+        settings: dict[str, Any] = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+        for name, cache in (("eager", {}), ("static", {"cache_implementation": "static"})):
+            if cache and self._is_tiny:
+                continue
+            self.model.generate(ids, **settings, **cache)  # compiles
+            run = lambda cache=cache: self.model.generate(ids, **settings, **cache)  # noqa: E731
+            found[f"{name}_tokens_s"] = tokens / seconds(run, 2)
+        return found
+
+    def cudnn(self) -> Results:
+        """The order of torch's attention kernels, and the baselines where cuDNN's come last."""
+        order = list(torch._C._get_sdp_priority_order())  # noqa: SLF001  # there is no public way
+        found: Results = {"order": [SDPBackend(number).name for number in order]}
+        if self._is_tiny:
+            return found
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "found.json"
+            command = [sys.executable, __file__, "--only", "baselines", "--json", str(path)]
+            environment = {**os.environ, "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1"}
+            subprocess.run(command, env=environment, capture_output=True, check=True, timeout=180)
+            return {**found, **json.loads(path.read_text(encoding="utf-8"))["baselines"]}
+
     def failed_capture(self) -> Results:
         """Whether torch samples and empties its cache after a capture that failed."""
         numbers = torch.ones(1, 8, device=DEVICE)
@@ -268,16 +366,18 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--sanitizer", action="store_true")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="run these parts alone")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         print("there is no CUDA device")
         return 1
     first = FirstRun(is_tiny=arguments.tiny)
     parts = [first.environment, first.steps, first.generate, first.kernel, first.tests, first.attention_plans]
-    parts.append(first.failed_capture)
+    parts += [first.failed_capture, first.threads, first.experts, first.baselines, first.cudnn]
     if arguments.sanitizer:
         parts.append(first.sanitizer)
-    print(table_of(run({part.__name__: part for part in parts}, arguments.json, arguments.minutes)))
+    wanted = {part.__name__: part for part in parts if not arguments.only or part.__name__ in arguments.only}
+    print(table_of(run(wanted, arguments.json, arguments.minutes)))
     return 0
 
 

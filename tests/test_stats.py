@@ -52,12 +52,22 @@ def test_as_dict_names_every_count():
     assert counts["row_steps"] == 3
     assert counts["mean_acceptance_length"] == 2.0
     assert set(counts) == {
-        *("requests", "tokens", "row_steps", "forwards"),
+        *("requests", "tokens", "row_steps", "forwards", "captured_forwards"),
         *("draft_tokens", "accepted_tokens", "recycled_tokens"),
         *("prefill_seconds", "draft_seconds", "recycle_seconds"),
         *("model_seconds", "cache_seconds", "verify_seconds"),
-        *("mean_acceptance_length", "acceptance_rate", "smallest_margin"),
+        *("mean_acceptance_length", "acceptance_rate", "smallest_margin", "replay_speedup"),
     }
+
+
+def test_replays_are_counted_and_the_largest_speedup_is_kept():
+    stats = GenerationStats(replay_speedup=2.0)
+    stats.count_forward(nodes={0: 3}, tokens={0: 2}, is_captured=True)
+    stats.count_forward(nodes={0: 3}, tokens={0: 2})
+    assert (stats.forwards, stats.captured_forwards) == (2, 1)
+    for other, largest in ((None, 2.0), (1.5, 2.0), (3.0, 3.0)):
+        stats.add(GenerationStats(replay_speedup=other))
+        assert stats.replay_speedup == largest
 
 
 def test_counts_are_keyword_only():

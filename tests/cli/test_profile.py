@@ -30,6 +30,7 @@ def test_a_profile_is_shown_and_written(folder, tmp_path):
         "Behind 40 tokens",
         "T(8)",
         "CDL",
+        "all but the replay",
         "time to first token",
         "peak memory",
     ):
@@ -47,6 +48,9 @@ def test_a_profile_is_shown_and_written(folder, tmp_path):
         assert all(step["seconds"] > 0 for step in context["steps"])
         assert context["decoding"]["tokens"] == 64
         assert sum(context["decoding"]["shares"].values()) == pytest.approx(1.0)
+        assert context["host"]["steps"] > 8
+        assert context["host"]["nodes_per_step"] > 8
+        assert context["host"]["seconds"] > 0
         assert context["first_token"]["over_generate"] > 0
         assert context["memory"]["over_generate"] > 0
 

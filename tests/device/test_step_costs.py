@@ -50,14 +50,14 @@ def counted(events):
 def warm_steps(model, token_ids, steps, device, generation, **settings):
     """The events of the steps of a call that captures nothing, without the first and the last."""
     lookahead = Lookahead(LookaheadConfig(decoding_length=12, **settings))
-    for run in range(8):
+    for call in range(6):  # drafts of new sizes may come up for a few calls
         torch.manual_seed(5)
         steps.clear()
         captures = device.captures
         lookahead.generate(model, token_ids, **generation)
-        if run >= 2 and captures == device.captures:
+        if call > 1 and device.captures == captures:
             break
-    assert captures == device.captures
+    assert device.captures == captures
     assert lookahead.stats.mean_acceptance_length > 1.2
     assert len(steps) > 2
     return steps[1:]
@@ -106,9 +106,9 @@ def test_a_captured_sampled_step_waits_twice(rows, on_device, device, steps):
     model = on_device("llama")
     token_ids = torch.cat([prompt(seed) for seed in range(rows)]).to("cuda")
     found = warm_steps(model, token_ids, steps, device, SAMPLING)
+    walk = "decoding/sampling/device_walk.py"
     for events in found:
-        waits = Counter(event.place for event in events if event.kind is Kind.WAIT)
-        walk = "decoding/sampling/device_walk.py sample_down"
-        assert waits.pop(_BACK) == 1
-        assert set(waits) <= {walk}, waits
-        assert waits[walk] <= rows
+        by_kind = {kind: Counter(event.place for event in events if event.kind is kind) for kind in Kind}
+        assert by_kind[Kind.WAIT] == {_BACK: 1, f"{walk} sample_down": 1}
+        assert by_kind[Kind.BACK] == {_BACK: 1, f"{walk} sample_down": 1}
+        assert by_kind[Kind.TO_DEVICE] == {_STEP: 1, f"{walk} _on_device": 1}

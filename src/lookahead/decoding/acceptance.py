@@ -5,14 +5,14 @@ stop: this last token is the bonus token. Greedy and sampling are alike: the cho
 draft, so the text is the model's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lookahead.decoding.logits import summary_of
-from lookahead.decoding.sampling.device_walk import can_walk, sample_down
+from lookahead.decoding.sampling.device_walk import Samples, can_walk, sample_down
 from lookahead.decoding.sampling.state import GenerationState
 from lookahead.drafting.tree import DraftTree
 
@@ -33,11 +33,48 @@ class Acceptance:
     nodes: int = 1
 
 
+def accept_all(
+    drafts: Mapping[int, DraftTree],
+    logits: Mapping[int, Tensor],
+    states: Sequence[GenerationState],
+    are_current: Callable[[], bool] = lambda: True,
+    failures: dict[int, Exception] | None = None,
+) -> dict[int, Acceptance]:
+    """Accept for the rows of all states that are not finished, as `accept` does.
+
+    Samples of several rows that are drawn on a device are waited for together.
+
+    Args:
+        drafts: As for `accept`.
+        logits: As for `accept`.
+        states: The states.
+        are_current: As for `accept`.
+        failures: Takes exceptions, by row; such a row accepts nothing. If None, an exception is raised.
+    """
+    under_way = [state for state in states if not state.finished]
+    walking = [state for state in under_way if can_walk(state, logits[state.rows[0]])]
+    accepted: dict[int, Acceptance] = {}
+    try:
+        samples = sample_down(drafts, logits, walking) if walking else {}
+        for state in under_way:
+            try:
+                accepted |= accept(drafts, logits, state, are_current, samples.get(state.rows[0]))
+            except Exception as error:
+                if failures is None:
+                    raise
+                failures.update(dict.fromkeys(state.rows, error))
+                accepted |= {row: Acceptance([], []) for row in state.rows}
+    finally:
+        _settle(walking)
+    return accepted
+
+
 def accept(
     drafts: Mapping[int, DraftTree],
     logits: Mapping[int, Tensor],
     state: GenerationState,
     are_current: Callable[[], bool] = lambda: True,
+    samples: Samples | None = None,
 ) -> dict[int, Acceptance]:
     """Walk down the drafts of a state's rows in lockstep, follow the model's own choices, and emit them.
 
@@ -46,14 +83,15 @@ def accept(
         logits: By row, [n, V], each node's logits for the token after it.
         state: Chooses the tokens and knows when the answers are finished.
         are_current: Returns whether the logits are those of the model as it is now.
+        samples: The tokens that a device sampled down the draft of the state's only row, if one did.
 
     Returns:
         The acceptance of each of the state's rows. The paths are equally long: the walk ends when any row
         has no child with the chosen token, or when the callbacks of a token changed the model.
     """
     rows = state.rows
-    if can_walk(state, logits[rows[0]]):
-        return {rows[0]: _accept_samples(drafts[rows[0]], logits[rows[0]], state, are_current)}
+    if samples is not None:
+        return {rows[0]: _accept_samples(drafts[rows[0]], samples, state, are_current)}
     tokens: dict[int, list[int]] = {row: [] for row in rows}
     here = {row: [0] for row in rows}  # in a parallel draft, several nodes can have the same tokens
     while True:
@@ -75,13 +113,13 @@ def accept(
 
 
 def _accept_samples(
-    draft: DraftTree, logits: Tensor, state: GenerationState, are_current: Callable[[], bool]
+    draft: DraftTree, samples: Samples, state: GenerationState, are_current: Callable[[], bool]
 ) -> Acceptance:
-    """Walk down the draft of one row, whose tokens the device samples."""
+    """Walk down the draft of one row, whose tokens the device sampled."""
     assert state.noise is not None  # noqa: S101  # then `can_walk` is False
     noise, taken, here = state.noise, [], [0]
     try:
-        for token in sample_down(draft, logits, state):
+        for token in samples:
             state.take(token)
             taken.append(token)
             below = [] if state.finished else draft.children_with_token(here, token)
@@ -91,6 +129,13 @@ def _accept_samples(
     finally:
         noise.settle(len(taken))
     return Acceptance(draft.path_to(here[0]), taken, len(draft))
+
+
+def _settle(states: Iterable[GenerationState]) -> None:
+    """Give back the noise of samples that were not looked at, because an exception came first."""
+    for state in states:
+        if state.noise is not None:
+            state.noise.settle(0)
 
 
 def _argmax_at(nodes: Mapping[int, int], logits: Mapping[int, Tensor], state: GenerationState) -> list[int]:

@@ -20,10 +20,12 @@ class TreeLogits(dict[int, Tensor]):
         logits: [R, size, V], size at least the largest tree's nodes; or R tensors [n, V] where rows differ.
         summary: int32 [R, size, columns] on the CPU, of `summarize`; None if it was not computed.
         is_usual: Whether the step took the time that such steps usually take.
+        is_captured: Whether the step was the replay of a graph.
 
     Attributes:
         summaries: By row, if there is a summary.
         is_usual: As given.
+        is_captured: As given.
     """
 
     def __init__(
@@ -34,9 +36,10 @@ class TreeLogits(dict[int, Tensor]):
         summary: Tensor | None = None,
         *,
         is_usual: bool = True,
+        is_captured: bool = False,
     ) -> None:
         super().__init__({row: logits[logit_rows[row]][: len(tree)] for row, tree in trees.items()})
-        self.is_usual = is_usual
+        self.is_usual, self.is_captured = is_usual, is_captured
         self.summaries: dict[int, LogitsSummary] = {}
         if summary is not None:
             table = summary.numpy().copy()  # the next step overwrites it
@@ -53,6 +56,11 @@ def summary_of(logits: Mapping[int, Tensor], row: int) -> LogitsSummary | None:
 def took_usual_time(logits: Mapping[int, Tensor]) -> bool:
     """Return whether the step of these logits took the time that such steps usually take."""
     return logits.is_usual if isinstance(logits, TreeLogits) else True
+
+
+def was_captured(logits: Mapping[int, Tensor]) -> bool:
+    """Return whether the step of these logits was the replay of a graph."""
+    return isinstance(logits, TreeLogits) and logits.is_captured
 
 
 def successors_of(logits: Mapping[int, Tensor], row: int) -> Int32Array:

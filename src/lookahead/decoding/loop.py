@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from lookahead.decoding.acceptance import Acceptance, accept
-from lookahead.decoding.logits import rows_with_nan, successors_of, took_usual_time
+from lookahead.decoding.acceptance import Acceptance, accept_all
+from lookahead.decoding.logits import rows_with_nan, successors_of, took_usual_time, was_captured
 from lookahead.decoding.sampling.state import GenerationState, foreseen, padding_drafts
 from lookahead.decoding.sampling.topk import topk_successors
 from lookahead.drafting.arrays import Int32Array
@@ -187,7 +187,7 @@ def step(
     verified, logits = _verify(model, states, drafts | padding_drafts(states, drafts), parts)
     drafts = {row: verified[row] for row in drafts}
     clock.charge("model_s")
-    accepted = _accept_all(states, verified, logits, model.are_logits_current, failures)
+    accepted = accept_all(verified, logits, states, model.are_logits_current, failures)
     _begin_answers(drafter, parts, logits, stats, failures)
     clock.charge("verify_s")
     model.keep({row: acceptance.path for row, acceptance in accepted.items()})
@@ -199,7 +199,7 @@ def step(
     sizes = {row: len(draft) for row, draft in drafts.items()}
     tokens = {row: len(accepted[row].tokens) for row in drafts}
     if drafts:
-        stats.count_forward(nodes=sizes, tokens=tokens)
+        stats.count_forward(nodes=sizes, tokens=tokens, is_captured=was_captured(logits))
     if drafts and not parts:  # beside prompts, a step's time says nothing of drafts
         seconds = clock.lap()
         if took_usual_time(logits):
@@ -347,27 +347,6 @@ def _verify(
         for state in states:
             state.is_drafted &= not rows_with_nan(nan_rows.intersection(state.rows), logits)
     return drafts, logits
-
-
-def _accept_all(
-    states: Sequence[GenerationState],
-    drafts: Mapping[int, DraftTree],
-    logits: Mapping[int, Tensor],
-    are_current: Callable[[], bool],
-    failures: dict[int, Exception] | None,
-) -> dict[int, Acceptance]:
-    accepted: dict[int, Acceptance] = {}
-    for state in states:
-        if state.finished:
-            continue
-        try:
-            accepted |= accept(drafts, logits, state, are_current)
-        except Exception as error:
-            if failures is None:
-                raise
-            failures.update(dict.fromkeys(state.rows, error))
-            accepted |= {row: Acceptance([], []) for row in state.rows}
-    return accepted
 
 
 class StepClock:

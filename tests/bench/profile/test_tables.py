@@ -4,7 +4,13 @@ import io
 
 from rich.console import Console
 
-from lookahead.bench.profile.tables import critical_length_line, share_table, step_table, summary_table
+from lookahead.bench.profile.tables import (
+    critical_length_line,
+    host_table,
+    share_table,
+    step_table,
+    summary_table,
+)
 
 
 def step(nodes, seconds):
@@ -34,6 +40,14 @@ CONTEXT = {
             "draft_s": 0.0,
         },
         "shares": {"model_s": 0.954, "verify_s": 0.03, "cache_s": 0.016, "recycle_s": 0.0, "draft_s": 0.0},
+    },
+    "host": {
+        "steps": 22,
+        "reason": "",
+        "seconds": 0.0004,
+        "seconds_per_part": {"model_s": 0.0003, "draft_s": 0.00009},
+        "nodes_per_step": 16.0,
+        "tokens_per_step": 2.9,
     },
     "first_token": {"lookahead_s": 0.3, "generate_s": 0.2, "over_generate": 1.5},
     "memory": {
@@ -78,3 +92,11 @@ def test_the_critical_length_says_where_it_is_not_reached():
     assert critical_length_line(CONTEXT, allowance=1.1) == "CDL: T(n) stays within 1.10 x T(1) up to 4 tokens"
     flat = {"critical_decoding_length": {"tokens": 64, "is_at_least": True}}
     assert critical_length_line(flat, allowance=1.1).endswith("up to at least 64 tokens")
+
+
+def test_the_hosts_part_of_a_captured_step():
+    shown = rows(host_table(CONTEXT))
+    assert shown[:2] == ["The host's part of a captured step,", "median of 22 of 16.0 tokens"]
+    assert "inputs, and launching the replay 0.30" in shown
+    assert "all but the replay 0.40" in shown
+    assert host_table({"host": {"steps": 0, "reason": "said elsewhere"}}) is None

@@ -131,7 +131,7 @@ class EmulatedDevice:
 
     def note(self, kind: Kind, operation: str, times: int = 1) -> None:
         """Note what a place in the code causes."""
-        place, line = _innermost_place()
+        place, line = innermost_place()
         self.events += [Event(kind, place, line, operation)] * times
 
     def wait(self, operation: str, times: int = 1) -> None:
@@ -165,7 +165,7 @@ class EmulatedDevice:
         """Spoil the capture under way as the first operation does that no graph can hold."""
         assert self.recording is not None
         self.recording.failure = self.recording.failure or message
-        place, line = _innermost_place()
+        place, line = innermost_place()
         full = f"CUDA error: {message} at {place}:{line}"
         raise RuntimeError(full)
 
@@ -277,7 +277,7 @@ class EmulatedDevice:
                 self.note(Kind.TO_DEVICE, "an index")
                 self.wait("an index from the host")
             elif here:
-                place, line = _innermost_place()
+                place, line = innermost_place()
                 message = (
                     f"Expected all tensors to be on the same device, but found at least two devices, "
                     f"cuda:0 and {tensor.device}: {function} at {place}:{line}"
@@ -397,7 +397,7 @@ def _thread() -> int:
     return get_ident()
 
 
-def _innermost_place() -> tuple[str, int]:
+def innermost_place() -> tuple[str, int]:
     """Return the innermost place of Lookahead's code, as "file function", and its line."""
     frame: Any = sys._getframe(1)
     while frame is not None:

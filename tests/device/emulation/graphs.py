@@ -160,7 +160,7 @@ class EmulatedCuda:
             raise RuntimeError(message)
 
     def new_stream(self, *_arguments: object, **_settings: object) -> Stream:
-        self._streams += 1
+        self._streams = self._streams % 32 + 1  # torch hands out as many in turn
         return Stream(self.device, self._streams)
 
     def set_stream(self, stream: Stream) -> None:

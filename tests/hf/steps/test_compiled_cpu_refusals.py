@@ -98,7 +98,7 @@ CHANGES = {
     hooked: "model.layers.1.mlp has a hook",
     hooked_before: "model.layers.0.self_attn.o_proj has a hook",
     hooked_embeddings: "model.embed_tokens has a hook",
-    given_a_forward_of_its_own: "model.layers.0.mlp has a hook",
+    given_a_forward_of_its_own: "model.layers.0.mlp has a forward of its own",
     given_a_layer_of_another_class: "up_proj is a Shifted",
     parametrized: "down_proj is a Parametrized",
     given_a_weight_of_a_kind_of_its_own: "are not plain parameters",

@@ -18,6 +18,7 @@ from lookahead.hf.support.reproducibility import ReproducibleMethod
 
 CHECK_KEYS = {
     *("architecture", "dtype", "mode", "worst_logit_difference", "logit_spread", "reason"),
+    *("why_not_cuda_graphs", "replay_speedup", "why_no_tree_kernel"),
     *("why_not_fused", "dependence_on_drafts", "reproducible"),
 }
 REPRODUCIBLE_KEYS = {

@@ -14,7 +14,7 @@ _SWITCHING = RLock()
 
 @contextmanager
 def without_cudnn(device: torch.device) -> Iterator[None]:
-    """Keep cuDNN's attention out of forward passes on a CUDA device; elsewhere do nothing.
+    """Keep cuDNN's attention out of a forward pass on a CUDA device, one at a time; elsewhere do nothing.
 
     Torch prefers it on recent devices, masks included. It plans anew for every shape, and a tree's number of
     keys is another one at each step.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import torch
 
@@ -11,6 +12,11 @@ from lookahead.backends.cuda.waits import refuse_waits
 
 _CAPTURING = Lock()
 """Held during captures: the generator that a capture sets aside belongs to the whole process."""
+
+_STREAMS = 32
+"""Streams that torch hands out in turn for each device."""
+_HOLDERS: "WeakSet[CudaCapture]" = WeakSet()
+"""What captures on a stream of its own, whatever else does."""
 
 Step = Callable[[], Any]
 
@@ -51,6 +57,8 @@ class CudaCapture:
     def __call__(self, step: Step) -> Step:
         """Return what replays the step's kernels; it holds what they write, not the step.
 
+        Where other captures hold all of torch's streams, return the step itself.
+
         Raises:
             RuntimeError: the step waits for the device or does something else that no graph can hold.
         """
@@ -58,7 +66,9 @@ class CudaCapture:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             if self._side is None:
-                self._side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+                self._side = self._free_stream()
+            if self._side is None:
+                return step
             self._warm_up(step)
             current, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
             self._side.wait_stream(current)
@@ -79,6 +89,20 @@ class CudaCapture:
     def forget(self) -> None:
         """Use another pool from now on: torch refuses a pool again whose graphs are gone but for a tensor."""
         self._pool = None
+
+    def _free_stream(self) -> Any:
+        """Return a stream that no other capture holds; None if there is none.
+
+        Libraries keep one workspace for each stream, which its graphs use: graphs of two memories on one
+        stream would write to one workspace when they are replayed at once.
+        """
+        held = {holder._side.stream_id for holder in _HOLDERS if holder._device == self._device}
+        for _ in range(_STREAMS):
+            stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            if stream.stream_id not in held:
+                _HOLDERS.add(self)
+                return stream
+        return None
 
     def _warm_up(self, step: Step) -> None:
         """Do the step once more on the side stream, where libraries set themselves up outside the graph.

@@ -15,6 +15,7 @@ from lookahead.bench.profile.generation import (
     profile_first_token,
     profile_memory,
 )
+from lookahead.bench.profile.host import profile_host
 from lookahead.bench.profile.steps import CDL_ALLOWANCE, StepProfile, critical_length, profile_steps
 from lookahead.config import LookaheadConfig
 from lookahead.errors import ConfigError, UnsupportedModelError
@@ -168,6 +169,7 @@ def _profile_context(
         "context_tokens": tokens,
         **describe_steps(steps, weights=weights, bandwidth=bandwidth),
         "decoding": profile_decoding(model, prompt, new_tokens=DECODED_TOKENS, config=config),
+        "host": profile_host(model, prompt, new_tokens=DECODED_TOKENS),
         "first_token": profile_first_token(model, prompt, repeats=plan.repeats, config=config),
         "memory": profile_memory(model, prompt, new_tokens=MEMORY_TOKENS, config=config),
     }

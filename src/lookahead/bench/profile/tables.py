@@ -48,6 +48,21 @@ def share_table(context: dict[str, Any]) -> FigureTable:
     )
 
 
+def host_table(context: dict[str, Any]) -> FigureTable | None:
+    """Return the host's part of a captured step; None where steps are not captured."""
+    host = context["host"]
+    if not host["steps"]:
+        return None
+    words = {**PARTS_IN_WORDS, "model_s": "inputs, and launching the replay"}
+    rows = [(words[part], _milliseconds(seconds)) for part, seconds in host["seconds_per_part"].items()]
+    nodes = number(host["nodes_per_step"], decimals=1)
+    return figure_table(
+        f"The host's part of a captured step, median of {host['steps']} of {nodes} tokens",
+        ("part", "ms"),
+        [*rows, ("all but the replay", _milliseconds(host["seconds"]))],
+    )
+
+
 def summary_table(context: dict[str, Any]) -> FigureTable:
     """Return the time to first token, and peak memory with and without the weights."""
     first, memory = context["first_token"], context["memory"]

@@ -94,7 +94,13 @@ def print_profile(report: dict[str, Any]) -> None:
     """Print the tables of a profile."""
     from rich.console import Console
 
-    from lookahead.bench.profile.tables import critical_length_line, share_table, step_table, summary_table
+    from lookahead.bench.profile.tables import (
+        critical_length_line,
+        host_table,
+        share_table,
+        step_table,
+        summary_table,
+    )
 
     if report["skipped_contexts"]:
         skipped = ", ".join(map(str, report["skipped_contexts"]))
@@ -114,6 +120,7 @@ def print_profile(report: dict[str, Any]) -> None:
         console.print(step_table(context).as_rich())
         console.print()
         console.print(critical_length_line(context, allowance=report["cdl_allowance"]))
-        for table in (share_table(context), summary_table(context)):
-            console.print()
-            console.print(table.as_rich())
+        for table in (share_table(context), host_table(context), summary_table(context)):
+            if table is not None:
+                console.print()
+                console.print(table.as_rich())

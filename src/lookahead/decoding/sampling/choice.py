@@ -112,6 +112,7 @@ class StepNoise:
         self._waiting: dict[tuple[int, int], Tensor] = {}
         self._steps_used = 0  # by any row, not to be given back
         self._states: dict[int, Tensor] = {}  # of the generator before each step that may be given back
+        self._on_trial: set[int] = set()  # rows that may give back what they drew
         self._generator: Any = None
 
     def choice_of_row(self, row: int) -> TokenChoice:
@@ -158,6 +159,7 @@ class StepNoise:
 
     def next_noise_on_trial(self, row: int, probabilities: Tensor) -> Tensor:
         """Return the noise as `next_noise` does; it may be given back."""
+        self._on_trial.add(row)
         if self._steps_taken[row] == self._steps_drawn:
             self._generator = _default_generator(probabilities.device)
             self._states[self._steps_drawn] = self._generator.get_state()
@@ -166,14 +168,18 @@ class StepNoise:
     def give_back(self, row: int, first: int, drawn: list[Tensor], taken: int) -> None:
         """Take back the noise of a row's steps from `first` on, but for the first `taken` of them.
 
-        What no row has taken is drawn again, so that torch's random state is that of the steps taken.
+        Once the last row on trial has given back, what no row has taken is drawn again, so that torch's
+        random state is that of the steps taken.
         """
+        self._on_trial.discard(row)
         self._steps_used = max(self._steps_used, first + taken)
         if self._steps_taken[row] >= 0:  # else the answer is finished
             self._steps_taken[row] = first + taken
             self._waiting.update(
                 {(row, step): noise for step, noise in list(enumerate(drawn, start=first))[taken:]}
             )
+        if self._on_trial:
+            return
         if self._steps_used < self._steps_drawn:
             self._generator.set_state(self._states[self._steps_used])
             self._waiting = {key: noise for key, noise in self._waiting.items() if key[1] < self._steps_used}

@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lookahead.backends.cuda.packed_trees import PackedTrees
 from lookahead.backends.cuda.tree_attention import supports, tree_attention, why_no_kernel
 from lookahead.hf.cache.arena_cache import ArenaCache, ArenaLayer
 from lookahead.hf.cache.bucket_cache import NotStaticError
-from lookahead.hf.compat.attention import attend_by
+from lookahead.hf.compat.attention import attend_by, attention_name_in
 from lookahead.hf.compat.changes import TemporaryChanges
 from lookahead.hf.compat.layout import AttentionLayout
 from lookahead.hf.compat.traits import ModelTraits
@@ -45,7 +46,11 @@ def unsupported_reason(traits: ModelTraits, cache: ArenaCache, *, groups_queries
 
 
 def attend_by_kernel(model: PreTrainedModel, changes: TemporaryChanges) -> None:
-    """Let a model's layers attend by the kernels until the changes are undone, with `trees_as_masks`."""
+    """Let a model's layers attend by the kernels until the changes are undone, with `trees_as_masks`.
+
+    If SDPA is the model's own attention, plain forward passes of other threads stay correct: their masks
+    carry no trees, and they attend by SDPA. Other models serve one thread at a time (`ModelProfiles.lock`).
+    """
     attend_by(model, "tree_kernel", _forward, changes)
 
 
@@ -63,7 +68,7 @@ def trees_as_masks(trees: PackedTrees, layout: AttentionLayout) -> dict[str, Ten
 
 
 def _forward(
-    module: torch.nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -74,8 +79,13 @@ def _forward(
     s_aux: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    del module
     seen: _Seen | None = getattr(attention_mask, "seen", None)
+    if seen is None and attention_name_in(module.config) == "sdpa":  # a forward pass of another thread
+        mask, common = attention_mask, {"dropout": dropout, "scaling": scaling, **others}
+        attended, _ = sdpa_attention_forward(
+            module, query, key, value, mask, softcap=softcap, s_aux=s_aux, **common
+        )
+        return attended, None
     given = [name for name in _UNSUPPORTED_ARGUMENTS if others.get(name) is not None]
     if seen is None or dropout or given:
         message = f"its layers attend in a way of their own ({', '.join(given) or 'another mask'})"

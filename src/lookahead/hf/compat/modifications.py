@@ -27,9 +27,23 @@ def modifications(model: PreTrainedModel) -> str:
     if is_observed():
         return "a mode of torch sees or replaces each of its operations"
     for name, module in model.named_modules():
-        if has_own_forward(module) or any(getattr(module, hooks, None) for hooks in _MODULE_HOOKS):
-            return f"its {name} has a hook" if name else "it has a hook"
+        change = _modification(module)
+        if change:
+            return f"its {name} {change}" if name else f"it {change}"
     return ""
+
+
+def _modification(module: nn.Module) -> str:
+    if any(getattr(module, hooks, None) for hooks in _MODULE_HOOKS):
+        return "has a hook"
+    if has_own_forward(module):
+        return "has a hook of accelerate" if hasattr(module, "_hf_hook") else "has a forward of its own"
+    return ""
+
+
+def replaces_forwards(model: PreTrainedModel) -> bool:
+    """Return whether `forward` was set on single modules: by accelerate's hooks, by kernels, by a patch."""
+    return any(map(has_own_forward, modules_of(model)))
 
 
 def is_observed() -> bool:

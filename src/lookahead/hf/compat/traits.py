@@ -88,7 +88,10 @@ class ModelTraits:
     @property
     def changes_in_forwards(self) -> bool:
         """Whether a tree's forward pass changes the model while it runs, so that other threads must wait."""
-        return bool(self.bias) or (self.can_use_sdpa and self.attention != "sdpa")
+        is_replaced = self.can_use_sdpa and self.attention != "sdpa"
+        # On CUDA devices our kernels stand in for a model's own attention, too.
+        may_be_replaced = self.device.type == "cuda" and self.attention == "eager"
+        return bool(self.bias) or is_replaced or (may_be_replaced and self.uses_attention_interface)
 
 
 def traits_key(model: PreTrainedModel) -> tuple[object, ...]:

@@ -223,4 +223,6 @@ class LookaheadMode:
                 ending.callback(drafter.close)  # a Ctrl-C may come while it closes
                 stats.recycled_tokens = drafter.recycled_tokens
                 stats.smallest_margin = smallest_of([state.margin.value for state in states])
+                if isinstance(step_model, CallStepModel):
+                    stats.replay_speedup = step_model.replay_speedup
         return stats

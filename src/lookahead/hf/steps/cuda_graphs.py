@@ -5,30 +5,28 @@ The model is not changed: a graph records the kernels of its own forward pass. I
 """
 
 import warnings
-import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from threading import Lock
 from time import perf_counter
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lookahead.backends.cuda.attention_choice import without_cudnn
 from lookahead.backends.cuda.capture import Capture, CudaCapture, NoCapture
 from lookahead.backends.cuda.graphs import StaticStep, StepMemory
-from lookahead.backends.cuda.packed_trees import MAX_MOVES, PackedTrees, context_slots, node_bucket
+from lookahead.backends.cuda.packed_trees import MAX_MOVES, context_slots, node_bucket
 from lookahead.decoding.kv_slab import Allocate
 from lookahead.errors import first_line
 from lookahead.hf.attention import tree_kernel
-from lookahead.hf.attention.grouped_query import attend_by_grouped_queries, with_repeated_rows
+from lookahead.hf.attention.captured_forward import run_of
 from lookahead.hf.cache.bucket_cache import BucketCache, NotStaticError
-from lookahead.hf.compat.changes import TemporaryChanges
 from lookahead.hf.compat.fingerprint.watch import Fingerprint
-from lookahead.hf.compat.modifications import modifications
+from lookahead.hf.compat.modifications import modifications, replaces_forwards
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps.eager import EagerRunner
 from lookahead.hf.steps.runner import StepBatch, StepLogits
@@ -42,7 +40,8 @@ The probe allows the same between a chain and single steps.
 """
 _MAX_DISAGREEMENTS = 3
 _MIN_REPLAYS = 3
-"""Replays that are timed before captured steps are left because none of them was faster."""
+"""Replays that are timed; captured steps are left where none of them was faster."""
+_MIN_SPEEDUP = 1.0
 _SHARE_OF_NODES = 0.9
 """Share of the nodes of a mixture of experts that must agree: rounding may choose another expert for one."""
 
@@ -64,11 +63,33 @@ def unsupported_reason(model: PreTrainedModel, traits: ModelTraits) -> str:
     return modifications(model)
 
 
-class CapturedModels:
-    """The captured steps of models, kept from call to call."""
+@dataclass(frozen=True)
+class CaptureResult:
+    """What the first steps of a model showed that were captured.
 
-    def __init__(self) -> None:
+    Attributes:
+        reason: Why its steps are no longer captured; empty if they are.
+        speedup: Of the replays that were compared, the largest: seconds of the model's own code ÷ seconds of
+            the replay; None before the first one.
+        why_no_kernel: Why it attends by torch's attention, not by our kernels; empty if by these.
+    """
+
+    reason: str = ""
+    speedup: float | None = None
+    why_no_kernel: str = ""
+
+
+class CapturedModels:
+    """The captured steps of models, kept from call to call.
+
+    Args:
+        new_capture: Returns what captures steps on a device, or None; `capture_for` if not given.
+    """
+
+    def __init__(self, new_capture: Callable[[torch.device], Capture | None] | None = None) -> None:
+        self._new_capture = new_capture
         self._models: WeakKeyDictionary[PreTrainedModel, _CapturedModel] = WeakKeyDictionary()
+        self._warned: WeakSet[PreTrainedModel] = WeakSet()
         self._lock = Lock()
 
     def runner_for_call(self, eager: EagerRunner) -> "GraphRunner | None":
@@ -81,14 +102,33 @@ class CapturedModels:
         is_served_otherwise = verification.is_compiled or verification.fixed_width is not None
         if verification.mode is not VerificationMode.TREE or is_served_otherwise or eager.traits.bias:
             return None
-        if capture_for(model.device) is None or unsupported_reason(model, eager.traits):
+        new_capture = self._new_capture or capture_for
+        if new_capture(model.device) is None:
+            return None
+        reason = unsupported_reason(model, eager.traits)
+        if reason:
+            if replaces_forwards(model):  # by libraries, as a rule: the caller may not know
+                self._warn_once(model, reason)
             return None
         with self._lock:
             found = self._models.get(model)
             key = _key_of(eager)
             if found is None or found.key != key:
-                found = self._models[model] = _CapturedModel(key, partial(capture_for, model.device))
-        return None if found.is_given_up else GraphRunner(eager, found)
+                found = self._models[model] = _CapturedModel(key, partial(new_capture, model.device))
+        return None if found.why_given_up else GraphRunner(eager, found)
+
+    def result(self, model: PreTrainedModel) -> CaptureResult:
+        """Return what the first captured steps of a model showed."""
+        with self._lock:
+            found = self._models.get(model)
+        return CaptureResult() if found is None else found.result
+
+    def _warn_once(self, model: PreTrainedModel, reason: str) -> None:
+        with self._lock:
+            is_new = model not in self._warned
+            self._warned.add(model)
+        if is_new:
+            _warn(model, reason)
 
 
 class _CapturedModel:
@@ -102,7 +142,7 @@ class _CapturedModel:
     def __init__(self, key: object, new_capture: Callable[[], Capture | None]) -> None:
         self.key = key
         self._new_capture = new_capture
-        self.is_given_up = False
+        self.why_given_up = ""
         self.agreed: set[tuple[bool, int]] = set()
         """The checks that were passed: whether of a replay, and of how many nodes, 0 for any."""
         self.speedups: list[float] = []
@@ -112,6 +152,12 @@ class _CapturedModel:
         """Why the tree attention kernels do not serve it; empty if they do, None before the first step."""
         self._free: StepMemory | None = None
         self._lock = Lock()
+
+    @property
+    def result(self) -> CaptureResult:
+        """What its first captured steps showed."""
+        speedup = max(self.speedups, default=None)
+        return CaptureResult(self.why_given_up, speedup, self.why_no_kernel or "")
 
     def leave_kernel(self, problem: Exception) -> None:
         """Attend by torch from now on; the steps are compared anew."""
@@ -131,7 +177,7 @@ class _CapturedModel:
     def give_back(self, memory: StepMemory) -> None:
         """Keep memory for the next call; of concurrent calls, only the last one's is kept."""
         with self._lock:
-            self._free = None if self.is_given_up else memory
+            self._free = None if self.why_given_up else memory
 
 
 class GraphRunner:
@@ -153,6 +199,11 @@ class GraphRunner:
         return self._kept.key == _key_of(self._eager)
 
     @property
+    def speedup(self) -> float | None:
+        """How much faster the replays that were compared are than the model's own code, if any was."""
+        return self._kept.result.speedup
+
+    @property
     def allocate(self) -> Allocate:
         """Allocates the cache's memory."""
         return self._memory.allocate
@@ -164,7 +215,7 @@ class GraphRunner:
         removed without another capture.
         """
         nodes = node_bucket(batch.width)
-        if nodes is None or self._kept.is_given_up or not batch.is_padded_left or batch.rows[0].types:
+        if nodes is None or self._kept.why_given_up or not batch.is_padded_left or batch.rows[0].types:
             return None
         if any(row.shift is not None and row.shift.ndim for row in batch.rows):  # positions of several axes
             return None
@@ -174,7 +225,7 @@ class GraphRunner:
         padded = batch.over_slots(min(arena.max_rows, 1 << max(slots).bit_length()))
         found = self._tried(batch, padded, nodes)
         if found is None:
-            arena.moves.are_deferred = not self._kept.is_given_up
+            arena.moves.are_deferred = not self._kept.why_given_up
             arena.set_active_rows(slots)
         return found
 
@@ -212,8 +263,9 @@ class GraphRunner:
         is_replay, expected = step.is_repeated, None
         # The kernels are compiled for each number of nodes; of torch's attention one check serves for all.
         check = (is_replay, nodes if self._kept.why_no_kernel == "" else 0)
+        is_timed = is_replay and len(self._kept.speedups) < _MIN_REPLAYS
         begin = perf_counter()
-        if check not in self._kept.agreed:
+        if is_timed or check not in self._kept.agreed:
             arena.set_active_rows([row.slot for row in batch.rows])
             expected = self._eager.forward(batch, batch.width)
             wait_for(expected)
@@ -229,7 +281,11 @@ class GraphRunner:
         verified = step(self._memory.capture, tokens, positions, padded.tree_rows, moves)
         slots = [row.slot for row in batch.rows]
         result = StepLogits(
-            verified.logits, slots, step.copied_back(verified), is_replay and expected is None
+            verified.logits,
+            slots,
+            step.copied_back(verified),
+            is_usual=is_replay and expected is None,
+            is_captured=is_replay,
         )
         if expected is not None:
             if is_replay:
@@ -246,7 +302,8 @@ class GraphRunner:
         """
         speedups = self._kept.speedups
         speedups.append(eager_s / captured_s)
-        if self._model.device.type == "cuda" and len(speedups) >= _MIN_REPLAYS and max(speedups) < 1.0:
+        is_known = self._model.device.type == "cuda" and len(speedups) >= _MIN_REPLAYS
+        if is_known and max(speedups) < _MIN_SPEEDUP:
             message = f"replays take {1 / max(speedups):.2g} times as long as its own code"
             raise NotStaticError(message)
 
@@ -264,7 +321,16 @@ class GraphRunner:
         steps = self._memory.steps
         if key not in steps:
             cache = BucketCache(padded.cache, rows, slots)
-            run = _run_of(self._eager, cache, slots, by_kernel=by_kernel)
+            eager = self._eager
+            run = run_of(
+                self._model,
+                eager.traits,
+                eager.layout,
+                cache,
+                slots,
+                groups_queries=eager.verification.groups_queries,
+                by_kernel=by_kernel,
+            )
             steps[key] = StaticStep(run, self._memory, rows, nodes, self._model.device)
         return steps[key]
 
@@ -297,63 +363,22 @@ class GraphRunner:
 
     def _give_up(self, problem: Exception) -> None:
         """Stop capturing this model's steps, with a warning that says why."""
-        self._kept.is_given_up = True
         self._memory.forget_steps()
         reason = first_line(problem)
         if not isinstance(problem, NotStaticError):
             reason = f"{type(problem).__name__}: {reason}"
-        name = type(self._model).__name__
-        warnings.warn(f"{name}'s steps are not captured in CUDA graphs: {reason}", stacklevel=2)
+        self._kept.why_given_up = reason
+        _warn(self._model, reason)
+
+
+def _warn(model: PreTrainedModel, reason: str) -> None:
+    warnings.warn(f"{type(model).__name__}'s steps are not captured in CUDA graphs: {reason}", stacklevel=2)
 
 
 def wait_for(tensor: Tensor) -> None:
     """Wait until a tensor is computed."""
     if tensor.device.type == "cuda":
         torch.cuda.current_stream(tensor.device).synchronize()
-
-
-def _run_of(
-    eager: EagerRunner, cache: BucketCache, slots: int, *, by_kernel: bool
-) -> Callable[[PackedTrees], Tensor]:
-    """Return a model's forward pass as a function of only the packed trees."""
-    groups_queries = eager.verification.groups_queries
-    groups = eager.traits.query_groups if groups_queries else 1
-    layout, dtype = eager.layout, eager.traits.dtype
-    reference = weakref.ref(eager.model)  # captured steps must not keep the model alive
-
-    def run(trees: PackedTrees) -> Tensor:
-        model = reference()
-        assert model is not None, "its steps are dropped with it"  # noqa: S101  # cannot happen
-        masks = (
-            tree_kernel.trees_as_masks(trees, layout)
-            if by_kernel
-            else {
-                name: with_repeated_rows(
-                    trees.mask(slots, dtype, window=window, chunk=layout.chunks.get(name)), groups
-                )
-                for name, window in layout.windows.items()
-            }
-        )
-        cache.move(*trees.moves)
-        cache.write_at(trees.slots)
-        changes = TemporaryChanges()
-        with changes, changes, without_cudnn(trees.packed.device):
-            if by_kernel:
-                tree_kernel.attend_by_kernel(model, changes)
-            elif groups_queries:
-                attend_by_grouped_queries(model, changes)
-            outputs = model(
-                input_ids=trees.tokens,
-                position_ids=trees.positions,
-                attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
-                past_key_values=cache,
-                use_cache=True,
-                return_dict=True,
-            )
-        logits: Tensor = outputs.logits
-        return logits
-
-    return run
 
 
 def _key_of(eager: EagerRunner) -> object:

@@ -67,14 +67,14 @@ class EagerRunner:
         inputs["attention_mask"] = self._mask(batch, size) if is_masked else self._plain_mask(batch, size)
         batch.cache.show_all(is_masked)
         changes = TemporaryChanges()
-        with changes, changes:
+        # On CUDA devices this also keeps other threads from switching the attention meanwhile.
+        with without_cudnn(device), changes, changes:
             if is_masked:
                 row = batch.tree_rows[0]  # batches of models with a position bias are verified as chains
                 padding = None if row.padding is None else row.padding[None]
                 self.traits.bias.set_for(row.tree, row.length, padding, changes)
                 self.switch_attention(changes)
-            with without_cudnn(device):
-                logits: Tensor = self.model(input_ids=batch.tokens(size).to(device), **inputs).logits
+            logits: Tensor = self.model(input_ids=batch.tokens(size).to(device), **inputs).logits
         return logits if max_logits is None else logits[:, -max_logits:]
 
     def switch_attention(self, changes: TemporaryChanges) -> None:

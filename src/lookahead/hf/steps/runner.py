@@ -149,12 +149,14 @@ class StepLogits:
         logit_rows: For each row of the batch, its row in `logits`.
         summary: int32 [R, size, columns] on the CPU, of `summarize`; None if it was not computed.
         is_usual: Whether the step took the time that such steps usually take: it captured nothing.
+        is_captured: Whether the step was the replay of a graph.
     """
 
     logits: Tensor | Sequence[Tensor]
     logit_rows: Sequence[int]
     summary: Tensor | None = None
     is_usual: bool = True
+    is_captured: bool = False
 
 
 class StepRunner(Protocol):

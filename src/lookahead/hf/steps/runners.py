@@ -79,6 +79,11 @@ class StepRunners:
         return self._graphs is not None
 
     @property
+    def replay_speedup(self) -> float | None:
+        """How much faster captured steps are than the model's own code; None if that was not measured."""
+        return None if self._graphs is None else self._graphs.speedup
+
+    @property
     def allocate(self) -> Allocate | None:
         """What allocates the cache's memory; None for the usual."""
         return None if self._graphs is None else self._graphs.allocate

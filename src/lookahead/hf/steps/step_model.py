@@ -218,7 +218,8 @@ class TransformersStepModel:
         if summary is None and isinstance(found.logits, Tensor) and found.logits.device.type != "cpu":
             summary = summarize(found.logits).cpu()  # waits: the forward pass's time is counted as its own
         logit_rows = dict(zip(order, found.logit_rows, strict=True))
-        return TreeLogits(drafts, logit_rows, found.logits, summary, is_usual=found.is_usual)
+        flags = {"is_usual": found.is_usual, "is_captured": found.is_captured}
+        return TreeLogits(drafts, logit_rows, found.logits, summary, **flags)
 
     @torch.no_grad()
     def forward_with_parts(
@@ -302,6 +303,11 @@ class TransformersStepModel:
     def is_captured(self) -> bool:
         """Whether steps are captured in CUDA graphs, each shape at its second use."""
         return self._runners.is_captured
+
+    @property
+    def replay_speedup(self) -> float | None:
+        """How much faster captured steps are than the model's own code; None if that was not measured."""
+        return self._runners.replay_speedup
 
     def _read_chunk(
         self, parts: Mapping[int, Sequence[int]], logits_of: Mapping[int, int]

@@ -11,8 +11,9 @@ from lookahead.errors import UnsupportedModelError
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.generate.checks import check_model
 from lookahead.hf.machine.dtypes import dtype_name
-from lookahead.hf.steps.cuda_graphs import unsupported_reason
+from lookahead.hf.steps.cuda_graphs import CaptureResult, unsupported_reason
 from lookahead.hf.steps.verification import VerificationMode
+from lookahead.hf.support.capture_trial import capture_trial
 from lookahead.hf.support.reproducibility import Reproducibility, ReproducibleMethod, reproducibility
 
 
@@ -38,6 +39,9 @@ class SupportReport:
         backend: The code that runs decode steps.
         why_not_compiled_cpu: Why the compiled CPU decoder is not used; empty if it is.
         why_not_cuda_graphs: Why CUDA graphs are not used; empty if they are.
+        replay_speedup: Time of a step by the model's own code ÷ that of a captured one; None if not measured.
+        why_no_tree_kernel: Why captured steps attend by torch's attention; empty if by our kernels, or if no
+            step is captured.
         worst_logit_difference: Largest logit difference from one-token steps; None if not measured.
         logit_spread: Standard deviation of the logits, to judge that difference by.
         dependence_on_drafts: How the last bits of the logits depend on drafts; empty if they do not.
@@ -57,6 +61,8 @@ class SupportReport:
     backend: Backend = Backend.MODEL
     why_not_compiled_cpu: str = ""
     why_not_cuda_graphs: str = ""
+    replay_speedup: float | None = None
+    why_no_tree_kernel: str = ""
     worst_logit_difference: float | None = None
     logit_spread: float | None = None
     dependence_on_drafts: str = ""
@@ -90,6 +96,8 @@ class SupportReport:
             "backend": self.backend.value,
             "why_not_fused": self.why_not_compiled_cpu,
             "why_not_cuda_graphs": self.why_not_cuda_graphs,
+            "replay_speedup": self.replay_speedup,
+            "why_no_tree_kernel": self.why_no_tree_kernel,
             "dependence_on_drafts": self.dependence_on_drafts,
             "prompts_have_same_bits": self.prompts_have_same_bits,
             "reproducible": {
@@ -116,6 +124,14 @@ class SupportReport:
             lines.append(("", f"not the compiled CPU decoder: {self.why_not_compiled_cpu}"))
         if self.backend is Backend.MODEL:
             lines.append(("", f"not CUDA graphs: {self.why_not_cuda_graphs}"))
+        if self.replay_speedup is not None:
+            agrees = "agree" if self.backend is Backend.CUDA_GRAPHS else "were tried"
+            lines.append(
+                ("", f"captured steps {agrees}: {self.replay_speedup:.2f} times as fast as its code")
+            )
+        if self.backend is Backend.CUDA_GRAPHS:
+            kernel = f"torch's ({self.why_no_tree_kernel})" if self.why_no_tree_kernel else "our kernels"
+            lines.append(("", f"attention of captured steps: {kernel}"))
         if self.worst_logit_difference is not None and self.logit_spread is not None:
             difference = f"differ from those of one-token steps by up to {self.worst_logit_difference:.1e}"
             lines.append(("logits", f"{difference}; their standard deviation is {self.logit_spread:.1e}"))
@@ -180,7 +196,10 @@ def support_report(model: PreTrainedModel, config: LookaheadConfig | None = None
     found = reproducibility(model, config.reproducible_width, tries_compiled=config.compiled_cpu)
     mode, why_not_tree, is_compiled = _verification(found, config)
     is_usual = not config.reproducible or is_compiled
-    why_not_graphs = _why_not_cuda_graphs(model, config, mode)
+    why_not_graphs, captured = _why_not_cuda_graphs(model, config, mode), CaptureResult()
+    if not why_not_graphs:
+        captured = capture_trial(model, [1, 2, 3, 4], found.usual.verification)
+        why_not_graphs = captured.reason
     backend = Backend.MODEL if why_not_graphs else Backend.CUDA_GRAPHS
     return replace(
         report,
@@ -189,6 +208,8 @@ def support_report(model: PreTrainedModel, config: LookaheadConfig | None = None
         backend=Backend.COMPILED_CPU if is_compiled else backend,
         why_not_compiled_cpu="" if is_compiled else found.why_not_compiled or _LOGITS_DIFFER,
         why_not_cuda_graphs=why_not_graphs,
+        replay_speedup=captured.speedup,
+        why_no_tree_kernel=captured.why_no_kernel,
         worst_logit_difference=found.usual.difference if is_usual else None,
         logit_spread=found.usual.spread if is_usual else None,
         dependence_on_drafts="" if config.reproducible else found.dependence,
