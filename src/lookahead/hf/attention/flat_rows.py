@@ -26,6 +26,8 @@ class _Seen:
 
 def unsupported_reason(traits: ModelTraits) -> str:
     """Return why rows cannot lie one after the other, in words; empty if that should be tried."""
+    if traits.device.type != "cpu":
+        return f"it is on {traits.device.type}, where the calls of more groups of rows were not measured"
     if not traits.uses_attention_interface:
         return "its attention is a part of its own code"
     if not traits.takes_positions or traits.bias:

@@ -135,7 +135,7 @@ class FlatRunner:
     def run(self, batch: StepBatch) -> StepLogits | None:
         """Verify trees of any sizes; None where a rectangle is cheaper or has to serve."""
         rows = flat_rows_of(batch)
-        if rows.saved_tokens(self._slots_per_token(batch)) <= 0:
+        if rows.saved_tokens(self.slots_per_token(batch)) <= 0:
             return None
         logits = self._tried(batch, rows, rows.sizes)
         return None if logits is None else StepLogits(logits, range(len(batch.rows)))
@@ -191,7 +191,7 @@ class FlatRunner:
             self._failures += 1
             return None
 
-    def _slots_per_token(self, batch: StepBatch) -> float:
+    def slots_per_token(self, batch: StepBatch) -> float:
         """Return how many slots are attended to in the time that a token's products take."""
         if self._weights == 0:
             self._weights = sum(weight.numel() for weight in self._eager.model.parameters())

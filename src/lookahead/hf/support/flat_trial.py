@@ -41,7 +41,7 @@ def why_not_flat(model: PreTrainedModel, layout: AttentionLayout, verification: 
     traits = ModelTraits.of(model)
     if verification.mode is not VerificationMode.TREE:
         return "its drafts are not verified as trees"
-    if not verification.rows_may_differ:
+    if not verification.rows_may_differ or traits.limits.counts_slots_somewhere:
         return "its rows have to be equally long"
     reason = unsupported_reason(traits)
     if reason:

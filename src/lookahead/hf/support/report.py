@@ -8,11 +8,13 @@ from transformers import PreTrainedModel
 
 from lookahead.config import LookaheadConfig
 from lookahead.errors import UnsupportedModelError
+from lookahead.hf.compat.layout import attention_layout, fresh_cache
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.generate.checks import check_model
 from lookahead.hf.machine.dtypes import dtype_name
 from lookahead.hf.steps.cuda_graphs import unsupported_reason
-from lookahead.hf.steps.verification import VerificationMode
+from lookahead.hf.steps.verification import Verification, VerificationMode
+from lookahead.hf.support.flat_trial import why_not_flat
 from lookahead.hf.support.reproducibility import Reproducibility, ReproducibleMethod, reproducibility
 
 
@@ -38,6 +40,7 @@ class SupportReport:
         backend: The code that runs decode steps.
         why_not_compiled_cpu: Why the compiled CPU decoder is not used; empty if it is.
         why_not_cuda_graphs: Why CUDA graphs are not used; empty if they are.
+        why_rows_are_padded: Why each row of a batch is as wide as the largest draft; empty if it is not.
         worst_logit_difference: Largest logit difference from one-token steps; None if not measured.
         logit_spread: Standard deviation of the logits, to judge that difference by.
         dependence_on_drafts: How the last bits of the logits depend on drafts; empty if they do not.
@@ -57,6 +60,7 @@ class SupportReport:
     backend: Backend = Backend.MODEL
     why_not_compiled_cpu: str = ""
     why_not_cuda_graphs: str = ""
+    why_rows_are_padded: str = ""
     worst_logit_difference: float | None = None
     logit_spread: float | None = None
     dependence_on_drafts: str = ""
@@ -90,6 +94,7 @@ class SupportReport:
             "backend": self.backend.value,
             "why_not_fused": self.why_not_compiled_cpu,
             "why_not_cuda_graphs": self.why_not_cuda_graphs,
+            "why_rows_are_padded": self.why_rows_are_padded,
             "dependence_on_drafts": self.dependence_on_drafts,
             "prompts_have_same_bits": self.prompts_have_same_bits,
             "reproducible": {
@@ -116,6 +121,9 @@ class SupportReport:
             lines.append(("", f"not the compiled CPU decoder: {self.why_not_compiled_cpu}"))
         if self.backend is Backend.MODEL:
             lines.append(("", f"not CUDA graphs: {self.why_not_cuda_graphs}"))
+        if self.mode is not VerificationMode.PLAIN:
+            padded = f"as wide as the largest draft: {self.why_rows_are_padded}"
+            lines.append(("rows of a batch", padded if self.why_rows_are_padded else _RAGGED))
         if self.worst_logit_difference is not None and self.logit_spread is not None:
             difference = f"differ from those of one-token steps by up to {self.worst_logit_difference:.1e}"
             lines.append(("logits", f"{difference}; their standard deviation is {self.logit_spread:.1e}"))
@@ -141,6 +149,7 @@ class SupportReport:
 
 _SAME_BITS = "the same bits in any chunks, in a batch, with padding and behind a prefix"
 _OTHER_BITS = "as generate reads them: below float32, chunks, batch and padding change bits"
+_RAGGED = "each has its own number of tokens in a forward pass"
 _LOGITS_DIFFER = "its logits differ from those of the model's own code"
 _MODE_IN_WORDS = {
     VerificationMode.TREE: "tree: one forward pass verifies a draft tree",
@@ -182,13 +191,15 @@ def support_report(model: PreTrainedModel, config: LookaheadConfig | None = None
     is_usual = not config.reproducible or is_compiled
     why_not_graphs = _why_not_cuda_graphs(model, config, mode)
     backend = Backend.MODEL if why_not_graphs else Backend.CUDA_GRAPHS
+    backend = Backend.COMPILED_CPU if is_compiled else backend
     return replace(
         report,
         mode=mode,
         why_not_tree=why_not_tree,
-        backend=Backend.COMPILED_CPU if is_compiled else backend,
+        backend=backend,
         why_not_compiled_cpu="" if is_compiled else found.why_not_compiled or _LOGITS_DIFFER,
         why_not_cuda_graphs=why_not_graphs,
+        why_rows_are_padded=_why_rows_are_padded(model, config, backend, found.usual.verification),
         worst_logit_difference=found.usual.difference if is_usual else None,
         logit_spread=found.usual.spread if is_usual else None,
         dependence_on_drafts="" if config.reproducible else found.dependence,
@@ -222,3 +233,16 @@ def _why_not_cuda_graphs(model: PreTrainedModel, config: LookaheadConfig, mode: 
     if mode is not VerificationMode.TREE:
         return "they capture steps that verify trees only"
     return unsupported_reason(model, ModelTraits.of(model))
+
+
+def _why_rows_are_padded(
+    model: PreTrainedModel, config: LookaheadConfig, backend: Backend, verification: Verification
+) -> str:
+    """Return why each row of a batch is as wide as the largest draft; empty if it is not."""
+    if backend is Backend.COMPILED_CPU:
+        return ""
+    if config.reproducible:
+        return "reproducible=True gives all rows one width"
+    if backend is Backend.CUDA_GRAPHS:
+        return "a captured step has one width"
+    return why_not_flat(model, attention_layout(model, fresh_cache(model)), verification)
