@@ -142,5 +142,5 @@ def join_parts(
         weight += tl.exp(sink - top)
     total = tl.sum(tl.load(sums + at[:, None] * VALUE_LANES + lane[None]) * factor[:, None], 0) / weight
     out = row * o_row + (begin_node + query % count) * o_node + query_head * o_head + lane
-    is_result = (lane < VALUE_WIDTH) & (query < count * GROUP)
+    is_result = (lane < VALUE_WIDTH) & (lane * 0 + query < count * GROUP)
     tl.store(result + out, total.to(result.dtype.element_ty), mask=is_result)
