@@ -81,9 +81,9 @@ def tree_attention(
         row_table: int64 [B], the row of the cache of each row; None for the first B rows.
         block_table: int64 [B, blocks]: the row of the cache that holds each block of a row's slots, if the
             cache's rows are blocks that requests share; each has as many slots as a row of `keys`.
-        begins: int64 [B + 1], where each row's nodes begin in `query` and where the last row's end, if rows
-            differ in their nodes; each has at least one. What follows the last row's is not computed.
-        max_nodes: The most nodes of a row, n, for which `packed` has columns; given with `begins`.
+        begins: int64 [B + 1], where each row's nodes begin in `query`, at least one, and where the last row's
+            end. What follows is not computed.
+        max_nodes: With `begins`, the most nodes of a row, for which `packed` has columns.
         splits: Into how many parts the context is split, a power of two; None for as many as fill the device.
 
     Returns:
@@ -91,8 +91,8 @@ def tree_attention(
     """
     nodes = query.shape[2] if max_nodes is None else max_nodes
     if splits is None:
-        group = query.shape[1] // keys.shape[1]
-        splits = splits_for(len(packed), keys.shape[1], nodes * group, _processors(query.device))
+        queries = nodes * query.shape[1] // keys.shape[1]
+        splits = splits_for(len(packed), keys.shape[1], queries, _processors(query.device))
     result: Tensor = torch.ops.lookahead.tree_attention(
         query,
         keys,
@@ -104,10 +104,7 @@ def tree_attention(
         begins,
         nodes,
         scaling,
-        softcap or 0.0,
-        window or 0,
-        chunk or 0,
-        splits,
+        *(softcap or 0.0, window or 0, chunk or 0, splits),
     )
     return result
 
