@@ -128,7 +128,7 @@ def join_parts(
     query, pair = tl.program_id(0), tl.program_id(1)
     row, head = pair // key_heads, pair % key_heads
     begin_node, count = nodes_of(begins, row, NODES, HAS_BEGINS)
-    query_head = head * GROUP + query // count
+    query_head = head * GROUP + tl.minimum(query // count, GROUP - 1)  # a row of fewer nodes has fewer queries
     lane = tl.arange(0, VALUE_LANES)
     at = (pair * SPLITS + tl.arange(0, SPLITS)) * ALL_QUERIES + query
     part_top, part_weight = tl.load(tops + at), tl.load(weights + at)
@@ -137,7 +137,7 @@ def join_parts(
         sink = tl.load(sinks + query_head).to(tl.float32)
         top = tl.maximum(top, sink)
     factor = tl.exp(part_top - top)
-    weight = tl.sum(part_weight * factor, 0)
+    weight = tl.sum(part_weight * factor, 0) + tl.where(query < count * GROUP, 0.0, 1.0)
     if HAS_SINKS:
         weight += tl.exp(sink - top)
     total = tl.sum(tl.load(sums + at[:, None] * VALUE_LANES + lane[None]) * factor[:, None], 0) / weight
