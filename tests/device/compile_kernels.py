@@ -14,7 +14,7 @@ from triton.compiler import ASTSource
 from lookahead.backends.cuda import tree_kernel
 
 _POINTERS = {"queries": "*{}", "keys": "*{}", "values": "*{}", "packed": "*i64", "row_table": "*i64"}
-_POINTERS |= {"block_table": "*i64", "sums": "*fp32", "tops": "*fp32", "weights": "*fp32"}
+_POINTERS |= {"block_table": "*i64", "begins": "*i64", "sums": "*fp32", "tops": "*fp32", "weights": "*fp32"}
 _FLOATS = ("scale", "softcap")
 VARIANTS = [
     # dtype, nodes, group, width, and whether there are soft cap, window, chunk and tables
@@ -23,9 +23,9 @@ VARIANTS = [
     ("bf16", 64, 8, 128, ("HAS_WINDOW",)),
     ("fp16", 16, 1, 256, ("HAS_SOFTCAP", "HAS_WINDOW")),
     ("fp16", 16, 8, 64, ("HAS_CHUNK", "HAS_ROW_TABLE", "HAS_BLOCK_TABLE")),
-    ("fp32", 16, 4, 128, ()),
+    ("fp32", 16, 4, 128, ("HAS_BEGINS",)),
 ]
-_FLAGS = ("HAS_SOFTCAP", "HAS_WINDOW", "HAS_CHUNK", "HAS_ROW_TABLE", "HAS_BLOCK_TABLE")
+_FLAGS = ("HAS_SOFTCAP", "HAS_WINDOW", "HAS_CHUNK", "HAS_ROW_TABLE", "HAS_BLOCK_TABLE", "HAS_BEGINS")
 
 
 def _compiled(kernel, signature, constants, architecture):
@@ -58,13 +58,14 @@ def compiled_part(variant, architecture):
 
 def compiled_join(dtype, architecture):
     constants = {"NODES": 16, "GROUP": 4, "VALUE_WIDTH": 128, "VALUE_LANES": 128, "ALL_QUERIES": 64}
-    constants |= {"SPLITS": 8, "HAS_SINKS": True}
+    constants |= {"SPLITS": 8, "HAS_SINKS": True, "HAS_BEGINS": True}
     kernel = tree_kernel.join_parts
     kinds = {
         "sums": "*fp32",
         "tops": "*fp32",
         "weights": "*fp32",
         "sinks": f"*{dtype}",
+        "begins": "*i64",
         "result": f"*{dtype}",
     }
     signature = {

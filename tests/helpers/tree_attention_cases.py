@@ -55,6 +55,7 @@ def cases(draw):
         "is_padded": draw(st.booleans()),
         "splits": draw(st.sampled_from([1, 2, 4])),
         "tables": draw(st.sampled_from(["none", "none", "rows", "blocks"])),
+        "is_ragged": draw(st.booleans()),
         "seed": draw(st.integers(0, 1000)),
     }
 
@@ -110,6 +111,12 @@ def computed(case, dtype, device="cpu"):
     tables = {name: table.to(device) for name, table in tables.items()}
     if sinks is not None:
         attention["sinks"] = sinks.to(device)
+    is_ragged = case.get("is_ragged", False)
+    if is_ragged:  # one row's nodes after the other's, and some that no row has
+        behind = uniform(heads, 3, key_width)
+        own = [of_row[:, :size] for of_row, size in zip(query, sizes, strict=True)]
+        query = torch.cat([*own, behind], dim=1)[None]
+        tables["begins"] = torch.tensor([0, *sizes]).cumsum(0).to(device)
     found = tree_attention(
         query.to(device),
         keys.to(device),
@@ -117,10 +124,13 @@ def computed(case, dtype, device="cpu"):
         packed.to(device),
         window=case["window"],
         chunk=case["chunk"],
+        max_nodes=nodes if is_ragged else None,
         splits=case["splits"],
         **attention,
         **tables,
     )
+    if is_ragged:
+        found = torch.split(found[0, : sum(sizes)], sizes)
     pairs = zip(found, expected, sizes, strict=True)
     return [(of_row[:size].double().cpu(), wanted[:size]) for of_row, wanted, size in pairs]
 

@@ -211,6 +211,14 @@ class KVArena:
         self._reserve(tokens)
         self._appended = dict.fromkeys(self._slab_of_layer, tokens)
 
+    def make_room(self, by_row: Mapping[int, int]) -> bool:
+        """Make room in `memory` after each active row's text; return whether it has all layers."""
+        if len(self._slab_of_layer) < self.layer_count:
+            return False
+        self.moves.apply()
+        self._reserve(max(by_row.values()), by_row)
+        return True
+
     @property
     def addresses(self) -> tuple[int, ...]:
         """The addresses of the memory."""
@@ -348,12 +356,11 @@ class KVArena:
         layers = self.layer_count - len(self._slab_of_layer)
         # Attention reads every row up to the end of the longest one. Masked memory there must not hold NaN.
         allocate = self.allocate or (zeros if self.max_rows > 1 else uninitialised)
-
-        def allocated(like: Tensor) -> Tensor:
-            shape = (layers, self._used_rows, like.shape[1], self.capacity, like.shape[3])
-            return allocate(shape, like)
-
-        return Slab(allocated(keys), allocated(values), allocate)
+        parts = [
+            allocate((layers, self._used_rows, like.shape[1], self.capacity, like.shape[3]), like)
+            for like in (keys, values)
+        ]
+        return Slab(parts[0], parts[1], allocate)
 
     def _reserve(self, appended: int, by_row: Mapping[int, int] | None = None) -> None:
         """Make sure that `appended` slots after each active row are allocated, or as many as `by_row` says.
@@ -363,12 +370,8 @@ class KVArena:
         ends = {
             row: self.lengths[row] + (appended if by_row is None else by_row[row]) for row in self._active
         }
-        needed, rows, capacity = (
-            max(ends.values(), default=0),
-            max(self._active, default=0) + 1,
-            self.capacity,
-        )
-        parts = self._parts
+        needed, rows = max(ends.values(), default=0), max(self._active, default=0) + 1
+        parts, capacity = self._parts, self.capacity
         if needed > capacity and self._slabs and needed <= self.room:
             capacity = self.room
         has_rows = all(part.shape[1] >= rows for part in parts)

@@ -13,6 +13,7 @@ from lookahead.engine.request import Request, Sampling
 from lookahead.engine.settings import EngineSettings
 from lookahead.hf.serving.arguments import generate_arguments
 from lookahead.hf.steps.compiled_cpu import unsupported_reason
+from lookahead.hf.steps.eager import FlatRunner
 
 NEW_TOKENS = 14
 SAMPLINGS = [
@@ -66,13 +67,16 @@ def served(engine, asked, *, seed=0):
 
 
 FAMILIES = ["llama", "gemma3", "fused-llama", "fused-qwen3"]
+OTHERS = ["gpt2", "mixtral", "gpt_oss", "gemma2", "gemma3n", "deepseek_v3"]
+"""Further families whose own code takes ragged rows: learned positions, experts, sinks, soft caps, shared and
+latent keys."""
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(
     ("family", "rows", "prefix_cache"),
     sampled(
-        product(FAMILIES, [1, 2, 8], [True, False]),
+        product(FAMILIES + OTHERS, [1, 2, 8], [True, False]),
         [
             *((family, 8, True) for family in FAMILIES),
             ("llama", 1, True),
@@ -80,6 +84,8 @@ FAMILIES = ["llama", "gemma3", "fused-llama", "fused-qwen3"]
             ("fused-llama", 8, False),
             ("fused-qwen3", 1, True),
             ("fused-llama", 2, True),
+            ("gpt_oss", 8, True),
+            ("gemma3n", 8, False),
         ],
     ),
 )
@@ -99,6 +105,27 @@ def test_texts_are_those_of_generate(family, rows, prefix_cache):
     assert stats.generation.accepted_tokens > 0
     assert (stats.cached_tokens > 0) is prefix_cache
     assert stats.finished.get("stop", 0) + stats.finished.get("length", 0) >= 24
+
+
+@pytest.mark.parametrize(("family", "compiled_cpu"), [("fused-llama", False), ("gemma3", True)])
+def test_ragged_steps_of_a_models_own_code_give_the_texts_of_generate(family, compiled_cpu, monkeypatch):
+    model, steps = tiny_model(family), []
+    own = FlatRunner.forward
+
+    def forward(this, batch, rows, logits_of):
+        steps.append(rows.sizes)
+        return own(this, batch, rows, logits_of)
+
+    monkeypatch.setattr(FlatRunner, "forward", forward)
+    asked = requests(12, seed=1)
+    expected = [alone(model.generate, model, request) for request in asked]
+    la = Lookahead(LookaheadConfig(compiled_cpu=compiled_cpu, decoding_length=16))
+    with la.engine(model, settings=EngineSettings(max_step_tokens=64)) as engine:
+        for seed in range(2):
+            assert served(engine, asked, seed=seed) == expected
+        assert engine._runner._step_model.is_ragged
+    assert any(len(sizes) > 1 and len(set(sizes)) > 1 for sizes in steps)
+    assert all(sum(sizes) <= 64 for sizes in steps)
 
 
 @pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])

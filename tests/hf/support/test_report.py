@@ -39,10 +39,27 @@ def test_a_model_that_is_decoded_by_its_own_code_says_why_no_better_way_is_taken
     assert found.is_supported
     assert "does not know it" in found.why_not_compiled_cpu
     assert found.why_not_cuda_graphs == "the model is on cpu, not on a CUDA device"
+    assert found.why_rows_are_padded == ""
     assert found.dependence_on_drafts
     assert (found.reproducible_method, found.reproducible_width) == (ReproducibleMethod.FIXED_WIDTH, 16)
     assert 0 <= found.worst_logit_difference < found.logit_spread
     assert found.step_ratio_1 > 0
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "reason"),
+    [
+        ("doge", {}, "its rows have to be equally long"),
+        ("bloom", {}, "its attention is a part of its own code"),
+        ("gpt2", {"reproducible": True}, "reproducible=True gives all rows one width"),
+        ("gpt2", {}, ""),
+    ],
+)
+def test_it_says_whether_each_row_of_a_batch_has_its_own_number_of_tokens(family, settings, reason):
+    found = Lookahead(LookaheadConfig(**settings)).supports(tiny_model(family))
+    assert found.why_rows_are_padded == found.as_dict()["why_rows_are_padded"] == reason
+    said = f"as wide as the largest draft: {reason}" if reason else "each has its own number of tokens"
+    assert said in str(found)
 
 
 def test_it_prints_aligned_lines():
@@ -50,7 +67,7 @@ def test_it_prints_aligned_lines():
     assert lines[0] == "model              GPT2LMHeadModel, float32, cpu"
     assert all(line[18] == " " and line[19] != " " for line in lines)
     assert [line.split("  ")[0] for line in lines] == [
-        *("model", "verification", "backend", "", "", "logits", "depends on drafts"),
+        *("model", "verification", "backend", "", "", "rows of a batch", "logits", "depends on drafts"),
         *("prompts", "reproducible=True", ""),
     ]
 

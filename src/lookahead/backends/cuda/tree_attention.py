@@ -62,12 +62,14 @@ def tree_attention(
     sinks: Tensor | None = None,
     row_table: Tensor | None = None,
     block_table: Tensor | None = None,
+    begins: Tensor | None = None,
+    max_nodes: int | None = None,
     splits: int | None = None,
 ) -> Tensor:
     """Return what each node attends to: what `PackedTrees.mask` shows it.
 
     Args:
-        query: [B, heads, n, width].
+        query: [B, heads, n, width]; [1, heads, N, width] with `begins`, one row's nodes after the other's.
         keys: [rows, key heads, slots, width]; the last stride is 1. The trees' own keys are in it.
         values: [rows, key heads, slots, value width], likewise.
         packed: int64 [B, columns], see `PackedTrees`.
@@ -79,15 +81,18 @@ def tree_attention(
         row_table: int64 [B], the row of the cache of each row; None for the first B rows.
         block_table: int64 [B, blocks]: the row of the cache that holds each block of a row's slots, if the
             cache's rows are blocks that requests share; each has as many slots as a row of `keys`.
+        begins: int64 [B + 1], where each row's nodes begin in `query`, at least one, and where the last row's
+            end. What follows is not computed.
+        max_nodes: With `begins`, the most nodes of a row, for which `packed` has columns.
         splits: Into how many parts the context is split, a power of two; None for as many as fill the device.
 
     Returns:
-        [B, n, heads, value width].
+        [B, n, heads, value width], or [1, N, heads, value width].
     """
+    nodes = query.shape[2] if max_nodes is None else max_nodes
     if splits is None:
-        group = query.shape[1] // keys.shape[1]
-        processors = _processors(query.device)
-        splits = splits_for(len(query), keys.shape[1], query.shape[2] * group, processors)
+        queries = nodes * query.shape[1] // keys.shape[1]
+        splits = splits_for(len(packed), keys.shape[1], queries, _processors(query.device))
     result: Tensor = torch.ops.lookahead.tree_attention(
         query,
         keys,
@@ -96,11 +101,10 @@ def tree_attention(
         sinks,
         row_table,
         block_table,
+        begins,
+        nodes,
         scaling,
-        softcap or 0.0,
-        window or 0,
-        chunk or 0,
-        splits,
+        *(softcap or 0.0, window or 0, chunk or 0, splits),
     )
     return result
 
@@ -114,6 +118,8 @@ def _tree_attention(
     sinks: Tensor | None,
     row_table: Tensor | None,
     block_table: Tensor | None,
+    begins: Tensor | None,
+    nodes: int,
     scaling: float,
     softcap: float,
     window: int,
@@ -121,14 +127,14 @@ def _tree_attention(
     splits: int,
 ) -> Tensor:
     """Launch the two kernels; see `tree_attention`."""
-    rows, nodes = packed.shape[0], query.shape[2]
     assert packed.shape[1] == columns_for(nodes), "packed for other trees"  # noqa: S101
     assert keys.stride(3) == values.stride(3) == query.stride(3) == packed.stride(1) == 1  # noqa: S101
-    result = query.new_empty(rows, nodes, query.shape[1], values.shape[3])
-    shape = _Shape.of(query, keys, values, splits)
-    options = (scaling, softcap, window, chunk)
-    parts = _launch_parts(shape, query, keys, values, packed, row_table, block_table, options)
-    _launch_join(shape, keys.shape[1], parts, sinks, result)
+    assert begins is not None or query.shape[2] == nodes, "other queries than nodes"  # noqa: S101
+    result = query.new_empty(len(query), query.shape[2], query.shape[1], values.shape[3])
+    shape = _Shape.of(query, keys, values, nodes, splits)
+    tables, options = (row_table, block_table, begins), (scaling, softcap, window, chunk)
+    parts = _launch_parts(shape, query, keys, values, packed, tables, options)
+    _launch_join(shape, len(packed), keys.shape[1], parts, sinks, begins, result)
     return result
 
 
@@ -147,8 +153,8 @@ class _Shape:
     splits: int
 
     @classmethod
-    def of(cls, query: Tensor, keys: Tensor, values: Tensor, splits: int) -> "_Shape":
-        nodes, group = query.shape[2], query.shape[1] // keys.shape[1]
+    def of(cls, query: Tensor, keys: Tensor, values: Tensor, nodes: int, splits: int) -> "_Shape":
+        group = query.shape[1] // keys.shape[1]
         tile = min(_MAX_QUERIES, max(_MIN_QUERIES, _power_of_two(nodes * group)))
         widths = query.shape[3], values.shape[3]
         lanes = [max(_MIN_QUERIES, _power_of_two(width)) for width in widths]
@@ -162,8 +168,7 @@ def _launch_parts(
     keys: Tensor,
     values: Tensor,
     packed: Tensor,
-    row_table: Tensor | None,
-    block_table: Tensor | None,
+    tables: tuple[Tensor | None, Tensor | None, Tensor | None],
     options: tuple[float, float, int, int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attend to each split; return sums, the largest scores and the weights."""
@@ -175,9 +180,11 @@ def _launch_parts(
     tops, weights = (torch.empty(parts, dtype=torch.float32, device=query.device) for _ in range(2))
     is_wide = max(shape.key_lanes, shape.value_lanes) > _WIDE or query.dtype == torch.float32
     _, softcap, window, chunk = options
+    row_table, block_table, begins = tables
+    query_row = query.stride(0) if begins is None else 0
     tree_kernel.attend_to_part[(shape.splits, pairs, shape.all_queries // shape.queries)](
-        *(query, keys, values, packed, row_table, block_table, sums, tops, weights, *options),
-        *(*query.stride()[:3], *keys.stride()[:3], *values.stride()[:3]),
+        *(query, keys, values, packed, *tables, sums, tops, weights, *options),
+        *(query_row, *query.stride()[1:3], *keys.stride()[:3], *values.stride()[:3]),
         *(packed.stride(0), 0 if block_table is None else block_table.stride(0), keys.shape[1]),
         NODES=shape.nodes,
         GROUP=shape.group,
@@ -195,6 +202,7 @@ def _launch_parts(
         HAS_CHUNK=chunk > 0,
         HAS_ROW_TABLE=row_table is not None,
         HAS_BLOCK_TABLE=block_table is not None,
+        HAS_BEGINS=begins is not None,
         num_stages=2,
     )
     return sums, tops, weights
@@ -202,17 +210,19 @@ def _launch_parts(
 
 def _launch_join(
     shape: _Shape,
+    rows: int,
     key_heads: int,
     parts: tuple[Tensor, Tensor, Tensor],
     sinks: Tensor | None,
+    begins: Tensor | None,
     result: Tensor,
 ) -> None:
     """Add the splits up."""
     from lookahead.backends.cuda import tree_kernel  # noqa: PLC0415
 
-    tree_kernel.join_parts[(shape.nodes * shape.group, len(result) * key_heads)](
-        *(*parts, sinks, result),
-        *result.stride()[:3],
+    tree_kernel.join_parts[(shape.nodes * shape.group, rows * key_heads)](
+        *(*parts, sinks, begins, result),
+        *(result.stride(0) if begins is None else 0, *result.stride()[1:3]),
         key_heads,
         NODES=shape.nodes,
         GROUP=shape.group,
@@ -221,6 +231,7 @@ def _launch_join(
         ALL_QUERIES=shape.all_queries,
         SPLITS=shape.splits,
         HAS_SINKS=sinks is not None,
+        HAS_BEGINS=begins is not None,
     )
 
 

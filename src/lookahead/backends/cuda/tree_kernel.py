@@ -10,6 +10,9 @@ r"""The Triton kernels of tree attention: what a node sees is read on the device
 Lengths, padding, depths and ancestors come from the packed trees, so nothing of them is an argument. A program
 loops over the slots that hold something. So one launch serves any length of context.
 
+Rows may be ragged: their queries then lie one row after the other, and a table of begins says where each row's
+are and how many. NODES is the most nodes of a row. Programs of a row that has fewer have no queries, or fewer.
+
 Triton compiles these functions; names in capitals are constants of a compiled variant.
 """
 
@@ -43,19 +46,32 @@ def is_visible(slot, length, first, ancestors, tree, NODES: tl.constexpr):
 
 
 @triton.jit
+def nodes_of(begins, row, NODES: tl.constexpr, HAS_BEGINS: tl.constexpr):
+    """Return the index of a row's first query, and its number of nodes."""
+    begin, count = row * 0, row * 0 + NODES
+    if HAS_BEGINS:
+        begin = tl.load(begins + row)
+        count = tl.load(begins + row + 1) - begin
+    return begin, count
+
+
+@triton.jit
 def attend_to_part(
-    queries, keys, values, packed, row_table, block_table, sums, tops, weights, scale, softcap, window, chunk,
+    queries, keys, values, packed, row_table, block_table, begins, sums, tops, weights, scale, softcap, window, chunk,
     q_row, q_head, q_node, k_row, k_head, k_slot, v_row, v_head, v_slot, packed_row, blocks_row, key_heads,
     NODES: tl.constexpr, GROUP: tl.constexpr, KEY_WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
     KEY_LANES: tl.constexpr, VALUE_LANES: tl.constexpr, QUERIES: tl.constexpr, ALL_QUERIES: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_TOKENS: tl.constexpr, SPLITS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr, HAS_ROW_TABLE: tl.constexpr, HAS_BLOCK_TABLE: tl.constexpr,
+    HAS_BEGINS: tl.constexpr,
 ):
     """Attend with a tile of one key head's queries to one split of the slots; write unnormalised sums."""
     split, pair = tl.program_id(0), tl.program_id(1)
     query = tl.program_id(2) * QUERIES + tl.arange(0, QUERIES)
-    row, head, node = pair // key_heads, pair % key_heads, query % NODES
-    is_query, key_lane, value_lane = query < NODES * GROUP, tl.arange(0, KEY_LANES), tl.arange(0, VALUE_LANES)
+    row, head = pair // key_heads, pair % key_heads
+    begin_node, count = nodes_of(begins, row, NODES, HAS_BEGINS)
+    node, is_query = query % count, query < count * GROUP
+    key_lane, value_lane = tl.arange(0, KEY_LANES), tl.arange(0, VALUE_LANES)
     tree = packed + row * packed_row
     length, padding = tl.load(tree + 4 * NODES), tl.load(tree + 4 * NODES + 1)
     ancestors = tl.load(tree + 3 * NODES + node)
@@ -63,12 +79,12 @@ def attend_to_part(
     first = first_visible(place, padding, window, chunk, HAS_WINDOW, HAS_CHUNK)
     lowest = first_visible(length, padding, window, chunk, HAS_WINDOW, HAS_CHUNK)  # of node 0, and of all
 
-    at = row * q_row + (head * GROUP + query // NODES)[:, None] * q_head + node[:, None] * q_node
+    at = row * q_row + (head * GROUP + query // count)[:, None] * q_head + (begin_node + node)[:, None] * q_node
     is_element = is_query[:, None] & (key_lane < KEY_WIDTH)[None]
     q = tl.load(queries + at + key_lane[None], mask=is_element, other=0.0)
     top, weight = tl.full([QUERIES], -1e30, tl.float32), tl.zeros([QUERIES], tl.float32)
     total = tl.zeros([QUERIES, VALUE_LANES], tl.float32)
-    end = length + NODES
+    end = tl.where(tl.program_id(2) * QUERIES < count * GROUP, length + count, 0)
     each = (tl.cdiv(end, BLOCK) - lowest // BLOCK + SPLITS - 1) // SPLITS
     begin = lowest // BLOCK + split * each
     for block in range(begin, tl.minimum(begin + each, tl.cdiv(end, BLOCK))):
@@ -104,14 +120,15 @@ def attend_to_part(
 
 @triton.jit
 def join_parts(
-    sums, tops, weights, sinks, result, o_row, o_node, o_head, key_heads,
+    sums, tops, weights, sinks, begins, result, o_row, o_node, o_head, key_heads,
     NODES: tl.constexpr, GROUP: tl.constexpr, VALUE_WIDTH: tl.constexpr, VALUE_LANES: tl.constexpr,
-    ALL_QUERIES: tl.constexpr, SPLITS: tl.constexpr, HAS_SINKS: tl.constexpr,
+    ALL_QUERIES: tl.constexpr, SPLITS: tl.constexpr, HAS_SINKS: tl.constexpr, HAS_BEGINS: tl.constexpr,
 ):
     """Add up the splits of one query, and divide by the weights, to which a sink adds its own."""
     query, pair = tl.program_id(0), tl.program_id(1)
     row, head = pair // key_heads, pair % key_heads
-    query_head = head * GROUP + query // NODES
+    begin_node, count = nodes_of(begins, row, NODES, HAS_BEGINS)
+    query_head = head * GROUP + tl.minimum(query // count, GROUP - 1)  # a row of fewer nodes has fewer queries
     lane = tl.arange(0, VALUE_LANES)
     at = (pair * SPLITS + tl.arange(0, SPLITS)) * ALL_QUERIES + query
     part_top, part_weight = tl.load(tops + at), tl.load(weights + at)
@@ -120,9 +137,10 @@ def join_parts(
         sink = tl.load(sinks + query_head).to(tl.float32)
         top = tl.maximum(top, sink)
     factor = tl.exp(part_top - top)
-    weight = tl.sum(part_weight * factor, 0)
+    weight = tl.sum(part_weight * factor, 0) + tl.where(query < count * GROUP, 0.0, 1.0)
     if HAS_SINKS:
         weight += tl.exp(sink - top)
     total = tl.sum(tl.load(sums + at[:, None] * VALUE_LANES + lane[None]) * factor[:, None], 0) / weight
-    out = row * o_row + (query % NODES) * o_node + query_head * o_head + lane
-    tl.store(result + out, total.to(result.dtype.element_ty), mask=lane < VALUE_WIDTH)
+    out = row * o_row + (begin_node + query % count) * o_node + query_head * o_head + lane
+    is_result = (lane < VALUE_WIDTH) & (lane * 0 + query < count * GROUP)
+    tl.store(result + out, total.to(result.dtype.element_ty), mask=is_result)

@@ -22,7 +22,7 @@ def attend_by_grouped_queries(model: PreTrainedModel, changes: TemporaryChanges)
     same in another layout. Other models serve one thread at a time (`ModelProfiles.lock`).
     """
     if can_use_sdpa(model):
-        attend_by(model, "grouped_query", _forward, changes)
+        attend_by(model, "grouped_query", attend_in_groups, changes)
 
 
 def with_repeated_rows(mask: Tensor, groups: int) -> Tensor:
@@ -35,7 +35,7 @@ def with_repeated_rows(mask: Tensor, groups: int) -> Tensor:
     return mask
 
 
-def _forward(
+def attend_in_groups(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -45,6 +45,7 @@ def _forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
+    """Attend as transformers' function for SDPA does, but repeat no keys and values for a tree's mask."""
     is_tree = attention_mask is not None and attention_mask.shape[1] == 1
     is_other = any(kwargs.get(name) is not None for name in _UNSUPPORTED_ARGUMENTS)
     if attention_mask is None or not is_tree or dropout or is_other:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from lookahead.decoding.attention.flat_rows import FlatRows
 from lookahead.decoding.kv_arena import KVArena
 from lookahead.decoding.kv_slab import Allocate
 from lookahead.hf.compat.layout import empty_layer
@@ -26,11 +27,20 @@ class ArenaLayer(DynamicLayer):
         self._window = window
         self.is_sliding = window is not None
         self.shows_all = False
+        self.flat_rows: FlatRows | None = None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append keys and values [B, heads, T, width]; return the visible ones."""
+        """Append keys and values [B, heads, T, width]; return the visible ones.
+
+        Where rows lie one after the other, [1, heads, N, width], all memory of the layer is returned.
+        """
+        if self.flat_rows is not None:
+            memory = self._arena.memory(self._layer)
+            self.flat_rows.write(memory[0], key_states)
+            self.flat_rows.write(memory[1], value_states)
+            return memory
         keys, values = self._arena.append(self._layer, key_states, value_states)
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
@@ -102,16 +112,21 @@ class ArenaCache(Cache):
             for layer, window in enumerate(windows)
         ]
         super().__init__(layers=layers)
-        self._windowed = [layer for layer in layers if getattr(layer, "is_sliding", False)]
+        self._of_arena = [layer for layer in layers if isinstance(layer, ArenaLayer)]
 
     def create(self, states: Tensor) -> None:
         """Create all layers, if there are none, for keys and values like `states`, [0, heads, 0, width]."""
         self.arena.create(states)
-        for layer in self.layers:
-            if isinstance(layer, ArenaLayer) and not layer.is_initialized:
+        for layer in self._of_arena:
+            if not layer.is_initialized:
                 layer.dtype, layer.device, layer.is_initialized = states.dtype, states.device, True
 
     def show_all(self, shows_all: bool) -> None:
         """Set whether layers return all tokens because the next forward pass's mask applies the windows."""
-        for layer in self._windowed:
+        for layer in self._of_arena:
             layer.shows_all = shows_all
+
+    def lay_flat(self, rows: FlatRows | None) -> None:
+        """Set the rows of forward passes from now on, if their nodes lie one after the other; else None."""
+        for layer in self._of_arena:
+            layer.flat_rows = rows

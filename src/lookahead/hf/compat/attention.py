@@ -5,9 +5,11 @@ of a forward pass a model is given another name, under which a function of ours 
 which name to restore, and avoid "flash": from that the library concludes that a model wants no mask.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -55,7 +57,12 @@ def takes_tree_masks(model: PreTrainedModel) -> bool:
 
 
 def attend_by(
-    model: PreTrainedModel, kind: str, function: Callable[..., Any], changes: TemporaryChanges
+    model: PreTrainedModel,
+    kind: str,
+    function: Callable[..., Any],
+    changes: TemporaryChanges,
+    *,
+    mask: Callable[..., Any] = sdpa_mask,
 ) -> None:
     """Let the model's layers attend by a function, registered with transformers on first use.
 
@@ -64,15 +71,36 @@ def attend_by(
         kind: A name for the function, different for each function.
         function: With the signature of the library's attention functions.
         changes: Undo it.
+        mask: Makes the masks of forward passes that are given none.
     """
     own = attention_name(model)
     name = f"{_PREFIX}{kind}{_SEPARATOR}{_ALIASES.get(own, own)}"
     if name not in AttentionInterface():
-        AttentionMaskInterface.register(name, sdpa_mask)
+        AttentionMaskInterface.register(name, mask)
         AttentionInterface.register(name, function)
     config = text_config(model)
     changes.undo_by(lambda: setattr(config, "_attn_implementation", own))
     config._attn_implementation = name
+
+
+def own_mask(model: PreTrainedModel) -> Callable[..., Any]:
+    """Return what makes the masks of the model's own attention function."""
+    made: Callable[..., Any] = ALL_MASK_ATTENTION_FUNCTIONS[attention_name(model)]
+    return made
+
+
+def own_attention(module: torch.nn.Module) -> Callable[..., Any]:
+    """Return the own attention function of a layer, also while its model is switched to one of ours.
+
+    Raises:
+        AttributeError: The module that defines the layer does not look attention functions up.
+    """
+    code, config = sys.modules[type(module).__module__], module.config
+    assert isinstance(config, PreTrainedConfig)  # noqa: S101  # layers look their function up in it
+    found: Callable[..., Any] = code.ALL_ATTENTION_FUNCTIONS.get_interface(
+        attention_name_in(config), code.eager_attention_forward
+    )
+    return found
 
 
 def attention_entries(model: PreTrainedModel) -> list[tuple[str, Any, tuple[str, ...]]]:

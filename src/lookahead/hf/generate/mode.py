@@ -179,7 +179,7 @@ class LookaheadMode:
             controller,
             recycles=checked.memory.store.recycles,
             lockstep=lockstep,
-            is_ragged=step_model.verification.is_compiled,
+            is_ragged=step_model.is_ragged,
         )
 
     def _requests(self, checked: CheckedCall, mode: VerificationMode) -> list[RequestDrafter]:

@@ -94,7 +94,7 @@ class RowRunner:
         )
         self._controller = profiles.controller(model, verification, self._step_model.runner_name)
         self._drafter = BatchDrafter(
-            self._controller, recycles=memory.store.recycles, is_ragged=verification.is_compiled
+            self._controller, recycles=memory.store.recycles, is_ragged=self._step_model.is_ragged
         )
         self._requests: dict[int, RequestState] = {}  # those that have a row
         self._prefixes: PrefixCache[list[Tensor]] = PrefixCache()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,17 +72,18 @@ class CallStepModel(TransformersStepModel):
     ) -> None:
         positions: Tensor | None = model_kwargs.get("position_ids")
         prompt_slots = input_ids.shape[1] if positions is None else positions.shape[-1]
+        inputs = self._step_inputs = step_inputs or StepInputs()
         width = max(max_nodes, max_nodes_alone or 1, verification.fixed_width or 1)
         super().__init__(
             model,
             traits,
             layout,
-            verification=verification,
+            verification=verification if inputs.are_of_text else replace(verification, is_flat=False),
             max_nodes=max_nodes,
             max_rows=len(input_ids),
             prompt_slots=prompt_slots,
             max_slots=prompt_slots + max_new_tokens + width,
-            graphs=None if step_inputs is not None and step_inputs.types else graphs,
+            graphs=None if inputs.types else graphs,
             lock=lock or nullcontext(),
             watch=watch,
             runs_callers_code=runs_callers_code,
@@ -91,7 +93,6 @@ class CallStepModel(TransformersStepModel):
         self._generation_config = generation_config
         self._model_kwargs = model_kwargs
         self._recycle_prompt_tokens = recycle_prompt_tokens
-        self._step_inputs = step_inputs or StepInputs()
         self._on_progress = on_progress
         self._handed_cache = model_kwargs.get("past_key_values")
         switch = traits.limits.rope_switch if len(input_ids) == 1 else None  # batches end before it

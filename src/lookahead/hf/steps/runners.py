@@ -16,7 +16,7 @@ from lookahead.hf.steps import compiled_cpu
 from lookahead.hf.steps.branch_order import BranchOrderRunner
 from lookahead.hf.steps.compiled_cpu import CpuRunner
 from lookahead.hf.steps.cuda_graphs import CapturedModels
-from lookahead.hf.steps.eager import EagerRunner
+from lookahead.hf.steps.eager import EagerRunner, FlatRunner
 from lookahead.hf.steps.runner import StepBatch, StepLogits, StepRunner
 from lookahead.hf.steps.verification import Verification
 
@@ -72,6 +72,8 @@ class StepRunners:
             self._runners.insert(0, self._graphs)
         elif verification.fixed_width is not None:
             self._runners = [BranchOrderRunner(model, traits, layout, verification)]
+        elif verification.is_flat:
+            self._runners.insert(0, FlatRunner(self.eager))
 
     @property
     def is_captured(self) -> bool:
@@ -104,9 +106,9 @@ class StepRunners:
         return isinstance(first, CpuRunner) and first.create(cache)
 
     @property
-    def reads_together(self) -> bool:
-        """Whether several rows' prompts and drafts may be read in one forward pass."""
-        return isinstance(self._runners[0], CpuRunner)
+    def is_ragged(self) -> bool:
+        """Whether each row of a forward pass has its own number of nodes, or of tokens of its prompt."""
+        return isinstance(self._runners[0], CpuRunner | FlatRunner)
 
     def read(
         self, batch: StepBatch, slots: Sequence[int], logits_of: Sequence[int]
@@ -171,6 +173,8 @@ class StepRunners:
             message = f"{type(self._model).__name__} changed during a call: {reason}; call again"
             raise UnsupportedModelError(message)
         self.close()
-        verification = replace(self._verification, is_compiled=False, groups_queries=False, fixed_width=None)
+        verification = replace(
+            self._verification, is_compiled=False, groups_queries=False, fixed_width=None, is_flat=False
+        )
         self.eager = EagerRunner(self._model, ModelTraits.of(self._model), self._layout, verification)
         self._runners, self._graphs, self.allows_drafts = [self.eager], None, False

@@ -94,6 +94,11 @@ class StepInputs:
         )
         return cls(shift if shift.ndim > 1 or shift.any() else None, types)
 
+    @property
+    def are_of_text(self) -> bool:
+        """Whether rows differ in their tokens and in positions of one axis alone."""
+        return not self.types and (self.shift is None or self.shift.ndim == 1)
+
     def of_row(self, row: int) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Return a row's shift, int64 [] or [axes], or None; and its token type [1, 1] by input name."""
         types = {name: of_rows[row : row + 1] for name, of_rows in self.types.items()}

@@ -35,7 +35,6 @@ _FIRST_CAPACITY = 512
 """Initial slots per row besides the prompt; the arena grows when they are full."""
 _FIRST_CAPACITY_OF_GRAPHS = 4096
 """The same with CUDA graphs, where growing means capturing the steps again."""
-
 _MAX_TOKENS_OF_COPIED_EXPERTS = 2
 """Up to so many tokens, copying their experts' weights reads no more than grouped products do."""
 
@@ -227,12 +226,12 @@ class TransformersStepModel:
     ) -> Mapping[int, Tensor]:
         """Verify drafts, and read and keep parts of the prompts of other rows; return logits by row.
 
-        The compiled CPU decoder does all in one forward pass. Other runners read one part after the other.
+        Where rows are ragged, all is done in one forward pass, else one part is read after the other.
         """
         self._follow_model()
         trees = {**drafts, **{row: DraftTree.chain(part.tokens) for row, part in parts.items()}}
         self._move_together(max(map(len, trees.values())))
-        logits = self._read_together(trees, drafts, parts) if self._runners.reads_together else None
+        logits = self._read_together(trees, drafts, parts) if self._runners.is_ragged else None
         if logits is not None:
             self._is_followed = False
             return logits
@@ -298,6 +297,11 @@ class TransformersStepModel:
     def runner_name(self) -> str:
         """Name of the steps' runner; empty for the model's own code in the drafts' width."""
         return "captured" if self.is_captured else self.verification.runner_name
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether each row of a step has its own number of nodes; else that of the largest draft."""
+        return self._runners.is_ragged
 
     @property
     def is_captured(self) -> bool:

@@ -27,6 +27,8 @@ class Verification:
         fixed_width: Tokens of each row in every forward pass, if all have one width and each node attends to
             its own branch in the order of the text; None if widths may differ.
         rows_may_differ: Whether the rows of a batch may hold texts of different lengths.
+        is_flat: Whether the model's own code takes the nodes of all rows one after the other, so that each
+            row has its own number of them.
     """
 
     mode: VerificationMode = VerificationMode.TREE
@@ -34,12 +36,15 @@ class Verification:
     is_compiled: bool = False
     fixed_width: int | None = None
     rows_may_differ: bool = True
+    is_flat: bool = False
 
     @property
     def runner_name(self) -> str:
         """Name of the steps' runner; empty for the model's own code in the drafts' width."""
         if self.is_compiled:
             return "fused"
+        if self.is_flat:
+            return "flat"
         return "" if self.fixed_width is None else f"ordered {self.fixed_width}"
 
 

@@ -25,6 +25,7 @@ from lookahead.hf.compat.traits import ModelTraits, traits_key
 from lookahead.hf.steps import compiled_cpu
 from lookahead.hf.steps.step_inputs import StepInputs
 from lookahead.hf.steps.verification import PLAIN, Verification, VerificationMode
+from lookahead.hf.support.flat_trial import why_not_flat
 from lookahead.hf.support.probe import ProbeResult, probe
 from lookahead.hf.support.simd_alignment import misalignment_reason
 
@@ -43,6 +44,7 @@ class ModelProfile:
         look: What was found out when its fingerprint was taken last; None before the first use.
         controllers: Its budget controllers, by what step times depend on.
         probes: The probe's results, by what they depend on.
+        why_not_flat: By the same, why the rows of a step cannot lie one after the other; empty if they can.
         misalignments: Why torch would split vectors between threads, by width, rows and threads.
         warned: Reasons for plain steps that were warned of.
         lock: Held during forward passes that change the model.
@@ -52,6 +54,7 @@ class ModelProfile:
     look: "Look | None" = None
     controllers: dict[object, BudgetController] = field(default_factory=dict)
     probes: dict[object, ProbeResult] = field(default_factory=dict)
+    why_not_flat: dict[object, str] = field(default_factory=dict)
     misalignments: dict[object, str] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
     lock: RLock = field(default_factory=RLock)
@@ -161,7 +164,13 @@ class ModelProfiles:
             self._warn_once(model, found.reason, found.mode)
         verification = probes[setting].verification
         may_differ = verification.rows_may_differ and not traits.limits.counts_slots_somewhere
-        return replace(verification, rows_may_differ=may_differ)
+        verification = replace(verification, rows_may_differ=may_differ)
+        if rows == 1 or verification.is_compiled or verification.fixed_width is not None:
+            return verification
+        if setting not in profile.why_not_flat:
+            with self.lock(model):
+                profile.why_not_flat[setting] = why_not_flat(model, layout, verification)
+        return replace(verification, is_flat=not profile.why_not_flat[setting])
 
     def lock(self, model: PreTrainedModel) -> AbstractContextManager[Any]:
         """Return the context of a model's forward passes.
@@ -196,7 +205,7 @@ class ModelProfiles:
             return known
         # Foreign code is looked at in each call: another function may have the same address.
         if known is None or known.replaced or known.fingerprint.code != fingerprint.code:
-            profile.traits, profile.probes = None, {}
+            profile.traits, profile.probes, profile.why_not_flat = None, {}, {}
         replaced = replaced_code(model)
         is_compiled = not replaced and not compiled_cpu.unsupported_reason(model)
         profile.look = Look(fingerprint, replaced, is_compiled)

@@ -7,7 +7,6 @@ too, every step is plain.
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ from lookahead.hf.compat.config import takes_cache, takes_positions, text_config
 from lookahead.hf.compat.fingerprint.places import replaced_code
 from lookahead.hf.compat.layout import AttentionLayout, attention_layout, fresh_cache, misplaced_layers
 from lookahead.hf.compat.limits import unknown_settings
-from lookahead.hf.compat.modifications import restore_rope_state, rope_state
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps import branch_order
 from lookahead.hf.steps.library_steps import LibraryStepModel
@@ -38,7 +36,7 @@ from lookahead.hf.steps.verification import (
     VerificationMode,
     of_fixed_width,
 )
-from lookahead.hf.support.trial import trial_step_model
+from lookahead.hf.support.trial import restore_later, trial_step_model
 
 _NOISE_FACTOR = 3.0
 """A tree may differ from its branches by this factor times the difference of a branch from single steps.
@@ -116,7 +114,7 @@ def probe(
     traits = ModelTraits.of(model)
     changes = TemporaryChanges()
     with torch.no_grad(), changes, changes:
-        _restore_later(model, changes)
+        restore_later(model, changes)
         candidates = (
             _candidates(model, traits, reasons, tries_compiled=tries_compiled)
             if tries_trees
@@ -190,18 +188,6 @@ def _as_reason(verification: Verification, problem: Exception) -> str:
 
 def _joined(reasons: list[str]) -> str:
     return "; ".join(dict.fromkeys(reasons))
-
-
-def _restore_later(model: PreTrainedModel, changes: TemporaryChanges) -> None:
-    """Restore torch's random state and the model's rotary state when the changes are undone."""
-    state = torch.get_rng_state()
-    changes.undo_by(lambda: torch.set_rng_state(state))
-    if model.device.type == "cuda":
-        of_device = torch.cuda.get_rng_state(model.device)
-        changes.undo_by(lambda: torch.cuda.set_rng_state(of_device, model.device))
-    for module in model.modules():
-        if hasattr(module, "rope_type"):
-            changes.undo_by(partial(restore_rope_state, module, rope_state(module)))
 
 
 def _compare_repeatedly(
@@ -292,7 +278,7 @@ def dependence_on_drafts(model: PreTrainedModel, layout: AttentionLayout, verifi
         return "a chain's forward pass has as many tokens as the chain"
     changes = TemporaryChanges()
     with torch.no_grad(), changes, changes:
-        _restore_later(model, changes)
+        restore_later(model, changes)
         try:
             check_bits(model, layout, verification)
         except DisagreementError as found:

@@ -8,12 +8,14 @@ from transformers import PreTrainedModel
 
 from lookahead.config import LookaheadConfig
 from lookahead.errors import UnsupportedModelError
+from lookahead.hf.compat.layout import attention_layout, fresh_cache
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.generate.checks import check_model
 from lookahead.hf.machine.dtypes import dtype_name
 from lookahead.hf.steps.cuda_graphs import CaptureResult, unsupported_reason
-from lookahead.hf.steps.verification import VerificationMode
+from lookahead.hf.steps.verification import Verification, VerificationMode
 from lookahead.hf.support.capture_trial import capture_trial
+from lookahead.hf.support.flat_trial import why_not_flat
 from lookahead.hf.support.reproducibility import Reproducibility, ReproducibleMethod, reproducibility
 
 
@@ -42,6 +44,7 @@ class SupportReport:
         replay_speedup: Time of a step by the model's own code ÷ that of a captured one; None if not measured.
         why_no_tree_kernel: Why captured steps attend by torch's attention; empty if by our kernels, or if no
             step is captured.
+        why_rows_are_padded: Why each row of a batch is as wide as the largest draft; empty if it is not.
         worst_logit_difference: Largest logit difference from one-token steps; None if not measured.
         logit_spread: Standard deviation of the logits, to judge that difference by.
         dependence_on_drafts: How the last bits of the logits depend on drafts; empty if they do not.
@@ -63,6 +66,7 @@ class SupportReport:
     why_not_cuda_graphs: str = ""
     replay_speedup: float | None = None
     why_no_tree_kernel: str = ""
+    why_rows_are_padded: str = ""
     worst_logit_difference: float | None = None
     logit_spread: float | None = None
     dependence_on_drafts: str = ""
@@ -98,6 +102,7 @@ class SupportReport:
             "why_not_cuda_graphs": self.why_not_cuda_graphs,
             "replay_speedup": self.replay_speedup,
             "why_no_tree_kernel": self.why_no_tree_kernel,
+            "why_rows_are_padded": self.why_rows_are_padded,
             "dependence_on_drafts": self.dependence_on_drafts,
             "prompts_have_same_bits": self.prompts_have_same_bits,
             "reproducible": {
@@ -132,6 +137,9 @@ class SupportReport:
         if self.backend is Backend.CUDA_GRAPHS:
             kernel = f"torch's ({self.why_no_tree_kernel})" if self.why_no_tree_kernel else "our kernels"
             lines.append(("", f"attention of captured steps: {kernel}"))
+        if self.mode is not VerificationMode.PLAIN:
+            padded = f"as wide as the largest draft: {self.why_rows_are_padded}"
+            lines.append(("rows of a batch", padded if self.why_rows_are_padded else _RAGGED))
         if self.worst_logit_difference is not None and self.logit_spread is not None:
             difference = f"differ from those of one-token steps by up to {self.worst_logit_difference:.1e}"
             lines.append(("logits", f"{difference}; their standard deviation is {self.logit_spread:.1e}"))
@@ -157,6 +165,7 @@ class SupportReport:
 
 _SAME_BITS = "the same bits in any chunks, in a batch, with padding and behind a prefix"
 _OTHER_BITS = "as generate reads them: below float32, chunks, batch and padding change bits"
+_RAGGED = "each has its own number of tokens in a forward pass"
 _LOGITS_DIFFER = "its logits differ from those of the model's own code"
 _MODE_IN_WORDS = {
     VerificationMode.TREE: "tree: one forward pass verifies a draft tree",
@@ -201,15 +210,17 @@ def support_report(model: PreTrainedModel, config: LookaheadConfig | None = None
         captured = capture_trial(model, [1, 2, 3, 4], found.usual.verification)
         why_not_graphs = captured.reason
     backend = Backend.MODEL if why_not_graphs else Backend.CUDA_GRAPHS
+    backend = Backend.COMPILED_CPU if is_compiled else backend
     return replace(
         report,
         mode=mode,
         why_not_tree=why_not_tree,
-        backend=Backend.COMPILED_CPU if is_compiled else backend,
+        backend=backend,
         why_not_compiled_cpu="" if is_compiled else found.why_not_compiled or _LOGITS_DIFFER,
         why_not_cuda_graphs=why_not_graphs,
         replay_speedup=captured.speedup,
         why_no_tree_kernel=captured.why_no_kernel,
+        why_rows_are_padded=_why_rows_are_padded(model, config, backend, found.usual.verification),
         worst_logit_difference=found.usual.difference if is_usual else None,
         logit_spread=found.usual.spread if is_usual else None,
         dependence_on_drafts="" if config.reproducible else found.dependence,
@@ -243,3 +254,16 @@ def _why_not_cuda_graphs(model: PreTrainedModel, config: LookaheadConfig, mode: 
     if mode is not VerificationMode.TREE:
         return "they capture steps that verify trees only"
     return unsupported_reason(model, ModelTraits.of(model))
+
+
+def _why_rows_are_padded(
+    model: PreTrainedModel, config: LookaheadConfig, backend: Backend, verification: Verification
+) -> str:
+    """Return why each row of a batch is as wide as the largest draft; empty if it is not."""
+    if backend is Backend.COMPILED_CPU:
+        return ""
+    if config.reproducible:
+        return "reproducible=True gives all rows one width"
+    if backend is Backend.CUDA_GRAPHS:
+        return "a captured step has one width"
+    return why_not_flat(model, attention_layout(model, fresh_cache(model)), verification)

@@ -1,12 +1,15 @@
 """A step model outside any call of `generate`, for trying out a model."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from lookahead.hf.compat.changes import TemporaryChanges
 from lookahead.hf.compat.layout import AttentionLayout
+from lookahead.hf.compat.modifications import restore_rope_state, rope_state
 from lookahead.hf.compat.traits import ModelTraits
 from lookahead.hf.steps.call_steps import CallStepModel
 from lookahead.hf.steps.cuda_graphs import CapturedModels
@@ -54,3 +57,15 @@ def trial_step_model(
     )
     step_model.prefill()
     return step_model
+
+
+def restore_later(model: PreTrainedModel, changes: TemporaryChanges) -> None:
+    """Restore torch's random state and the model's rotary state when the changes are undone."""
+    state = torch.get_rng_state()
+    changes.undo_by(lambda: torch.set_rng_state(state))
+    if model.device.type == "cuda":
+        of_device = torch.cuda.get_rng_state(model.device)
+        changes.undo_by(lambda: torch.cuda.set_rng_state(of_device, model.device))
+    for module in model.modules():
+        if hasattr(module, "rope_type"):
+            changes.undo_by(partial(restore_rope_state, module, rope_state(module)))
