@@ -145,7 +145,7 @@ def test_attention_of_one_node_repeats_no_keys(monkeypatch):
     monkeypatch.setattr(grouped_query, "sdpa_attention_forward", lambda *_, **__: pytest.fail("not grouped"))
     query, keys, values = torch.randn(2, 4, 1, 8), torch.randn(2, 2, 6, 8), torch.randn(2, 2, 6, 8)
     mask = torch.zeros(2, 1, 1, 6).masked_fill_(torch.rand(2, 1, 1, 6) < 0.3, torch.finfo(torch.float32).min)
-    found, _ = grouped_query._forward(torch.nn.Module(), query, keys, values, mask)
+    found, _ = grouped_query.attend_in_groups(torch.nn.Module(), query, keys, values, mask)
     repeated = (part.repeat_interleave(2, 1) for part in (keys, values))
     expected = torch.nn.functional.scaled_dot_product_attention(query, *repeated, attn_mask=mask)
     torch.testing.assert_close(found, expected.transpose(1, 2))
