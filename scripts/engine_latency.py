@@ -22,7 +22,7 @@ import lookahead
 from lookahead import Lookahead
 from lookahead.engine.request import Request
 from lookahead.engine.settings import EngineSettings
-from lookahead.files import atomic_write
+from lookahead.files import write_json
 from lookahead.hf.models.loading import load_model
 
 LONG, SHORT, SHARED, WHOLE = 2000, 50, 1500, 1600
@@ -101,11 +101,9 @@ def main() -> None:
         "behind": behind(model, given.pairs),
         "prefix": prefix(model, given.pairs),
     }
-    text = json.dumps(report, indent=1)
-    print(text)
+    print(json.dumps(report, indent=1))
     if given.json:
-        with atomic_write(given.json) as temporary:
-            temporary.write_text(text + "\n")
+        write_json(given.json, report)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import lookahead
 from lookahead.drafting.tree import DraftTree
-from lookahead.files import atomic_write
+from lookahead.files import write_json
 from lookahead.hf.cache.arena_cache import ArenaCache
 from lookahead.hf.compat.layout import attention_layout, fresh_cache
 from lookahead.hf.compat.traits import ModelTraits
@@ -139,11 +139,9 @@ def main() -> None:
         report["steps"][of_lengths] = {
             of_nodes: measured(steps, nodes, given.turns) for of_nodes, nodes in NODES.items()
         }
-    text = json.dumps(report, indent=1)
-    print(text)
+    print(json.dumps(report, indent=1))
     if given.json:
-        with atomic_write(given.json) as temporary:
-            temporary.write_text(text + "\n")
+        write_json(given.json, report)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ arrive at random moments and others are cancelled. In float32 `generate` itself 
 """
 
 import argparse
-import json
 import platform
 import random
 import time
@@ -25,7 +24,7 @@ from lookahead import Lookahead
 from lookahead.bench.data.datasets import limit_rows, read_rows
 from lookahead.engine.request import Request, Sampling
 from lookahead.engine.settings import EngineSettings
-from lookahead.files import atomic_write
+from lookahead.files import write_json
 from lookahead.hf.models.loading import encode_prompt, load_model
 from lookahead.hf.serving.arguments import generate_arguments
 
@@ -138,10 +137,8 @@ def main() -> int:
         for run in compared(model, requests, expected, given.rows):
             report["runs"].append({"sampled": sampled, **run})
             print(report["runs"][-1], flush=True)
-    text = json.dumps(report, indent=1)
     if given.json:
-        with atomic_write(given.json) as temporary:
-            temporary.write_text(text + "\n")
+        write_json(given.json, report)
     differing = sum(run["differing"] for run in report["runs"])
     print(f"{differing} texts differ in {len(report['runs'])} runs of {len(ids)} prompts")
     return int(differing > 0)

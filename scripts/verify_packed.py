@@ -23,7 +23,7 @@ import lookahead
 from lookahead import Lookahead, LookaheadConfig
 from lookahead.bench.data.datasets import limit_rows, read_rows
 from lookahead.bench.run.environment import describe_machine, load_average
-from lookahead.files import atomic_write
+from lookahead.files import write_json
 from lookahead.hf.models.loading import encode_prompt, load_model
 
 WAYS = ("packed", "dequantized")
@@ -162,11 +162,9 @@ def main() -> None:
         report["steps"] = step_times(models, tokenizer, prompts[0], given.turns)
     if "texts" in parts:
         report["texts"] = compared_texts(models, tokenizer, prompts, given.tokens)
-    text = json.dumps(report, indent=1)
-    print(text)
-    if given.json is not None:
-        with atomic_write(given.json) as partial:
-            partial.write_text(text + "\n")
+    print(json.dumps(report, indent=1))
+    if given.json:
+        write_json(given.json, report)
     texts = report.get("texts")
     if texts and not texts["prompts"] == texts["identical_texts"] == texts["identical_logits"]:
         sys.exit("texts or logits differ")

@@ -24,7 +24,7 @@ import lookahead
 from lookahead import Lookahead
 from lookahead.backends.cpu.kernels.amx import may_use_tiles
 from lookahead.bench.data.datasets import limit_rows, read_rows
-from lookahead.files import atomic_write
+from lookahead.files import write_json
 from lookahead.hf.models.loading import encode_prompt, load_model
 
 PEAK_SIZE = 2048
@@ -124,11 +124,9 @@ def main() -> None:
     else:
         prompts = [row.prompt for row in limit_rows(read_rows(given.rows), given.limit)]
         report["batches"] = differing_answers(model, tokenizer, prompts, given.new_tokens)
-    text = json.dumps(report, indent=1)
-    print(text)
+    print(json.dumps(report, indent=1))
     if given.json:
-        with atomic_write(given.json) as temporary:
-            temporary.write_text(text + "\n")
+        write_json(given.json, report)
 
 
 if __name__ == "__main__":

@@ -359,10 +359,14 @@ class StepClock:
 
     def charge(self, name: str) -> None:
         """Charge the time since the last charge."""
-        now = perf_counter()
-        seconds, self._last = now - self._last, now
+        seconds = self._spent(name)
         setattr(self._stats, name, getattr(self._stats, name) + seconds)
         self._lap[name] = self._lap.get(name, 0.0) + seconds
+
+    def _spent(self, _name: str) -> float:
+        now = perf_counter()
+        seconds, self._last = now - self._last, now
+        return seconds
 
     def lap(self) -> dict[str, float]:
         """Return what was charged since the last call, by name."""

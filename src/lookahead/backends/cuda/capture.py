@@ -91,7 +91,7 @@ class CudaCapture:
         self._pool = None
 
     def _free_stream(self) -> Any:
-        """Return a stream that no other capture holds; None if there is none.
+        """Return a stream that no other capture uses, or None if all are in use.
 
         Libraries keep one workspace for each stream, which its graphs use: graphs of two memories on one
         stream would write to one workspace when they are replayed at once.

@@ -73,26 +73,12 @@ def rows_as_masks(
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
-def _grouped(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    return _attend(attend_in_groups, module, query, key, value, attention_mask, **kwargs)
+def _grouped(module: torch.nn.Module, *given: Any, **named: Any) -> tuple[Tensor, Tensor | None]:
+    return _attend(attend_in_groups, module, *given, **named)
 
 
-def _own(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    return _attend(own_attention(module), module, query, key, value, attention_mask, **kwargs)
+def _own(module: torch.nn.Module, *given: Any, **named: Any) -> tuple[Tensor, Tensor | None]:
+    return _attend(own_attention(module), module, *given, **named)
 
 
 def _attend(

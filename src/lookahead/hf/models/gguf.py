@@ -63,33 +63,38 @@ def load_gguf_config(file: GgufFile) -> PreTrainedConfig:
     return config
 
 
-def load_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+def load_gguf_tokenizer(path: Path, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer in a GGUF file.
+
+    Args:
+        path: The file.
+        config: Of the model in it, if that is one of `READ_BY_US` and was read.
 
     Raises:
         MissingDependencyError: `gguf` or `accelerate` is not installed.
     """
     source = _source(path)
     with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
-        tokenizer: PreTrainedTokenizerBase = _tokenizer_class(path).from_pretrained(**source)
+        tokenizer: PreTrainedTokenizerBase = _tokenizer_class(path, config).from_pretrained(**source)
     return tokenizer
 
 
-def _tokenizer_class(path: Path) -> Any:
+def _tokenizer_class(path: Path, config: PreTrainedConfig | None) -> Any:
     """Return the class that `AutoTokenizer` would take, or that itself where it has to read more."""
     if (path.parent / "tokenizer_config.json").exists():  # it may name another class
         return AutoTokenizer
+    config = config or _config_read_by_us(path)
+    if config is None or config.model_type not in READ_BY_US or getattr(config, "tokenizer_class", None):
+        return AutoTokenizer
+    return TOKENIZER_MAPPING.get(type(config), PreTrainedTokenizerFast)
+
+
+def _config_read_by_us(path: Path) -> PreTrainedConfig | None:
     try:
         file = GgufFile.read(path)
     except (UnsupportedModelError, OSError):
-        return AutoTokenizer  # it says what is wrong
-    architecture = file.metadata.get("general.architecture")
-    if architecture not in READ_BY_US:
-        return AutoTokenizer
-    config = load_gguf_config(file)
-    if config.model_type != architecture or getattr(config, "tokenizer_class", None):
-        return AutoTokenizer
-    return TOKENIZER_MAPPING.get(type(config), PreTrainedTokenizerFast)
+        return None  # transformers says what is wrong
+    return load_gguf_config(file) if file.metadata.get("general.architecture") in READ_BY_US else None
 
 
 def _source(path: Path) -> dict[str, Any]:

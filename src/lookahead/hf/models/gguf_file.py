@@ -75,7 +75,7 @@ class GgufFile:
     Attributes:
         path: Of the file.
         metadata: Its values by key; of an array only its length.
-        values: The same as they stand in the file, each with its key.
+        values: The same as they stand in the file, each with its key, but for the vocabulary's arrays.
         tensors: Its tensors by name.
         digest: Hexadecimal, of all before the tensors' data.
     """
@@ -101,12 +101,8 @@ class GgufFile:
             raise UnsupportedModelError(message) from error
 
     def without_vocabulary(self) -> bytes:
-        """Return a small GGUF file: the values but for the vocabulary's arrays, and tensors of one number.
-
-        It names the size of the vocabulary.
-        """
-        arrays = [key for key in self.values if key.startswith(_VOCABULARY) and self._is_array(key)]
-        kept = [value for key, value in self.values.items() if key not in arrays]
+        """Return a small GGUF file: `values`, the size of the vocabulary, and tensors of one number."""
+        kept = list(self.values.values())
         size_key = f"{self.metadata['general.architecture']}.vocab_size"
         if size_key not in self.values and _TOKENS in self.metadata:
             kept.append(_text(size_key) + struct.pack("<II", _UINT32, self.metadata[_TOKENS]))
@@ -115,10 +111,6 @@ class GgufFile:
         header = _MAGIC + counts + b"".join(kept + tensors)
         alignment = int(self.metadata.get("general.alignment", _ALIGNMENT))
         return header + bytes(-len(header) % alignment + alignment)
-
-    def _is_array(self, key: str) -> bool:
-        (kind,) = struct.unpack_from("<I", self.values[key], len(_text(key)))
-        return bool(kind == _ARRAY)
 
     def map(self) -> Tensor:
         """Return the file's bytes, uint8, mapped: pages are read when they are used, and shared by processes.
@@ -193,9 +185,10 @@ def _read(path: Path, content: mmap.mmap) -> GgufFile:
     metadata, raw = {}, {}
     for _ in range(values):
         at = cursor.at
-        key = cursor.text()
-        metadata[key] = cursor.value(cursor.numbers("I")[0])
-        raw[key] = content[at : cursor.at]
+        key, (kind,) = cursor.text(), cursor.numbers("I")
+        metadata[key] = cursor.value(kind)
+        if kind != _ARRAY or not key.startswith(_VOCABULARY):
+            raw[key] = content[at : cursor.at]
     found = []
     for _ in range(tensors):
         name = cursor.text()

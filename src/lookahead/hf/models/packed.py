@@ -116,7 +116,8 @@ def _config_and_tokenizer(file: GgufFile) -> tuple[PreTrainedConfig, PreTrainedT
     copied = load_copy(folder, _read_copy)
     if copied is not None:
         return copied
-    config, tokenizer = load_gguf_config(file), load_gguf_tokenizer(file.path)
+    config = load_gguf_config(file)
+    tokenizer = load_gguf_tokenizer(file.path, config)
     if type(tokenizer) is PreTrainedTokenizerFast:  # others do not read what they have written as it was
         store_copy((config, tokenizer), folder)
     return config, tokenizer
